@@ -1,0 +1,18 @@
+"""The one exception a person is meant to read.
+
+>>> raise UserError("domains/legal/fallback.toml: gates.max_byte: unknown key; did you mean max_bytes?")
+"""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """A failure a person can act on: one sentence, naming the file and key or the command to run.
+
+    `tasks.py` prints it without a traceback and exits with status 1. Anything else that is raised
+    is a defect of ours and keeps its traceback.
+    """
+
+
+class RungFailed(UserError):
+    """This rung cannot go on; the chain records the sentence and tries the next rung."""

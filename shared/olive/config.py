@@ -1,0 +1,123 @@
+"""olive.json against Olive's own pass schema: Olive ignores unknown keys, we do not.
+
+Importing Olive takes seconds, so the valid keys of its passes are read once per Olive version and
+kept in build/olive-schema.json.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from shared import paths
+from shared.errors import UserError
+from shared.hashing import sha256_json
+from shared.strict import nearest
+
+PassSchema = dict[str, dict[str, dict[str, Any]]]
+"""Pass type → key → {"enum": [...]} or {"type": "..."}; lower-cased pass types as Olive has them."""
+
+OLIVE_PASS = "ModelBuilder"
+STREAMING_PASS = "shared.olive.streaming_pass.StreamingModelBuilder"
+
+PASS_WRAPPER_KEYS = ["type", "config", "host", "evaluator"]
+
+
+def check_olive_config(config: Any, path: Path) -> dict[str, Any]:
+    """Give back the workflow if every key of it is one Olive reads; UserError naming the key."""
+    where = paths.shown(path)
+    if not isinstance(config, dict):
+        raise UserError(f"{where}: must be one JSON object")
+    schema = _olive_schema()
+    _no_strangers(config, schema["top"], where, "")
+    for key in ("input_model", "passes"):
+        if not isinstance(config.get(key), dict) or not config[key]:
+            raise UserError(f"{where}: {key}: required, but missing or empty")
+    if config["input_model"].get("load_kwargs", {}).get("trust_remote_code"):
+        raise UserError(f"{where}: input_model.load_kwargs.trust_remote_code: cannot be switched on")
+    for name, settings in config["passes"].items():
+        _check_pass(settings, schema["passes"], where, f"passes.{name}")
+    return config
+
+
+def with_overrides(config: dict[str, Any], overrides: dict[str, Any], where: str) -> dict[str, Any]:
+    """A copy of the workflow with a rung's `passes.<name>.<key>` overrides put in and checked."""
+    changed = copy.deepcopy(config)
+    for dotted, value in overrides.items():
+        *parents, last = dotted.split(".")
+        target = changed
+        for part in parents:
+            if not isinstance(target.get(part), dict):
+                valid = [k for k, v in target.items() if isinstance(v, dict)]
+                raise UserError(f"{where}: olive.{dotted}: no {part!r}; {nearest(part, valid)}")
+            target = target[part]
+        target[last] = value
+    return check_olive_config(changed, Path(where))
+
+
+def _check_pass(settings: Any, passes: PassSchema, where: str, key: str) -> None:
+    if not isinstance(settings, dict) or not isinstance(settings.get("type"), str):
+        raise UserError(f"{where}: {key}.type: required, but missing")
+    kind = settings["type"].lower()
+    if kind not in passes:
+        raise UserError(f"{where}: {key}.type: Olive has no pass {settings['type']!r}; "
+                        + nearest(kind, list(passes)))
+    inner = settings.get("config", settings)
+    _no_strangers(inner, [*passes[kind], *PASS_WRAPPER_KEYS], where, f"{key}.")
+    for name, value in inner.items():
+        allowed = passes[kind].get(name, {}).get("enum")
+        if allowed and value not in allowed:
+            shown = ", ".join(map(str, allowed))
+            raise UserError(f"{where}: {key}.{name}: {value!r} is not one of {shown}")
+
+
+def _no_strangers(found: dict[str, Any], valid: list[str], where: str, prefix: str) -> None:
+    for name in found:
+        if name not in valid:
+            raise UserError(f"{where}: {prefix}{name}: unknown key; {nearest(name, valid)}")
+
+
+def _olive_schema() -> dict[str, Any]:
+    """{"top": [keys of a workflow], "passes": PassSchema}, cached per installed Olive."""
+    version = metadata.version("olive-ai")
+    cache = paths.build() / "olive-schema" / f"{sha256_json(['v1', version])[:8]}-{version}.json"
+    if cache.exists():
+        return dict(json.loads(cache.read_text()))
+    schema = _read_from_olive()
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    partial = cache.with_suffix(".partial")
+    partial.write_text(json.dumps(schema))
+    partial.replace(cache)
+    return schema
+
+
+def _read_from_olive() -> dict[str, Any]:
+    from olive.package_config import OlivePackageConfig
+    from olive.workflows.run.config import RunConfig, RunEngineConfig
+
+    package = OlivePackageConfig.load_default_config()
+    top = [*RunConfig.model_fields, *RunEngineConfig.model_fields]
+    wanted = sorted(package.passes)
+    return {"top": sorted(set(top)), "passes": {name: _keys_of(package, name) for name in wanted}}
+
+
+def _keys_of(package: Any, name: str) -> dict[str, dict[str, Any]]:
+    """The keys of one pass; a pass whose own dependencies are not installed has none to offer."""
+    from enum import Enum
+
+    from olive.hardware.accelerator import AcceleratorSpec, Device
+
+    try:
+        accelerator = AcceleratorSpec(Device.GPU, "WebGpuExecutionProvider")
+        parameters = package.import_pass_module(name).default_config(accelerator)
+    except Exception:
+        return {}
+    keys: dict[str, dict[str, Any]] = {}
+    for key, parameter in parameters.items():
+        kind = parameter.type_
+        is_enum = isinstance(kind, type) and issubclass(kind, Enum)
+        keys[key] = {"enum": [member.value for member in kind]} if is_enum else {}
+    return keys

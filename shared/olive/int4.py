@@ -1,0 +1,199 @@
+"""Fill a bare graph with weights, quantising each as it is read: at no time are two copies held.
+
+What Mobius leaves:  Gather(embed, ids) · MatMul(x, Transpose([Concat](weights)))
+What is written:     GatherBlockQuantized · MatMulNBits, the tied embedding's bytes stored once.
+Hugging Face linear weights are [out, in] = [N, K], which is MatMulNBits's own order: nothing is
+transposed. All other weights are stored in the graph's float type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+import torch
+from onnx import helper
+
+from shared.errors import RungFailed
+from shared.olive.blockwise import quantize
+from shared.olive.external_data import ExternalDataWriter
+from shared.olive.graph import BareGraph, StateDict
+
+TORCH_TYPES = {onnx.TensorProto.FLOAT: torch.float32, onnx.TensorProto.FLOAT16: torch.float16}
+
+
+@dataclass(frozen=True)
+class Int4Options:
+    """How to quantise: values per block, MatMulNBits's accuracy_level (4 = int8 activations), and
+    whether the embedding table is quantised too (a tied head always is)."""
+
+    block_size: int = 32
+    accuracy_level: int = 4
+    quantize_embedding: bool = True
+
+
+def write_int4(
+    graph: BareGraph,
+    weights: StateDict,
+    onnx_file: Path,
+    options: Int4Options,
+    on_weight: Callable[[str], None] = lambda name: None,
+) -> list[Path]:
+    """Write `onnx_file` and its external data; return the data files.
+
+    Raises RungFailed naming the tensor where a weight is missing, misshapen or not finite.
+    """
+    with ExternalDataWriter(onnx_file) as data:
+        _Rewriter(graph, weights, data, options, on_weight).run()
+    onnx.save_model(graph.proto, str(onnx_file))
+    return data.chunks
+
+
+def quantizable(graph: BareGraph) -> int:
+    """How many weights `write_int4` will report through `on_weight`."""
+    return sum(n.op_type == "MatMul" for n in graph.proto.graph.node)
+
+
+class _Rewriter:
+    """One pass over the nodes, in order: constant subgraphs are folded, MatMul and Gather replaced."""
+
+    def __init__(
+        self,
+        graph: BareGraph,
+        weights: StateDict,
+        data: ExternalDataWriter,
+        options: Int4Options,
+        on_weight: Callable[[str], None],
+    ) -> None:
+        self.g = graph.proto.graph
+        self.weights = graph.rename(weights)
+        self.data, self.options, self.on_weight = data, options, on_weight
+        self.float_type = TORCH_TYPES[self.g.output[0].type.tensor_type.elem_type]
+        self.constants: dict[str, onnx.NodeProto] = {}
+        self.done = {tensor.name for tensor in self.g.initializer}
+
+    def run(self) -> None:
+        nodes = list(self.g.node)
+        made = {output for node in nodes for output in node.output}
+        self.free = {
+            name for node in nodes for name in node.input if name and name not in made
+        } - {i.name for i in self.g.input} - self.done
+        self._externalise_large_constants()
+        del self.g.node[:]
+        for node in nodes:
+            self._one(node)
+
+    def _one(self, node: onnx.NodeProto) -> None:
+        if node.op_type in ("Transpose", "Concat") and all(map(self._constant, node.input)):
+            self.constants[node.output[0]] = node
+        elif node.op_type == "MatMul" and self._constant(node.input[1]):
+            self._matmul(node)
+        elif self._is_table_lookup(node) and self.options.quantize_embedding:
+            self._embedding(node)
+        else:
+            for name in node.input:
+                if self._constant(name):
+                    self._store(name, self._value(name).to(self.float_type))
+            self.g.node.append(node)
+
+    def _is_table_lookup(self, node: onnx.NodeProto) -> bool:
+        return node.op_type == "Gather" and node.input[0] in self.free
+
+    def _constant(self, name: str) -> bool:
+        return name in self.free or name in self.constants
+
+    def _value(self, name: str) -> torch.Tensor:
+        """The tensor behind `name`, folding the Concat and Transpose nodes on the way."""
+        if name in self.constants:
+            node = self.constants[name]
+            parts = [self._value(i) for i in node.input]
+            return parts[0].T if node.op_type == "Transpose" else torch.cat(parts)
+        if name not in self.weights:
+            raise RungFailed(f"the weights have no tensor {name!r}, which the graph needs")
+        return self.weights[name]
+
+    def _matmul(self, node: onnx.NodeProto) -> None:
+        """MatMul(x, Wᵀ) → MatMulNBits(x, packed W, scales)."""
+        transpose = self.constants[node.input[1]]
+        if transpose.op_type != "Transpose":
+            raise RungFailed(f"{node.name}: expected a transposed weight, found {transpose.op_type}")
+        stem = self._quantized(transpose.input[0])
+        rows, blocks, half = self._dims(f"{stem}_q4")
+        self.g.node.append(
+            helper.make_node(
+                "MatMulNBits",
+                [node.input[0], f"{stem}_q4", f"{stem}_scales"],
+                list(node.output),
+                name=node.name,
+                domain="com.microsoft",
+                K=blocks * half * 2,
+                N=rows,
+                bits=4,
+                block_size=self.options.block_size,
+                accuracy_level=self.options.accuracy_level,
+            )
+        )
+
+    def _embedding(self, node: onnx.NodeProto) -> None:
+        """Gather(table, ids) → GatherBlockQuantized over the bytes that a tied head also reads."""
+        stem = self._quantized(node.input[0])
+        rows, blocks, half = self._dims(f"{stem}_q4")
+        shape = helper.make_tensor(
+            f"{stem}_shape", onnx.TensorProto.INT64, [2], [rows, blocks * half]
+        )
+        self.g.initializer.append(shape)
+        self.g.node.append(
+            helper.make_node(
+                "Reshape", [f"{stem}_q4", shape.name], [f"{stem}_2d"], name=f"{node.name}/table"
+            )
+        )
+        self.g.node.append(
+            helper.make_node(
+                "GatherBlockQuantized",
+                [f"{stem}_2d", node.input[1], f"{stem}_scales"],
+                list(node.output),
+                name=node.name,
+                domain="com.microsoft",
+                bits=4,
+                block_size=self.options.block_size,
+                gather_axis=0,
+                quantize_axis=1,
+            )
+        )
+
+    def _quantized(self, name: str) -> str:
+        """Quantise and store the weight once; the stem under which its two tensors lie."""
+        stem = self._stem(name)
+        if f"{stem}_q4" not in self.done:
+            self.on_weight(stem)
+            try:
+                packed, scales = quantize(self._value(name), self.options.block_size)
+            except ValueError as error:
+                raise RungFailed(f"{stem}: {error}") from error
+            self._store(f"{stem}_q4", packed)
+            self._store(f"{stem}_scales", scales.to(self.float_type))
+        return stem
+
+    def _stem(self, name: str) -> str:
+        """A stable name: the weight's own, or the first part's with `qkv` for a fused one."""
+        if name not in self.constants:
+            return name
+        first = self.constants[name].input[0]
+        return first.replace("q_proj", "qkv_proj")
+
+    def _store(self, name: str, tensor: torch.Tensor) -> None:
+        if name not in self.done:
+            self.done.add(name)
+            self.g.initializer.append(self.data.add(name, tensor))
+
+    def _dims(self, name: str) -> list[int]:
+        return next(list(t.dims) for t in reversed(self.g.initializer) if t.name == name)
+
+    def _externalise_large_constants(self) -> None:
+        """Rotary caches come inside the bare graph; megabytes belong beside it."""
+        for tensor in list(self.g.initializer):
+            if len(tensor.raw_data) > 1024:
+                array = torch.from_numpy(onnx.numpy_helper.to_array(tensor).copy())
+                tensor.CopyFrom(self.data.add(tensor.name, array))

@@ -1,0 +1,46 @@
+"""The weights of a model folder, memory-mapped: safetensors only, nothing is read until it is used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from shared import paths
+from shared.errors import RungFailed
+from shared.strict import read_json
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+UNSAFE = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
+
+
+def weight_files(folder: Path) -> list[str]:
+    """Names of the safetensors files that make up the model, as its index lists them.
+
+    Raises RungFailed where there are none (saying which unsafe formats were found instead), or
+    where the index names a file that is missing or outside the folder.
+    """
+    if (folder / INDEX).is_file():
+        names = sorted(set(read_json(folder / INDEX).get("weight_map", {}).values()))
+        for name in names:
+            if Path(name).name != name or not (folder / name).is_file():
+                raise RungFailed(f"{paths.shown(folder / INDEX)}: weight_map: {name!r} is not here")
+        return names
+    if (folder / SINGLE).is_file():
+        return [SINGLE]
+    unsafe = sorted(p.name for pattern in UNSAFE for p in folder.glob(pattern))
+    found = f"only {', '.join(unsafe)}, which can run code when read" if unsafe else "no weights"
+    raise RungFailed(
+        f"{paths.shown(folder)}: needs {SINGLE}, found {found}; "
+        "save the model with save_pretrained(..., safe_serialization=True)"
+    )
+
+
+def load_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """All tensors of the model by name; each is a view into a memory-mapped file."""
+    weights: dict[str, torch.Tensor] = {}
+    for name in weight_files(folder):
+        weights |= load_file(folder / name)
+    return weights

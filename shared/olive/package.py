@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from shared.hashing import sha256_files
-from shared.manifest import Measurement
 from shared.olive.build import DTYPES
 from shared.source import Source, chat_template
 from shared.stage import Done, Plan, Produced, run_stage

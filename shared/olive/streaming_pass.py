@@ -35,7 +35,7 @@ SUPPORTED = {
 }
 
 
-class StreamingModelBuilder(ModelBuilder):  # type: ignore[misc]
+class StreamingModelBuilder(ModelBuilder):
     """Stands in for ModelBuilder (see `shared.olive.workflow.package_config`)."""
 
     def _run_for_config(

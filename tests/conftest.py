@@ -1,0 +1,59 @@
+"""Fixtures: a root of its own for each test, the embedded model, tiny models."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OLIVE_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from shared import paths
+
+
+@pytest.fixture(scope="session")
+def embedded() -> Path:
+    """The embedded model's folder, dequantised once into the repository's own build/."""
+    from shared.embedded import PACKAGE, embedded_model
+
+    return embedded_model(PACKAGE)
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty world with the domain `legal` in it; everything the code writes lands there."""
+    shutil.copytree(paths.REPOSITORY / "domains" / "legal", tmp_path / "domains" / "legal")
+    monkeypatch.setenv("DOCINTEL_ROOT", str(tmp_path))
+    yield tmp_path
+
+
+@pytest.fixture
+def edit(root: Path) -> Callable[[str, str, str], None]:
+    """`edit(file, old, new)` changes one of the domain's files; the old text must be there."""
+
+    def change(file: str, old: str, new: str) -> None:
+        path = root / "domains" / "legal" / file
+        text = path.read_text(encoding="utf-8")
+        assert old in text
+        path.write_text(text.replace(old, new, 1), encoding="utf-8")
+
+    return change
+
+
+@pytest.fixture(scope="session")
+def tiny(embedded: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """`tiny(architecture)` gives a saved tiny model, made once a session."""
+    from tests.tiny import write_tiny
+
+    folder = tmp_path_factory.mktemp("tiny")
+
+    def make(architecture: str) -> Path:
+        made = folder / architecture
+        return made if made.exists() else write_tiny(made, architecture, embedded)
+
+    return make

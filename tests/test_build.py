@@ -1,0 +1,223 @@
+"""What is built computes what PyTorch computes, in the bytes that onnxruntime would have chosen."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from onnxruntime.capi._pybind_state import quantize_matmul_4bits
+
+from shared.errors import RungFailed
+from shared.olive.blockwise import dequantize, quantize
+from shared.olive.external_data import ExternalDataWriter
+from shared.olive.graph import build_graph
+from shared.olive.int4 import Int4Options, write_int4
+from shared.olive.weights import load_weights, weight_files
+from tests.tiny import ARCHITECTURES
+
+Tiny = Callable[[str], Path]
+
+
+class TestQuantisation:
+    @pytest.mark.parametrize("block_size", [16, 32, 128])
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    def test_gives_the_bytes_of_onnxruntime(self, block_size: int, dtype: torch.dtype) -> None:
+        weight = torch.randn(48, 256, generator=torch.Generator().manual_seed(1)).to(dtype)
+        weight[3] = 0
+        theirs = np.zeros((48, 256 // block_size, block_size // 2), np.uint8)
+        scales = np.zeros((48, 256 // block_size), np.float32)
+        points = np.zeros((48, (256 // block_size + 1) // 2), np.uint8)
+        columns = np.ascontiguousarray(weight.float().numpy().T)
+        quantize_matmul_4bits(theirs, columns, scales, points, block_size, 48, 256, True)
+        packed, ours = quantize(weight, block_size)
+        assert np.array_equal(packed.numpy(), theirs)
+        assert np.array_equal(ours.numpy(), scales.reshape(ours.shape))
+
+    def test_is_undone_within_half_a_step(self) -> None:
+        weight = torch.randn(8, 64)
+        packed, scales = quantize(weight, 32)
+        # The value opposite the extreme may be clipped by one step: codes reach −8 but only +7.
+        step = scales.abs().repeat_interleave(32, dim=1)
+        assert ((dequantize(packed, scales) - weight).abs() <= step * 1.0001).all()
+
+    def test_refuses_rows_that_do_not_fit_the_blocks(self) -> None:
+        with pytest.raises(ValueError, match="not a multiple of block size"):
+            quantize(torch.zeros(4, 40), 32)
+
+    def test_refuses_weights_that_are_not_finite(self) -> None:
+        with pytest.raises(ValueError, match="not finite"):
+            quantize(torch.full((4, 32), float("nan")), 32)
+
+
+def build(folder: Path, out: Path, dtype: str = "f32", accuracy: int = 1) -> Path:
+    out.mkdir(exist_ok=True)
+    file = out / "model.onnx"
+    options = Int4Options(accuracy_level=accuracy)
+    write_int4(build_graph(folder, dtype), load_weights(folder), file, options)
+    return file
+
+
+def run(session: ort.InferenceSession, ids: list[int], past: dict[str, Any]) -> dict[str, Any]:
+    """Feed `ids` after the cache `past`; all outputs by name."""
+    length = len(ids) + next(iter(past.values())).shape[2]
+    feeds = {"input_ids": np.array([ids]), "attention_mask": np.ones((1, length), np.int64)} | past
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, feeds), strict=True))
+
+
+def empty_cache(session: ort.InferenceSession) -> dict[str, Any]:
+    kinds = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+    return {
+        i.name: np.zeros((1, i.shape[1], 0, i.shape[3]), kinds[i.type])
+        for i in session.get_inputs()
+        if i.name.startswith("past")
+    }
+
+
+def dequantised_reference(folder: Path) -> Any:
+    """PyTorch's own model on the weights as the 4-bit file holds them: graph errors alone remain."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                parameter.copy_(dequantize(*quantize(parameter.to(torch.bfloat16), 32)))
+    return model.eval()
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+class TestTheGraph:
+    IDS = [1, 4093, 198, 1780, 314, 260, 3575, 282, 4649, 47, 2, 198, 1, 520, 9531, 198]  # noqa: RUF012
+
+    def test_computes_what_pytorch_computes(
+        self, architecture: str, tiny: Tiny, tmp_path: Path
+    ) -> None:
+        folder = tiny(architecture)
+        session = ort.InferenceSession(build(folder, tmp_path))
+        ours = run(session, self.IDS, empty_cache(session))["logits"][0]
+        reference = dequantised_reference(folder)
+        theirs = reference(torch.tensor([self.IDS])).logits[0].detach().numpy()
+        assert np.abs(ours - theirs).max() / np.abs(theirs).max() < 1e-3
+
+    def test_gives_the_same_token_by_token_as_at_once(
+        self, architecture: str, tiny: Tiny, tmp_path: Path
+    ) -> None:
+        session = ort.InferenceSession(build(tiny(architecture), tmp_path))
+        whole = run(session, self.IDS, empty_cache(session))["logits"][0]
+        past, steps = empty_cache(session), []
+        for token in self.IDS:
+            outputs = run(session, [token], past)
+            steps.append(outputs["logits"][0, 0])
+            past = {
+                k.replace("present", "past_key_values"): v
+                for k, v in outputs.items()
+                if k.startswith("present")
+            }
+        assert np.abs(np.stack(steps) - whole).max() / np.abs(whole).max() < 1e-3
+
+    def test_is_fit_for_transformers_js(
+        self, architecture: str, tiny: Tiny, tmp_path: Path
+    ) -> None:
+        graph = onnx.load(
+            build(tiny(architecture), tmp_path, "f16"), load_external_data=False
+        ).graph
+        past = [i for i in graph.input if i.name.startswith("past")]
+        assert all(i.type.tensor_type.shape.dim[3].dim_value == 16 for i in past)
+        assert [o.name for o in graph.output][0] == "logits"
+        assert {i.name for i in graph.input} - {i.name for i in past} == {
+            "input_ids",
+            "attention_mask",
+        }
+
+    def test_says_nothing_of_the_machine_it_was_made_on(
+        self, architecture: str, tiny: Tiny, tmp_path: Path
+    ) -> None:
+        data = build(tiny(architecture), tmp_path).read_bytes()
+        for private in (str(tmp_path), str(Path.home()), sys.prefix):
+            assert private.encode() not in data
+
+
+class TestSmolLM3:
+    def test_rotating_a_layer_that_must_not_rotate_would_be_seen(
+        self, tiny: Tiny, tmp_path: Path
+    ) -> None:
+        """The parity test above can fail: break the NoPE handling on purpose and measure it."""
+        folder = tiny("smollm3")
+        graph = build_graph(folder, "f32")
+        attention = [n for n in graph.proto.graph.node if n.op_type == "GroupQueryAttention"]
+        rotary = [next(a for a in n.attribute if a.name == "do_rotary") for n in attention]
+        assert [a.i for a in rotary] == [1, 1, 1, 0]
+        cache = [n.input[7:9] for n in attention if n.input[7:9]][0]
+        rotary[3].i = 1
+        del attention[3].input[7:]
+        attention[3].input.extend(cache)
+        write_int4(graph, load_weights(folder), tmp_path / "m.onnx", Int4Options(accuracy_level=1))
+        session = ort.InferenceSession(tmp_path / "m.onnx")
+        ours = run(session, TestTheGraph.IDS, empty_cache(session))["logits"][0]
+        theirs = dequantised_reference(folder)(torch.tensor([TestTheGraph.IDS])).logits[0]
+        theirs = theirs.detach().numpy()
+        assert np.abs(ours - theirs).max() / np.abs(theirs).max() > 1e-2
+
+
+class TestTheTiedEmbedding:
+    def test_is_stored_once(self, tiny: Tiny, tmp_path: Path) -> None:
+        tied = build(tiny("qwen2"), tmp_path / "a").with_name("model.onnx_data").stat().st_size
+        untied = build(tiny("qwen2-untied"), tmp_path / "b").with_name("model.onnx_data")
+        table = 49152 * 64 // 2 + 49152 * 64 // 32 * 4
+        assert abs(untied.stat().st_size - tied - table) < 1024
+
+
+class TestExternalData:
+    def test_starts_a_new_chunk_before_the_limit(self, tmp_path: Path) -> None:
+        with ExternalDataWriter(tmp_path / "model_q4.onnx", max_chunk_bytes=1000) as data:
+            pointers = [data.add(str(i), torch.zeros(400, dtype=torch.uint8)) for i in range(5)]
+        assert [c.name for c in data.chunks] == [
+            "model_q4.onnx_data",
+            "model_q4.onnx_data_1",
+            "model_q4.onnx_data_2",
+        ]
+        assert all(c.stat().st_size <= 1000 for c in data.chunks)
+        places = [{e.key: e.value for e in p.external_data} for p in pointers]
+        assert places[1] == {"location": "model_q4.onnx_data", "offset": "448", "length": "400"}
+
+    def test_a_model_in_several_chunks_loads(
+        self, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        whole = build(tiny("qwen2"), tmp_path / "whole")
+        monkeypatch.setattr(ExternalDataWriter.__init__, "__defaults__", (1_000_000,))
+        parts = build(tiny("qwen2"), tmp_path / "parts")
+        assert len(list(parts.parent.glob("model.onnx_data*"))) > 1
+        outputs = []
+        for file in (whole, parts):
+            session = ort.InferenceSession(file)
+            outputs.append(run(session, [1, 2, 3], empty_cache(session))["logits"])
+        assert np.array_equal(*outputs)
+
+
+class TestWeights:
+    def test_pickles_are_refused(self, tmp_path: Path) -> None:
+        (tmp_path / "pytorch_model.bin").write_bytes(b"")
+        with pytest.raises(RungFailed, match=r"only pytorch_model\.bin, which can run code"):
+            weight_files(tmp_path)
+
+    def test_an_index_cannot_point_outside(self, tmp_path: Path) -> None:
+        index = '{"weight_map": {"w": "../evil.safetensors"}}'
+        (tmp_path / "model.safetensors.index.json").write_text(index)
+        with pytest.raises(RungFailed, match="weight_map: '../evil.safetensors' is not here"):
+            weight_files(tmp_path)
+
+    def test_a_missing_tensor_is_named(self, tiny: Tiny, tmp_path: Path) -> None:
+        folder = tiny("qwen2")
+        weights = load_weights(folder)
+        del weights["model.layers.1.mlp.up_proj.weight"]
+        graph = build_graph(folder, "f32")
+        with pytest.raises(RungFailed, match=r"no tensor 'model\.layers\.1\.mlp\.up_proj\.weight'"):
+            write_int4(graph, weights, tmp_path / "m.onnx", Int4Options())

@@ -1,0 +1,165 @@
+"""A domain folder is read strictly: every mistake is one sentence with file, key and a hint."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from shared import paths
+from shared.domain import FILES, domain_names, load_domain
+from shared.errors import UserError
+
+Edit = Callable[[str, str, str], None]
+
+
+@pytest.mark.parametrize("name", ["contracts", "financial", "legal", "medical"])
+class TestEveryDomainWeShip:
+    def test_is_read_without_complaint(self, name: str) -> None:
+        assert load_domain(name).name == name
+
+    def test_has_at_least_40_records(self, name: str) -> None:
+        assert len(load_domain(name).records) >= 40
+
+    def test_is_balanced_over_its_classes(self, name: str) -> None:
+        domain = load_domain(name)
+        label = {"contracts": "clause_type", "financial": "answer_type"}
+        field = label.get(name, "issue" if name == "legal" else "section")
+        counts = Counter(record.gold[field] for record in domain.records)
+        assert set(counts) == set(domain.schema["properties"][field]["enum"])
+        assert max(counts.values()) - min(counts.values()) <= 1
+
+    def test_never_names_its_folder(self, name: str) -> None:
+        for file in FILES:
+            text = (paths.REPOSITORY / "domains" / name / file).read_text(encoding="utf-8")
+            assert not re.search(rf"(?<![a-z_]){name}(?![a-z_])", text), file
+
+    def test_shares_no_text_with_the_public_set(self, name: str) -> None:
+        public = paths.REPOSITORY.parent / "shared" / "eval" / name / "eval.jsonl"
+        if not public.exists():
+            pytest.skip("the public sets are not beside this checkout")
+        theirs = {json.loads(line)["input"].strip() for line in public.open(encoding="utf-8")}
+        assert not theirs & {record.input.strip() for record in load_domain(name).records}
+
+
+class TestACopiedFolder:
+    def test_is_a_new_domain_with_no_edit(self, root: Path) -> None:
+        (root / "domains" / "legal").rename(root / "domains" / "tax")
+        assert domain_names() == ["tax"]
+        assert load_domain("tax").chain.rung[0].source == "models/tax/merged"
+        assert "a tax analyst" in load_domain("tax").prompt
+
+
+MISTAKES = {
+    "an unknown key in fallback.toml": (
+        ("fallback.toml", "at_most = 2_000_000_000", "at_mots = 2_000_000_000"),
+        "domains/legal/fallback.toml: gate.0.at_mots: unknown key; did you mean 'at_most'?",
+    ),
+    "an unknown table in fallback.toml": (
+        ("fallback.toml", "[check]", "[chek]"),
+        "domains/legal/fallback.toml: chek: unknown key; did you mean 'check'?",
+    ),
+    "a wrong type in fallback.toml": (
+        ("fallback.toml", "max_new_tokens = 160", 'max_new_tokens = "many"'),
+        "domains/legal/fallback.toml: check.max_new_tokens: Input should be a valid integer",
+    ),
+    "a duplicate rung": (
+        ("fallback.toml", 'name = "phi3-mini"', 'name = "smollm3"'),
+        "domains/legal/fallback.toml: rung: the name 'smollm3' stands twice",
+    ),
+    "a gate without a bound": (
+        ("fallback.toml", "at_most = 2_000_000_000", ""),
+        "gate 'size' needs exactly one of at_least, at_most, equals",
+    ),
+    "a syntax error in fallback.toml": (
+        ("fallback.toml", "version = 1", "version = = 1"),
+        "domains/legal/fallback.toml: not valid TOML:",
+    ),
+    "a syntax error in olive.json": (
+        ("olive.json", '"passes": {', '"passes": {,'),
+        "domains/legal/olive.json: not valid JSON:",
+    ),
+    "an unknown key of an Olive pass": (
+        ("olive.json", "int4_block_size", "int4_blocksize"),
+        "olive.json: passes.int4.int4_blocksize: unknown key; did you mean 'int4_block_size'?",
+    ),
+    "a value Olive's pass does not have": (
+        ("olive.json", '"int4_block_size": 32', '"int4_block_size": 33'),
+        "olive.json: passes.int4.int4_block_size: 33 is not one of 16, 32, 64, 128, 256",
+    ),
+    "an unknown Olive pass": (
+        ("olive.json", '"ModelBuilder"', '"ModelBilder"'),
+        "passes.int4.type: Olive has no pass 'ModelBilder'; did you mean 'modelbuilder'?",
+    ),
+    "an unknown key at the top of olive.json": (
+        ("olive.json", '"cache_dir"', '"cachedir"'),
+        "olive.json: cachedir: unknown key; did you mean 'cache_dir'?",
+    ),
+    "trust_remote_code": (
+        ("olive.json", '"trust_remote_code": false', '"trust_remote_code": true'),
+        "trust_remote_code: cannot be switched on",
+    ),
+    "a schema that is none": (
+        ("schema.json", '"type": "object"', '"type": "objekt"'),
+        "domains/legal/schema.json: type:",
+    ),
+    "gold that breaks the schema": (
+        ("eval.jsonl", '"conclusion": "yes"', '"conclusion": "perhaps"'),
+        "gold.conclusion: 'perhaps' is not one of ['yes', 'no']",
+    ),
+    "an id that stands twice": (
+        ("eval.jsonl", '"id": "r0002"', '"id": "r0001"'),
+        "domains/legal/eval.jsonl: the id 'r0001' stands twice",
+    ),
+    "a record that is not JSON": (
+        ("eval.jsonl", '{"id"', "{id"),
+        "domains/legal/eval.jsonl:1: not valid JSON:",
+    ),
+    "an unknown key in a record": (
+        ("eval.jsonl", '"gold"', '"golden"'),
+        "domains/legal/eval.jsonl:1:",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "sentence"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_is_one_clear_sentence(
+    edit: Edit, change: tuple[str, str, str], sentence: str
+) -> None:
+    edit(*change)
+    with pytest.raises(UserError) as caught:
+        load_domain("legal")
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_missing_file_is_named(root: Path, file: str) -> None:
+    (root / "domains" / "legal" / file).unlink()
+    with pytest.raises(UserError, match=f"domains/legal/{file}: the file is missing"):
+        load_domain("legal")
+
+
+def test_an_unknown_domain_is_answered_with_the_nearest(root: Path) -> None:
+    with pytest.raises(UserError, match="no such domain; did you mean 'legal'"):
+        load_domain("legl")
+
+
+def test_an_override_of_a_key_that_olive_lacks_is_refused(root: Path, edit: Edit) -> None:
+    from shared.olive.config import with_overrides
+
+    edit("fallback.toml", "passes.int4.int4_block_size", "passes.int5.int4_block_size")
+    domain = load_domain("legal")
+    with pytest.raises(UserError, match=r"no 'int5'; did you mean 'int4'"):
+        with_overrides(domain.olive, domain.rung("phi3-mini").olive, "fallback.toml")
+
+
+def test_olive_accepts_our_workflow_by_itself(root: Path) -> None:
+    from olive.workflows.run.config import RunConfig
+
+    config = RunConfig.parse_file_or_obj(root / "domains" / "legal" / "olive.json")
+    assert [p.type.lower() for ps in config.passes.values() for p in ps] == ["modelbuilder"]

@@ -1,0 +1,77 @@
+"""Gates hold measurements against bounds; what was not measured never passes and never fails."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from shared.domain import Gate
+from shared.errors import UserError
+from shared.gates import failed, judge_gates
+from shared.manifest import Manifest, Measurement
+
+
+def manifests(measurement: Measurement) -> dict[str, Manifest]:
+    """One stage `s` with one measurement `m`."""
+    empty: dict[str, Any] = {"inputs": {}, "settings": {}, "tools": {}, "outputs": {}, "facts": {}}
+    rest = {"wall_seconds": 0, "peak_rss_bytes": 0, "finished": "", "stage": "s", "key": "k"}
+    return {"s": Manifest(measurements={"m": measurement}, **empty, **rest)}
+
+
+def outcome(measurement: Measurement, **bound: Any) -> str:
+    gate = Gate(name="g", measurement="s.m", **bound)
+    return judge_gates([gate], manifests(measurement))[0].outcome
+
+
+@pytest.mark.parametrize(
+    ("value", "bound", "expected"),
+    [
+        (1_999_999_999, {"at_most": 2_000_000_000}, "pass"),
+        (2_000_000_000, {"at_most": 2_000_000_000}, "pass"),
+        (2_000_000_001, {"at_most": 2_000_000_000}, "fail"),
+        (5.0, {"at_least": 5}, "pass"),
+        (4.99, {"at_least": 5}, "fail"),
+        (True, {"equals": True}, "pass"),
+        (False, {"equals": True}, "fail"),
+        ("x", {"at_least": 5}, "fail"),
+    ],
+)
+def test_a_bound_is_held(value: Any, bound: dict[str, Any], expected: str) -> None:
+    assert outcome(Measurement(value=value), **bound) == expected
+
+
+def test_an_unmeasured_value_is_neither_passed_nor_failed() -> None:
+    assert outcome(Measurement.missing("no browser"), equals=True) == "not measured"
+
+
+class TestASoftwareAdapter:
+    FAST = Measurement(value=100.0, unit="tokens/s", software_adapter=True)
+
+    def test_never_passes_a_speed_gate(self) -> None:
+        assert outcome(self.FAST, at_least=5, hardware_only=True) == "not measured"
+
+    def test_never_fails_one_either(self) -> None:
+        slow = self.FAST.model_copy(update={"value": 0.1})
+        assert outcome(slow, at_least=5, hardware_only=True) == "not measured"
+
+    def test_counts_where_speed_is_not_asked(self) -> None:
+        assert outcome(self.FAST, at_least=5) == "pass"
+
+
+def test_a_typo_in_a_gate_does_not_pass() -> None:
+    with pytest.raises(UserError, match=r"no stage measures 's\.n'; did you mean 's\.m'"):
+        judge_gates(
+            [Gate(name="g", measurement="s.n", at_least=1)], manifests(Measurement(value=1))
+        )
+
+
+def test_what_blocks_the_release_blocks_publishing_too() -> None:
+    gates = [
+        Gate(name="a", measurement="s.m", at_least=2, blocks="release"),
+        Gate(name="b", measurement="s.m", at_least=2, blocks="publish"),
+        Gate(name="c", measurement="s.m", at_least=2, blocks="nothing"),
+    ]
+    results = judge_gates(gates, manifests(Measurement(value=1)))
+    assert [r.name for r in failed(results, "release")] == ["a"]
+    assert [r.name for r in failed(results, "publish")] == ["a", "b"]

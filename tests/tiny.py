@@ -1,0 +1,57 @@
+"""Tiny random models in the real architectures, with SmolLM2's tokenizer; saved by transformers."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    Phi3Config,
+    PretrainedConfig,
+    Qwen2Config,
+    SmolLM3Config,
+)
+
+SHAPE: dict[str, Any] = {
+    "vocab_size": 49152,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 2,
+    "initializer_range": 0.2,
+}
+
+ARCHITECTURES: dict[str, tuple[type[PretrainedConfig], dict[str, Any]]] = {
+    "llama": (LlamaConfig, {"tie_word_embeddings": True}),
+    "qwen2": (Qwen2Config, {"tie_word_embeddings": True}),
+    "qwen2-untied": (Qwen2Config, {"tie_word_embeddings": False}),
+    "phi3": (Phi3Config, {"tie_word_embeddings": False, "num_key_value_heads": 4}),
+    "smollm3": (SmolLM3Config, {"tie_word_embeddings": True}),
+    "smollm3-odd": (SmolLM3Config, {"tie_word_embeddings": True, "no_rope_layers": [0, 1, 1, 0]}),
+}
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+
+
+def write_tiny(folder: Path, architecture: str, tokenizer: Path, **changes: Any) -> Path:
+    """Save a random bf16 model of the architecture to `folder`, the same for the same arguments."""
+    kind, extra = ARCHITECTURES[architecture]
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(kind(**(SHAPE | extra | changes)))
+    with torch.no_grad():  # biases start at zero, which would hide their being left out
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                parameter.normal_(std=0.2)
+    model.to(torch.bfloat16).save_pretrained(folder)
+    for name in TOKENIZER_FILES:
+        shutil.copyfile(tokenizer / name, folder / name)
+    return folder

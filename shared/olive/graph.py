@@ -15,6 +15,7 @@ from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnx_ir as ir
@@ -24,6 +25,7 @@ from mobius._config_resolver import _config_from_hf, _default_task_for_model
 from mobius._registry import registry
 from transformers import AutoConfig
 
+from shared import paths
 from shared.errors import RungFailed
 
 StateDict = dict[str, torch.Tensor]
@@ -53,11 +55,7 @@ def build_graph(folder: Path, dtype: str) -> BareGraph:
     [batch, kv_heads, past, head_dim]; outputs: logits [batch, sequence, vocab], present.N.*.
     Raises RungFailed for an architecture Mobius does not know.
     """
-    hf_config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    if hf_config.model_type not in registry:
-        raise RungFailed(
-            f"{folder / 'config.json'}: model_type: no graph is known for {hf_config.model_type!r}"
-        )
+    hf_config = _read_config(folder)
     config = dataclasses.replace(
         _config_from_hf(hf_config, parent_config=hf_config),
         dtype={"f16": ir.DataType.FLOAT16, "f32": ir.DataType.FLOAT}[dtype],
@@ -69,6 +67,18 @@ def build_graph(folder: Path, dtype: str) -> BareGraph:
         package["model"].graph.name = "decoder"
         proto = ir.to_proto(package["model"])
     return BareGraph(_portable(proto), module.preprocess_weights, package)
+
+
+def _read_config(folder: Path) -> Any:
+    """transformers' configuration object; RungFailed for an architecture that is not known."""
+    where = paths.shown(folder / "config.json")
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (ValueError, OSError) as error:
+        raise RungFailed(f"{where}: {str(error).splitlines()[0]}") from None
+    if config.model_type not in registry:
+        raise RungFailed(f"{where}: model_type: no graph is known for {config.model_type!r}")
+    return config
 
 
 def _portable(proto: onnx.ModelProto) -> onnx.ModelProto:

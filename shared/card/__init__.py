@@ -1,0 +1,1 @@
+"""Tables, and the model card: words from the domain's card.md, numbers from manifests."""

@@ -1,0 +1,54 @@
+"""The snippets a reader copies; tests/ run them in spirit: same calls, same options."""
+
+from __future__ import annotations
+
+JS = """\
+import {{ pipeline }} from "@huggingface/transformers";
+
+const repository = "{name}";
+const file = (path) => `https://huggingface.co/${{repository}}/resolve/main/${{path}}`;
+const prompt = await (await fetch(file("prompt.md"))).text();
+
+// q4f16 needs shader-f16; q4 runs on adapters without it.
+const adapter = await navigator.gpu.requestAdapter();
+const dtype = adapter.features.has("shader-f16") ? "q4f16" : "q4";
+
+const generate = await pipeline("text-generation", repository, {{ device: "webgpu", dtype }});
+const messages = [
+  {{ role: "system", content: prompt.trim() }},
+  {{ role: "user", content: "…your document…" }},
+];
+const [{{ generated_text }}] = await generate(messages, {{ max_new_tokens: 256, do_sample: false }});
+console.log(JSON.parse(generated_text.at(-1).content));"""
+
+PYTHON = """\
+import json, pathlib
+import onnxruntime_genai as og
+
+folder = pathlib.Path("{name}")  # hf download … --local-dir {name}
+model = og.Model(str(folder))
+tokenizer = og.Tokenizer(model)
+messages = [
+    {{"role": "system", "content": (folder / "prompt.md").read_text().strip()}},
+    {{"role": "user", "content": "…your document…"}},
+]
+ids = tokenizer.encode(
+    tokenizer.apply_chat_template(json.dumps(messages), add_generation_prompt=True)
+)
+parameters = og.GeneratorParams(model)
+parameters.set_search_options(max_length=len(ids) + 256, do_sample=False)
+generator = og.Generator(model, parameters)
+generator.append_tokens(ids)
+while not generator.is_done():
+    generator.generate_next_token()
+print(tokenizer.decode(generator.get_sequence(0)[len(ids):]))"""
+
+
+def usage_js(name: str) -> str:
+    """Loading `org/name` in a page with Transformers.js."""
+    return JS.format(name=name)
+
+
+def usage_python(folder: str) -> str:
+    """Loading a downloaded folder with onnxruntime-genai on the CPU."""
+    return PYTHON.format(name=folder)

@@ -1,0 +1,111 @@
+"""What the commands do, in the order the data flows; tasks.py only parses and prints."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from shared import paths
+from shared.chain import STAGES_IN_ALL, Options, Walk, walk
+from shared.domain import Domain, domain_names, load_domain
+from shared.errors import UserError
+from shared.hub.names import repository_name
+from shared.manifest import Strict
+from shared.progress import say
+from shared.release import Release, make_release, read_release, release_folder
+
+
+class Publication(Strict):
+    """Where and when a release went up; `release_key` tells whether it is the present one."""
+
+    version: int = 1
+    release_key: str
+    repository: str
+    url: str
+    revision: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """One domain's run. `release` is None where no rung was taken; `error` where it stopped."""
+
+    domain: str
+    walk: Walk | None = None
+    release: Release | None = None
+    publication: Publication | None = None
+    error: str | None = None
+
+    @property
+    def ok(self) -> bool:
+        return self.error is None
+
+
+def release_domain(name: str, options: Options, *, publish: bool = False) -> Result:
+    """Walk the rungs, write the release folder, publish it if asked; errors end up in the result."""
+    walked: Walk | None = None
+    release: Release | None = None
+    try:
+        domain = load_domain(name)
+        walked = walk(domain, options)
+        if walked.rung is None:
+            raise UserError(f"{name}: no rung could be taken; see the table")
+        release, _ = make_release(walked, force=options.force)
+        published = publish_release(domain) if publish else None
+    except UserError as error:
+        return Result(name, walked, release, error=str(error))
+    return Result(name, walked, release, published)
+
+
+def run_until(name: str, options: Options) -> Result:
+    """The same up to `options.until`, without making a release."""
+    try:
+        walked = walk(load_domain(name), options)
+    except UserError as error:
+        return Result(name, error=str(error))
+    reason = None if walked.rung else f"{name}: no rung could be taken; see the table"
+    return Result(name, walked, error=reason)
+
+
+def release_all(options: Options, *, publish: bool = False) -> list[Result]:
+    """Every domain in turn; one that fails does not stop the others."""
+    return [release_domain(name, options, publish=publish) for name in domain_names()]
+
+
+def publish_release(domain: Domain) -> Publication:
+    """Upload models/<domain>/webgpu as one commit; UserError where it must not be published."""
+    release = read_release(release_folder(domain.name))
+    say(f"[9/{STAGES_IN_ALL}] {domain.name} · publish")
+    if not release.publishable:
+        raise UserError(f"{domain.name} is not published: {release.not_publishable_because}")
+    from shared.hub.publish import publish
+
+    done = publish(
+        release_folder(domain.name),
+        repository_name(domain, release.base),
+        private=domain.chain.publish.private,
+        message=f"DocIntel {domain.name}: {release.rung}, release {release.key}",
+    )
+    say(f"      {'unchanged on the Hub' if done.unchanged else 'published'}: {done.url}")
+    publication = Publication(
+        release_key=release.key, repository=done.repo_id, url=done.url, revision=done.revision
+    )
+    _write(_publication_file(domain.name), publication.model_dump_json(indent=2) + "\n")
+    return publication
+
+
+def read_publication(domain: str) -> Publication | None:
+    """The last publication of this domain from this machine, if any."""
+    path = _publication_file(domain)
+    return Publication.model_validate_json(path.read_bytes()) if path.exists() else None
+
+
+def _publication_file(domain: str) -> Path:
+    return paths.build() / "publications" / f"{domain}.json"
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)

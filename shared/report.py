@@ -1,0 +1,191 @@
+"""What is printed at the end, the acceptance list of `status`, and the tables of `bench-all`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+from shared import paths
+from shared.card.tables import attempts_table, gates_table, shown, table
+from shared.domain import domain_names
+from shared.errors import UserError
+from shared.gates import GateResult
+from shared.manifest import Measurement
+from shared.pipeline import Result, read_publication
+from shared.release import CARD_FILE, Release, read_release, release_folder
+
+TERMINAL = "rounded_outline"
+
+COMPARED = {
+    "package.q4f16_bytes": "q4f16",
+    "package.q4_bytes": "q4",
+    "check.json_validity": "valid JSON",
+    "check.schema_compliance": "schema",
+    "check.field_accuracy": "fields right",
+    "check.decode_tokens_per_second": "CPU decode",
+    "bench.greedy_agreement": "browser = CPU",
+    "bench.load_seconds": "load",
+    "bench.ttft_seconds": "TTFT",
+    "bench.prefill_tokens_per_second": "prefill",
+    "bench.decode_tokens_per_second": "decode",
+    "bench.peak_gpu_bytes": "GPU buffers",
+}
+
+
+def summary(result: Result) -> str:
+    """The last thing a command prints: rungs, gates, and where the result lies or why there is none."""
+    parts = []
+    if result.walk:
+        parts.append(attempts_table(result.walk.attempts, TERMINAL))
+        if result.walk.gates:
+            parts.append(gates_table(result.walk.gates, TERMINAL))
+    if result.release:
+        folder = paths.shown(release_folder(result.domain))
+        because = result.release.not_publishable_because
+        parts.append(f"release   {folder}  (rung {result.release.rung}, {result.release.base})")
+        parts.append(f"card      {folder}/{CARD_FILE}")
+        parts.append(f"publish   no: {because}" if because else "publish   it may be published")
+    elif result.walk and "package" in result.walk.done:
+        parts.append(f"package   {paths.shown(result.walk.package)}")
+    if result.publication:
+        parts.append(f"published {result.publication.url} at {result.publication.revision}")
+    return "\n".join(parts)
+
+
+def overview(results: list[Result]) -> str:
+    """One line a domain, for the commands that go over all of them."""
+    rows = []
+    for result in results:
+        rung = result.walk.rung.name if result.walk and result.walk.rung else "none"
+        end = "ok" if result.ok else "failed"
+        rows.append((result.domain, end, rung, result.error or _where(result)))
+    return table(("domain", "end", "rung", "where, or why"), rows, TERMINAL)
+
+
+def _where(result: Result) -> str:
+    if result.publication:
+        return result.publication.url
+    return paths.shown(release_folder(result.domain)) if result.release else "measured"
+
+
+def comparison(results: list[Result], style: str = TERMINAL) -> str:
+    """The domains side by side."""
+    return table(("domain", "rung", *COMPARED.values()), _comparison_rows(results), style)
+
+
+def write_comparison(results: list[Result]) -> list[Path]:
+    """The comparison as Markdown, CSV and JSON under build/reports/."""
+    folder = paths.build() / "reports"
+    folder.mkdir(parents=True, exist_ok=True)
+    text = io.StringIO()
+    csv.writer(text).writerows(
+        [("domain", "rung", *COMPARED), *((r.domain, _rung(r), *_values(r)) for r in results)]
+    )
+    data = [
+        {
+            "domain": r.domain,
+            "rung": _rung(r),
+            "error": r.error,
+            "measurements": {k: m.model_dump() for k, m in _measured(r).items()},
+        }
+        for r in results
+    ]
+    contents = {
+        "bench-all.md": comparison(results, "github") + "\n",
+        "bench-all.csv": text.getvalue(),
+        "bench-all.json": json.dumps(data, indent=2, ensure_ascii=False) + "\n",
+    }
+    for name, content in contents.items():
+        partial = folder / f".{name}.partial"
+        partial.write_text(content, encoding="utf-8")
+        partial.replace(folder / name)
+    return [folder / name for name in contents]
+
+
+def _comparison_rows(results: list[Result]) -> list[list[str]]:
+    return [
+        [r.domain, _rung(r), *(_brief(_measured(r).get(name)) for name in COMPARED)]
+        for r in results
+    ]
+
+
+def _brief(measurement: Measurement | None) -> str:
+    """A cell: the reasons stand in card and JSON, a table of twelve columns has no room for them."""
+    if measurement is None or measurement.value is None:
+        return "not measured"
+    return shown(measurement).replace(" (software adapter)", " *")
+
+
+def _rung(result: Result) -> str:
+    return result.walk.rung.name if result.walk and result.walk.rung else "none"
+
+
+def _measured(result: Result) -> dict[str, Measurement]:
+    from shared.gates import flatten
+
+    return flatten(result.walk.manifests) if result.walk else {}
+
+
+def _values(result: Result) -> list[str]:
+    found = _measured(result)
+    return [
+        str(found[n].value) if n in found and found[n].value is not None else "" for n in COMPARED
+    ]
+
+
+def status(domains: list[str] | None = None) -> str:
+    """The acceptance list per domain: done, failed or not measured, read from manifests."""
+    rows = [row for name in domains or domain_names() for row in _acceptance(name)]
+    return table(("domain", "acceptance", "state", "evidence"), rows, TERMINAL)
+
+
+ACCEPTANCE = {
+    "under 2 GB": "package.q4f16_bytes",
+    "loads in Chrome on WebGPU": "bench.loads",
+    "domain-appropriate structured output": "check.schema_compliance",
+    "no OOM within 8 GB": "bench.peak_gpu_bytes",
+    "more than 5 tokens/s on a discrete GPU": "bench.decode_tokens_per_second",
+}
+
+
+def _acceptance(domain: str) -> list[tuple[str, str, str, str]]:
+    try:
+        release = read_release(release_folder(domain))
+    except UserError as error:
+        return [(domain, "exports without errors", "not measured", str(error))]
+    rows = [("exports without errors", "done", f"rung {release.rung}: {release.base}")]
+    rows += [
+        (words, *_verdict(release.gates, measurement)) for words, measurement in ACCEPTANCE.items()
+    ]
+    rows.append(_uploaded(domain, release))
+    rows.append(_documented(domain))
+    return [(domain, *row) for row in rows]
+
+
+def _verdict(gates: list[GateResult], measurement: str) -> tuple[str, str]:
+    gate = next((g for g in gates if g.measurement == measurement), None)
+    if gate is None:
+        return "not measured", f"fallback.toml has no gate on {measurement}"
+    words = {"pass": "done", "fail": "failed", "not measured": "not measured"}
+    return words[gate.outcome], gate.reason
+
+
+def _uploaded(domain: str, release: Release) -> tuple[str, str, str]:
+    published = read_publication(domain)
+    if published and published.release_key == release.key:
+        return "uploaded", "done", f"{published.url} at {published.revision}"
+    if published:
+        return "uploaded", "not measured", f"an older release is up: {published.url}"
+    reason = release.not_publishable_because or f"run `./inv publish --domain {domain}`"
+    return "uploaded", "not measured", reason
+
+
+def _documented(domain: str) -> tuple[str, str, str]:
+    """The card must name its usage and its benchmark; both headings come from card.md."""
+    path = release_folder(domain) / CARD_FILE
+    text = path.read_text(encoding="utf-8")
+    whole = "@huggingface/transformers" in text and "time to first token" in text
+    state = "done" if whole else "failed"
+    return "card documents usage and benchmarks", state, paths.shown(path)

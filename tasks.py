@@ -1,0 +1,284 @@
+"""The commands. Each is a few lines: parse, call, print; what they do stands in shared/pipeline.py."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from invoke import Context, Exit, task
+
+from shared import paths
+from shared.errors import UserError
+
+DOMAIN = {"domain": "the folder in domains/ to work on"}
+RUNGS = {
+    "rung": "try this rung of fallback.toml only",
+    "force": "do everything again, even what has not changed",
+}
+RECORDS = {
+    "records": "how many held-out records to answer: a number, or 'all'",
+    "records_file": "answer the records of this JSONL file instead of the domain's own",
+}
+PUBLISH = {"publish": "upload to the Hub afterwards"}
+
+
+def command(body: Callable[..., None]) -> Callable[..., None]:
+    """A UserError is printed as one sentence with exit code 1; Ctrl-C leaves with 130."""
+
+    @functools.wraps(body)
+    def wrapped(*args: Any, **kwargs: Any) -> None:
+        try:
+            body(*args, **kwargs)
+        except UserError as error:
+            raise Exit(f"error: {error}", code=1) from None
+        except KeyboardInterrupt:
+            raise Exit("interrupted; run the same command again to go on", code=130) from None
+
+    return wrapped
+
+
+def _options(until: str, rung: str, force: bool, records: str = "", file: str = "") -> Any:
+    from shared.chain import Options
+
+    path = Path(file).expanduser() if file else None
+    return Options(rung or None, records or None, path, force, until)  # type: ignore[arg-type]
+
+
+def _finish(result: Any) -> None:
+    from shared.report import summary
+
+    print(summary(result))
+    if not result.ok:
+        raise UserError(result.error)
+
+
+@task(help=DOMAIN | RUNGS | RECORDS | PUBLISH)
+@command
+def release(
+    c: Context,
+    domain: str,
+    rung: str = "",
+    records: str = "",
+    records_file: str = "",
+    publish: bool = False,
+    force: bool = False,
+) -> None:
+    """Take a domain from merged weights to models/<domain>/webgpu, measured and with its card.
+
+    Tries the rungs of domains/<domain>/fallback.toml in order. What has not changed is not done
+    again; a run that was killed goes on where it stopped.
+    """
+    from shared.pipeline import release_domain
+
+    options = _options("gates", rung, force, records, records_file)
+    _finish(release_domain(domain, options, publish=publish))
+
+
+@task(help=RUNGS | RECORDS | PUBLISH)
+@command
+def release_all(
+    c: Context,
+    rung: str = "",
+    records: str = "",
+    records_file: str = "",
+    publish: bool = False,
+    force: bool = False,
+) -> None:
+    """Release every domain; one that fails does not stop the others, the exit code tells."""
+    from shared.pipeline import release_all as run
+    from shared.report import overview
+
+    results = run(_options("gates", rung, force, records, records_file), publish=publish)
+    print(overview(results))
+    if not all(result.ok for result in results):
+        raise UserError("not every domain was released; see the table")
+
+
+@task(help=DOMAIN | RUNGS)
+@command
+def build(c: Context, domain: str, rung: str = "", force: bool = False) -> None:
+    """Build and package a domain's model: 4-bit ONNX for WebGPU in Transformers.js's layout."""
+    from shared.pipeline import run_until
+
+    _finish(run_until(domain, _options("package", rung, force)))
+
+
+@task(help=DOMAIN | RUNGS | RECORDS)
+@command
+def check(
+    c: Context,
+    domain: str,
+    rung: str = "",
+    records: str = "",
+    records_file: str = "",
+    force: bool = False,
+) -> None:
+    """Let onnxruntime-genai answer held-out records on the CPU, and measure the answers."""
+    from shared.card.tables import measurements_table
+    from shared.pipeline import run_until
+    from shared.report import TERMINAL
+
+    result = run_until(domain, _options("check", rung, force, records, records_file))
+    if result.walk and "check" in result.walk.done:
+        found = result.walk.manifests["check"].measurements
+        print(measurements_table(found, {name: name for name in found}, TERMINAL))
+    _finish(result)
+
+
+@task(help=DOMAIN | RUNGS)
+@command
+def bench(c: Context, domain: str, rung: str = "", force: bool = False) -> None:
+    """Load the model in a real browser on WebGPU; measure it and compare its tokens with the CPU."""
+    from shared.card.tables import measurements_table
+    from shared.pipeline import run_until
+    from shared.report import TERMINAL
+
+    result = run_until(domain, _options("bench", rung, force))
+    if result.walk and "bench" in result.walk.done:
+        found = result.walk.manifests["bench"].measurements
+        print(measurements_table(found, {name: name for name in found}, TERMINAL))
+    _finish(result)
+
+
+@task(help=RUNGS)
+@command
+def bench_all(c: Context, rung: str = "", force: bool = False) -> None:
+    """Bench every domain and write one comparison table to build/reports/ (md, csv, json)."""
+    from shared.domain import domain_names
+    from shared.pipeline import run_until
+    from shared.report import comparison, write_comparison
+
+    results = [run_until(name, _options("bench", rung, force)) for name in domain_names()]
+    print(comparison(results))
+    print("* software adapter: says nothing about a GPU")
+    for path in write_comparison(results):
+        print(paths.shown(path))
+    if not all(result.ok for result in results):
+        raise UserError("; ".join(result.error or "" for result in results if not result.ok))
+
+
+@task(help=DOMAIN)
+@command
+def card(c: Context, domain: str) -> None:
+    """Print the model card of the present release."""
+    from shared.release import CARD_FILE, read_release, release_folder
+
+    read_release(release_folder(domain))
+    print((release_folder(domain) / CARD_FILE).read_text(encoding="utf-8"))
+
+
+@task(help=DOMAIN)
+@command
+def publish(c: Context, domain: str) -> None:
+    """Upload models/<domain>/webgpu to the Hub as one commit, if its gates allow it.
+
+    The token is found where huggingface_hub finds it: HF_TOKEN, or `hf auth login`.
+    """
+    from shared.domain import load_domain
+    from shared.pipeline import publish_release
+
+    published = publish_release(load_domain(domain))
+    print(f"{published.url} at {published.revision}")
+
+
+@task
+@command
+def domains(c: Context) -> None:
+    """List the domains, their rungs, and how many held-out records they have."""
+    from shared.card.tables import table
+    from shared.domain import domain_names, load_domain
+    from shared.report import TERMINAL
+
+    rows = [
+        (d.name, str(len(d.records)), " → ".join(rung.name for rung in d.chain.rung))
+        for d in map(load_domain, domain_names())
+    ]
+    print(table(("domain", "records", "rungs"), rows, TERMINAL))
+
+
+@task(help={"domain": "only this one"})
+@command
+def status(c: Context, domain: str = "") -> None:
+    """Show the acceptance list of every domain: done, failed or not measured."""
+    from shared.domain import load_domain
+    from shared.report import status as report
+
+    print(report([load_domain(domain).name] if domain else None))
+
+
+@task
+@command
+def doctor(c: Context) -> None:
+    """Say what is installed, what is missing, and the command that mends it."""
+    from shared.setup.doctor import check as examine
+    from shared.setup.doctor import failed, render
+
+    findings = examine()
+    print(render(findings))
+    if failed(findings):
+        raise UserError("something that is needed is missing; see the table")
+
+
+@task(help={"domain": "only this domain's release", "port": "0 takes a free one"})
+@command
+def serve(c: Context, domain: str = "", port: int = 0, open_browser: bool = False) -> None:
+    """Open a page on 127.0.0.1 where a person can try the released models."""
+    from shared.domain import domain_names, load_domain
+    from shared.release import read_release, release_folder
+    from shared.webgpu_bench.driver import serve_page
+
+    wanted = [load_domain(domain).name] if domain else domain_names()
+    if domain:
+        read_release(release_folder(domain))
+    found = {n: release_folder(n) for n in wanted if release_folder(n).is_dir()}
+    if not found:
+        raise UserError("nothing is released yet; run `./inv release --domain <name>` first")
+    serve_page(found, port=port, open_browser=open_browser)
+
+
+@task(help={"releases": "the release folders in models/ as well"})
+@command
+def clean(c: Context, releases: bool = False) -> None:
+    """Delete build/ (everything in it can be made again); never touches merged weights."""
+    shutil.rmtree(paths.build(), ignore_errors=True)
+    print(f"deleted {paths.shown(paths.build())}/")
+    if releases:
+        for folder in sorted(paths.root().glob("models/*/webgpu")):
+            shutil.rmtree(folder)
+            print(f"deleted {paths.shown(folder)}/")
+
+
+@task(help={"fast": "leave out the slow tests (real model, real browser)", "k": "pytest's -k"})
+@command
+def test(c: Context, fast: bool = False, k: str = "") -> None:
+    """Run the tests: unit tests, then the embedded model and a real browser end to end."""
+    words = ["python", "-m", "pytest"] + (["-m", "not slow"] if fast else [])
+    words += ["-k", f"'{k}'"] if k else []
+    if not c.run(" ".join(words), warn=True):
+        raise Exit(code=1)
+
+
+@task
+@command
+def readme(c: Context) -> None:
+    """Renew the command output that README.md shows; the tests check that it is current."""
+    from shared.readme import renew
+
+    for words in renew():
+        print(words)
+
+
+@task
+@command
+def lint(c: Context) -> None:
+    """Run ruff and mypy, and refuse any file over 400 lines."""
+    c.run("ruff check .")
+    c.run("ruff format --check .")
+    c.run("mypy")
+    tracked = c.run("git ls-files '*.py' '*.js' '*.html' '*.css' inv", hide=True).stdout.split()
+    for name in tracked:
+        if len(Path(name).read_text(encoding="utf-8").splitlines()) > 400:
+            raise UserError(f"{name}: over 400 lines")

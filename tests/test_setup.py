@@ -1,0 +1,249 @@
+"""Setting up: `./inv` itself (against stubs of python, pip and npm), the browser, the doctor."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from shared import paths
+from shared.errors import UserError
+from shared.setup import browser, doctor, lock
+
+NEEDED = ("sh", "cat", "cksum", "sed", "tail", "date", "mkdir", "mv", "rm", "rmdir", "sleep",
+          "grep", "dirname", "chmod")  # fmt: skip
+# Stands for python3.11: `-m venv` makes an environment whose programs write down what they are told.
+PYTHON = """#!/bin/sh
+[ "$1" = -c ] && exit 0
+mkdir -p .venv/bin
+for program in python pip invoke; do
+    printf '#!/bin/sh\\nexec sh "$STUBS/%s.sh" "$@"\\n' $program > .venv/bin/$program
+    chmod +x .venv/bin/$program
+done
+echo venv >> "$STUBS/calls"
+"""
+PIP = (
+    'echo "pip $*" >> "$STUBS/calls"; [ ! -e "$STUBS/slow" ] || sleep 0.3; [ ! -e "$STUBS/broken" ]'
+)
+BROWSER = 'echo browser >> "$STUBS/calls"; [ -e "$STUBS/chrome" ] && echo "$STUBS/chrome"'
+NPM = '#!/bin/sh\necho "npm $*" >> "$STUBS/calls"; mkdir -p node_modules'
+INVOKE = 'echo "$PWD|$*|$OLIVE_DISABLE_TELEMETRY"'
+
+
+def executable(path: Path, text: str = "#!/bin/sh\n") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+    return path
+
+
+@dataclass
+class Clone:
+    """A clone with nothing but `inv` and the locks, on a PATH with nothing but what inv needs."""
+
+    root: Path
+    stubs: Path
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def command(self) -> list[str]:
+        return [str(self.root / "inv"), "greet", "--name", "you and me"]
+
+    def run(self, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.command(), cwd=cwd or self.root, env=self.environment, text=True,
+            capture_output=True, timeout=30,
+        )  # fmt: skip
+
+    def calls(self) -> list[str]:
+        """What was done since the last question."""
+        log = self.stubs / "calls"
+        done = log.read_text().splitlines() if log.exists() else []
+        log.unlink(missing_ok=True)
+        return done
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Clone:
+    root, stubs, tools = tmp_path / "a clone", tmp_path / "stubs", tmp_path / "bin"
+    bench = root / "shared" / "webgpu_bench"
+    bench.mkdir(parents=True)
+    shutil.copy2(paths.REPOSITORY / "inv", root / "inv")
+    (root / "requirements.lock").write_text("torch==2.13.0\nzlib==1.0\n")
+    (bench / "package-lock.json").write_text("{}")
+    executable(tools / "python3.11", PYTHON)
+    executable(tools / "npm", NPM)
+    executable(stubs / "chrome")
+    for name, text in (("python", BROWSER), ("pip", PIP), ("invoke", INVOKE)):
+        (stubs / f"{name}.sh").write_text(text)
+    for name in NEEDED:
+        (tools / name).symlink_to(str(shutil.which(name)))
+    return Clone(root, stubs, {"PATH": str(tools), "STUBS": str(stubs), "HOME": str(tmp_path)})
+
+
+class TestInv:
+    def test_sets_up_once_and_hands_its_arguments_to_invoke(self, clone: Clone) -> None:
+        first, done = clone.run(), clone.calls()
+        assert first.stdout == f"{clone.root}|greet --name you and me|1\n", first.stderr
+        assert done[:3] == ["venv", "pip install torch==2.13.0",
+                            "pip install --no-deps -r requirements.lock"]  # fmt: skip
+        assert "npm ci --ignore-scripts" in done
+        assert "[5/5]" in first.stderr
+        again = clone.run(cwd=clone.stubs)
+        assert (again.stdout, again.stderr, clone.calls()) == (first.stdout, "", [])
+
+    def test_installs_a_changed_lock_over_the_old_one(self, clone: Clone) -> None:
+        clone.run(), clone.calls()
+        (clone.root / "requirements.lock").write_text("torch==2.14.0\n")
+        assert "[1/2]" in clone.run().stderr
+        assert clone.calls()[0] == "pip install torch==2.14.0"
+        (clone.root / "shared/webgpu_bench/package-lock.json").write_text('{"changed": 1}')
+        clone.run()
+        assert clone.calls() == ["npm ci --ignore-scripts"]
+
+    def test_makes_a_half_made_or_moved_environment_anew(self, clone: Clone) -> None:
+        clone.run(), clone.calls()
+        (clone.root / ".venv" / "stamp").unlink()
+        clone.run()
+        assert clone.calls()[0] == "venv"
+        clone.root = clone.root.rename(clone.root.with_name("moved"))
+        assert clone.run().stdout.startswith(f"{clone.root}|")
+        assert clone.calls()[0] == "venv"
+
+    def test_shows_why_pip_failed_and_tries_again_the_next_time(self, clone: Clone) -> None:
+        (clone.stubs / "pip.sh").write_text("echo no such wheel; exit 1")
+        failed = clone.run()
+        assert failed.returncode == 1
+        assert "| no such wheel" in failed.stderr
+        assert ".venv/setup.log" in failed.stderr
+        assert not (clone.root / "build/.setup-lock").exists()
+        (clone.stubs / "pip.sh").write_text(PIP)
+        assert clone.run().returncode == 0
+
+    def test_goes_on_without_browser_and_npm_and_says_so_once(self, clone: Clone) -> None:
+        (clone.stubs / "chrome").unlink()
+        (Path(clone.environment["PATH"]) / "npm").unlink()
+        first = clone.run()
+        assert first.stdout.endswith("|1\n")
+        assert "./.venv/bin/python -m shared.setup.browser --install" in first.stderr
+        assert "npm ci --ignore-scripts" in first.stderr
+        assert clone.run().stderr == ""
+
+    def test_looks_for_a_browser_again_when_the_one_it_knew_is_gone(self, clone: Clone) -> None:
+        clone.run(), clone.calls()
+        (clone.root / ".venv" / "browser").write_text("/gone/chrome\n")
+        clone.run()
+        assert set(clone.calls()) == {"browser"}
+
+    def test_waits_for_another_first_call(self, clone: Clone) -> None:
+        (clone.stubs / "slow").touch()
+        one = subprocess.Popen(clone.command(), env=clone.environment, stderr=subprocess.DEVNULL,
+                               stdout=subprocess.DEVNULL)  # fmt: skip
+        while not (clone.root / "build/.setup-lock/pid").exists():
+            time.sleep(0.01)
+        two = clone.run()
+        assert one.wait(timeout=20) == 0 and two.returncode == 0
+        assert f"process {one.pid} is setting up" in two.stderr
+        assert clone.calls().count("venv") == 1
+
+    def test_clears_the_lock_of_a_killed_call(self, clone: Clone) -> None:
+        dead = subprocess.Popen(["true"])
+        dead.wait()
+        held = clone.root / "build/.setup-lock"
+        held.mkdir(parents=True)
+        (held / "pid").write_text(f"{dead.pid}\n")
+        assert clone.run().returncode == 0
+
+    def test_names_what_to_install_where_there_is_no_python(self, clone: Clone) -> None:
+        (Path(clone.environment["PATH"]) / "python3.11").unlink()
+        failed = clone.run()
+        assert failed.returncode == 1
+        assert "no Python 3.11 or 3.12 on PATH" in failed.stderr
+
+
+class TestFindBrowser:
+    @pytest.fixture(autouse=True)
+    def _nothing_installed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("CHROME_PATH", raising=False)
+        monkeypatch.setenv("PATH", str(tmp_path))
+        monkeypatch.setenv("PLAYWRIGHT_BROWSERS_PATH", str(tmp_path / "playwright"))
+        monkeypatch.setattr("sys.platform", "linux")
+
+    def test_takes_chrome_before_chromium(self, tmp_path: Path) -> None:
+        executable(tmp_path / "chromium")
+        assert browser.find_browser() == browser.Browser(tmp_path / "chromium", "chromium")
+        executable(tmp_path / "google-chrome")
+        assert browser.find_browser() == browser.Browser(tmp_path / "google-chrome", "chrome")
+
+    def test_takes_the_one_that_CHROME_PATH_names_before_all(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        executable(tmp_path / "google-chrome")
+        mine = executable(tmp_path / "mine", "#!/bin/sh\necho 'sh: oops' >&2; echo Chrome 1.2.3")
+        monkeypatch.setenv("CHROME_PATH", str(mine))
+        found = browser.require_browser()
+        assert (found.path, found.kind, found.version) == (mine, "CHROME_PATH", "Chrome 1.2.3")
+
+    def test_refuses_a_CHROME_PATH_that_cannot_be_run(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        executable(tmp_path / "chromium")
+        monkeypatch.setenv("CHROME_PATH", "/no/chrome")
+        with pytest.raises(UserError, match="CHROME_PATH=/no/chrome: not an executable"):
+            browser.find_browser()
+
+    def test_says_how_to_get_one_where_there_is_none(self) -> None:
+        assert browser.find_browser() is None
+        with pytest.raises(UserError, match="browser --install"):
+            browser.require_browser()
+
+    def test_trusts_no_installer_whose_browser_does_not_start(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(browser, "_may_use_apt", lambda: False)
+        monkeypatch.setattr(
+            browser, "_by_playwright", lambda: executable(tmp_path / "chromium") and ""
+        )
+        with pytest.raises(UserError, match="installed, but it does not start"):
+            browser.install_browser()
+
+
+class TestDoctor:
+    def test_finds_a_wrong_pin_and_a_missing_package(self, tmp_path: Path) -> None:
+        pins = tmp_path / "requirements.lock"
+        pins.write_text('# why\ninvoke==0.1\nno-such-thing==1\nx==1 ; sys_platform == "win32"\n')
+        wrong = {f.name: f for f in doctor.check(pins) if f.mend == doctor.REMAKE}
+        assert set(wrong) == {"invoke", "no-such-thing"}
+        assert "locked ==0.1" in wrong["invoke"].found
+        assert doctor.failed(list(wrong.values()))
+
+    def test_says_what_each_domain_lacks_and_never_shows_the_token(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "domains" / "tax").mkdir(parents=True)
+        monkeypatch.setenv("DOCINTEL_ROOT", str(tmp_path))
+        monkeypatch.setenv("HF_TOKEN", "hf_secret")
+        report = doctor.render(doctor.check())
+        assert "tax weights" in report and "models/tax/merged" in report
+        assert "hf_secret" not in report and "present" in report
+
+    def test_fails_on_what_is_missing_and_not_on_a_warning(self) -> None:
+        assert not doctor.failed([doctor.Finding("GPU", "warn", "none")])
+        assert doctor.failed([doctor.Finding("node", "missing", "none")])
+
+
+class TestLock:
+    def test_holds_all_that_is_needed_and_nothing_else(self) -> None:
+        text = (paths.REPOSITORY / "requirements.lock").read_text()
+        assert text == lock.render(lock.direct((lock.ROOT / "requirements.in").read_text()))
+        assert not any(word in text for word in ("nvidia", "triton", "+cpu", "llama"))
+
+
+def test_the_shell_scripts_parse() -> None:
+    for shell, script in (("sh", "inv"), ("bash", ".ci/run")):
+        assert os.access(paths.REPOSITORY / script, os.X_OK)
+        subprocess.run([shell, "-n", str(paths.REPOSITORY / script)], check=True)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,15 @@ from invoke import Context, Exit, task
 
 from shared import paths
 from shared.errors import UserError
+
+for name, value in {
+    "OLIVE_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}.items():
+    os.environ.setdefault(name, value)
+
+PYTHON = f"{sys.executable} -m "
 
 DOMAIN = {"domain": "the folder in domains/ to work on"}
 RUNGS = {
@@ -255,9 +266,8 @@ def clean(c: Context, releases: bool = False) -> None:
 @command
 def test(c: Context, fast: bool = False, k: str = "") -> None:
     """Run the tests: unit tests, then the embedded model and a real browser end to end."""
-    words = ["python", "-m", "pytest"] + (["-m", "not slow"] if fast else [])
-    words += ["-k", f"'{k}'"] if k else []
-    if not c.run(" ".join(words), warn=True):
+    words = ["pytest", *(["-m", "'not slow'"] if fast else []), *(["-k", f"'{k}'"] if k else [])]
+    if not c.run(PYTHON + " ".join(words), warn=True):
         raise Exit(code=1)
 
 
@@ -275,9 +285,9 @@ def readme(c: Context) -> None:
 @command
 def lint(c: Context) -> None:
     """Run ruff and mypy, and refuse any file over 400 lines."""
-    c.run("ruff check .")
-    c.run("ruff format --check .")
-    c.run("mypy")
+    for words in ("ruff check .", "ruff format --check .", "mypy"):
+        if not c.run(PYTHON + words, warn=True):
+            raise Exit(code=1)
     tracked = c.run("git ls-files '*.py' '*.js' '*.html' '*.css' inv", hide=True).stdout.split()
     for name in tracked:
         if len(Path(name).read_text(encoding="utf-8").splitlines()) > 400:

@@ -13,6 +13,7 @@ from shared.domain import Gate
 from shared.errors import UserError
 from shared.manifest import Manifest, Measurement, Strict, Value
 from shared.strict import nearest
+from shared.units import number
 
 Outcome = Literal["pass", "fail", "not measured"]
 
@@ -67,7 +68,7 @@ def _judge(gate: Gate, measurement: Measurement) -> GateResult:
         measurement=gate.measurement,
         outcome=outcome,
         value=measurement.value,
-        bound=bound_text(gate),
+        bound=bound_text(gate, measurement.unit),
         blocks=gate.blocks,
         reason=reason,
     )
@@ -78,12 +79,10 @@ def _outcome(gate: Gate, measurement: Measurement) -> tuple[Outcome, str]:
         return "not measured", measurement.reason or "not measured"
     if gate.hardware_only and measurement.software_adapter:
         return "not measured", "software adapter: its speed says nothing about a GPU"
-    holds = _holds(gate, measurement.value)
-    shown = f"{measurement.value:g}" if isinstance(measurement.value, float) else measurement.value
-    text = f"{shown} {measurement.unit}".strip()
-    if holds:
+    text = number(measurement.value, measurement.unit)
+    if _holds(gate, measurement.value):
         return "pass", text
-    return "fail", measurement.reason or f"{text}, wanted {bound_text(gate)}"
+    return "fail", measurement.reason or f"{text}, wanted {bound_text(gate, measurement.unit)}"
 
 
 def _holds(gate: Gate, value: bool | int | float | str) -> bool:
@@ -96,10 +95,10 @@ def _holds(gate: Gate, value: bool | int | float | str) -> bool:
     return gate.at_most is not None and value <= gate.at_most
 
 
-def bound_text(gate: Gate) -> str:
+def bound_text(gate: Gate, unit: str) -> str:
     """The bound as a person reads it."""
     if gate.at_least is not None:
-        return f"≥ {gate.at_least:,g}"
+        return f"≥ {number(gate.at_least, unit)}"
     if gate.at_most is not None:
-        return f"≤ {gate.at_most:,.12g}"
-    return f"= {str(gate.equals).lower()}"
+        return f"≤ {number(gate.at_most, unit)}"
+    return number(gate.equals, unit)

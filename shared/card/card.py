@@ -124,7 +124,8 @@ def _bench_note(release: Release) -> str:
     facts = release.facts.get("bench", {})
     if "browser" not in facts:
         return "No browser was at hand."
-    return f"{facts['browser']}, {facts['dtype']}: {facts['dtype_reason']}."
+    where = release.measurements["bench.loads"].where
+    return f"{where}; {facts['browser']}. Why {facts['dtype']}: {facts['dtype_reason']}."
 
 
 def _files_table(walked: Walk) -> str:

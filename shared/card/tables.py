@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 
 from tabulate import tabulate
@@ -9,13 +10,24 @@ from tabulate import tabulate
 from shared.chain import Attempt
 from shared.gates import GateResult
 from shared.manifest import Measurement
+from shared.units import number
 
 Rows = Sequence[Sequence[str]]
 
 
 def table(headers: Sequence[str], rows: Rows, style: str = "github") -> str:
-    """A table in tabulate's style; figures stay text, as they were formatted."""
-    return tabulate(rows, headers=list(headers), tablefmt=style, disable_numparse=True)
+    """A table in tabulate's style; figures stay text. On a terminal the last column is wrapped."""
+    widths: list[int | None] | None = None
+    if style != "github":
+        taken = sum(max(len(r[i]) for r in [headers, *rows]) + 3 for i in range(len(headers) - 1))
+        widths = [None] * (len(headers) - 1) + [max(24, _terminal_width() - taken - 4)]
+    return tabulate(
+        rows, headers=list(headers), tablefmt=style, disable_numparse=True, maxcolwidths=widths
+    )
+
+
+def _terminal_width() -> int:
+    return shutil.get_terminal_size((140, 24)).columns
 
 
 def shown(measurement: Measurement | None) -> str:
@@ -30,20 +42,6 @@ def shown(measurement: Measurement | None) -> str:
     if measurement.software_adapter and measurement.unit in ("s", "tokens/s"):
         text += " (software adapter)"
     return text
-
-
-def number(value: bool | int | float | str | None, unit: str) -> str:
-    """`0.975, share` → 97.5 %; bytes in GB or MB (1e9, 1e6); other floats to three figures."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int | float):
-        if unit == "share":
-            return f"{100 * value:.1f} %"
-        if unit == "B":
-            return f"{value / 1e9:.3f} GB" if value >= 1e8 else f"{value / 1e6:.1f} MB"
-        figure = f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
-        return f"{figure} {unit}".strip()
-    return f"{value} {unit}".strip()
 
 
 def attempts_table(attempts: Sequence[Attempt], style: str = "github") -> str:
@@ -65,6 +63,5 @@ def measurements_table(
     rows = []
     for name, words in names.items():
         m = measurements.get(name)
-        how = "; ".join(filter(None, (m.how, m.where))) if m else ""
-        rows.append((words, shown(m), how))
+        rows.append((words, shown(m), m.how if m else ""))
     return table(("measurement", "value", "how"), rows, style)

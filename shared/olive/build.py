@@ -33,6 +33,7 @@ def build_stage(domain: Domain, rung: Rung, source: Source, *, force: bool = Fal
         inputs={"weights": weights_hash(source.folder)},
         settings={"olive": workflow, "dtypes": list(DTYPES)},
         tools=tool_versions(*TOOLS),
+        code=2,
     )
     return run_stage(plan, lambda work: _build(workflow, source.folder, work), force=force)
 

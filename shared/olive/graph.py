@@ -35,6 +35,16 @@ OPSET = 21
 onnxruntime-web's WebGPU kernels register."""
 
 
+DIMENSIONS = {
+    "batch": "batch_size",
+    "sequence_len": "sequence_length",
+    "past_sequence_len": "past_sequence_length",
+    "past_seq_len + seq_len": "total_sequence_length",
+    "past_sequence_len + sequence_len": "total_sequence_length",
+}
+"""Mobius's names → the usual ones; a new one there fails loudly."""
+
+
 @dataclass(frozen=True)
 class BareGraph:
     """A model without weights.
@@ -89,6 +99,8 @@ def _portable(proto: onnx.ModelProto) -> onnx.ModelProto:
             # ONNX 23's name for what onnxruntime has long had as a fused WebGPU kernel.
             node.op_type = "SimplifiedLayerNormalization"
             node.attribute.append(onnx.helper.make_attribute("stash_type", 1))
+    for value in (*proto.graph.input, *proto.graph.output):
+        _name_dimensions(value)
     del proto.graph.value_info[:]
     del proto.graph.metadata_props[:]
     del proto.metadata_props[:]
@@ -98,6 +110,15 @@ def _portable(proto: onnx.ModelProto) -> onnx.ModelProto:
             opset.version = OPSET
     proto.ir_version = 10
     return proto
+
+
+def _name_dimensions(value: onnx.ValueInfoProto) -> None:
+    """Give symbolic dimensions the names Transformers.js knows; it takes any other for 0."""
+    for dimension in value.type.tensor_type.shape.dim:
+        if dimension.dim_param:
+            if dimension.dim_param not in DIMENSIONS:
+                raise RungFailed(f"{value.name}: unknown dimension {dimension.dim_param!r}")
+            dimension.dim_param = DIMENSIONS[dimension.dim_param]
 
 
 class _quiet:

@@ -20,6 +20,7 @@ from shared.errors import RungFailed
 from shared.olive.blockwise import quantize
 from shared.olive.external_data import ExternalDataWriter
 from shared.olive.graph import BareGraph, StateDict
+from shared.olive.weights import forget_pages
 
 TORCH_TYPES = {onnx.TensorProto.FLOAT: torch.float32, onnx.TensorProto.FLOAT16: torch.float16}
 
@@ -51,9 +52,10 @@ def write_int4(
     return data.chunks
 
 
-def quantizable(graph: BareGraph) -> int:
-    """How many weights `write_int4` will report through `on_weight`."""
-    return sum(n.op_type == "MatMul" for n in graph.proto.graph.node)
+def quantizable(graph: BareGraph, options: Int4Options) -> int:
+    """How many times `write_int4` will report through `on_weight`."""
+    heads = sum(n.op_type == "MatMul" for n in graph.proto.graph.node)
+    return heads + options.quantize_embedding
 
 
 class _Rewriter:
@@ -73,6 +75,7 @@ class _Rewriter:
         self.float_type = TORCH_TYPES[self.g.output[0].type.tensor_type.elem_type]
         self.constants: dict[str, onnx.NodeProto] = {}
         self.done = {tensor.name for tensor in self.g.initializer}
+        self.stems: dict[tuple[int, torch.Size], str] = {}
 
     def run(self) -> None:
         nodes = list(self.g.node)
@@ -169,16 +172,25 @@ class _Rewriter:
 
     def _quantized(self, name: str) -> str:
         """Quantise and store the weight once; the stem under which its two tensors lie."""
+        weight = self._value(name)
         stem = self._stem(name)
+        if name not in self.constants:  # a folded weight's memory may be another's next time
+            stem = self.stems.setdefault(_identity(weight), stem)
+        self.on_weight(stem)
         if f"{stem}_q4" not in self.done:
-            self.on_weight(stem)
             try:
-                packed, scales = quantize(self._value(name), self.options.block_size)
+                packed, scales = quantize(weight, self.options.block_size)
             except ValueError as error:
                 raise RungFailed(f"{stem}: {error}") from error
             self._store(f"{stem}_q4", packed)
             self._store(f"{stem}_scales", scales.to(self.float_type))
+            for part in self._parts(name):
+                forget_pages(self.weights[part])
         return stem
+
+    def _parts(self, name: str) -> list[str]:
+        """The weights that `name` is folded from; itself, where nothing is folded."""
+        return list(self.constants[name].input) if name in self.constants else [name]
 
     def _stem(self, name: str) -> str:
         """A stable name: the weight's own, or the first part's with `qkv` for a fused one."""
@@ -201,3 +213,8 @@ class _Rewriter:
             if len(tensor.raw_data) > 1024:
                 array = torch.from_numpy(onnx.numpy_helper.to_array(tensor).copy())
                 tensor.CopyFrom(self.data.add(tensor.name, array))
+
+
+def _identity(weight: torch.Tensor) -> tuple[int, torch.Size]:
+    """Two names for the same bytes (a tied head) are one weight."""
+    return weight.data_ptr(), weight.shape

@@ -47,7 +47,7 @@ class StreamingModelBuilder(ModelBuilder):
         name = "model_q4.onnx" if config.use_webgpu_fp32 else "model_q4f16.onnx"
         out.mkdir(parents=True, exist_ok=True)
         graph = build_graph(folder, dtype)
-        with bar(f"quantise {name}", quantizable(graph), "weights") as step:
+        with bar(f"quantise {name}", quantizable(graph, options), "weights") as step:
             write_int4(graph, load_weights(folder), out / name, options, step)
         write_ort_genai_config(graph.package, str(out), ep="cpu")
         return ONNXModelHandler(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 from pathlib import Path
 
 import torch
@@ -44,3 +46,18 @@ def load_weights(folder: Path) -> dict[str, torch.Tensor]:
     for name in weight_files(folder):
         weights |= load_file(folder / name)
     return weights
+
+
+def forget_pages(tensor: torch.Tensor) -> None:
+    """Tell the system that a memory-mapped tensor's pages may go: they count as memory until then.
+
+    The pages are clean, so that they are read from the file again should anyone still look.
+    `tensor` must come from `load_weights`; memory that torch allocated would be lost.
+    """
+    start = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
+    end = (tensor.data_ptr() + tensor.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
+    if end > start:
+        _libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), mmap.MADV_DONTNEED)
+
+
+_libc = ctypes.CDLL(None, use_errno=True)

@@ -1,0 +1,17 @@
+"""Figures as a person reads them."""
+
+from __future__ import annotations
+
+
+def number(value: bool | int | float | str | None, unit: str) -> str:
+    """`0.975, share` → 97.5 %; bytes in GB or MB (1e9, 1e6); other floats to three figures."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int | float):
+        if unit == "share":
+            return f"{100 * value:.1f} %"
+        if unit == "B":
+            return f"{value / 1e9:.3f} GB" if value >= 1e8 else f"{value / 1e6:.1f} MB"
+        figure = f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
+        return f"{figure} {unit}".strip()
+    return f"{value} {unit}".strip()

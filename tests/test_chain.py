@@ -1,0 +1,141 @@
+"""The chain tries rungs in order and remembers in one sentence why each ended."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from shared.chain import Options, select_records, walk
+from shared.domain import load_domain
+from shared.errors import UserError
+
+Tiny = Callable[[str], Path]
+Edit = Callable[[str, str, str], None]
+
+BUILD_ONLY = Options(until="package")
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+def give(root: Path, name: str, model: Path) -> None:
+    shutil.copytree(model, root / "models" / "legal" / name)
+
+
+class TestTheFirstRung:
+    def test_is_taken_where_its_folder_is_there(self, root: Path, tiny: Tiny) -> None:
+        give(root, "merged", tiny("qwen2"))
+        walked = walk(load_domain("legal"), BUILD_ONLY)
+        assert walked.rung and walked.rung.name == "smollm3"
+        assert [a.outcome for a in walked.attempts] == ["taken"]
+
+    def test_leaves_a_package_that_both_runtimes_can_read(self, root: Path, tiny: Tiny) -> None:
+        give(root, "merged", tiny("qwen2"))
+        package = walk(load_domain("legal"), BUILD_ONLY).package
+        names = {p.relative_to(package).as_posix() for p in package.rglob("*") if p.is_file()}
+        assert {
+            "config.json",
+            "generation_config.json",
+            "genai_config.json",
+            "tokenizer.json",
+            "tokenizer_config.json",
+            "onnx/model_q4f16.onnx",
+            "onnx/model_q4f16.onnx_data",
+            "onnx/model_q4.onnx",
+            "onnx/model_q4.onnx_data",
+        } <= names
+
+
+class TestSkippedRungs:
+    def test_each_say_why_in_one_sentence(self, root: Path, embedded: Path) -> None:
+        walked = walk(load_domain("legal"), Options(until="source"))
+        reasons = {a.rung: a.reason for a in walked.attempts}
+        assert walked.rung and walked.rung.name == "embedded"
+        assert [a.outcome for a in walked.attempts] == ["skipped"] * 4 + ["taken"]
+        assert "models/legal/merged: the folder is not there" in reasons["smollm3"]
+        assert "HF_HUB_OFFLINE" in reasons["base-with-prompt"]
+        assert all("\n" not in reason for reason in reasons.values())
+
+    def test_are_told_from_failed_ones(self, root: Path, tiny: Tiny) -> None:
+        give(root, "merged", tiny("qwen2"))
+        config = root / "models" / "legal" / "merged" / "config.json"
+        config.write_text(config.read_text().replace('"qwen2"', '"fnet"'))
+        attempt = walk(load_domain("legal"), BUILD_ONLY).attempts[0]
+        assert (attempt.outcome, attempt.stage) == ("failed", "build")
+        assert "no graph is known for 'fnet'" in attempt.reason
+
+
+def test_one_rung_can_be_asked_for(root: Path, tiny: Tiny) -> None:
+    give(root, "phi3-mini", tiny("phi3"))
+    walked = walk(load_domain("legal"), Options(rung="phi3-mini", until="package"))
+    assert [a.rung for a in walked.attempts] == ["phi3-mini"]
+    settings = walked.manifests["build"].settings["olive"]["passes"]["int4"]
+    assert settings["int4_block_size"] == 128
+
+
+def test_a_rung_that_does_not_exist_is_answered_with_the_nearest(root: Path) -> None:
+    with pytest.raises(UserError, match=r"no rung is named 'phi3'; did you mean 'phi3-mini'"):
+        walk(load_domain("legal"), Options(rung="phi3"))
+
+
+def test_a_build_option_we_do_not_honour_is_refused_not_ignored(
+    root: Path, tiny: Tiny, edit: Edit
+) -> None:
+    give(root, "merged", tiny("qwen2"))
+    edit("olive.json", '"precision": "int4",', '"precision": "int4", "use_qdq": true,')
+    attempt = walk(load_domain("legal"), Options(rung="smollm3", until="build")).attempts[0]
+    assert attempt.outcome == "failed"
+    assert "use_qdq: not supported by the streaming builder" in attempt.reason
+
+
+class TestSharing:
+    def test_two_domains_with_the_same_bytes_build_once(self, root: Path, tiny: Tiny) -> None:
+        shutil.copytree(root / "domains" / "legal", root / "domains" / "tax")
+        give(root, "merged", tiny("qwen2"))
+        shutil.copytree(root / "models" / "legal", root / "models" / "tax")
+        first = walk(load_domain("legal"), BUILD_ONLY)
+        second = walk(load_domain("tax"), BUILD_ONLY)
+        assert not first.done["build"].reused
+        assert second.done["build"].reused and second.done["package"].reused
+
+    def test_the_second_run_does_nothing(self, root: Path, tiny: Tiny) -> None:
+        give(root, "merged", tiny("qwen2"))
+        walk(load_domain("legal"), BUILD_ONLY)
+        again = walk(load_domain("legal"), BUILD_ONLY)
+        assert all(done.reused for done in again.done.values())
+
+    def test_other_weights_are_built_anew(self, root: Path, tiny: Tiny) -> None:
+        give(root, "merged", tiny("qwen2"))
+        walk(load_domain("legal"), BUILD_ONLY)
+        shutil.rmtree(root / "models" / "legal" / "merged")
+        give(root, "merged", tiny("llama"))
+        assert not walk(load_domain("legal"), BUILD_ONLY).done["build"].reused
+
+
+class TestRecords:
+    def test_are_a_sample_of_our_own_by_default(self, root: Path) -> None:
+        selection = select_records(load_domain("legal"), Options())
+        assert (len(selection.records), selection.origin) == (10, "our own held-out records")
+
+    def test_can_be_all_of_them(self, root: Path) -> None:
+        domain = load_domain("legal")
+        assert select_records(domain, Options(records="all")).records == domain.records
+
+    def test_can_come_from_another_file(self, root: Path, tmp_path: Path) -> None:
+        lines = (root / "domains" / "legal" / "eval.jsonl").read_text().splitlines()[:3]
+        other = tmp_path / "mine" / "held.jsonl"
+        other.parent.mkdir()
+        other.write_text("\n".join(lines))
+        selection = select_records(load_domain("legal"), Options(records_file=other))
+        assert (len(selection.records), selection.origin) == (3, "records of mine/held.jsonl")
+
+    @pytest.mark.parametrize("word", ["some", "-1", "0", "1.5"])
+    def test_are_not_counted_in_words(self, root: Path, word: str) -> None:
+        with pytest.raises(UserError, match="--records: a number or 'all' is wanted"):
+            select_records(load_domain("legal"), Options(records=word))

@@ -1,0 +1,112 @@
+"""The commands as a person types them: help that teaches, one clear sentence, trusted exit codes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from shared import paths
+from shared.readme import blocks, render
+
+Edit = Callable[[str, str, str], None]
+
+
+def invoke(*words: str, root: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run invoke in the repository, on the world at `root`, without the Hub."""
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "COLUMNS": "100"}
+    if root:
+        environment["DOCINTEL_ROOT"] = str(root)
+    return subprocess.run(
+        [sys.executable, "-m", "invoke", *words],
+        cwd=paths.REPOSITORY,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+COMMANDS = (
+    "release release-all build check bench bench-all card publish domains status doctor serve "
+    "clean test lint"
+).split()
+
+
+class TestHelp:
+    def test_lists_every_command_with_one_line(self) -> None:
+        listed = invoke("--list").stdout
+        for name in COMMANDS:
+            line = next(ln for ln in listed.splitlines() if ln.split()[:1] == [name])
+            assert len(line.split()) > 3, name
+
+    @pytest.mark.parametrize("name", ["release", "check", "bench"])
+    def test_explains_every_option(self, name: str) -> None:
+        text = invoke("--help", name).stdout
+        assert "--domain" in text and "--rung" in text and "fallback.toml" in text
+
+    @pytest.mark.parametrize("words", ["invoke --list", "invoke domains"])
+    def test_in_the_readme_is_what_the_command_prints(self, words: str) -> None:
+        assert blocks()[words] == render(words), "run `./inv readme`"
+
+
+def fails(root: Path, *words: str) -> str:
+    """The one sentence on stderr of a command that must fail with exit code 1."""
+    run = invoke(*words, root=root)
+    assert run.returncode == 1, run.stderr
+    assert "Traceback" not in run.stderr
+    return run.stderr.strip().splitlines()[-1]
+
+
+class TestBadInputIsOneSentence:
+    def test_for_a_domain_that_does_not_exist(self, root: Path) -> None:
+        sentence = fails(root, "release", "--domain", "nope")
+        assert sentence == "error: domains/nope: no such domain; valid are: legal"
+
+    def test_for_an_unknown_key(self, root: Path, edit: Edit) -> None:
+        edit("fallback.toml", "[bench]", "[bensh]")
+        assert "fallback.toml: bensh: unknown key; did you mean 'bench'?" in fails(
+            root, "release", "--domain", "legal"
+        )
+
+    def test_for_a_syntax_error_in_olive_json(self, root: Path, edit: Edit) -> None:
+        edit("olive.json", '"passes"', "passes")
+        assert "error: domains/legal/olive.json: not valid JSON: Expecting property name" in fails(
+            root, "release", "--domain", "legal"
+        )
+
+    def test_for_a_hub_rung_while_offline(self, root: Path) -> None:
+        started = time.monotonic()
+        run = invoke("release", "--domain", "legal", "--rung", "base-with-prompt", root=root)
+        assert run.returncode == 1 and time.monotonic() - started < 15
+        assert "HF_HUB_OFFLINE" in run.stdout
+        assert "Traceback" not in run.stderr
+
+    def test_for_pickled_weights(self, root: Path) -> None:
+        merged = root / "models" / "legal" / "merged"
+        merged.mkdir(parents=True)
+        for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "model.bin"):
+            (merged / name).write_text("{}")
+        run = invoke("release", "--domain", "legal", "--rung", "smollm3", root=root)
+        assert run.returncode == 1
+        assert "only model.bin, which can run code when read" in run.stdout
+
+    def test_for_publishing_what_was_never_released(self, root: Path) -> None:
+        assert "models/legal/webgpu/release.json: missing; run `./inv release`" in fails(
+            root, "publish", "--domain", "legal"
+        )
+
+    def test_for_serving_nothing(self, root: Path) -> None:
+        assert "nothing is released yet" in fails(root, "serve")
+
+
+class TestStatus:
+    def test_before_any_release_says_so(self, root: Path) -> None:
+        run = invoke("status", root=root)
+        assert run.returncode == 0
+        assert "not measured" in run.stdout and "run `./inv release` first" in run.stdout

@@ -1,0 +1,213 @@
+"""End to end: a real model, a real browser, the whole path; then killed, repeated, refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import onnxruntime_genai as og
+import pytest
+from huggingface_hub import ModelCard
+
+from shared import paths
+from shared.release import read_release
+from shared.setup.browser import find_browser
+from tests.test_commands import invoke
+
+pytestmark = pytest.mark.slow
+Tiny = Callable[[str], Path]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def needs_a_browser() -> None:
+    assert find_browser(), "no browser: run `./inv doctor`"
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, embedded: Path) -> Path:
+    """A root in which the embedded model was released once for `legal`; 3 records, real browser."""
+    root = tmp_path_factory.mktemp("world")
+    shutil.copytree(paths.REPOSITORY / "domains" / "legal", root / "domains" / "legal")
+    share_embedded(root)
+    run = invoke("release", "--domain", "legal", "--records", "3", root=root)
+    assert run.returncode == 0, run.stdout + run.stderr
+    (root / "stdout.txt").write_text(run.stdout)
+    return root
+
+
+def share_embedded(root: Path) -> None:
+    """Take the dequantised model over by hard links instead of making it again."""
+    made = paths.REPOSITORY / "build" / "embedded"
+    shutil.copytree(made, root / "build" / "embedded", copy_function=os.link)
+
+
+def keys(root: Path) -> dict[str, float]:
+    """Every finished stage's manifest and when it was written."""
+    return {str(p): p.stat().st_mtime for p in root.glob("build/*/*/manifest.json")}
+
+
+class TestTheEmbeddedRelease:
+    def test_names_the_rung_and_why_the_four_before_it_were_skipped(self, world: Path) -> None:
+        release = read_release(world / "models" / "legal" / "webgpu")
+        assert release.rung == "embedded"
+        assert [a.outcome for a in release.attempts] == ["skipped"] * 4 + ["taken"]
+        assert all(a.reason and "\n" not in a.reason for a in release.attempts)
+
+    def test_prints_rungs_gates_and_where_it_lies(self, world: Path) -> None:
+        printed = (world / "stdout.txt").read_text()
+        for words in ("smollm3", "skipped", "decode speed", "not measured", "models/legal/webgpu"):
+            assert words in printed
+
+    def test_agrees_token_for_token_between_browser_and_cpu(self, world: Path) -> None:
+        measured = read_release(world / "models" / "legal" / "webgpu").measurements
+        assert measured["bench.loads"].value is True
+        assert measured["bench.greedy_agreement"].value == 1.0
+        assert measured["bench.gpu_errors"].value == 0
+        assert 5e7 < float(measured["bench.peak_gpu_bytes"].value or 0) < 1e9
+
+    def test_never_passes_a_speed_gate_on_a_software_adapter(self, world: Path) -> None:
+        release = read_release(world / "models" / "legal" / "webgpu")
+        gate = next(g for g in release.gates if g.name == "decode speed")
+        if release.facts["bench"]["software_adapter"]:
+            assert gate.outcome == "not measured"
+
+    def test_loads_in_onnxruntime_genai_as_it_lies(self, world: Path) -> None:
+        model = og.Model(str(world / "models" / "legal" / "webgpu"))
+        tokenizer = og.Tokenizer(model)
+        ids = tokenizer.encode("The capital of France is")
+        parameters = og.GeneratorParams(model)
+        parameters.set_search_options(max_length=len(ids) + 3, do_sample=False)
+        generator = og.Generator(model, parameters)
+        generator.append_tokens(ids)
+        while not generator.is_done():
+            generator.generate_next_token()
+        assert "Paris" in tokenizer.decode(generator.get_sequence(0))
+
+    def test_has_a_card_that_the_hub_accepts(self, world: Path) -> None:
+        card = ModelCard.load(world / "models" / "legal" / "webgpu" / "README.md")
+        assert card.data.base_model == "HuggingFaceTB/SmolLM2-135M-Instruct"
+        assert card.data.base_model_relation == "quantized"
+        assert card.data.library_name == "transformers.js"
+        assert card.data.license == "apache-2.0"
+        assert card.data.eval_results
+        for words in ("software adapter", "embedded", "Not to be published", "@huggingface/transformers"):
+            assert words in card.text
+        assert "{{" not in card.text.replace("[{{", "")
+
+    def test_lists_every_file_with_its_hash(self, world: Path) -> None:
+        folder = world / "models" / "legal" / "webgpu"
+        release = read_release(folder)
+        on_disk = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+        assert on_disk == {*release.files, "release.json"}
+
+    def test_says_nothing_of_this_machine(self, world: Path) -> None:
+        folder = world / "models" / "legal" / "webgpu"
+        for path in folder.rglob("*"):
+            if path.is_file():
+                content = path.read_bytes()
+                assert str(world).encode() not in content, path
+                assert str(paths.REPOSITORY).encode() not in content, path
+
+    def test_is_not_made_again(self, world: Path) -> None:
+        before = keys(world)
+        started = time.monotonic()
+        run = invoke("release", "--domain", "legal", "--records", "3", root=world)
+        assert run.returncode == 0
+        assert time.monotonic() - started < 5
+        assert keys(world) == before
+
+    def test_must_not_be_published(self, world: Path) -> None:
+        run = invoke("release", "--domain", "legal", "--records", "3", "--publish", root=world)
+        assert run.returncode == 1
+        assert "rung embedded: publishable is false" in run.stderr
+        assert "Traceback" not in run.stderr
+
+    def test_shows_in_status(self, world: Path) -> None:
+        printed = invoke("status", root=world).stdout
+        assert "done" in printed and "software adapter: its speed says nothing" in printed
+
+
+@pytest.mark.parametrize("architecture", ["qwen2", "smollm3", "phi3"])
+def test_a_merged_model_is_released_through_the_browser_by_the_first_rung(
+    root: Path, tiny: Tiny, architecture: str
+) -> None:
+    shutil.copytree(tiny(architecture), root / "models" / "legal" / "merged")
+    run = invoke("release", "--domain", "legal", "--records", "1", root=root)
+    assert run.returncode == 0, run.stdout + run.stderr
+    release = read_release(root / "models" / "legal" / "webgpu")
+    assert release.rung == "smollm3"
+    assert release.measurements["bench.greedy_agreement"].value == 1.0
+
+
+def test_a_copied_folder_is_a_new_domain(root: Path, tiny: Tiny) -> None:
+    shutil.copytree(root / "domains" / "legal", root / "domains" / "tax")
+    shutil.copytree(tiny("qwen2"), root / "models" / "tax" / "merged")
+    run = invoke("release", "--domain", "tax", "--records", "1", root=root)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "tax" in (root / "models" / "tax" / "webgpu" / "README.md").read_text()
+
+
+class TestKilled:
+    """kill -9 in the middle of a stage; the next run finishes, and finished stages stay."""
+
+    @pytest.mark.parametrize("stage", ["build", "check", "bench"])
+    def test_in_a_stage_it_goes_on_where_it_stopped(
+        self, root: Path, tiny: Tiny, stage: str
+    ) -> None:
+        shutil.copytree(tiny("qwen2"), root / "models" / "legal" / "merged")
+        self._kill_in(root, stage)
+        assert not list((root / "build" / stage).glob("[!.]*")), "half-written, yet visible"
+        assert not (root / "models" / "legal" / "webgpu").exists()
+        finished = keys(root)
+        run = invoke("release", "--domain", "legal", "--records", "20", root=root)
+        assert run.returncode == 0, run.stdout + run.stderr
+        assert {k: v for k, v in keys(root).items() if k in finished} == finished
+        assert (root / "models" / "legal" / "webgpu" / "release.json").exists()
+
+    def test_in_the_check_it_asks_only_what_was_not_answered(
+        self, root: Path, tiny: Tiny
+    ) -> None:
+        shutil.copytree(tiny("qwen2"), root / "models" / "legal" / "merged")
+        self._kill_in(root, "check")
+        file = next(root.glob("build/check/.*.partial/answers.jsonl"))
+        before = file.read_text()
+        kept = before[: before.rfind("\n") + 1]
+        run = invoke("check", "--domain", "legal", "--records", "20", root=root)
+        assert run.returncode == 0, run.stderr
+        after = next(root.glob("build/check/[!.]*/answers.jsonl")).read_text()
+        assert kept and after.startswith(kept)
+        ids = [json.loads(line)["id"] for line in after.splitlines()]
+        assert len(ids) == len(set(ids)) == 20
+
+    def _kill_in(self, root: Path, stage: str) -> None:
+        """Start a release and kill it, and its children, as soon as the stage is at work."""
+        process = subprocess.Popen(
+            [sys.executable, "-m", "invoke", "release", "--domain", "legal", "--records", "20"],
+            cwd=paths.REPOSITORY,
+            env=os.environ | {"DOCINTEL_ROOT": str(root), "HF_HUB_OFFLINE": "1"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        pattern = {
+            "build": ".*.partial/*",
+            "check": ".*.partial/answers.jsonl",
+            "bench": ".*.partial",
+        }[stage]
+        deadline = time.monotonic() + 120
+        while not self._at_work(root / "build" / stage, pattern):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(20)
+
+    def _at_work(self, folder: Path, pattern: str) -> bool:
+        found = list(folder.glob(pattern))
+        return bool(found) and (not found[0].suffix == ".jsonl" or found[0].stat().st_size > 0)

@@ -33,6 +33,7 @@ RECORDS = {
     "records": "how many held-out records to answer: a number, or 'all'",
     "records_file": "answer the records of this JSONL file instead of the domain's own",
 }
+KEEP = {"keep_onnx": "keep the optimum recipe's full-precision ONNX in models/<domain>/onnx"}
 PUBLISH = {"publish": "upload to the Hub afterwards"}
 
 
@@ -51,11 +52,13 @@ def command(body: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
-def _options(until: str, rung: str, force: bool, records: str = "", file: str = "") -> Any:
-    from shared.chain import Options
+def _options(
+    until: str, rung: str, force: bool, records: str = "", file: str = "", keep_onnx: bool = False
+) -> Any:
+    from shared.rung_run import Options
 
     path = Path(file).expanduser() if file else None
-    return Options(rung or None, records or None, path, force, until)  # type: ignore[arg-type]
+    return Options(rung or None, records or None, path, force, keep_onnx, until)  # type: ignore[arg-type]
 
 
 def _finish(result: Any) -> None:
@@ -66,7 +69,7 @@ def _finish(result: Any) -> None:
         raise UserError(result.error)
 
 
-@task(help=DOMAIN | RUNGS | RECORDS | PUBLISH)
+@task(help=DOMAIN | RUNGS | RECORDS | PUBLISH | KEEP)
 @command
 def release(
     c: Context,
@@ -75,6 +78,7 @@ def release(
     records: str = "",
     records_file: str = "",
     publish: bool = False,
+    keep_onnx: bool = False,
     force: bool = False,
 ) -> None:
     """Take a domain from merged weights to models/<domain>/webgpu, measured and with its card.
@@ -84,7 +88,7 @@ def release(
     """
     from shared.pipeline import release_domain
 
-    options = _options("gates", rung, force, records, records_file)
+    options = _options("gates", rung, force, records, records_file, keep_onnx)
     _finish(release_domain(domain, options, publish=publish))
 
 
@@ -108,13 +112,15 @@ def release_all(
         raise UserError("not every domain was released; see the table")
 
 
-@task(help=DOMAIN | RUNGS)
+@task(help=DOMAIN | RUNGS | KEEP)
 @command
-def build(c: Context, domain: str, rung: str = "", force: bool = False) -> None:
+def build(
+    c: Context, domain: str, rung: str = "", keep_onnx: bool = False, force: bool = False
+) -> None:
     """Build and package a domain's model: 4-bit ONNX for WebGPU in Transformers.js's layout."""
     from shared.pipeline import run_until
 
-    _finish(run_until(domain, _options("package", rung, force)))
+    _finish(run_until(domain, _options("package", rung, force, keep_onnx=keep_onnx)))
 
 
 @task(help=DOMAIN | RUNGS | RECORDS)
@@ -169,6 +175,20 @@ def bench_all(c: Context, rung: str = "", force: bool = False) -> None:
         print(paths.shown(path))
     if not all(result.ok for result in results):
         raise UserError("; ".join(result.error or "" for result in results if not result.ok))
+
+
+@task(help={"arch": "smollm3, phi3 or qwen2.5"})
+@command
+def bench_build(c: Context, arch: str) -> None:
+    """Build a full-size random model beside the stock toolchain; bytes, seconds, memory.
+
+    Needs about 15 GB of disk, and 24 GB of memory for the stock toolchain.
+    """
+    from benchmarks.build import bench_build as run
+    from benchmarks.build import render
+    from shared.report import TERMINAL
+
+    print(render(run(arch), TERMINAL))
 
 
 @task(help=DOMAIN)

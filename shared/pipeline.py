@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shared import paths
-from shared.chain import STAGES_IN_ALL, Options, Walk, walk
+from shared.chain import Walk, walk
 from shared.domain import Domain, domain_names, load_domain
 from shared.errors import UserError
 from shared.hub.names import repository_name
 from shared.manifest import Strict
 from shared.progress import say
 from shared.release import Release, make_release, read_release, release_folder
+from shared.rung_run import STAGES_IN_ALL, Options
 
 
 class Publication(Strict):

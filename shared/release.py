@@ -17,13 +17,14 @@ from pydantic import ValidationError
 
 from shared import paths
 from shared.card.card import render_card
-from shared.chain import STAGES_IN_ALL, Attempt, Walk
+from shared.chain import Walk
 from shared.errors import UserError
 from shared.gates import GateResult, failed, flatten
 from shared.hashing import files_below, sha256_file, sha256_files, sha256_json
 from shared.manifest import FILE_NAME, FileRecord, Measurement, Strict
 from shared.olive.package import link_or_copy
 from shared.progress import say
+from shared.rung_run import STAGES_IN_ALL, Attempt
 
 RELEASE_FILE = "release.json"
 CARD_FILE = "README.md"
@@ -96,7 +97,7 @@ def make_release(walked: Walk, *, force: bool = False) -> tuple[Release, bool]:
 
 
 def _key(walked: Walk) -> str:
-    attempts = [a.model_dump(exclude={"seconds"}) for a in walked.attempts]
+    attempts = [a.model_dump(exclude={"seconds", "measured"}) for a in walked.attempts]
     keys = {stage: done.manifest.key for stage, done in walked.done.items()}
     card = paths.REPOSITORY / "shared" / "card"
     code = sha256_files(card, [n for n in files_below(card) if n.endswith(".py")])

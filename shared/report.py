@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 
 from shared import paths
-from shared.card.tables import attempts_table, gates_table, shown, table
+from shared.card.tables import attempts_table, gates_table, recipes_table, shown, table
 from shared.domain import domain_names
 from shared.errors import UserError
 from shared.gates import GateResult
@@ -39,6 +39,8 @@ def summary(result: Result) -> str:
     parts = []
     if result.walk:
         parts.append(attempts_table(result.walk.attempts, TERMINAL))
+        if recipes := recipes_table(result.walk.attempts, TERMINAL):
+            parts.append(recipes)
         if result.walk.gates:
             parts.append(gates_table(result.walk.gates, TERMINAL))
     if result.release:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from shared.olive.external_data import ExternalDataWriter
 from shared.olive.graph import build_graph
 from shared.olive.int4 import Int4Options, write_int4
 from shared.olive.weights import load_weights, weight_files
-from tests.tiny import ARCHITECTURES
+from tests.tiny import ARCHITECTURES, write_tiny
 
 Tiny = Callable[[str], Path]
 
@@ -64,7 +64,7 @@ def build(folder: Path, out: Path, dtype: str = "f32", accuracy: int = 1) -> Pat
     return file
 
 
-def run(session: ort.InferenceSession, ids: list[int], past: dict[str, Any]) -> dict[str, Any]:
+def run(session: ort.InferenceSession, ids: Sequence[int], past: dict[str, Any]) -> dict[str, Any]:
     """Feed `ids` after the cache `past`; all outputs by name."""
     length = len(ids) + next(iter(past.values())).shape[2]
     feeds = {"input_ids": np.array([ids]), "attention_mask": np.ones((1, length), np.int64)} | past
@@ -95,7 +95,7 @@ def dequantised_reference(folder: Path) -> Any:
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 class TestTheGraph:
-    IDS = [1, 4093, 198, 1780, 314, 260, 3575, 282, 4649, 47, 2, 198, 1, 520, 9531, 198]  # noqa: RUF012
+    IDS = (1, 4093, 198, 1780, 314, 260, 3575, 282, 4649, 47, 2, 198, 1, 520, 9531, 198)
 
     def test_computes_what_pytorch_computes(
         self, architecture: str, tiny: Tiny, tmp_path: Path
@@ -173,6 +173,54 @@ class TestSmolLM3:
         theirs = dequantised_reference(folder)(torch.tensor([TestTheGraph.IDS])).logits[0]
         theirs = theirs.detach().numpy()
         assert np.abs(ours - theirs).max() / np.abs(theirs).max() > 1e-2
+
+
+LONG_ROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 10000.0,
+    "short_factor": [1.0] * 8,
+    "long_factor": [2.0] * 8,
+    "factor": 4.0,
+}
+
+REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
+    "a window on Qwen2": (
+        "qwen2",
+        {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 2},
+        "config.json: sliding_window: not honoured for qwen2 models",
+    ),
+    "a window on SmolLM3": (
+        "smollm3",
+        {"use_sliding_window": True, "sliding_window": 8},
+        "config.json: sliding_window: not honoured for smollm3 models",
+    ),
+    "long-rope": (
+        "phi3",
+        {"rope_parameters": LONG_ROPE, "original_max_position_embeddings": 128},
+        "config.json: rope_parameters: longrope is wrong beyond the original context",
+    ),
+    "a partial rotary embedding on Phi-3": (
+        "phi3",
+        {
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 1e4,
+                "partial_rotary_factor": 0.5,
+            }
+        },
+        "config.json: partial_rotary_factor: not honoured for phi3 models",
+    ),
+}
+
+
+@pytest.mark.parametrize(("architecture", "changes", "sentence"), REFUSED.values(), ids=REFUSED)
+def test_what_the_graph_would_get_wrong_is_refused_by_name(
+    architecture: str, changes: dict[str, Any], sentence: str, embedded: Path, tmp_path: Path
+) -> None:
+    folder = write_tiny(tmp_path, architecture, embedded, **changes)
+    with pytest.raises(RungFailed) as caught:
+        build_graph(folder, "f32")
+    assert sentence in str(caught.value)
 
 
 class TestTheTiedEmbedding:

@@ -35,6 +35,10 @@ ARCHITECTURES: dict[str, tuple[type[PretrainedConfig], dict[str, Any]]] = {
     "qwen2": (Qwen2Config, {"tie_word_embeddings": True}),
     "qwen2-untied": (Qwen2Config, {"tie_word_embeddings": False}),
     "phi3": (Phi3Config, {"tie_word_embeddings": False, "num_key_value_heads": 4}),
+    "phi3-window": (
+        Phi3Config,
+        {"tie_word_embeddings": False, "num_key_value_heads": 4, "sliding_window": 8},
+    ),
     "smollm3": (SmolLM3Config, {"tie_word_embeddings": True}),
     "smollm3-odd": (SmolLM3Config, {"tie_word_embeddings": True, "no_rope_layers": [0, 1, 1, 0]}),
 }

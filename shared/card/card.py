@@ -63,6 +63,7 @@ def render_card(walked: Walk, release: Release) -> str:
 
 def _context(walked: Walk, release: Release) -> dict[str, Any]:
     name = repository_name(walked.domain, release.base)
+    recipes = tables.recipes_table(release.attempts)
     return {
         "domain": release.domain,
         "title": name.split("/")[-1],
@@ -76,7 +77,9 @@ def _context(walked: Walk, release: Release) -> dict[str, Any]:
         "bench_table": tables.measurements_table(release.measurements, BROWSER),
         "bench_note": _bench_note(release),
         "files_table": _files_table(walked),
-        "attempts_table": tables.attempts_table(release.attempts),
+        "attempts_table": "\n\n".join(
+            filter(None, (tables.attempts_table(release.attempts), recipes))
+        ),
         "gates_table": tables.gates_table(release.gates),
         "provenance": _provenance(walked, release),
     }

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from tabulate import tabulate
 
-from shared.chain import Attempt
 from shared.gates import GateResult
 from shared.manifest import Measurement
+from shared.rung_run import Attempt
 from shared.units import number
 
 Rows = Sequence[Sequence[str]]
@@ -46,8 +46,29 @@ def shown(measurement: Measurement | None) -> str:
 
 def attempts_table(attempts: Sequence[Attempt], style: str = "github") -> str:
     """Every rung tried: what became of it, how far it got, and why."""
-    rows = [(a.rung, a.base, a.outcome, a.stage, a.reason) for a in attempts]
-    return table(("rung", "base model", "outcome", "stage reached", "reason"), rows, style)
+    rows = [(a.rung, a.recipe, a.outcome, a.stage, a.reason) for a in attempts]
+    return table(("rung", "recipe", "outcome", "stage reached", "reason"), rows, style)
+
+
+RECIPE_COLUMNS = {
+    "q4f16_bytes": "q4f16",
+    "q4_bytes": "q4",
+    "kl_divergence": "KL divergence",
+    "agreement": "agreement",
+    "cpu_decode_tokens_per_second": "CPU decode",
+}
+
+
+def recipes_table(attempts: Sequence[Attempt], style: str = "github") -> str:
+    """The recipes of one rung side by side; empty where no rung was built by more than one."""
+    compared = [a for a in attempts if "kl_divergence" in a.measured]
+    rows = [
+        (a.rung, a.recipe, a.outcome, *(shown(a.measured.get(name)) for name in RECIPE_COLUMNS))
+        for a in compared
+    ]
+    return (
+        table(("rung", "recipe", "outcome", *RECIPE_COLUMNS.values()), rows, style) if rows else ""
+    )
 
 
 def gates_table(gates: Sequence[GateResult], style: str = "github") -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from shared.domain import Domain, Rung
+from shared.domain import Domain, Recipe, Rung
 from shared.errors import RungFailed
 from shared.manifest import Measurement, tool_versions
 from shared.olive.config import OLIVE_PASS, with_overrides
@@ -24,13 +24,27 @@ DTYPES = {"q4f16": False, "q4": True}
 TOOLS = ("olive-ai", "mobius-onnx", "onnx", "onnx-ir", "torch", "transformers")
 
 
-def build_stage(domain: Domain, rung: Rung, source: Source, *, force: bool = False) -> Done:
-    """Build all DTYPES: `model_<dtype>.onnx`, their external data, genai_config.json, logs."""
+def build_stage(
+    domain: Domain,
+    rung: Rung,
+    source: Source,
+    recipe: Recipe = "olive",
+    *,
+    keep_onnx: Path | None = None,
+    force: bool = False,
+) -> Done:
+    """Build all DTYPES: `model_<dtype>.onnx`, their external data, genai_config.json, logs.
+
+    `keep_onnx`: where the full-precision ONNX goes, for the recipe that makes one ("optimum").
+    """
     where = f"domains/{domain.name}/fallback.toml: rung {rung.name}"
     workflow = with_overrides(domain.olive, rung.olive, where)
+    weights = {"weights": weights_hash(source.folder)}
+    if recipe == "optimum":
+        return _optimum_stage(source.folder, weights, _block_size(workflow), keep_onnx, force)
     plan = Plan(
         "build",
-        inputs={"weights": weights_hash(source.folder)},
+        inputs=weights,
         settings={"olive": workflow, "dtypes": list(DTYPES)},
         tools=tool_versions(*TOOLS),
         code=2,
@@ -42,15 +56,51 @@ def _build(workflow: dict[str, Any], folder: Path, work: Path) -> Produced:
     say("      starting Olive")
     from shared.olive.workflow import run_workflow
 
-    measurements: dict[str, Measurement] = {}
     for dtype, fp32 in DTYPES.items():
         part = work / dtype
         part.mkdir()
         run_workflow(_for_dtype(workflow, fp32), folder, part)
-        size = _collect(part, work, dtype)
-        how = f"model_{dtype}.onnx and its external data"
-        measurements[f"{dtype}_bytes"] = Measurement(value=size, unit="B", how=how)
-    return Produced(measurements)
+        _collect(part, work, dtype)
+    return Produced(_sizes(work))
+
+
+def _optimum_stage(
+    folder: Path, weights: dict[str, str], block_size: int, keep_onnx: Path | None, force: bool
+) -> Done:
+    """Optimum's export, quantised afterwards, in an environment of its own."""
+    from shared.olive.optimum.recipe import build_optimum, optimum_tools
+
+    plan = Plan(
+        "build",
+        inputs=weights,
+        settings={"recipe": "optimum", "block_size": block_size, "dtypes": list(DTYPES)},
+        tools=optimum_tools(),
+    )
+
+    def produce(work: Path) -> Produced:
+        build_optimum(folder, work, block_size, keep_onnx)
+        return Produced(_sizes(work))
+
+    missing = keep_onnx is not None and not keep_onnx.exists()
+    return run_stage(plan, produce, force=force or missing)
+
+
+def _block_size(workflow: dict[str, Any]) -> int:
+    """The block size of the workflow's builder pass: both recipes quantise alike."""
+    sizes = [settings.get("int4_block_size") for settings in workflow["passes"].values()]
+    return int(next((size for size in sizes if size), 32))
+
+
+def _sizes(work: Path) -> dict[str, Measurement]:
+    """Bytes of graph and external data, per dtype."""
+    return {
+        f"{dtype}_bytes": Measurement(
+            value=sum(p.stat().st_size for p in work.glob(f"model_{dtype}.onnx*")),
+            unit="B",
+            how=f"model_{dtype}.onnx and its external data",
+        )
+        for dtype in DTYPES
+    }
 
 
 def _for_dtype(workflow: dict[str, Any], fp32: bool) -> dict[str, Any]:
@@ -64,8 +114,8 @@ def _for_dtype(workflow: dict[str, Any], fp32: bool) -> dict[str, Any]:
     return workflow | {"passes": passes}
 
 
-def _collect(part: Path, work: Path, dtype: str) -> int:
-    """Move one build's files into place under their final names; the bytes of graph and data.
+def _collect(part: Path, work: Path, dtype: str) -> None:
+    """Move one build's files into place under their final names.
 
     Olive names every graph model.onnx; the external data keep the name that the graph refers to.
     """
@@ -74,9 +124,9 @@ def _collect(part: Path, work: Path, dtype: str) -> int:
     if len(graphs) != 1 or not data:
         found = ", ".join(sorted(p.name for p in part.iterdir()))
         raise RungFailed(f"olive.json: expected one graph with data for {dtype}, found {found}")
-    moved = [graphs[0].rename(work / f"model_{dtype}.onnx")]
-    moved += [path.rename(work / path.name) for path in data]
+    graphs[0].rename(work / f"model_{dtype}.onnx")
+    for path in data:
+        path.rename(work / path.name)
     (part / "genai_config.json").replace(work / "genai_config.json")
     (part / "olive.log").rename(work / f"olive-{dtype}.log")
     part.rmdir()
-    return sum(path.stat().st_size for path in moved)

@@ -27,6 +27,7 @@ from transformers import AutoConfig
 
 from shared import paths
 from shared.errors import RungFailed
+from shared.olive.support import refuse_unsupported
 
 StateDict = dict[str, torch.Tensor]
 
@@ -88,6 +89,7 @@ def _read_config(folder: Path) -> Any:
         raise RungFailed(f"{where}: {str(error).splitlines()[0]}") from None
     if config.model_type not in registry:
         raise RungFailed(f"{where}: model_type: no graph is known for {config.model_type!r}")
+    refuse_unsupported(config, where)
     return config
 
 

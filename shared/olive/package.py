@@ -55,7 +55,8 @@ def _package(folder: Path, build: Done, work: Path) -> Produced:
     _write(work / "config.json", _config(folder, chunks))
     _write(work / "tokenizer_config.json", _tokenizer_config(folder))
     _write(work / "generation_config.json", _generation_config(folder))
-    _write(work / "genai_config.json", _genai_config(build.folder, folder))
+    if (build.folder / "genai_config.json").is_file():
+        _write(work / "genai_config.json", _genai_config(build.folder, folder))
     (work / "chat_template.jinja").write_text(chat_template(folder), encoding="utf-8")
     return Produced(dict(build.manifest.measurements), facts={"chunks": chunks})
 

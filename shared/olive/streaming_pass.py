@@ -20,6 +20,7 @@ from shared.errors import RungFailed
 from shared.olive.graph import build_graph
 from shared.olive.int4 import Int4Options, quantizable, write_int4
 from shared.olive.weights import load_weights
+from shared.olive.workflow import failures
 from shared.progress import bar
 
 ALGORITHMS = (None, "default")
@@ -39,6 +40,15 @@ class StreamingModelBuilder(ModelBuilder):
     """Stands in for ModelBuilder (see `shared.olive.workflow.package_config`)."""
 
     def _run_for_config(
+        self, model: HfModelHandler, config: Any, output_model_path: str
+    ) -> ONNXModelHandler:
+        try:
+            return self._stream(model, config, output_model_path)
+        except RungFailed as error:
+            failures.append(error)
+            raise
+
+    def _stream(
         self, model: HfModelHandler, config: Any, output_model_path: str
     ) -> ONNXModelHandler:
         options = _options(config)

@@ -17,6 +17,9 @@ from typing import Any
 from shared.errors import RungFailed
 from shared.olive.config import OLIVE_PASS, STREAMING_PASS
 
+failures: list[RungFailed] = []
+"""What passes of ours raised: Olive's engine swallows it and goes on to end without a model."""
+
 
 def package_config() -> dict[str, Any]:
     """Olive's own list of passes, with ModelBuilder replaced by the streaming one."""
@@ -43,6 +46,7 @@ def run_workflow(config: dict[str, Any], model: Path, out: Path) -> None:
         "cache_dir": str(out / ".olive-cache"),
         "log_severity_level": 1,
     }
+    failures.clear()
     try:
         with _log_to(out / "olive.log"):
             result = run(bound, package_config=package_config())
@@ -51,7 +55,7 @@ def run_workflow(config: dict[str, Any], model: Path, out: Path) -> None:
     except Exception as error:
         raise RungFailed(f"olive.json: the workflow failed: {_first_line(error)}") from error
     if result is None or not result.has_output_model():
-        raise RungFailed("olive.json: the workflow ended without a model (see Olive's log above)")
+        raise _swallowed(out / "olive.log")
     _collect(Path(result.get_best_candidate().model_path), out)
 
 
@@ -77,6 +81,15 @@ def _log_to(path: Path) -> Iterator[None]:
     finally:
         handler.close()
         logger.handlers, logger.propagate = before
+
+
+def _swallowed(log: Path) -> RungFailed:
+    """The failure that Olive swallowed: our pass's own, else the last error in Olive's log."""
+    if failures:
+        return failures[-1]
+    errors = [line for line in log.read_text(errors="replace").splitlines() if "rror" in line]
+    last = errors[-1].strip() if errors else "no reason in Olive's log"
+    return RungFailed(f"olive.json: the workflow ended without a model: {last[:300]}")
 
 
 def _first_line(error: Exception) -> str:

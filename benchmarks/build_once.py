@@ -1,0 +1,19 @@
+"""Build q4f16 of a model folder through Olive, as `./inv build` does: MODEL OUT BLOCK_SIZE."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from shared.domain import domain_names, load_domain
+from shared.olive.workflow import run_workflow
+
+
+def main(model: str, out: str, block_size: str) -> None:
+    workflow = load_domain(domain_names()[0]).olive
+    workflow["passes"]["int4"]["int4_block_size"] = int(block_size)
+    run_workflow(workflow, Path(model), Path(out))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,119 @@
+"""How far a 4-bit build is from its 16-bit parent: KL divergence and agreement on given text.
+
+Both models read the same held-out text; at every position the parent's distribution p is held
+against the build's q. KL(p‖q) = Σ p·(ln p − ln q), in nats per token, is the measure of llama.cpp's
+`--kl-divergence` (tools/perplexity); top-1 agreement is the share of positions with the same
+likeliest token. Used to choose between recipes; the rule stands in `better`.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+
+from shared.domain import Domain
+from shared.hashing import sha256_json
+from shared.manifest import Manifest, Measurement, tool_versions
+from shared.olive.build import DTYPES
+from shared.progress import say
+from shared.source import Source, weights_hash
+from shared.stage import Done, Plan, Produced, run_stage
+from shared.units import number
+
+TOKENS = 256
+DECODED = 32
+SLOWER_BY = 0.5
+"""A recipe slower than this share of the fastest one's decode speed is not kept for quality."""
+
+
+def fidelity_stage(domain: Domain, source: Source, package: Done, *, force: bool = False) -> Done:
+    """Measure `kl_divergence`, `agreement` and `cpu_decode_tokens_per_second` of the q4f16 file."""
+    text = "\n\n".join(record.input for record in domain.records)
+    plan = Plan(
+        "fidelity",
+        inputs={"package": package.manifest.key, "weights": weights_hash(source.folder)},
+        settings={"text": sha256_json(text), "tokens": TOKENS},
+        tools=tool_versions("onnxruntime", "torch", "transformers"),
+    )
+    return run_stage(plan, lambda work: _measure(source.folder, package.folder, text), force=force)
+
+
+def _measure(parent: Path, package: Path, text: str) -> Produced:
+    say("      reading held-out text with the 16-bit parent and the 4-bit build")
+    from transformers import AutoTokenizer
+
+    from shared.evaluate.forced import ForcedModel
+
+    ids = AutoTokenizer.from_pretrained(package, local_files_only=True).encode(text)[:TOKENS]
+    ours = ForcedModel(package / "onnx" / f"model_{next(iter(DTYPES))}.onnx")
+    divergence, agreement = compare_logits(parent_logits(parent, ids), ours.feed(ids))
+    how = "teacher-forced on held-out text, q4f16 on the CPU against PyTorch on the parent"
+    spread = float(divergence.std(ddof=1) / math.sqrt(len(divergence)))
+    return Produced(
+        {
+            "kl_divergence": Measurement(
+                value=float(divergence.mean()),
+                unit="nats/token",
+                how=f"{how}; standard error {spread:.2g}",
+                n=len(ids),
+            ),
+            "agreement": Measurement(
+                value=float(agreement.mean()), unit="share", how=how, n=len(ids)
+            ),
+            "cpu_decode_tokens_per_second": Measurement(
+                value=ours.decode_speed(ids[:32], DECODED), unit="tokens/s", how="greedy, CPU"
+            ),
+        }
+    )
+
+
+def parent_logits(folder: Path, ids: list[int]) -> np.ndarray:
+    """Logits [tokens, vocab] float32 of the 16-bit model, computed by PyTorch in bfloat16 weights'
+    own type where they are large, in float32 where they are small (under 4 GB)."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    size = sum(p.stat().st_size for p in folder.glob("*.safetensors"))
+    dtype = torch.float32 if size < 2_000_000_000 else torch.bfloat16
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
+    with torch.inference_mode():
+        return np.asarray(model(torch.tensor([ids])).logits[0].float().numpy())
+
+
+def compare_logits(parent: np.ndarray, ours: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(KL divergence in nats, same top-1 as 0/1) per position, from logits [tokens, vocab]."""
+    p, q = _log_softmax(parent), _log_softmax(ours)
+    divergence = (np.exp(p) * (p - q)).sum(axis=-1)
+    agreement = (parent.argmax(axis=-1) == ours.argmax(axis=-1)).astype(np.float64)
+    return divergence, agreement
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
+
+
+def better(candidates: dict[str, tuple[Manifest, Manifest]]) -> tuple[list[str], str]:
+    """Order recipes, best first, and say why. `candidates`: recipe → (package, fidelity) manifests.
+
+    The rule: a recipe that decodes at less than half the fastest one's speed on the CPU comes last;
+    among the others the lower KL divergence from the parent wins; bytes decide a tie.
+    """
+    speed = {r: _value(f, "cpu_decode_tokens_per_second") for r, (_, f) in candidates.items()}
+    loss = {r: _value(f, "kl_divergence") for r, (_, f) in candidates.items()}
+    size = {r: _value(p, "q4f16_bytes") for r, (p, _) in candidates.items()}
+    slow = {r: speed[r] < SLOWER_BY * max(speed.values()) for r in candidates}
+    order = sorted(candidates, key=lambda r: (slow[r], round(loss[r], 4), size[r]))
+    first, second = order[0], order[1]
+    if slow[second]:
+        pair = f"{number(speed[first], 'tokens/s')} against {number(speed[second], 'tokens/s')}"
+        return order, f"{first} decodes more than twice as fast as {second} on the CPU ({pair})"
+    pair = f"{loss[first]:.4f} against {loss[second]:.4f} nats/token"
+    return order, f"{first} is nearer to the 16-bit parent than {second} ({pair})"
+
+
+def _value(manifest: Manifest, name: str) -> float:
+    value = manifest.measurements[name].value
+    return float(value) if isinstance(value, int | float) else math.inf

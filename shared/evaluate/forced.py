@@ -1,0 +1,68 @@
+"""Feed a packaged graph a given text, token by token or at once, on onnxruntime's CPU provider.
+
+Teacher forcing: the text is given, only the predictions are looked at, so that one different token
+does not change all that comes after it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+
+
+class ForcedModel:
+    """A decoder graph with its cache: inputs input_ids, attention_mask, [position_ids], past."""
+
+    def __init__(self, graph: Path) -> None:
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        self._session = ort.InferenceSession(
+            str(graph), options, providers=["CPUExecutionProvider"]
+        )
+        self._inputs = {i.name: i for i in self._session.get_inputs()}
+        self._outputs = [o.name for o in self._session.get_outputs()]
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the text so far."""
+        self._length = 0
+        self._cache = {
+            name: np.zeros((1, i.shape[1], 0, i.shape[3]), FLOATS[i.type])
+            for name, i in self._inputs.items()
+            if name.startswith("past_key_values")
+        }
+
+    def feed(self, ids: Sequence[int]) -> np.ndarray:
+        """Logits [len(ids), vocab] float32 after each of `ids`, which continue the text so far."""
+        end = self._length + len(ids)
+        feeds: dict[str, Any] = {
+            "input_ids": np.array([ids], np.int64),
+            "attention_mask": np.ones((1, end), np.int64),
+        }
+        if "position_ids" in self._inputs:
+            feeds["position_ids"] = np.arange(self._length, end, dtype=np.int64)[None]
+        values = self._session.run(self._outputs, feeds | self._cache)
+        named = dict(zip(self._outputs, values, strict=True))
+        self._cache = {
+            name.replace("present", "past_key_values"): value
+            for name, value in named.items()
+            if name.startswith("present")
+        }
+        self._length = end
+        return np.asarray(named["logits"][0], np.float32)
+
+    def decode_speed(self, prompt: Sequence[int], tokens: int) -> float:
+        """Greedy decode tokens/s after `prompt`, `tokens` of them."""
+        self.reset()
+        last = self.feed(prompt)[-1]
+        started = time.perf_counter()
+        for _ in range(tokens):
+            last = self.feed([int(last.argmax())])[-1]
+        return tokens / (time.perf_counter() - started)

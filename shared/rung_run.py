@@ -1,0 +1,177 @@
+"""One rung, built by one recipe, on its way through the stages; how far it got and why it ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from shared import paths
+from shared.domain import Domain, Recipe, Rung
+from shared.errors import RungFailed
+from shared.evaluate.check import Selection, check_stage
+from shared.evaluate.fidelity import fidelity_stage
+from shared.gates import GateResult, failed, judge_gates
+from shared.manifest import Manifest, Measurement, Strict
+from shared.olive.build import build_stage
+from shared.olive.package import package_stage
+from shared.progress import say
+from shared.source import Source, source_stage
+from shared.stage import Done
+from shared.webgpu_bench.stage import bench_stage
+
+Stage = Literal["source", "build", "package", "check", "bench", "gates"]
+STAGES: tuple[Stage, ...] = ("source", "build", "package", "check", "bench", "gates")
+STAGES_IN_ALL = 9
+"""With card, release folder and publish, which come after the chain."""
+
+
+class Attempt(Strict):
+    """One rung with one recipe: how far it got and why it ended. `keys` name its manifests.
+
+    "skipped": its weights could not be had; "failed": it was tried; "not kept": another recipe of
+    the same rung was better.
+    """
+
+    rung: str
+    recipe: Recipe
+    source: str
+    base: str
+    outcome: Literal["taken", "skipped", "failed", "not kept"]
+    stage: Stage
+    reason: str
+    seconds: float = 0.0
+    keys: dict[str, str] = Field(default_factory=dict)
+    measured: dict[str, Measurement] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line asked for. `until`: the last stage to run."""
+
+    rung: str | None = None
+    records: str | None = None
+    records_file: Path | None = None
+    force: bool = False
+    keep_onnx: bool = False
+    until: Stage = "gates"
+
+
+class RungRun:
+    """`outcome` is "open" until a stage fails or the last one asked for is done."""
+
+    def __init__(
+        self, domain: Domain, rung: Rung, recipe: Recipe, selection: Selection, options: Options
+    ) -> None:
+        self.domain, self.rung, self.recipe = domain, rung, recipe
+        self.selection, self.options = selection, options
+        self.stage: Stage = "source"
+        self.outcome: Literal["open", "taken", "skipped", "failed", "not kept"] = "open"
+        self.reason = self.why = ""
+        self.source: Source | None = None
+        self.done: dict[str, Done] = {}
+        self.gates: list[GateResult] = []
+
+    def go_to(self, last: Stage) -> None:
+        """Run the stages that are still to be run, up to `last`; a failure ends the run."""
+        reached = STAGES.index(self.stage) + 1 if self.stage in self.done else 0
+        for stage in STAGES[reached : STAGES.index(last) + 1]:
+            if self.outcome == "open":
+                self._guarded(stage)
+
+    def finish(self) -> None:
+        """Run to the last stage asked for; an open run is then the one that is taken."""
+        self.go_to(self.options.until)
+        if self.outcome == "open":
+            self.outcome, self.reason = "taken", "; ".join(filter(None, (self.rung.why, self.why)))
+
+    def measure_fidelity(self) -> None:
+        """Hold the package against its 16-bit parent; used where several recipes compete."""
+        if self.outcome == "open":
+            self._say("fidelity")
+            self.done["fidelity"] = fidelity_stage(
+                self.domain, self._source, self.done["package"], force=self.options.force
+            )
+
+    def fidelity(self) -> Manifest:
+        return self.done["fidelity"].manifest
+
+    def as_attempt(self) -> Attempt:
+        """What is remembered; a run that was never finished was beaten by another recipe."""
+        outcome = "not kept" if self.outcome == "open" else self.outcome
+        measured = (
+            dict(self.done["package"].manifest.measurements) if "package" in self.done else {}
+        )
+        if "fidelity" in self.done:
+            measured |= self.fidelity().measurements
+        return Attempt(
+            rung=self.rung.name,
+            recipe=self.recipe,
+            source=self.rung.source,
+            base=self.rung.base,
+            outcome=outcome,
+            stage=self.stage,
+            reason=self.reason or self.why,
+            seconds=round(sum(d.manifest.wall_seconds for d in self.done.values()), 1),
+            keys={stage: done.manifest.key for stage, done in self.done.items()},
+            measured=measured,
+        )
+
+    def _guarded(self, stage: Stage) -> None:
+        self.stage = stage
+        self._say(stage)
+        try:
+            self._run(stage)
+        except RungFailed as error:
+            # Without weights there was nothing to try; whatever comes later was tried and failed.
+            self.outcome = "skipped" if stage == "source" else "failed"
+            self.reason = str(error)
+
+    def _run(self, stage: Stage) -> None:
+        force = self.options.force
+        steps: dict[Stage, Callable[[], Done]] = {
+            "source": self._take_source,
+            "build": self._build,
+            "package": lambda: package_stage(self._source, self.done["build"], force=force),
+            "check": lambda: check_stage(
+                self.domain, self.rung, self.done["package"], self.selection, force=force
+            ),
+            "bench": lambda: bench_stage(self.domain, self.done["package"], force=force),
+        }
+        if stage == "gates":
+            self._judge()
+            return
+        self.done[stage] = steps[stage]()
+        if self.done[stage].reused:
+            say("      unchanged")
+
+    def _take_source(self) -> Done:
+        self.source = source_stage(self.rung, force=self.options.force)
+        return self.source.done
+
+    def _build(self) -> Done:
+        keep = paths.models(self.domain.name) / "onnx" if self.options.keep_onnx else None
+        force = self.options.force
+        return build_stage(
+            self.domain, self.rung, self._source, self.recipe, keep_onnx=keep, force=force
+        )
+
+    @property
+    def _source(self) -> Source:
+        assert self.source is not None
+        return self.source
+
+    def _judge(self) -> None:
+        manifests = {stage: done.manifest for stage, done in self.done.items()}
+        self.gates = judge_gates(self.domain.chain.gate, manifests)
+        fatal = failed(self.gates, "release")
+        if fatal:
+            raise RungFailed(f"gate {fatal[0].name!r}: {fatal[0].reason}")
+
+    def _say(self, stage: str) -> None:
+        number = f"{STAGES.index(stage) + 1}" if stage in STAGES else "·"
+        recipe = f" · {self.recipe}" if len(self.rung.recipes) > 1 else ""
+        say(f"[{number}/{STAGES_IN_ALL}] {self.domain.name} · {self.rung.name}{recipe} · {stage}")

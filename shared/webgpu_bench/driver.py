@@ -1,0 +1,234 @@
+"""Run a packaged model in a real browser and bring back what it found; or serve the page to a person.
+
+>>> result = run_in_browser(package, request, browser=Path("/usr/bin/chromium"), timeout_s=200)
+>>> result.outcome, result.runs[0].output_ids
+('ok', [504, 3575, 282, 4649])
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+import webbrowser
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from playwright.sync_api import Error as PlaywrightError
+from pydantic import ValidationError
+
+from shared.errors import UserError
+from shared.progress import say
+from shared.webgpu_bench.chromium import SOFTWARE_NAMES, Tab, has_gpu, open_page
+from shared.webgpu_bench.listing import listing
+from shared.webgpu_bench.placement import Unreadable, read_placement
+from shared.webgpu_bench.result import Adapter, BrowserResult, Outcome
+from shared.webgpu_bench.server import serve
+
+__all__ = ["has_gpu", "run_in_browser", "serve_page"]
+
+HERE = Path(__file__).resolve().parent
+PAGE, VENDOR = HERE / "page", HERE / "node_modules"
+INSTALL = "(cd shared/webgpu_bench && npm ci --ignore-scripts)"
+SAID, PARTIAL, ORT = "[docintel] ", "[docintel:partial] ", ":onnxruntime:"
+LOOK_EVERY_MS = 50
+GRACE_SECONDS = 15
+
+AdapterKind = Literal["auto", "hardware", "software"]
+Progress = Callable[[str], None]
+
+
+def run_in_browser(
+    package: Path,
+    request: dict[str, Any],
+    *,
+    browser: Path,
+    timeout_s: float,
+    on_progress: Progress = lambda line: None,
+    adapter: AdapterKind = "auto",
+) -> BrowserResult:
+    """Answer `request` with the package on WebGPU. Never leaves a process behind.
+
+    `request`: model (the name it is mounted under), dtype ("auto", "q4f16" or "q4"), prompts (each
+    id, input_ids, max_new_tokens), deadline_ms (generation stops after the token in hand; what
+    there is comes back) and, if wanted, warmup_tokens, budget_bytes (a WebGPU buffer past it is
+    refused) and placement (False spares the second load that logs it).
+
+    "auto" takes the GPU where there is one, and the software adapter where there is none or the
+    browser does not offer it. What goes wrong in the browser is the result's `outcome`; UserError is
+    for a harness that cannot start.
+    """
+    _require(package, browser)
+    until = time.monotonic() + timeout_s
+    hardware = adapter == "hardware" or (adapter == "auto" and has_gpu())
+    result = _Attempt(package, request, browser, until, on_progress).run(hardware)
+    if hardware and adapter == "auto" and result.outcome == "no_webgpu":
+        on_progress("the browser offers no hardware adapter; taking the software one")
+        result = _Attempt(package, request, browser, until, on_progress).run(hardware=False)
+    return result
+
+
+def serve_page(models: dict[str, Path], port: int = 0, open_browser: bool = False) -> None:
+    """Serve the page with these models (name → package folder) until Ctrl-C; prints the URL."""
+    _require_vendor()
+    mounts = _page_mounts() | {f"/models/{name}": path for name, path in models.items()}
+    documents = {"/models/index.json": lambda: listing(models)}
+    try:
+        with serve(mounts, documents, port) as url:
+            print(url, flush=True)
+            say("press Ctrl-C to stop")
+            if open_browser:
+                webbrowser.open(url)
+            threading.Event().wait()
+    except OSError as error:
+        raise UserError(f"port {port}: {error.strerror}; --port 0 takes a free one") from None
+    except KeyboardInterrupt:
+        say("stopped")
+
+
+def _page_mounts() -> dict[str, Path]:
+    return {"/": PAGE, "/vendor": VENDOR}
+
+
+def _require_vendor() -> None:
+    if not (VENDOR / "@huggingface" / "transformers" / "dist" / "transformers.web.js").is_file():
+        raise UserError(f"the page's packages are not installed; run: {INSTALL}")
+
+
+def _require(package: Path, browser: Path) -> None:
+    _require_vendor()
+    if not (package / "config.json").is_file():
+        raise UserError(f"{package}: no packaged model lies there (config.json is missing)")
+    if not browser.is_file():
+        raise UserError(f"{browser}: no such browser")
+
+
+@dataclass
+class _Attempt:
+    """One browser, one page, one answer."""
+
+    package: Path
+    request: dict[str, Any]
+    browser: Path
+    until: float
+    on_progress: Progress
+    answer: str | None = None
+    partial: str | None = None
+    timed_out: bool = False
+    log: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+    def run(self, hardware: bool) -> BrowserResult:
+        mounts = _page_mounts() | {f"/models/{self.request['model']}": self.package}
+        with serve(mounts, {"/models/index.json": list}) as url:
+            tab, problem = self._drive(url, hardware)
+        return self._result(tab, problem)
+
+    def _drive(self, url: str, hardware: bool) -> tuple[Tab | None, str]:
+        """The tab and, if it did not answer, why: what Playwright said."""
+        tab: Tab | None = None
+        watchdog: threading.Timer | None = None
+        try:
+            with open_page(self.browser, hardware=hardware) as tab:
+                left = max(1.0, self.until - time.monotonic())
+                watchdog = threading.Timer(left + GRACE_SECONDS, self._give_up, [tab])
+                watchdog.start()
+                self._ask(tab, url)
+        except PlaywrightError as error:
+            if self.answer is None:
+                return tab, error.message.strip().splitlines()[0]
+        finally:
+            if watchdog:
+                watchdog.cancel()
+        return tab, ""
+
+    def _give_up(self, tab: Tab) -> None:
+        """The page's own clock has stopped: end the browser, which wakes Playwright."""
+        self.timed_out = True
+        tab.kill()
+
+    def _ask(self, tab: Tab, url: str) -> None:
+        tab.page.expose_function("docintelAnswer", lambda text: setattr(self, "answer", text))
+        tab.page.goto(f"{url}?driven")
+        tab.page.wait_for_function("() => window.docintel !== undefined")
+        tab.page.evaluate(
+            "request => { window.docintel.run(request)"
+            ".then(result => window.docintelAnswer(JSON.stringify(result)),"
+            " error => console.error(`[docintel] ${error}`)) }",
+            self.request,
+        )
+        while self.answer is None and not tab.crashed:
+            tab.page.wait_for_timeout(LOOK_EVERY_MS)
+            self._listen(tab)
+            if time.monotonic() > self.until:
+                self.timed_out = True
+                tab.kill()
+                return
+        tab.page.wait_for_timeout(LOOK_EVERY_MS)
+        self._listen(tab)
+
+    def _listen(self, tab: Tab) -> None:
+        while tab.console:
+            kind, text = tab.console.pop(0)
+            if text.startswith(SAID):
+                self.on_progress(text.removeprefix(SAID))
+            elif text.startswith(PARTIAL):
+                self.partial = text.removeprefix(PARTIAL)
+            elif ORT in text[:60]:
+                self.log.append(text)
+            elif kind == "error":
+                self.errors.append(text[:1000])
+
+    def _result(self, tab: Tab | None, problem: str) -> BrowserResult:
+        if tab:
+            self._listen(tab)
+        answered = self.answer is not None
+        result = _parsed(self.answer or "") if answered else self._unanswered(tab, problem)
+        result.console_errors = self.errors + (tab.errors if tab else [])
+        result.blocked_requests = tab.blocked if tab else []
+        result.software_adapter = _is_software(result.adapter)
+        self._place(result)
+        return result
+
+    def _unanswered(self, tab: Tab | None, problem: str) -> BrowserResult:
+        """What the page had told before it fell silent, with the outcome of its silence."""
+        result = _parsed(self.partial) if self.partial else BrowserResult(outcome="crashed")
+        result.ok = False
+        if self.timed_out:
+            result.outcome = "timeout"
+            result.error = "the page did not answer in time; the browser was ended"
+        else:
+            result.outcome = "crashed"
+            result.error = _silence(tab, problem)
+        return result
+
+    def _place(self, result: BrowserResult) -> None:
+        try:
+            result.placement = read_placement(self.log)
+            result.placement_reason = None
+        except Unreadable as error:
+            early = None if result.ok else "the run ended before the placement was logged"
+            result.placement_reason = result.placement_reason or early or str(error)
+
+
+def _silence(tab: Tab | None, problem: str) -> str:
+    if tab is None:
+        return f"the browser did not start: {problem}"
+    return "the page crashed" if tab.crashed else f"the browser went away ({problem})"
+
+
+def _parsed(text: str) -> BrowserResult:
+    try:
+        return BrowserResult.model_validate(json.loads(text))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        outcome: Outcome = "run_failed"
+        return BrowserResult(outcome=outcome, error=f"the page's answer: {where}: {first['msg']}")
+
+
+def _is_software(adapter: Adapter) -> bool:
+    names = " ".join([adapter.vendor, adapter.architecture, adapter.device, adapter.description])
+    return adapter.is_fallback or bool(SOFTWARE_NAMES.search(names))

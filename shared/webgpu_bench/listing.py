@@ -1,0 +1,43 @@
+"""What the person's page may choose from: each model with its domain's prompt and an example."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from shared import paths
+
+
+def listing(models: dict[str, Path]) -> list[dict[str, Any]]:
+    """One entry a model. The domain is the folder in domains/ of the model's own name, if any."""
+    return [_entry(name, path) for name, path in models.items()]
+
+
+def _entry(name: str, package: Path) -> dict[str, Any]:
+    domain = paths.domains() / name
+    files = {p.name: p.stat().st_size for p in (package / "onnx").glob("model_*") if p.is_file()}
+    sizes = {
+        dtype: sum(size for file, size in files.items() if file.startswith(f"model_{dtype}.onnx"))
+        for dtype in ("q4f16", "q4")
+    }
+    return {
+        "name": name,
+        "system_prompt": _text(domain / "prompt.md").strip().replace("{domain}", name),
+        "example": _first_input(_text(domain / "eval.jsonl")),
+        "bytes": {dtype: size for dtype, size in sizes.items() if size},
+    }
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:
+        return ""
+
+
+def _first_input(lines: str) -> str:
+    try:
+        return str(json.loads(lines.splitlines()[0])["input"])
+    except (IndexError, KeyError, ValueError):
+        return ""

@@ -1,0 +1,135 @@
+// window.docintel.run(request): the benchmark's side of the page. One request, one JSON answer; what
+// is known so far is on the console all along, so that even a killed page leaves its partial result.
+
+import { EngineError, chooseDtype, describeAdapter, failure, load, newRun, versions } from "./engine.js";
+
+const gpu = window.docintelGpu;
+const say = (line) => console.info(`[docintel] ${line}`);
+const MEGABYTE = 1e6;
+
+const empty = () => ({
+  ok: false,
+  outcome: "load_failed",
+  error: null,
+  dtype: null,
+  dtype_reason: null,
+  runs: [],
+  user_agent: navigator.userAgent,
+  versions,
+});
+
+function gpuFacts(result) {
+  result.gpu = {
+    peak_requested_bytes: gpu.peak_requested_bytes,
+    live_bytes_after_dispose: result.gpu?.live_bytes_after_dispose ?? null,
+    buffers: gpu.buffers,
+    dispatches: gpu.dispatches,
+    shader_modules: gpu.shader_modules,
+  };
+  result.uncaptured_errors = gpu.uncaptured_errors;
+  result.device_lost = gpu.device_lost;
+}
+
+function keepPartial(result) {
+  gpuFacts(result);
+  console.debug(`[docintel:partial] ${JSON.stringify(result)}`);
+}
+
+function loadProgress() {
+  let next = 0;
+  return (loaded, total) => {
+    if (loaded < total && performance.now() < next) return;
+    next = performance.now() + 1000;
+    say(`loading: ${(loaded / MEGABYTE).toFixed(0)} of ${(total / MEGABYTE).toFixed(0)} MB`);
+  };
+}
+
+/** Answer `request` (see result.py for the shape of the answer). Never throws. */
+export async function run(request) {
+  const until = performance.now() + request.deadline_ms;
+  const result = empty();
+  gpu.budget_bytes = request.budget_bytes ?? null;
+  let engine = null;
+  try {
+    result.adapter = await describeAdapter();
+    if (!result.adapter) throw new EngineError("no_webgpu", "this browser offers no WebGPU adapter");
+    engine = await loadFor(request, result);
+    await answerAll(engine, request, result, until);
+    Object.assign(result, { ok: true, outcome: "ok" });
+  } catch (error) {
+    const failed = failure(error, "run_failed");
+    Object.assign(result, { outcome: failed.outcome, error: failed.message });
+  }
+  await close(engine, result);
+  if (result.ok && request.placement !== false) await logPlacement(request, result, until);
+  return result;
+}
+
+/** Load once more, after all measuring, with the log that the driver reads the placement from. */
+async function logPlacement(request, result, until) {
+  if (performance.now() >= until) {
+    result.placement_reason = "the time was up before the placement could be logged";
+    return;
+  }
+  try {
+    say("loading once more to log the placement");
+    const engine = await load({ model: request.model, dtype: result.dtype, verbose: true });
+    await engine.dispose();
+  } catch (error) {
+    result.placement_reason = `loading once more failed: ${error.message}`;
+  }
+}
+
+async function loadFor(request, result) {
+  const { dtype, reason } = chooseDtype(request.dtype ?? "auto", result.adapter);
+  Object.assign(result, { dtype, dtype_reason: reason });
+  say(`${dtype}: ${reason}`);
+  keepPartial(result);
+  const engine = await load({
+    model: request.model,
+    dtype,
+    onProgress: loadProgress(),
+  });
+  result.load = engine.load;
+  say(`loaded in ${engine.load.seconds.toFixed(1)} s`);
+  keepPartial(result);
+  return engine;
+}
+
+async function answerAll(engine, request, result, until) {
+  const late = () => (performance.now() >= until ? "deadline" : null);
+  if (request.warmup_tokens && request.prompts.length) {
+    say("warming up");
+    const input_ids = request.prompts[0].input_ids;
+    const max_new_tokens = request.warmup_tokens;
+    await engine.generate({ run: newRun("", input_ids), input_ids, max_new_tokens, shouldHalt: late });
+  }
+  for (const { id, input_ids, max_new_tokens } of request.prompts) {
+    if (late()) {
+      say("the time is up");
+      return;
+    }
+    const run = newRun(id, input_ids);
+    result.runs.push(run);
+    say(`${id}: reading ${input_ids.length} tokens`);
+    keepPartial(result);
+    const onToken = ({ output_ids }) => {
+      say(`${id}: token ${output_ids.length} of ${max_new_tokens}`);
+      keepPartial(result);
+    };
+    await engine.generate({ run, input_ids, max_new_tokens, shouldHalt: late, onToken });
+  }
+}
+
+async function close(engine, result) {
+  try {
+    await engine?.dispose();
+    if (engine) {
+      gpuFacts(result);
+      result.gpu.live_bytes_after_dispose = gpu.live_bytes;
+    }
+  } catch (error) {
+    say(`dispose failed: ${error.message}`);
+  }
+  gpuFacts(result);
+}

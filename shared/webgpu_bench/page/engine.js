@@ -1,0 +1,240 @@
+// Load one packaged model with Transformers.js on WebGPU and let it write, greedily and timed.
+// Everything comes from this server: no CDN, no Hub, no cache left behind.
+
+import {
+  AutoModelForCausalLM,
+  AutoTokenizer,
+  BaseStreamer,
+  StoppingCriteria,
+  Tensor,
+  env,
+} from "@huggingface/transformers";
+
+const gpu = window.docintelGpu;
+const RUNTIME = new URL("/vendor/onnxruntime-web/dist/ort-wasm-simd-threaded.asyncify", location.href);
+
+env.allowRemoteModels = false;
+env.allowLocalModels = true;
+env.localModelPath = "/models/";
+env.useBrowserCache = false;
+env.useWasmCache = false;
+env.backends.onnx.wasm.wasmPaths = { mjs: `${RUNTIME.href}.mjs`, wasm: `${RUNTIME.href}.wasm` };
+
+export const versions = {
+  transformers: env.version,
+  onnxruntime_web: env.backends.onnx.versions?.web ?? null,
+};
+
+/** A failure with the outcome it stands for; its message is one sentence. */
+export class EngineError extends Error {
+  constructor(outcome, message) {
+    super(message);
+    this.outcome = outcome;
+  }
+}
+
+/** The adapter in plain values, or null where the browser offers none. */
+export async function describeAdapter() {
+  const adapter = gpu.adapter ?? (await navigator.gpu?.requestAdapter({ powerPreference: "high-performance" }));
+  if (!adapter) return null;
+  const info = adapter.info;
+  const limits = {};
+  for (const name in adapter.limits) {
+    if (typeof adapter.limits[name] === "number") limits[name] = adapter.limits[name];
+  }
+  return {
+    vendor: info.vendor,
+    architecture: info.architecture,
+    device: info.device,
+    description: info.description,
+    is_fallback: Boolean(info.isFallbackAdapter ?? adapter.isFallbackAdapter),
+    features: [...adapter.features].sort(),
+    limits,
+  };
+}
+
+/** q4f16 needs shader-f16; Transformers.js would only notice at the first run. */
+export function chooseDtype(asked, adapter) {
+  if (asked !== "auto") return { dtype: asked, reason: "asked for" };
+  return adapter.features.includes("shader-f16")
+    ? { dtype: "q4f16", reason: "the adapter has shader-f16" }
+    : { dtype: "q4", reason: "the adapter has no shader-f16" };
+}
+
+/** What went wrong, named by what the instruments saw rather than by the text of an error. */
+export function failure(error, otherwise) {
+  if (error instanceof EngineError) return error;
+  if (gpu.budget_exceeded) {
+    const { wanted, budget } = gpu.budget_exceeded;
+    return new EngineError("out_of_budget", `the model wants ${wanted} bytes of WebGPU buffers, the budget is ${budget}`);
+  }
+  if (gpu.device_lost) {
+    return new EngineError("device_lost", `the GPU device was lost: ${gpu.device_lost.message || gpu.device_lost.reason}`);
+  }
+  const text = error?.message ?? String(error);
+  const missing = MISSING.exec(text);
+  if (missing) return new EngineError(otherwise, `the package lacks ${missing[1]}`);
+  return new EngineError(otherwise, firstSentence(text));
+}
+
+const MISSING = /file was not found locally at "\/models\/[^/]+\/([^"]+)"/;
+
+const firstSentence = (text) => text.split("\n")[0].slice(0, 400);
+
+/** Settle as `work` does, or fail as soon as the device is lost. */
+async function unlessLost(work) {
+  let tell;
+  const lost = new Promise((_, reject) => {
+    tell = () => reject(failure(null, "device_lost"));
+    gpu.listeners.add(tell);
+    if (gpu.device_lost) tell();
+  });
+  try {
+    return await Promise.race([work, lost]);
+  } finally {
+    gpu.listeners.delete(tell);
+  }
+}
+
+/** Transformers.js 4.3.1 waits for ever on a chunk that is missing: its error surfaces only here. */
+async function unlessRejected(work) {
+  let notice;
+  const rejected = new Promise((_, reject) => {
+    notice = (event) => {
+      event.preventDefault();
+      reject(event.reason);
+    };
+    window.addEventListener("unhandledrejection", notice);
+  });
+  try {
+    return await Promise.race([work, rejected]);
+  } finally {
+    window.removeEventListener("unhandledrejection", notice);
+  }
+}
+
+/**
+ * Load `model` from /models/<model>/; `onProgress(loaded, total)` in bytes. `verbose` makes
+ * onnxruntime-web log each node's provider, but then also every dispatch of every run: never time it.
+ */
+export async function load({ model, dtype, verbose = false, onProgress = () => {} }) {
+  const started = performance.now();
+  const files = new Map();
+  const progress_callback = (info) => {
+    if (info.status !== "progress") return;
+    files.set(info.file, [info.loaded, info.total]);
+    const sum = (index) => [...files.values()].reduce((all, file) => all + file[index], 0);
+    onProgress(sum(0), sum(1));
+  };
+  const session_options = verbose ? { logSeverityLevel: 0 } : {};
+  const options = { device: "webgpu", dtype, progress_callback, session_options };
+  const loading = Promise.all([
+    AutoTokenizer.from_pretrained(model, { progress_callback }),
+    AutoModelForCausalLM.from_pretrained(model, options),
+  ]);
+  try {
+    const [tokenizer, network] = await unlessLost(unlessRejected(loading));
+    const seconds = (performance.now() - started) / 1000;
+    const bytes_fetched = [...files.values()].reduce((all, [loaded]) => all + loaded, 0);
+    return new Engine(tokenizer, network, { seconds, bytes_fetched });
+  } catch (error) {
+    throw failure(error, "load_failed");
+  }
+}
+
+/** Sees every token as it is chosen; `halted` names what ended the run early. */
+class Watch extends BaseStreamer {
+  constructor(run, onToken) {
+    super();
+    Object.assign(this, { run, onToken, last: performance.now(), prompted: false });
+  }
+  put(ids) {
+    if (!this.prompted) {
+      this.prompted = true;
+      return;
+    }
+    const now = performance.now();
+    if (this.run.ttft_ms === null) this.run.ttft_ms = now - this.last;
+    else this.run.decode_ms.push(now - this.last);
+    this.last = now;
+    this.run.output_ids.push(Number(ids[0][0]));
+    this.onToken(this.run);
+  }
+  end() {}
+}
+
+class Halt extends StoppingCriteria {
+  constructor(shouldHalt) {
+    super();
+    this.shouldHalt = shouldHalt;
+    this.reason = null;
+  }
+  _call(ids) {
+    this.reason = this.shouldHalt();
+    return ids.map(() => this.reason !== null);
+  }
+}
+
+export class Engine {
+  constructor(tokenizer, network, loadFacts) {
+    Object.assign(this, { tokenizer, network, load: loadFacts });
+    const ends = network.generation_config?.eos_token_id ?? network.config.eos_token_id;
+    this.eos = new Set([ends].flat().filter((id) => id !== null && id !== undefined).map(Number));
+  }
+
+  /** The token ids of one question, as the package's own chat template writes it. */
+  promptIds(system, text) {
+    const messages = [{ role: "system", content: system }, { role: "user", content: text }];
+    const ids = this.tokenizer.apply_chat_template(system ? messages : messages.slice(1), {
+      add_generation_prompt: true,
+      return_tensor: false,
+      return_dict: false,
+    });
+    return Array.from(ids.flat(), Number);
+  }
+
+  text(ids) {
+    return this.tokenizer.decode(ids, { skip_special_tokens: true });
+  }
+
+  /** Write up to `max_new_tokens` greedily after exactly `input_ids`; fills and returns `run`. */
+  async generate({ run, input_ids, max_new_tokens, shouldHalt = () => null, onToken = () => {} }) {
+    const halt = new Halt(shouldHalt);
+    const shape = [1, input_ids.length];
+    const work = this.network.generate({
+      inputs: new Tensor("int64", BigInt64Array.from(input_ids, BigInt), shape),
+      attention_mask: new Tensor("int64", new BigInt64Array(input_ids.length).fill(1n), shape),
+      max_new_tokens,
+      do_sample: false,
+      num_beams: 1,
+      repetition_penalty: 1,
+      streamer: new Watch(run, onToken),
+      stopping_criteria: halt,
+    });
+    try {
+      await unlessLost(work);
+    } catch (error) {
+      work.catch(() => {});
+      throw failure(error, "run_failed");
+    }
+    const ended = this.eos.has(run.output_ids.at(-1));
+    run.stopped_by = ended ? "eos" : (halt.reason ?? "max_new_tokens");
+    run.output_text = this.text(run.output_ids);
+    return run;
+  }
+
+  async dispose() {
+    if (gpu.device) gpu.closed.add(gpu.device);
+    await this.network.dispose();
+  }
+}
+
+export const newRun = (id, input_ids) => ({
+  id,
+  prompt_tokens: input_ids.length,
+  output_ids: [],
+  output_text: "",
+  ttft_ms: null,
+  decode_ms: [],
+  stopped_by: "interrupted",
+});

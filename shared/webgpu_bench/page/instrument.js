@@ -1,0 +1,91 @@
+// Runs before anything else on the page and wraps WebGPU, so that every number is counted where the
+// call is made: buffers (bytes as requested, live and peak), dispatches, shader modules, errors.
+// A classic script on purpose: modules start later.
+"use strict";
+
+(() => {
+  const stats = {
+    supported: "gpu" in navigator,
+    adapter: null,
+    device: null,
+    budget_bytes: null,
+    budget_exceeded: null,
+    live_bytes: 0,
+    peak_requested_bytes: 0,
+    buffers: 0,
+    dispatches: 0,
+    shader_modules: 0,
+    uncaptured_errors: [],
+    device_lost: null,
+    closed: new WeakSet(),
+    listeners: new Set(),
+  };
+  window.docintelGpu = stats;
+  if (!stats.supported || typeof GPUDevice === "undefined") return;
+
+  const sizes = new WeakMap();
+  const wrap = (type, name, around) => {
+    const original = type.prototype[name];
+    type.prototype[name] = function (...args) {
+      return around.call(this, (...given) => original.apply(this, given), ...args);
+    };
+  };
+
+  wrap(GPU, "requestAdapter", async function (original, ...args) {
+    const adapter = await original(...args);
+    if (adapter) stats.adapter = adapter;
+    return adapter;
+  });
+
+  wrap(GPUAdapter, "requestDevice", async function (original, ...args) {
+    const device = await original(...args);
+    stats.device = device;
+    device.addEventListener("uncapturederror", (event) => {
+      const { constructor, message } = event.error;
+      stats.uncaptured_errors.push(`${constructor.name}: ${message}`);
+    });
+    device.lost.then(({ reason, message }) => {
+      if (stats.closed.has(device)) return;
+      stats.device_lost = { reason, message };
+      for (const tell of stats.listeners) tell(stats.device_lost);
+    });
+    return device;
+  });
+
+  const overBudget = (size) => {
+    if (stats.budget_bytes === null || stats.live_bytes + size <= stats.budget_bytes) return;
+    stats.budget_exceeded ??= { wanted: stats.live_bytes + size, budget: stats.budget_bytes };
+    throw new RangeError(
+      `a WebGPU buffer of ${size} bytes would pass the budget of ${stats.budget_bytes} bytes`,
+    );
+  };
+
+  wrap(GPUDevice, "createBuffer", function (original, descriptor) {
+    const size = Number(descriptor.size);
+    overBudget(size);
+    const buffer = original(descriptor);
+    sizes.set(buffer, size);
+    stats.buffers += 1;
+    stats.live_bytes += size;
+    stats.peak_requested_bytes = Math.max(stats.peak_requested_bytes, stats.live_bytes);
+    return buffer;
+  });
+
+  wrap(GPUBuffer, "destroy", function (original) {
+    stats.live_bytes -= sizes.get(this) ?? 0;
+    sizes.delete(this);
+    return original();
+  });
+
+  wrap(GPUDevice, "createShaderModule", function (original, descriptor) {
+    stats.shader_modules += 1;
+    return original(descriptor);
+  });
+
+  for (const name of ["dispatchWorkgroups", "dispatchWorkgroupsIndirect"]) {
+    wrap(GPUComputePassEncoder, name, function (original, ...args) {
+      stats.dispatches += 1;
+      return original(...args);
+    });
+  }
+})();

@@ -1,0 +1,11 @@
+// Two uses of one page: `window.docintel.run(request)` for the harness, the chat for a person.
+
+import { startPage } from "./ui.js";
+
+const driven = new URLSearchParams(location.search).has("driven");
+
+window.docintel = {
+  run: async (request) => (await import("./driven.js")).run(request),
+};
+
+if (!driven) startPage();

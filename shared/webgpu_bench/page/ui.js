@@ -1,0 +1,235 @@
+// The page as a person uses it: choose a model, load it, give it a text, watch the answer and its cost.
+// `state` decides what can be pressed; every failure is one sentence in the notice.
+
+const NEW_TOKENS = 512;
+const gpu = window.docintelGpu;
+const SOFTWARE = /swiftshader|llvmpipe|lavapipe|microsoft basic render/i;
+const $ = (id) => document.getElementById(id);
+
+const page = { state: "checking", models: [], adapter: null, engine: null, stopping: false, lib: null };
+
+const PLACEHOLDER = {
+  ready: "Paste a text…",
+  answering: "Answering…",
+  loading: "Loading…",
+  lost: "The GPU was lost; load the model again",
+};
+
+function enter(state) {
+  page.state = state;
+  document.body.dataset.state = state;
+  const ready = state === "ready";
+  const answering = state === "answering";
+  const canLoad = ["choosing", "ready", "lost"].includes(state);
+  $("model").disabled = $("load").disabled = !canLoad;
+  $("load").textContent = page.engine && state !== "lost" ? "Load again" : "Load model";
+  $("loading").hidden = state !== "loading";
+  $("text").disabled = !ready;
+  $("text").placeholder = PLACEHOLDER[state] ?? "Load a model first";
+  $("send").disabled = !ready;
+  $("send").hidden = answering;
+  $("stop").hidden = !answering;
+  $("example").hidden = !(ready && chosen()?.example);
+}
+
+function notice(text, command = "") {
+  const box = $("notice");
+  box.hidden = !text;
+  box.classList.toggle("advice", Boolean(command));
+  box.textContent = text;
+  if (command) box.append(" ", Object.assign(document.createElement("code"), { textContent: command }));
+}
+
+const chosen = () => page.models.find(({ name }) => name === $("model").value);
+const megabytes = (bytes) => (bytes / 1e6).toFixed(bytes < 1e7 ? 1 : 0);
+const rate = (value) => (value >= 100 ? value.toFixed(0) : value.toFixed(value < 1 ? 2 : 1));
+
+export async function startPage() {
+  $("load").addEventListener("click", loadModel);
+  $("model").addEventListener("change", chooseModel);
+  $("ask").addEventListener("submit", submit);
+  $("stop").addEventListener("click", () => (page.stopping = true));
+  $("example").addEventListener("click", useExample);
+  $("text").addEventListener("keydown", sendOnEnter);
+  gpu.listeners.add(deviceLost);
+  setInterval(showBytes, 500);
+  try {
+    page.models = await (await fetch("/models/index.json")).json();
+  } catch {
+    page.models = [];
+  }
+  fillModels();
+  await findAdapter();
+}
+
+async function findAdapter() {
+  try {
+    page.lib = await import("./engine.js");
+  } catch {
+    enter("broken");
+    return notice("The page's packages are not installed; run", "cd shared/webgpu_bench && npm ci --ignore-scripts");
+  }
+  page.adapter = await page.lib.describeAdapter().catch(() => null);
+  showAdapter(page.adapter);
+  if (!page.adapter) {
+    enter("no-webgpu");
+    return notice("This browser offers no WebGPU; a current Chrome, Edge, Safari or Firefox on a machine with a GPU does.");
+  }
+  if (!page.models.length) {
+    enter("no-model");
+    return notice("No model is served here yet; make one with", "./inv release --domain <name>");
+  }
+  enter("choosing");
+}
+
+function showAdapter(adapter) {
+  const chip = $("adapter");
+  const names = adapter ? [adapter.vendor, adapter.architecture, adapter.device, adapter.description].join(" ") : "";
+  const kind = !adapter ? "none" : adapter.is_fallback || SOFTWARE.test(names) ? "software" : "hardware";
+  const short = (adapter && [adapter.vendor, adapter.architecture].filter(Boolean).join(" ")) || "GPU";
+  const labels = { none: "no WebGPU", software: `software adapter · ${short}`, hardware: short };
+  chip.dataset.kind = document.body.dataset.adapter = kind;
+  chip.firstElementChild.textContent = labels[kind];
+  if (adapter?.description) chip.title = adapter.description;
+}
+
+function fillModels() {
+  const select = $("model");
+  const option = (text, value) => Object.assign(document.createElement("option"), { textContent: text, value });
+  select.replaceChildren(...page.models.map(({ name }) => option(name, name)));
+  if (!page.models.length) select.append(option("no model", ""));
+  chooseModel();
+}
+
+function chooseModel() {
+  $("prompting").open = matchMedia("(min-width: 761px)").matches && page.models.length > 0;
+  $("system").value = chosen()?.system_prompt ?? "";
+}
+
+async function loadModel() {
+  notice("");
+  enter("loading");
+  $("bar").removeAttribute("value");
+  $("loaded").textContent = "starting…";
+  try {
+    await page.engine?.dispose().catch(() => {});
+    page.engine = null;
+    gpu.device_lost = null;
+    const { dtype } = pickDtype();
+    page.engine = await page.lib.load({ model: chosen().name, dtype, onProgress: showProgress });
+    $("dtype").textContent = dtype;
+    enter("ready");
+    $("text").focus({ preventScroll: true });
+  } catch (error) {
+    enter(gpu.device_lost ? "lost" : "choosing");
+    notice(`The model could not be loaded: ${error.message}`);
+  }
+}
+
+/** What suits the adapter, unless the package has only the other one. */
+function pickDtype() {
+  const choice = page.lib.chooseDtype("auto", page.adapter);
+  const there = Object.keys(chosen().bytes);
+  return there.length && !there.includes(choice.dtype) ? { dtype: there[0] } : choice;
+}
+
+function showProgress(loaded, total) {
+  const all = Math.max(total, Object.values(chosen().bytes).length ? chosen().bytes[pickDtype().dtype] : 0);
+  $("bar").value = all ? Math.min(1, loaded / all) : 0;
+  const done = loaded >= all;
+  if (done) $("bar").removeAttribute("value");
+  $("loaded").textContent = done ? "preparing the GPU…" : `${megabytes(loaded)} of ${megabytes(all)} MB`;
+}
+
+function showBytes() {
+  if (gpu.buffers) $("bytes").textContent = megabytes(gpu.live_bytes);
+}
+
+function useExample() {
+  $("text").value = chosen().example;
+  $("text").focus();
+}
+
+function sendOnEnter(event) {
+  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+    event.preventDefault();
+    $("ask").requestSubmit();
+  }
+}
+
+function addTurn(kind, text) {
+  const turn = Object.assign(document.createElement("div"), { className: `turn ${kind}`, textContent: text });
+  $("welcome").hidden = true;
+  $("log").append(turn);
+  turn.scrollIntoView({ block: "end" });
+  return turn;
+}
+
+async function submit(event) {
+  event.preventDefault();
+  const text = $("text").value.trim();
+  if (!text || page.state !== "ready") return;
+  $("text").value = "";
+  notice("");
+  addTurn("mine", text);
+  await answer(addTurn("theirs writing", ""), text);
+}
+
+async function answer(turn, text) {
+  const { engine } = page;
+  page.stopping = false;
+  enter("answering");
+  const run = page.lib.newRun("chat", []);
+  const onToken = () => {
+    write(turn, engine.text(run.output_ids));
+    showSpeed(run);
+  };
+  try {
+    const input_ids = engine.promptIds($("system").value, text);
+    run.prompt_tokens = input_ids.length;
+    const shouldHalt = () => (page.stopping ? "stopped" : null);
+    await engine.generate({ run, input_ids, max_new_tokens: NEW_TOKENS, shouldHalt, onToken });
+    enter("ready");
+    $("text").focus({ preventScroll: true });
+  } catch (error) {
+    if (gpu.device_lost) page.engine = null;
+    enter(gpu.device_lost ? "lost" : "ready");
+    notice(`The answer broke off: ${error.message}`);
+  }
+  finish(turn, run);
+}
+
+function write(turn, text) {
+  turn.textContent = text;
+  turn.classList.toggle("json", text.trimStart().startsWith("{"));
+  const log = $("log");
+  if (log.scrollHeight - log.scrollTop - log.clientHeight < 160) log.scrollTop = log.scrollHeight;
+}
+
+function finish(turn, run) {
+  turn.classList.remove("writing");
+  try {
+    turn.textContent = JSON.stringify(JSON.parse(run.output_text), null, 2);
+  } catch {
+    // Not JSON: it stays as it was written.
+  }
+  const ends = { eos: "", max_new_tokens: " · cut at the limit", stopped: " · stopped", interrupted: " · broken off" };
+  const count = `${run.prompt_tokens} tokens in, ${run.output_ids.length} out`;
+  const small = Object.assign(document.createElement("small"), { textContent: count + ends[run.stopped_by] });
+  turn.append(small);
+}
+
+function showSpeed(run) {
+  const seconds = run.ttft_ms / 1000;
+  $("ttft").textContent = seconds.toFixed(seconds < 10 ? 2 : 1);
+  $("prefill").textContent = rate(run.prompt_tokens / seconds);
+  const recent = run.decode_ms.slice(-20);
+  if (recent.length) $("speed").textContent = rate((1000 * recent.length) / recent.reduce((a, b) => a + b));
+}
+
+function deviceLost({ message, reason }) {
+  if (page.state === "loading" || page.state === "answering") return;
+  page.engine = null;
+  enter("lost");
+  notice(`The GPU device was lost (${message || reason}); load the model again.`);
+}

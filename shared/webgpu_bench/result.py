@@ -1,0 +1,115 @@
+"""What the browser found, strictly: an answer with unknown keys is refused.
+
+>>> BrowserResult(outcome="no_webgpu", error="this browser offers no WebGPU adapter").ok
+False
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from shared.manifest import Strict
+
+Outcome = Literal[
+    "ok",
+    "load_failed",
+    "run_failed",
+    "out_of_budget",
+    "device_lost",
+    "timeout",
+    "crashed",
+    "no_webgpu",
+]
+StoppedBy = Literal["eos", "max_new_tokens", "deadline", "interrupted"]
+
+
+class Adapter(Strict):
+    """The WebGPU adapter as it names itself; `is_fallback` is the browser's word for software."""
+
+    vendor: str = ""
+    architecture: str = ""
+    device: str = ""
+    description: str = ""
+    is_fallback: bool = False
+    features: list[str] = Field(default_factory=list)
+    limits: dict[str, float] = Field(default_factory=dict)
+
+
+class Load(Strict):
+    """From the first request to a ready session, over loopback; bytes of the package only."""
+
+    seconds: float = 0.0
+    bytes_fetched: int = 0
+
+
+class Run(Strict):
+    """One prompt. `ttft_ms` is prefill and first token; `decode_ms` has one entry a later token.
+
+    `stopped_by` is "interrupted" where the run did not end by itself (timeout, lost device, crash).
+    """
+
+    id: str
+    prompt_tokens: int
+    output_ids: list[int] = Field(default_factory=list)
+    output_text: str = ""
+    ttft_ms: float | None = None
+    decode_ms: list[float] = Field(default_factory=list)
+    stopped_by: StoppedBy = "interrupted"
+
+    @property
+    def prefill_tokens_per_second(self) -> float | None:
+        """Prompt tokens over time to first token."""
+        return 1000 * self.prompt_tokens / self.ttft_ms if self.ttft_ms else None
+
+    @property
+    def decode_tokens_per_second(self) -> float | None:
+        """Tokens after the first over the time they took."""
+        return 1000 * len(self.decode_ms) / sum(self.decode_ms) if self.decode_ms else None
+
+
+class Gpu(Strict):
+    """Counted where the page calls WebGPU. Bytes are requested buffer bytes, not the driver's own."""
+
+    peak_requested_bytes: int = 0
+    live_bytes_after_dispose: int | None = None
+    buffers: int = 0
+    dispatches: int = 0
+    shader_modules: int = 0
+
+
+class DeviceLost(Strict):
+    reason: str
+    message: str
+
+
+class Placement(Strict):
+    """How many graph nodes onnxruntime-web gave to each provider, by its own log."""
+
+    WebGpuExecutionProvider: int
+    CPUExecutionProvider: int
+    cpu_nodes: list[str]
+
+
+class BrowserResult(Strict):
+    """Everything one run in the browser told; `error` is one sentence unless the outcome is ok."""
+
+    ok: bool = False
+    outcome: Outcome
+    error: str | None = None
+    dtype: str | None = None
+    dtype_reason: str | None = None
+    adapter: Adapter = Adapter()
+    software_adapter: bool = False
+    load: Load = Load()
+    runs: list[Run] = Field(default_factory=list)
+    gpu: Gpu = Gpu()
+    placement: Placement | None = None
+    placement_reason: str | None = None
+    uncaptured_errors: list[str] = Field(default_factory=list)
+    device_lost: DeviceLost | None = None
+    console_errors: list[str] = Field(default_factory=list)
+    blocked_requests: list[str] = Field(default_factory=list)
+    user_agent: str = ""
+    versions: dict[str, str | None] = Field(default_factory=dict)

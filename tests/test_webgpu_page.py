@@ -1,0 +1,125 @@
+"""The page in a real browser: what a person sees, and what the harness makes of each way to fail.
+
+A packaged model is named by DOCINTEL_TEST_PACKAGE; without it the tests that need one are skipped.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from shared.setup.browser import find_browser
+from shared.webgpu_bench import driver
+from shared.webgpu_bench.chromium import marked, open_page
+from shared.webgpu_bench.result import BrowserResult
+from shared.webgpu_bench.server import serve
+
+
+@pytest.fixture(scope="module")
+def browser() -> Path:
+    found = find_browser()
+    if found is None:
+        pytest.skip("no Chrome or Chromium on this machine")
+    return found.path
+
+
+def ask(
+    package: Path,
+    browser: Path,
+    timeout_s: float = 240,
+    on_progress: Callable[[str], None] = lambda line: None,
+    **more: Any,
+) -> BrowserResult:
+    prompt = {"id": "a", "input_ids": [1, 4093, 198, 1780], "max_new_tokens": 2}
+    request = {"model": "m", "dtype": "auto", "prompts": [prompt], "deadline_ms": 200_000} | more
+    return driver.run_in_browser(
+        package,
+        request,
+        browser=browser,
+        timeout_s=timeout_s,
+        on_progress=on_progress,
+        adapter="software",
+    )
+
+
+@pytest.mark.slow
+class TestThePageInARealBrowser:
+    def test_says_that_no_model_is_there_and_lets_nothing_out(self, browser: Path) -> None:
+        mounts = {"/": driver.PAGE, "/vendor": driver.VENDOR}
+        with (
+            serve(mounts, {"/models/index.json": list}) as url,
+            open_page(browser, hardware=False) as tab,
+        ):
+            tab.page.goto(url)
+            tab.page.wait_for_selector("body[data-state=no-model]")
+            assert "No model is served here" in tab.page.inner_text("#notice")
+            assert (tab.console, tab.errors, tab.blocked) == ([], [], [])
+            tab.page.evaluate("fetch('https://example.com/x').catch(() => {})")
+            assert tab.blocked == ["https://example.com/x"]
+
+    def test_leaves_no_process_behind(self, browser: Path) -> None:
+        with open_page(browser, hardware=False) as tab:
+            mark = tab.mark
+            assert marked(mark)
+        assert not marked(mark)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("DOCINTEL_TEST_PACKAGE" not in os.environ, reason="no packaged model named")
+class TestAModelInARealBrowser:
+    package = Path(os.environ.get("DOCINTEL_TEST_PACKAGE", ""))
+
+    def test_loads_writes_and_is_let_go(self, browser: Path) -> None:
+        result = ask(self.package, browser)
+        assert (result.outcome, result.error) == ("ok", None)
+        assert len(result.runs[0].output_ids) == 2 and len(result.runs[0].decode_ms) == 1
+        assert result.gpu.peak_requested_bytes > 0 == result.gpu.live_bytes_after_dispose
+        assert result.placement and result.placement.WebGpuExecutionProvider > 0
+        assert result.dtype == "q4" and result.software_adapter
+        assert (result.uncaptured_errors, result.blocked_requests) == ([], [])
+
+    def test_past_its_budget_it_is_refused(self, browser: Path) -> None:
+        result = ask(self.package, browser, budget_bytes=100_000)
+        assert result.outcome == "out_of_budget"
+        assert result.gpu.peak_requested_bytes <= 100_000
+
+    def test_a_missing_chunk_is_named(self, browser: Path, tmp_path: Path) -> None:
+        package = shutil.copytree(self.package, tmp_path / "m", copy_function=os.link)
+        next(package.glob("onnx/model_q4.onnx_data")).unlink()
+        result = ask(package, browser, dtype="q4")
+        assert result.outcome == "load_failed"
+        assert result.error == "the package lacks onnx/model_q4.onnx_data"
+
+    def test_a_page_that_is_silent_too_long_is_ended(self, browser: Path) -> None:
+        result = ask(self.package, browser, timeout_s=1.5)
+        assert result.outcome == "timeout"
+        assert not result.ok and result.error
+
+    @pytest.mark.parametrize(
+        ("process", "outcome"), [("renderer", "crashed"), ("gpu-process", "device_lost")]
+    )
+    def test_a_killed_process_is_told_apart(
+        self, browser: Path, process: str, outcome: str
+    ) -> None:
+        def kill(line: str) -> None:
+            if "reading" in line:
+                for child in psutil.Process().children(recursive=True):
+                    if f"--type={process}" in command_line(child):
+                        child.kill()
+
+        result = ask(self.package, browser, on_progress=kill)
+        assert result.outcome == outcome
+        assert result.runs[0].stopped_by == "interrupted"
+
+
+def command_line(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []

@@ -57,3 +57,21 @@ def tiny(embedded: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[
         return made if made.exists() else write_tiny(made, architecture, embedded)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def package(
+    tiny: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
+    """A packaged tiny Qwen2, made by the real stages once a session."""
+    from shared.chain import walk
+    from shared.domain import load_domain
+    from shared.rung_run import Options
+
+    root = tmp_path_factory.mktemp("package")
+    shutil.copytree(paths.REPOSITORY / "domains" / "legal", root / "domains" / "legal")
+    shutil.copytree(tiny("qwen2"), root / "models" / "legal" / "merged")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DOCINTEL_ROOT", str(root))
+        made = walk(load_domain("legal"), Options(rung="smollm3", until="package")).package
+    yield made

@@ -19,7 +19,7 @@ Edit = Callable[[str, str, str], None]
 
 def invoke(*words: str, root: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run invoke in the repository, on the world at `root`, without the Hub."""
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "COLUMNS": "100"}
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "COLUMNS": "220"}
     if root:
         environment["DOCINTEL_ROOT"] = str(root)
     return subprocess.run(

@@ -1,7 +1,4 @@
-"""The page in a real browser: what a person sees, and what the harness makes of each way to fail.
-
-A packaged model is named by DOCINTEL_TEST_PACKAGE; without it the tests that need one are skipped.
-"""
+"""The page in a real browser: what a person sees, and what the harness makes of each way to fail."""
 
 from __future__ import annotations
 
@@ -24,8 +21,7 @@ from shared.webgpu_bench.server import serve
 @pytest.fixture(scope="module")
 def browser() -> Path:
     found = find_browser()
-    if found is None:
-        pytest.skip("no Chrome or Chromium on this machine")
+    assert found, "no Chrome or Chromium: run `./inv doctor`"
     return found.path
 
 
@@ -71,12 +67,9 @@ class TestThePageInARealBrowser:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("DOCINTEL_TEST_PACKAGE" not in os.environ, reason="no packaged model named")
 class TestAModelInARealBrowser:
-    package = Path(os.environ.get("DOCINTEL_TEST_PACKAGE", ""))
-
-    def test_loads_writes_and_is_let_go(self, browser: Path) -> None:
-        result = ask(self.package, browser)
+    def test_loads_writes_and_is_let_go(self, browser: Path, package: Path) -> None:
+        result = ask(package, browser)
         assert (result.outcome, result.error) == ("ok", None)
         assert len(result.runs[0].output_ids) == 2 and len(result.runs[0].decode_ms) == 1
         assert result.gpu.peak_requested_bytes > 0 == result.gpu.live_bytes_after_dispose
@@ -84,20 +77,20 @@ class TestAModelInARealBrowser:
         assert result.dtype == "q4" and result.software_adapter
         assert (result.uncaptured_errors, result.blocked_requests) == ([], [])
 
-    def test_past_its_budget_it_is_refused(self, browser: Path) -> None:
-        result = ask(self.package, browser, budget_bytes=100_000)
+    def test_past_its_budget_it_is_refused(self, browser: Path, package: Path) -> None:
+        result = ask(package, browser, budget_bytes=100_000)
         assert result.outcome == "out_of_budget"
         assert result.gpu.peak_requested_bytes <= 100_000
 
-    def test_a_missing_chunk_is_named(self, browser: Path, tmp_path: Path) -> None:
-        package = shutil.copytree(self.package, tmp_path / "m", copy_function=os.link)
-        next(package.glob("onnx/model_q4.onnx_data")).unlink()
-        result = ask(package, browser, dtype="q4")
+    def test_a_missing_chunk_is_named(self, browser: Path, package: Path, tmp_path: Path) -> None:
+        spoilt = shutil.copytree(package, tmp_path / "m", copy_function=os.link)
+        (spoilt / "onnx" / "model_q4.onnx_data").unlink()
+        result = ask(spoilt, browser, dtype="q4")
         assert result.outcome == "load_failed"
         assert result.error == "the package lacks onnx/model_q4.onnx_data"
 
-    def test_a_page_that_is_silent_too_long_is_ended(self, browser: Path) -> None:
-        result = ask(self.package, browser, timeout_s=1.5)
+    def test_a_page_that_is_silent_too_long_is_ended(self, browser: Path, package: Path) -> None:
+        result = ask(package, browser, timeout_s=1.5)
         assert result.outcome == "timeout"
         assert not result.ok and result.error
 
@@ -105,7 +98,7 @@ class TestAModelInARealBrowser:
         ("process", "outcome"), [("renderer", "crashed"), ("gpu-process", "device_lost")]
     )
     def test_a_killed_process_is_told_apart(
-        self, browser: Path, process: str, outcome: str
+        self, browser: Path, package: Path, process: str, outcome: str
     ) -> None:
         def kill(line: str) -> None:
             if "reading" in line:
@@ -113,7 +106,7 @@ class TestAModelInARealBrowser:
                     if f"--type={process}" in command_line(child):
                         child.kill()
 
-        result = ask(self.package, browser, on_progress=kill)
+        result = ask(package, browser, on_progress=kill)
         assert result.outcome == outcome
         assert result.runs[0].stopped_by == "interrupted"
 

@@ -1,0 +1,165 @@
+"""The Hub's server side as a small HTTP double: what huggingface_hub 2.4.0 asks, honestly answered.
+
+>>> with HubDouble() as hub:
+...     commit = hub.add("org/name", {"config.json": b"{}"})
+...     HfApi(endpoint=hub.url, token=WRITE_TOKEN).model_info("org/name").sha == commit
+
+With hf_xet installed that client uploads by Xet alone and never asks which protocol the server
+wants. Xet is not doubled: set `huggingface_hub.constants.HF_HUB_DISABLE_XET` (HF_HUB_DISABLE_XET=1
+for another process), the client's own switch, and it uploads by git LFS, which is.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import NamedTuple
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import huggingface_hub.constants
+import pytest
+
+from tests.hub_routes import READ_TOKEN, ROUTES, WRITE_TOKEN, Answer, Ask, give
+from tests.hub_store import Refusal, Repo, new_repo
+
+
+class Fault(NamedTuple):
+    """The next such request is answered with `status`, once; `after` doing its work, if so wished."""
+
+    method: str
+    path: str
+    status: int
+    headers: dict[str, str] = {}  # noqa: RUF012 (never changed)
+    after: bool = False
+
+
+class Request(NamedTuple):
+    """What came in: `received` counts the bytes of the body."""
+
+    method: str
+    path: str
+    received: int
+    with_token: bool
+
+
+def use_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the client in this process upload by LFS, with a token that may write."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HF_TOKEN", WRITE_TOKEN)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+
+
+def closed_port() -> str:
+    """An endpoint that nothing listens at."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{free.getsockname()[1]}"
+
+
+class HubDouble:
+    """Repositories in memory, served on 127.0.0.1 while the `with` block lasts.
+
+    `faults` are consumed once each. A file named in `damaged` is stored with one bit flipped; with
+    "lfs" in it that happens to every LFS upload on its way. `page`: tree entries sent at once.
+    """
+
+    def __init__(self) -> None:
+        self.repos: dict[str, Repo] = {}
+        self.objects: dict[str, bytes] = {}
+        self.requests: list[Request] = []
+        self.faults: list[Fault] = []
+        self.damaged: set[str] = set()
+        self.page = 1000
+        self._lock = threading.Lock()
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self.cdn = f"http://localhost:{self._server.server_port}/cdn"
+
+    def __enter__(self) -> HubDouble:
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def add(self, repo: str, files: dict[str, bytes], **kind: bool) -> str:
+        """Put a repository there (`private`, `gated`) with one commit; its hash."""
+        self.repos[repo] = new_repo(files, **kind)
+        return self.repos[repo].refs["main"]
+
+    def files(self, repo: str) -> dict[str, bytes]:
+        """What the newest commit holds."""
+        return {name: blob.content for name, blob in self.repos[repo].at("main")[1].items()}
+
+    def asked(self, method: str, path: str = "") -> list[Request]:
+        """The requests with that method whose path has that in it."""
+        return [r for r in self.requests if r.method == method and path in r.path]
+
+    def readable(self, ask: Ask) -> Repo:
+        repo = self.repos.get(ask.repo)
+        if repo is None or (repo.private and not ask.token):
+            raise Refusal(404 if ask.token else 401, "Repository not found", "RepoNotFound")
+        return repo
+
+    def answer(self, method: str, target: str, token: str, body: bytes) -> Answer:
+        """One request at a time: recorded, then answered by a fault or by its route."""
+        with self._lock:
+            path = unquote(urlsplit(target).path)
+            self.requests.append(Request(method, path, len(body), bool(token)))
+            fault = next((f for f in self.faults if f.method == method and f.path in path), None)
+            if fault is None:
+                return self._do(method, target, token, body)
+            self.faults.remove(fault)
+            if fault.after:
+                self._do(method, target, token, body)
+            return give({"error": "a fault"}, fault.status, fault.headers)
+
+    def _do(self, method: str, target: str, token: str, body: bytes) -> Answer:
+        parts = urlsplit(target)
+        try:
+            if token not in ("", WRITE_TOKEN, READ_TOKEN):
+                raise Refusal(401, "Invalid credentials in Authorization header")
+            for methods, pattern, function in ROUTES:
+                if method in methods and (found := pattern.fullmatch(parts.path)):
+                    rest = {name: unquote(text) for name, text in found.groupdict().items()}
+                    query = dict(parse_qsl(parts.query))
+                    return function(self, Ask(rest.pop("repo", ""), rest, query, body, token))
+            raise Refusal(404, f"no such route: {method} {parts.path}")
+        except Refusal as refusal:
+            return give({"error": str(refusal)}, refusal.status, refusal.headers)
+
+
+def _handler(hub: HubDouble) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
+
+        def serve(self) -> None:
+            token = self.headers.get("Authorization", "").removeprefix("Bearer ")
+            answer = hub.answer(self.command, self.path, token, b"".join(self.body()))
+            self.send_response(answer.status)
+            for name, text in {"Content-Length": str(len(answer.body)), **answer.headers}.items():
+                self.send_header(name, text)
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(answer.body)
+
+        def body(self) -> Iterator[bytes]:
+            if "chunked" not in self.headers.get("Transfer-Encoding", ""):
+                yield self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                return
+            while size := int(self.rfile.readline(), 16):
+                yield self.rfile.read(size)
+                self.rfile.readline()
+            self.rfile.readline()
+
+        def log_message(self, *_: object) -> None:
+            """The double keeps its own record."""
+
+        do_GET = do_HEAD = do_POST = do_PUT = serve
+
+    return Handler

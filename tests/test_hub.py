@@ -19,6 +19,9 @@ from tests.hub_double import (
     use_this_machine,
 )
 
+# The client itself passes open files to httpx2 in a way that httpx2 no longer likes.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+
 REPO = "acme/docintel-legal-tiny-webgpu"
 
 
@@ -47,8 +50,8 @@ def slept() -> list[float]:
 
 
 def send(hub: HubDouble, folder: Path, slept: list[float] | None = None, **more: bool) -> Published:
-    sleep = [].append if slept is None else slept.append
-    return publish(folder, REPO, message="a release", endpoint=hub.url, sleep=sleep, **more)
+    naps = [] if slept is None else slept
+    return publish(folder, REPO, message="a release", endpoint=hub.url, sleep=naps.append, **more)
 
 
 def refused(hub: HubDouble, folder: Path, slept: list[float] | None = None, **more: bool) -> str:
@@ -193,6 +196,29 @@ class TestTrouble:
         said = {"X-Error-Message": "Private repository storage limit reached"}
         hub.faults = [Fault("POST", "/objects/batch", 403, said)]
         assert "has no room for" in refused(hub, release)
+
+
+class TestTroubleWithXet:
+    """hf_xet is what uploads on the real Hub; it is not doubled, but its refusals are heard."""
+
+    @pytest.fixture(autouse=True)
+    def xet(self, hub: HubDouble, monkeypatch: pytest.MonkeyPatch) -> None:
+        pytest.importorskip("hf_xet")
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", False)
+
+    @pytest.mark.parametrize(
+        ("status", "sentence"),
+        [
+            (403, f"the token may not write to {REPO} (403)"),
+            (401, "does not accept the token (401)"),
+        ],
+    )
+    def test_is_one_sentence(
+        self, hub: HubDouble, release: Path, slept: list[float], status: int, sentence: str
+    ) -> None:
+        hub.faults = [Fault("GET", "/xet-write-token/", status)] * 9
+        assert sentence in refused(hub, release, slept)
+        assert not slept
 
 
 class TestATokenThat:

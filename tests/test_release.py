@@ -81,14 +81,17 @@ class TestTheEmbeddedRelease:
     def test_loads_in_onnxruntime_genai_as_it_lies(self, world: Path) -> None:
         model = og.Model(str(world / "models" / "legal" / "webgpu"))
         tokenizer = og.Tokenizer(model)
-        ids = tokenizer.encode("The capital of France is")
+        question = [{"role": "user", "content": "What is the capital of France?"}]
+        ids = tokenizer.encode(
+            tokenizer.apply_chat_template(json.dumps(question), add_generation_prompt=True)
+        )
         parameters = og.GeneratorParams(model)
-        parameters.set_search_options(max_length=len(ids) + 3, do_sample=False)
+        parameters.set_search_options(max_length=len(ids) + 8, do_sample=False)
         generator = og.Generator(model, parameters)
         generator.append_tokens(ids)
         while not generator.is_done():
             generator.generate_next_token()
-        assert "Paris" in tokenizer.decode(generator.get_sequence(0))
+        assert "Paris" in tokenizer.decode(generator.get_sequence(0)[len(ids) :])
 
     def test_has_a_card_that_the_hub_accepts(self, world: Path) -> None:
         card = ModelCard.load(world / "models" / "legal" / "webgpu" / "README.md")

@@ -1,0 +1,288 @@
+"""Calls to the Hub: tried again where that can help, told in one sentence where it cannot.
+
+>>> hub = Hub(HfApi(token=get_token()), "org/name")
+>>> hub.call(lambda: hub.api.model_info("org/name"))
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import re
+import socket
+import ssl
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+import httpx2
+from huggingface_hub import HfApi, get_token
+from huggingface_hub.errors import (
+    FileMetadataError,
+    GatedRepoError,
+    HfHubHTTPError,
+    OfflineModeIsEnabled,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils import disable_progress_bars, parse_ratelimit_headers
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt
+
+from shared.errors import UserError
+from shared.progress import say
+
+ATTEMPTS = 4
+LONGEST_WAIT_SECONDS = 300.0
+"""A Hub that asks for a longer pause is not waited for: the person is told how long it is."""
+STILL_GOING_SECONDS = 30.0
+SAID_BY_THE_CLIENT = ("Invalid metadata in README.md", "LFS batch API returned errors")
+"""ValueErrors whose text tells more than the HTTP error inside them, where there is one."""
+TRANSIENT_STATUS = frozenset({408, 429, 500, 502, 503, 504})
+NO_ROOM_STATUS = frozenset({402, 413, 507})
+
+Sleep = Callable[[float], None]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Hub:
+    """One repository as seen by one client; `failure` is what its sentences are raised as."""
+
+    api: HfApi = field(repr=False)
+    repo_id: str
+    writing: bool = False
+    failure: type[UserError] = UserError
+    sleep: Sleep = time.sleep
+
+    def call(self, action: Callable[[], T], *, patient: bool = True) -> T:
+        """`action()`, up to ATTEMPTS times; it must be safe to do twice.
+
+        Not `patient`: a Hub that cannot be reached at all is not tried again. An error that is not
+        the Hub's or the network's is a defect and passes unchanged.
+        """
+        retrying = Retrying(
+            stop=stop_after_attempt(ATTEMPTS),
+            wait=_seconds_to_wait,
+            retry=retry_if_exception(lambda error: _is_transient(_root(error), patient)),
+            before_sleep=self._tell,
+            sleep=self.sleep,
+            reraise=True,
+        )
+        try:
+            return retrying(action)
+        except Exception as error:
+            sentence = _sentence(self, _root(error))
+            if sentence is None:
+                raise
+            file = re.match(r"Error while uploading ('.+?') to the Hub", str(error))
+            about = f"{file[1]} was not uploaded: " if file else ""
+            raise self.failure(scrub(about + sentence)) from None
+
+    @property
+    def host(self) -> str:
+        """`huggingface.co`, or whatever the endpoint names."""
+        return urlsplit(self.api.endpoint).netloc
+
+    @property
+    def org(self) -> str:
+        return self.repo_id.split("/")[0]
+
+    def _tell(self, state: RetryCallState) -> None:
+        error = _root(_error(state))
+        status = _status(error)
+        trouble = f"answers {status}" if status else f"cannot be reached ({_why(error)})"
+        say(
+            f"      {self.host} {trouble}; trying again in {_seconds_to_wait(state):.0f} s "
+            f"({state.attempt_number + 1} of {ATTEMPTS})"
+        )
+
+
+def scrub(text: str) -> str:
+    """`text` without tokens: the one in use, and anything that has a Hub token's form."""
+    token = get_token()
+    hidden = text.replace(token, "hf_***") if token else text
+    return re.sub(r"hf_[A-Za-z0-9]+", "hf_***", hidden)
+
+
+def within(seconds: float, action: Callable[[], T]) -> T:
+    """`action()`, or TimeoutError after `seconds` in all.
+
+    The client's own timeout begins anew with each of a host's addresses and does not cover looking
+    up its name, so that behind a silent firewall it would last a minute.
+    """
+    outcome: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(action())
+        except BaseException as error:  # handed to the caller, whatever it is
+            outcome.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return outcome.result(timeout=seconds)
+
+
+@contextmanager
+def transferring(label: str) -> Iterator[None]:
+    """The client's own bars on a terminal; elsewhere a line now and then.
+
+    A CI job that says nothing while gigabytes go over the wire is taken for dead and ended.
+    """
+    if sys.stderr.isatty():
+        yield
+        return
+    done, started = threading.Event(), time.monotonic()
+
+    def tell() -> None:
+        while not done.wait(STILL_GOING_SECONDS):
+            say(f"      {label}: {time.monotonic() - started:.0f} s so far")
+
+    with disable_progress_bars():
+        threading.Thread(target=tell, daemon=True).start()
+        try:
+            yield
+        finally:
+            done.set()
+
+
+def _root(error: BaseException) -> BaseException:
+    """The HTTP or network error inside: the client wraps what its worker threads raise."""
+    known = (httpx2.HTTPError, ConnectionError, TimeoutError, FileMetadataError)
+    inner: BaseException | None = None if _is_said(error) else error
+    while inner is not None and not isinstance(inner, known):
+        inner = inner.__cause__ or inner.__context__
+    return inner or error
+
+
+def _is_said(error: BaseException) -> bool:
+    return isinstance(error, ValueError) and str(error).startswith(SAID_BY_THE_CLIENT)
+
+
+def _error(state: RetryCallState) -> BaseException:
+    assert state.outcome is not None
+    error = state.outcome.exception()
+    assert error is not None
+    return error
+
+
+def _is_transient(error: BaseException, patient: bool) -> bool:
+    if isinstance(error, HfHubHTTPError):
+        asked = _retry_after(error)
+        return _status(error) in TRANSIENT_STATUS and (asked or 0) <= LONGEST_WAIT_SECONDS
+    if isinstance(error, httpx2.NetworkError | httpx2.TimeoutException | TimeoutError):
+        return patient
+    # hf_xet's ConnectionError is not here: it has tried for three minutes already.
+    return isinstance(error, httpx2.RemoteProtocolError | json.JSONDecodeError)
+
+
+def _seconds_to_wait(state: RetryCallState) -> float:
+    """What the Hub asked for, else 1, 2, 4 s."""
+    asked = _retry_after(_root(_error(state)))
+    return 2.0 ** (state.attempt_number - 1) if asked is None else asked
+
+
+def _retry_after(error: BaseException) -> float | None:
+    """Seconds from `Retry-After`, or from the `RateLimit` header that the Hub itself sends."""
+    if not isinstance(error, HfHubHTTPError):
+        return None
+    said = error.response.headers.get("Retry-After", "").strip()
+    if said.isdigit():
+        return float(said)
+    limit = parse_ratelimit_headers(error.response.headers)
+    return float(limit.reset_in_seconds) if limit and _status(error) == 429 else None
+
+
+def _status(error: BaseException) -> int | None:
+    """The HTTP status; hf_xet gives it only inside its text."""
+    if isinstance(error, HfHubHTTPError):
+        return int(error.response.status_code)
+    found = (
+        re.search(r"\((\d{3}) [A-Z]", str(error)) if isinstance(error, ConnectionError) else None
+    )
+    return int(found[1]) if found else None
+
+
+def _sentence(hub: Hub, error: BaseException) -> str | None:
+    """What happened and what helps; None for an error that says nothing about the Hub."""
+    if isinstance(error, OfflineModeIsEnabled):
+        return f"{hub.host} cannot be reached (HF_HUB_OFFLINE is set); unset it to use the Hub"
+    status = _status(error)
+    if status is not None:
+        return _refusal(hub, status, error)
+    if isinstance(error, httpx2.TransportError | ConnectionError | TimeoutError):
+        return f"{hub.host} cannot be reached ({_why(error)}); run it again when it can be"
+    if isinstance(error, json.JSONDecodeError | FileMetadataError):
+        return f"{hub.host} does not answer as a Hub does; check HF_ENDPOINT and any proxy"
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"{hub.repo_id}: the disk is full; free some space and run it again"
+    if _is_said(error):
+        return f"{hub.host} refuses {hub.repo_id}: {_one_line(str(error))}"
+    return None
+
+
+def _refusal(hub: Hub, status: int, error: BaseException) -> str:
+    said = _one_line(getattr(error, "server_message", None) or "")
+    code = f"{status}: {said}" if said else f"{status}"
+    if isinstance(error, GatedRepoError):
+        page = f"{hub.api.endpoint}/{hub.repo_id}"
+        return f"{hub.repo_id} is gated: accept its licence at {page}, then `hf auth login`"
+    if isinstance(error, RevisionNotFoundError):
+        return f"{hub.repo_id} has no such revision; give a commit or tag that its page lists"
+    if status in NO_ROOM_STATUS or (status == 403 and re.search("storage|quota", said, re.I)):
+        return (
+            f"{hub.host} has no room for {hub.repo_id} ({code}); free or buy storage for {hub.org}"
+        )
+    if status == 429:
+        asked = _retry_after(error)
+        pause = f"in {asked:.0f} s" if asked is not None else "later"
+        return f"{hub.host} is asked too often (429); run it again {pause}"
+    if status >= 500:
+        return f"{hub.host} is in trouble ({code}); see status.huggingface.co and run it again"
+    if status in (409, 412):
+        return f"{hub.repo_id} was changed by someone else meanwhile ({status}); run it again"
+    return _denial(hub, status, code)
+
+
+def _denial(hub: Hub, status: int, code: str) -> str:
+    """401, 403, 404: what a token must be able to do, which differs for reading and writing."""
+    if status == 401 and hub.writing:
+        return (
+            f"{hub.host} does not accept the token ({code}); make one with the role 'write' at "
+            f"{hub.api.endpoint}/settings/tokens and run `hf auth login`"
+        )
+    if status == 403 and hub.writing:
+        return (
+            f"the token may not write to {hub.repo_id} ({code}); it needs the role 'write', or "
+            f"fine-grained write access to the repositories of {hub.org}"
+        )
+    if status in (401, 403, 404):
+        return (
+            f"{hub.repo_id} is not on {hub.host}, or is not for this token to see ({code}); "
+            "check the name, and log in with `hf auth login` if it is private"
+        )
+    return f"{hub.host} refuses {hub.repo_id} ({code})"
+
+
+def _why(error: BaseException) -> str:
+    """The network's trouble in a few words, dug out of the chain of wrapped errors."""
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, socket.gaierror):
+            return "its name is not found: no network, or no DNS"
+        if isinstance(inner, ConnectionRefusedError):
+            return "connection refused"
+        if isinstance(inner, ssl.SSLError):
+            return f"its certificate is not accepted: {_one_line(str(inner))}"
+        if isinstance(inner, httpx2.TimeoutException | TimeoutError):
+            return "no answer in time"
+        inner = inner.__cause__ or inner.__context__
+    return _one_line(scrub(str(error))) or type(error).__name__
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:200].rstrip(".")

@@ -84,7 +84,7 @@ class BenchSettings(Strict):
     new_tokens: int = Field(default=64, ge=2)
     prompt_tokens: int = Field(default=128, ge=8)
     software_new_tokens: int = Field(default=4, ge=2)
-    software_prompt_tokens: int = Field(default=32, ge=8)
+    software_prompt_tokens: int = Field(default=24, ge=8)
     time_budget_seconds: float = Field(default=220, gt=0)
 
 

@@ -17,9 +17,11 @@ from shared.readme import blocks, render
 Edit = Callable[[str, str, str], None]
 
 
-def invoke(*words: str, root: Path | None = None) -> subprocess.CompletedProcess[str]:
+def invoke(
+    *words: str, root: Path | None = None, **variables: str
+) -> subprocess.CompletedProcess[str]:
     """Run invoke in the repository, on the world at `root`, without the Hub."""
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "COLUMNS": "220"}
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "COLUMNS": "220"} | variables
     if root:
         environment["DOCINTEL_ROOT"] = str(root)
     return subprocess.run(

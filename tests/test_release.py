@@ -19,6 +19,7 @@ from huggingface_hub import ModelCard
 from shared import paths
 from shared.release import read_release
 from shared.setup.browser import find_browser
+from tests.hub_double import WRITE_TOKEN, HubDouble
 from tests.test_commands import invoke
 
 pytestmark = pytest.mark.slow
@@ -154,6 +155,32 @@ def test_a_copied_folder_is_a_new_domain(root: Path, tiny: Tiny) -> None:
     run = invoke("release", "--domain", "tax", "--records", "1", root=root)
     assert run.returncode == 0, run.stdout + run.stderr
     assert "tax" in (root / "models" / "tax" / "webgpu" / "README.md").read_text()
+
+
+def test_a_publishable_release_goes_up_as_one_commit_and_comes_down_the_same(
+    root: Path, tiny: Tiny, edit: Callable[[str, str, str], None]
+) -> None:
+    shutil.copytree(tiny("qwen2"), root / "models" / "legal" / "merged")
+    toml = root / "domains" / "legal" / "fallback.toml"
+    toml.write_text(toml.read_text().replace('blocks = "publish"', 'blocks = "nothing"'))
+    with HubDouble() as hub:
+        there = {"HF_ENDPOINT": hub.url, "HF_TOKEN": WRITE_TOKEN, "HF_HUB_DISABLE_XET": "1"}
+        words = ("release", "--domain", "legal", "--records", "1", "--publish")
+        run = invoke(*words, root=root, HF_HUB_OFFLINE="0", **there)
+        assert run.returncode == 0, run.stdout + run.stderr
+        name = "docintel/docintel-legal-smollm3-3b-webgpu"
+        folder = root / "models" / "legal" / "webgpu"
+        remote = {k: v for k, v in hub.files(name).items() if k != ".gitattributes"}
+        local = {
+            p.relative_to(folder).as_posix(): p.read_bytes()
+            for p in folder.rglob("*")
+            if p.is_file()
+        }
+        assert remote == local
+        again = invoke(*words, root=root, HF_HUB_OFFLINE="0", **there)
+        assert again.returncode == 0 and "unchanged on the Hub" in again.stderr
+        assert WRITE_TOKEN not in run.stdout + run.stderr
+    assert "uploaded" in invoke("status", root=root).stdout
 
 
 class TestKilled:

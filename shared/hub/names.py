@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 
-from huggingface_hub.utils import HFValidationError, validate_repo_id
-
 from shared.domain import Domain
 from shared.errors import UserError
+from shared.hub.publish import repo_id
 
 ORG_VARIABLE = "DOCINTEL_HUB_ORG"
 
@@ -18,16 +17,8 @@ def repository_name(domain: Domain, base: str) -> str:
     DOCINTEL_HUB_ORG overrides the organisation. UserError where the result is no valid name.
     """
     settings = domain.chain.publish
-    where = f"domains/{domain.name}/fallback.toml: publish.name"
+    org = os.environ.get(ORG_VARIABLE) or settings.org
     try:
-        name = settings.name.format(domain=domain.name, base=base.split("/")[-1]).lower()
-    except (KeyError, IndexError, ValueError) as error:
-        raise UserError(
-            f"{where}: only {{domain}} and {{base}} can stand in it ({error})"
-        ) from None
-    full = f"{os.environ.get(ORG_VARIABLE) or settings.org}/{name}"
-    try:
-        validate_repo_id(full)
-    except HFValidationError as error:
-        raise UserError(f"{where}: {error}") from None
-    return full
+        return repo_id(settings.name, org, domain.name, base)
+    except UserError as error:
+        raise UserError(f"domains/{domain.name}/fallback.toml: publish.name: {error}") from None

@@ -33,7 +33,7 @@ def package_stage(source: Source, build: Done, *, force: bool = False) -> Done:
     """Lay out the release's model files; measurements are the bytes of each dtype."""
     names = [n for n in (*COPIED, *TRANSFORMED, "chat_template.jinja") if _has(source, n)]
     inputs = {"build": build.manifest.key, **sha256_files(source.folder, names)}
-    plan = Plan("package", inputs=inputs, settings={"dtypes": list(DTYPES)})
+    plan = Plan("package", inputs=inputs, settings={"dtypes": list(DTYPES)}, code=2)
     return run_stage(plan, lambda work: _package(source.folder, build, work), force=force)
 
 
@@ -58,7 +58,19 @@ def _package(folder: Path, build: Done, work: Path) -> Produced:
     if (build.folder / "genai_config.json").is_file():
         _write(work / "genai_config.json", _genai_config(build.folder, folder))
     (work / "chat_template.jinja").write_text(chat_template(folder), encoding="utf-8")
-    return Produced(dict(build.manifest.measurements), facts={"chunks": chunks})
+    return Produced(dict(build.manifest.measurements), facts={"lint": _lint(work)})
+
+
+def _lint(work: Path) -> dict[str, Any]:
+    """Every dtype's graph held against what both runtimes need, before anything is run."""
+    from shared.olive.lint import lint, render, require_clean
+
+    outcome = {}
+    for dtype in DTYPES:
+        report = lint(work, dtype)
+        require_clean(report)
+        outcome[dtype] = {"outcome": render(report).replace(str(work), "."), **report.facts}
+    return outcome
 
 
 def link_or_copy(source: Path, target: Path) -> None:

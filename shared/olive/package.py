@@ -33,7 +33,7 @@ def package_stage(source: Source, build: Done, *, force: bool = False) -> Done:
     """Lay out the release's model files; measurements are the bytes of each dtype."""
     names = [n for n in (*COPIED, *TRANSFORMED, "chat_template.jinja") if _has(source, n)]
     inputs = {"build": build.manifest.key, **sha256_files(source.folder, names)}
-    plan = Plan("package", inputs=inputs, settings={"dtypes": list(DTYPES)}, code=2)
+    plan = Plan("package", inputs=inputs, settings={"dtypes": list(DTYPES)}, code=3)
     return run_stage(plan, lambda work: _package(source.folder, build, work), force=force)
 
 
@@ -63,13 +63,14 @@ def _package(folder: Path, build: Done, work: Path) -> Produced:
 
 def _lint(work: Path) -> dict[str, Any]:
     """Every dtype's graph held against what both runtimes need, before anything is run."""
-    from shared.olive.lint import lint, render, require_clean
+    from shared.olive.lint import lint, require_clean
 
     outcome = {}
     for dtype in DTYPES:
         report = lint(work, dtype)
         require_clean(report)
-        outcome[dtype] = {"outcome": render(report).replace(str(work), "."), **report.facts}
+        warnings = [f"{finding.rule}: {finding.sentence}" for finding in report.findings]
+        outcome[dtype] = {"warnings": warnings, **report.facts}
     return outcome
 
 

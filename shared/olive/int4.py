@@ -28,11 +28,16 @@ TORCH_TYPES = {onnx.TensorProto.FLOAT: torch.float32, onnx.TensorProto.FLOAT16: 
 @dataclass(frozen=True)
 class Int4Options:
     """How to quantise: values per block, MatMulNBits's accuracy_level (4 = int8 activations), and
-    whether the embedding table is quantised too (a tied head always is)."""
+    whether the embedding table is quantised too (a tied head always is).
+
+    `quantize=False` writes the weights in the graph's float type: the reference that tells errors
+    of the graph from errors of quantisation.
+    """
 
     block_size: int = 32
     accuracy_level: int = 4
     quantize_embedding: bool = True
+    quantize: bool = True
 
 
 def write_int4(
@@ -93,9 +98,9 @@ class _Rewriter:
     def _one(self, node: onnx.NodeProto) -> None:
         if node.op_type in ("Transpose", "Concat") and all(map(self._constant, node.input)):
             self.constants[node.output[0]] = node
-        elif node.op_type == "MatMul" and self._constant(node.input[1]):
+        elif self._is_linear(node):
             self._matmul(node)
-        elif self._is_table_lookup(node) and self.options.quantize_embedding:
+        elif self._is_table_lookup(node):
             self._embedding(node)
         else:
             for name in node.input:
@@ -103,8 +108,13 @@ class _Rewriter:
                     self._store(name, self._value(name).to(self.float_type))
             self.g.node.append(node)
 
+    def _is_linear(self, node: onnx.NodeProto) -> bool:
+        quantized = self.options.quantize and node.op_type == "MatMul"
+        return quantized and self._constant(node.input[1])
+
     def _is_table_lookup(self, node: onnx.NodeProto) -> bool:
-        return node.op_type == "Gather" and node.input[0] in self.free
+        quantized = self.options.quantize and self.options.quantize_embedding
+        return quantized and node.op_type == "Gather" and node.input[0] in self.free
 
     def _constant(self, name: str) -> bool:
         return name in self.free or name in self.constants

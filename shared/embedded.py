@@ -50,7 +50,7 @@ def _dequantise(work: Path) -> Produced:
 
 
 def _gguf_file() -> Path:
-    """Where the package's data file lies; the package is not imported, its dependencies are not here."""
+    """Where the data file lies; the package is not imported, since it needs more than is here."""
     package = metadata.distribution(PACKAGE)
     for file in package.files or []:
         if file.name.endswith(".gguf"):

@@ -30,6 +30,7 @@ class Measurement(Strict):
     how: str = ""
     where: str = ""
     n: int | None = None
+    standard_error: float | None = None
     samples: list[float] | None = None
     software_adapter: bool = False
     reason: str | None = None

@@ -39,6 +39,8 @@ def shown(measurement: Measurement | None) -> str:
     text = number(measurement.value, measurement.unit)
     if measurement.n is not None and measurement.unit == "share":
         text += f" (n = {measurement.n})"
+    if measurement.standard_error is not None:
+        text += f" ± {measurement.standard_error:.2g}"
     if measurement.software_adapter and measurement.unit in ("s", "tokens/s"):
         text += " (software adapter)"
     return text

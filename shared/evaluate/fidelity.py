@@ -9,6 +9,7 @@ likeliest token. Used to choose between recipes; the rule stands in `better`.
 from __future__ import annotations
 
 import math
+from functools import cmp_to_key
 from pathlib import Path
 
 import numpy as np
@@ -56,8 +57,9 @@ def _measure(parent: Path, package: Path, text: str) -> Produced:
             "kl_divergence": Measurement(
                 value=float(divergence.mean()),
                 unit="nats/token",
-                how=f"{how}; standard error {spread:.2g}",
+                how=how,
                 n=len(ids),
+                standard_error=spread,
             ),
             "agreement": Measurement(
                 value=float(agreement.mean()), unit="share", how=how, n=len(ids)
@@ -95,23 +97,54 @@ def _log_softmax(logits: np.ndarray) -> np.ndarray:
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
 
 
-def better(candidates: dict[str, tuple[Manifest, Manifest]]) -> tuple[list[str], str]:
-    """Order recipes, best first, and say why. `candidates`: recipe → (package, fidelity) manifests.
+Candidate = tuple[Manifest, Manifest]
+"""A recipe's package and fidelity manifests."""
+
+
+def better(candidates: dict[str, Candidate]) -> tuple[list[str], str]:
+    """Order two or more recipes, best first, and say why the first is better than the second.
 
     The rule: a recipe that decodes at less than half the fastest one's speed on the CPU comes last;
-    among the others the lower KL divergence from the parent wins; bytes decide a tie.
+    among the others the lower KL divergence from the parent wins where it differs by more than two
+    standard errors; else the faster one; bytes decide a tie.
     """
-    speed = {r: _value(f, "cpu_decode_tokens_per_second") for r, (_, f) in candidates.items()}
-    loss = {r: _value(f, "kl_divergence") for r, (_, f) in candidates.items()}
-    size = {r: _value(p, "q4f16_bytes") for r, (p, _) in candidates.items()}
-    slow = {r: speed[r] < SLOWER_BY * max(speed.values()) for r in candidates}
-    order = sorted(candidates, key=lambda r: (slow[r], round(loss[r], 4), size[r]))
+    fastest = max(_speed(c) for c in candidates.values())
+
+    def compare(a: str, b: str) -> int:
+        return _decide(candidates[a], candidates[b], fastest)[0]
+
+    order = sorted(candidates, key=cmp_to_key(compare))
     first, second = order[0], order[1]
-    if slow[second]:
-        pair = f"{number(speed[first], 'tokens/s')} against {number(speed[second], 'tokens/s')}"
-        return order, f"{first} decodes more than twice as fast as {second} on the CPU ({pair})"
-    pair = f"{loss[first]:.4f} against {loss[second]:.4f} nats/token"
-    return order, f"{first} is nearer to the 16-bit parent than {second} ({pair})"
+    words = _decide(candidates[first], candidates[second], fastest)[1]
+    return order, f"{first} {words.format(other=second)}"
+
+
+def _decide(a: Candidate, b: Candidate, fastest: float) -> tuple[int, str]:
+    """Negative where `a` is better; the words say why the better one is."""
+    slow = [_speed(c) < SLOWER_BY * fastest for c in (a, b)]
+    pair = " against ".join(number(s, "tokens/s") for s in sorted(map(_speed, (a, b)))[::-1])
+    if slow[0] != slow[1]:
+        return (1 if slow[0] else -1), f"decodes more than twice as fast as {{other}} ({pair})"
+    loss_a, loss_b = (c[1].measurements["kl_divergence"] for c in (a, b))
+    gap = float(loss_a.value or 0) - float(loss_b.value or 0)
+    noise = 2 * max(loss_a.standard_error or 0, loss_b.standard_error or 0)
+    if abs(gap) > noise:
+        words = f"is nearer to the 16-bit parent than {{other}} by {abs(gap):.3g} nats/token"
+        return (1 if gap > 0 else -1), words
+    if _speed(a) != _speed(b):
+        words = f"decodes faster than {{other}} ({pair}) and is as near to the 16-bit parent"
+        return (1 if _speed(a) < _speed(b) else -1), words
+    return (
+        1 if _bytes(a) > _bytes(b) else -1
+    ), "is the smaller one, all else being equal to {other}"
+
+
+def _speed(candidate: Candidate) -> float:
+    return _value(candidate[1], "cpu_decode_tokens_per_second")
+
+
+def _bytes(candidate: Candidate) -> float:
+    return _value(candidate[0], "q4f16_bytes")
 
 
 def _value(manifest: Manifest, name: str) -> float:

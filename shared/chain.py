@@ -77,8 +77,8 @@ def _order(runs: list[RungRun]) -> list[RungRun]:
         {name: (r.done["package"].manifest, r.fidelity()) for name, r in built.items()}
     )
     say(f"      {why}")
-    for name, run in built.items():
-        run.why = why if name == order[0] else f"not kept: {why}"
+    for run in built.values():
+        run.why = why
     ranked = [built[name] for name in order]
     return ranked + [run for run in runs if run.recipe not in built]
 

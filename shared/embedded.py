@@ -35,7 +35,9 @@ def _dequantise(work: Path) -> Produced:
     say("      dequantising SmolLM2-135M-Instruct from its GGUF (once, about 20 s)")
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     gguf = _gguf_file()
     model = AutoModelForCausalLM.from_pretrained(
         gguf.parent,

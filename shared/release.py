@@ -127,7 +127,7 @@ def _describe(walked: Walk, key: str) -> Release:
     rung = walked.rung
     assert rung is not None
     commit, clean = _git_state()
-    because = _not_publishable(walked)
+    because = not_publishable(walked)
     manifests = walked.manifests
     return Release(
         key=key,
@@ -152,7 +152,7 @@ def _describe(walked: Walk, key: str) -> Release:
     )
 
 
-def _not_publishable(walked: Walk) -> str | None:
+def not_publishable(walked: Walk) -> str | None:
     """The one sentence why this may not be published, or None."""
     rung = walked.rung
     assert rung is not None

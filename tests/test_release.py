@@ -137,7 +137,7 @@ class TestTheEmbeddedRelease:
         assert "done" in printed and "software adapter: its speed says nothing" in printed
 
 
-@pytest.mark.parametrize("architecture", ["qwen2", "smollm3", "phi3"])
+@pytest.mark.parametrize("architecture", ["qwen2", "qwen2-untied", "smollm3", "phi3", "llama"])
 def test_a_merged_model_is_released_through_the_browser_by_the_first_rung(
     root: Path, tiny: Tiny, architecture: str
 ) -> None:

@@ -76,7 +76,9 @@ def parent_logits(folder: Path, ids: list[int]) -> np.ndarray:
     own type where they are large, in float32 where they are small (under 4 GB)."""
     import torch
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     size = sum(p.stat().st_size for p in folder.glob("*.safetensors"))
     dtype = torch.float32 if size < 2_000_000_000 else torch.bfloat16
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)

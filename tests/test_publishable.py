@@ -1,0 +1,55 @@
+"""What may be published: licence, rung and gates each have their say, in one sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shared.chain import Walk
+from shared.domain import load_domain
+from shared.errors import UserError
+from shared.gates import GateResult
+from shared.pipeline import publish_release
+from shared.release import not_publishable
+
+
+def walked(rung: str, gate: dict[str, Any] | None = None, **changes: Any) -> Walk:
+    domain = load_domain("legal")
+    walk = Walk(domain, rung=domain.rung(rung).model_copy(update=changes))
+    if gate:
+        rest = {"measurement": "s.m", "value": 0, "bound": "≥ 98.0 %", "reason": "0.0 %"}
+        walk.gates = [GateResult(**rest, **gate)]
+    return walk
+
+
+class TestPublishing:
+    def test_is_free_for_a_rung_that_passed(self, root: Path) -> None:
+        assert not_publishable(walked("smollm3")) is None
+
+    def test_is_refused_for_the_embedded_rung(self, root: Path) -> None:
+        assert "rung embedded: publishable is false" in str(not_publishable(walked("embedded")))
+
+    def test_of_a_non_commercial_licence_needs_an_acknowledgement(self, root: Path) -> None:
+        sentence = str(not_publishable(walked("qwen2.5-3b")))
+        assert "domains/legal/fallback.toml: rung qwen2.5-3b: its licence forbids" in sentence
+        assert "set acknowledge_non_commercial = true" in sentence
+        acknowledged = walked("qwen2.5-3b", acknowledge_non_commercial=True)
+        assert not_publishable(acknowledged) is None
+
+    @pytest.mark.parametrize(("blocks", "stopped"), [("publish", True), ("nothing", False)])
+    def test_is_stopped_by_the_gates_that_block_it(
+        self, root: Path, blocks: str, stopped: bool
+    ) -> None:
+        gate = {"name": "JSON validity", "outcome": "fail", "blocks": blocks}
+        sentence = not_publishable(walked("smollm3", gate))
+        assert (sentence == "gate 'JSON validity' failed: 0.0 %") == stopped
+
+    def test_is_not_stopped_by_what_was_not_measured(self, root: Path) -> None:
+        gate = {"name": "decode speed", "outcome": "not measured", "blocks": "release"}
+        assert not_publishable(walked("smollm3", gate)) is None
+
+    def test_needs_a_release(self, root: Path) -> None:
+        with pytest.raises(UserError, match=r"release\.json: missing; run `\./inv release` first"):
+            publish_release(load_domain("legal"))

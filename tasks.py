@@ -38,7 +38,7 @@ PUBLISH = {"publish": "upload to the Hub afterwards"}
 
 
 def command(body: Callable[..., None]) -> Callable[..., None]:
-    """A UserError is printed as one sentence with exit code 1; Ctrl-C leaves with 130."""
+    """What a person can act on is printed as one sentence with exit code 1; Ctrl-C leaves with 130."""
 
     @functools.wraps(body)
     def wrapped(*args: Any, **kwargs: Any) -> None:
@@ -46,6 +46,9 @@ def command(body: Callable[..., None]) -> Callable[..., None]:
             body(*args, **kwargs)
         except UserError as error:
             raise Exit(f"error: {error}", code=1) from None
+        except OSError as error:  # a full disk, a folder that may not be written
+            place = f": {error.filename}" if error.filename else ""
+            raise Exit(f"error: {error.strerror or error}{place}", code=1) from None
         except KeyboardInterrupt:
             raise Exit("interrupted; run the same command again to go on", code=130) from None
 

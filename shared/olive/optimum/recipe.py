@@ -1,11 +1,10 @@
 """The recipe "optimum": Optimum's export with past, 4-bit blocks, both types a browser may need.
 
 What Transformers.js's own conversion script used to do; here to be measured against the streaming
-recipe. Its attention is spelled out in small operators (no GroupQueryAttention): 16 ms a token
-against 9 for SmolLM2-135M on two CPU cores. Its 4-bit weights are the same bytes.
+recipe. Its attention is spelled out in small operators (no GroupQueryAttention), which makes it the
+slower one; its 4-bit weights are the same bytes.
 
-Memory: what torch needs to trace (1.2 GB for SmolLM2-135M, 4.9 GB for SmolLM3-3B), and after that
-one weight at a time (0.6 and 1.1 GB).
+Memory: what torch needs to trace a model without its weights, and after that one weight at a time.
 """
 
 from __future__ import annotations

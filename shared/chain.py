@@ -17,7 +17,7 @@ from shared.evaluate.fidelity import better
 from shared.gates import GateResult
 from shared.manifest import Manifest
 from shared.progress import say
-from shared.rung_run import STAGES, Attempt, Options, RungRun
+from shared.rung_run import STAGES, Attempt, Options, RungRun, candidates
 from shared.source import Source
 from shared.stage import Done
 
@@ -70,12 +70,11 @@ def _order(runs: list[RungRun]) -> list[RungRun]:
     for run in runs:
         run.go_to("package")
         run.measure_fidelity()
+        run.measure_on_gpu()
     built: dict[str, RungRun] = {run.recipe: run for run in runs if run.outcome == "open"}
     if len(built) < 2:
         return sorted(runs, key=lambda run: run.outcome != "open")
-    order, why = better(
-        {name: (r.done["package"].manifest, r.fidelity()) for name, r in built.items()}
-    )
+    order, why = better(candidates(built))
     say(f"      {why}")
     for run in built.values():
         run.why = why

@@ -13,7 +13,7 @@ from shared import paths
 from shared.domain import Domain, Recipe, Rung
 from shared.errors import RungFailed
 from shared.evaluate.check import Selection, check_stage
-from shared.evaluate.fidelity import fidelity_stage
+from shared.evaluate.fidelity import Candidate, fidelity_stage
 from shared.gates import GateResult, failed, judge_gates
 from shared.manifest import Manifest, Measurement, Strict
 from shared.olive.build import build_stage
@@ -21,6 +21,7 @@ from shared.olive.package import package_stage
 from shared.progress import say
 from shared.source import Source, source_stage
 from shared.stage import Done
+from shared.webgpu_bench.driver import has_gpu
 from shared.webgpu_bench.stage import bench_stage
 
 Stage = Literal["source", "build", "package", "check", "bench", "gates"]
@@ -60,6 +61,18 @@ class Options:
     until: Stage = "gates"
 
 
+def candidates(runs: dict[str, RungRun]) -> dict[str, Candidate]:
+    """What the choice between recipes rests on; a GPU's numbers only if all have them."""
+    benches = {name: run.hardware_bench() for name, run in runs.items()}
+    on_gpu = all(benches.values())
+    return {
+        name: Candidate(
+            run.done["package"].manifest, run.fidelity(), benches[name] if on_gpu else None
+        )
+        for name, run in runs.items()
+    }
+
+
 class RungRun:
     """`outcome` is "open" until a stage fails or the last one asked for is done."""
 
@@ -96,8 +109,20 @@ class RungRun:
                 self.domain, self._source, self.done["package"], force=self.options.force
             )
 
+    def measure_on_gpu(self) -> None:
+        """Where there is a GPU, its decode speed counts in the choice between recipes."""
+        if self.outcome == "open" and has_gpu() and self.options.until in ("bench", "gates"):
+            self.go_to("bench")
+
     def fidelity(self) -> Manifest:
         return self.done["fidelity"].manifest
+
+    def hardware_bench(self) -> Manifest | None:
+        """The bench's manifest if it decoded on a hardware adapter."""
+        manifest = self.done["bench"].manifest if "bench" in self.done else None
+        speed = manifest.measurements["decode_tokens_per_second"] if manifest else None
+        counts = speed is not None and speed.value is not None and not speed.software_adapter
+        return manifest if counts else None
 
     def as_attempt(self) -> Attempt:
         """What is remembered; a run that was never finished was beaten by another recipe."""
@@ -107,6 +132,10 @@ class RungRun:
         )
         if "fidelity" in self.done:
             measured |= self.fidelity().measurements
+        if bench := self.hardware_bench():
+            measured["webgpu_decode_tokens_per_second"] = bench.measurements[
+                "decode_tokens_per_second"
+            ]
         return Attempt(
             rung=self.rung.name,
             recipe=self.recipe,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from shared.evaluate.fidelity import better, compare_logits
+from shared.evaluate.fidelity import Candidate, better, compare_logits
 from shared.manifest import Manifest, Measurement
 
 
@@ -33,10 +33,17 @@ def manifest(**values: float) -> Manifest:
     return Manifest(measurements=found, **empty, **rest)
 
 
-def candidate(speed: float, loss: float, size: float) -> tuple[Manifest, Manifest]:
+def candidate(speed: float, loss: float, size: float, gpu: float | None = None) -> Candidate:
     fidelity = manifest(cpu_decode_tokens_per_second=speed, kl_divergence=loss)
     fidelity.measurements["kl_divergence"].standard_error = 0.01
-    return manifest(q4f16_bytes=size), fidelity
+    bench = manifest(decode_tokens_per_second=gpu) if gpu else None
+    return Candidate(manifest(q4f16_bytes=size), fidelity, bench)
+
+
+def test_speed_is_the_gpus_where_it_was_measured() -> None:
+    both = {"olive": candidate(4, 0.1, 1, gpu=50), "optimum": candidate(10, 0.1, 1, gpu=20)}
+    order, reason = better(both)
+    assert order[0] == "olive" and "50 tokens/s against 20 tokens/s" in reason
 
 
 CASES = {

@@ -58,6 +58,7 @@ RECIPE_COLUMNS = {
     "kl_divergence": "KL divergence",
     "agreement": "agreement",
     "cpu_decode_tokens_per_second": "CPU decode",
+    "webgpu_decode_tokens_per_second": "WebGPU decode",
 }
 
 

@@ -9,6 +9,7 @@ likeliest token. Used to choose between recipes; the rule stands in `better`.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from functools import cmp_to_key
 from pathlib import Path
 
@@ -99,16 +100,22 @@ def _log_softmax(logits: np.ndarray) -> np.ndarray:
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
 
 
-Candidate = tuple[Manifest, Manifest]
-"""A recipe's package and fidelity manifests."""
+@dataclass(frozen=True)
+class Candidate:
+    """A recipe's manifests; `bench` where both were run on a hardware adapter."""
+
+    package: Manifest
+    fidelity: Manifest
+    bench: Manifest | None = None
 
 
 def better(candidates: dict[str, Candidate]) -> tuple[list[str], str]:
     """Order two or more recipes, best first, and say why the first is better than the second.
 
-    The rule: a recipe that decodes at less than half the fastest one's speed on the CPU comes last;
-    among the others the lower KL divergence from the parent wins where it differs by more than two
-    standard errors; else the faster one; bytes decide a tie.
+    The rule: a recipe that decodes at less than half the fastest one's speed comes last (on WebGPU
+    where every candidate was measured on a GPU, else on the CPU); among the others the lower KL
+    divergence from the parent wins where it differs by more than two standard errors; else the
+    faster one; bytes decide a tie.
     """
     fastest = max(_speed(c) for c in candidates.values())
 
@@ -127,7 +134,7 @@ def _decide(a: Candidate, b: Candidate, fastest: float) -> tuple[int, str]:
     pair = " against ".join(number(s, "tokens/s") for s in sorted(map(_speed, (a, b)))[::-1])
     if slow[0] != slow[1]:
         return (1 if slow[0] else -1), f"decodes more than twice as fast as {{other}} ({pair})"
-    loss_a, loss_b = (c[1].measurements["kl_divergence"] for c in (a, b))
+    loss_a, loss_b = (c.fidelity.measurements["kl_divergence"] for c in (a, b))
     gap = float(loss_a.value or 0) - float(loss_b.value or 0)
     noise = 2 * max(loss_a.standard_error or 0, loss_b.standard_error or 0)
     if abs(gap) > noise:
@@ -142,11 +149,13 @@ def _decide(a: Candidate, b: Candidate, fastest: float) -> tuple[int, str]:
 
 
 def _speed(candidate: Candidate) -> float:
-    return _value(candidate[1], "cpu_decode_tokens_per_second")
+    if candidate.bench:
+        return _value(candidate.bench, "decode_tokens_per_second")
+    return _value(candidate.fidelity, "cpu_decode_tokens_per_second")
 
 
 def _bytes(candidate: Candidate) -> float:
-    return _value(candidate[0], "q4f16_bytes")
+    return _value(candidate.package, "q4f16_bytes")
 
 
 def _value(manifest: Manifest, name: str) -> float:

@@ -256,7 +256,13 @@ def doctor(c: Context) -> None:
         raise UserError("something that is needed is missing; see the table")
 
 
-@task(help={"domain": "only this domain's release", "port": "0 takes a free one"})
+@task(
+    help={
+        "domain": "only this domain's release",
+        "port": "0 takes a free one",
+        "open_browser": "open the page in your browser",
+    }
+)
 @command
 def serve(c: Context, domain: str = "", port: int = 0, open_browser: bool = False) -> None:
     """Open a page on 127.0.0.1 where a person can try the released models."""

@@ -80,6 +80,8 @@ def _outcome(gate: Gate, measurement: Measurement) -> tuple[Outcome, str]:
     if gate.hardware_only and measurement.software_adapter:
         return "not measured", "software adapter: its speed says nothing about a GPU"
     text = number(measurement.value, measurement.unit)
+    if measurement.software_adapter:
+        text += " (software adapter)"
     if _holds(gate, measurement.value):
         return "pass", text
     return "fail", measurement.reason or f"{text}, wanted {bound_text(gate, measurement.unit)}"

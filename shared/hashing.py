@@ -16,9 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from shared import paths
+from shared.progress import say
+from shared.units import number
 
 REMEMBER_FROM_BYTES = 1 << 20
 """Smaller files are hashed each time: it takes about a millisecond."""
+
+
+TELL_FROM_BYTES = 1 << 30
+"""Hashing these takes seconds, and is said."""
 
 
 def sha256_json(value: Any) -> str:
@@ -58,6 +64,9 @@ def files_below(folder: Path) -> list[str]:
 
 
 def _digest(path: Path) -> str:
+    size = path.stat().st_size
+    if size >= TELL_FROM_BYTES:
+        say(f"      hashing {path.name} ({number(size, 'B')})")
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +11,12 @@ from shared import paths
 from shared.chain import Walk, walk
 from shared.domain import Domain, domain_names, load_domain
 from shared.errors import UserError
+from shared.hashing import files_below, sha256_files
 from shared.hub.names import repository_name
 from shared.manifest import Strict
 from shared.progress import say
-from shared.release import Release, make_release, read_release, release_folder
-from shared.rung_run import STAGES_IN_ALL, Options
+from shared.release import RELEASE_FILE, Release, make_release, read_release, release_folder
+from shared.rung_run import STAGES_IN_ALL, Attempt, Options
 
 
 class Publication(Strict):
@@ -49,6 +51,7 @@ def release_domain(name: str, options: Options, *, publish: bool = False) -> Res
     try:
         domain = load_domain(name)
         walked = walk(domain, options)
+        write_attempts(name, walked.attempts)
         if walked.rung is None:
             raise UserError(f"{name}: no rung could be taken; see the table")
         release, _ = make_release(walked, force=options.force)
@@ -79,6 +82,7 @@ def publish_release(domain: Domain) -> Publication:
     say(f"[9/{STAGES_IN_ALL}] {domain.name} · publish")
     if not release.publishable:
         raise UserError(f"{domain.name} is not published: {release.not_publishable_because}")
+    _need_untouched(release, release_folder(domain.name))
     from shared.hub.publish import publish
 
     done = publish(
@@ -102,7 +106,38 @@ def read_publication(domain: str) -> Publication | None:
 
 
 def _publication_file(domain: str) -> Path:
-    return paths.build() / "publications" / f"{domain}.json"
+    """Beside the release, not in build/: it cannot be made again."""
+    return paths.models(domain) / "published.json"
+
+
+def _need_untouched(release: Release, folder: Path) -> None:
+    """UserError unless the folder holds the files that were measured, all of them and no others."""
+    expected = {name: record.sha256 for name, record in release.files.items()}
+    found = sha256_files(folder, [n for n in files_below(folder) if n != RELEASE_FILE])
+    changed = sorted(n for n in expected.keys() | found.keys() if expected.get(n) != found.get(n))
+    if changed:
+        raise UserError(
+            f"{paths.shown(folder / changed[0])}: not the file that was measured; "
+            f"run `./inv release --domain {release.domain} --force`"
+        )
+
+
+def write_attempts(domain: str, attempts: list[Attempt]) -> None:
+    """Remember the newest walk, also one that took no rung: build/attempts/<domain>.json."""
+    data = [attempt.model_dump() for attempt in attempts]
+    _write(_attempts_file(domain), json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_attempts(domain: str) -> list[Attempt]:
+    """The attempts of the newest walk of this domain; none where it was never walked."""
+    path = _attempts_file(domain)
+    if not path.exists():
+        return []
+    return [Attempt.model_validate(attempt) for attempt in json.loads(path.read_bytes())]
+
+
+def _attempts_file(domain: str) -> Path:
+    return paths.build() / "attempts" / f"{domain}.json"
 
 
 def _write(path: Path, text: str) -> None:

@@ -19,6 +19,7 @@ from shared import paths
 from shared.card.card import render_card
 from shared.chain import Walk
 from shared.errors import UserError
+from shared.folders import swap_in
 from shared.gates import GateResult, failed, flatten
 from shared.hashing import files_below, sha256_file, sha256_files, sha256_json
 from shared.manifest import FILE_NAME, FileRecord, Measurement, Strict
@@ -92,7 +93,7 @@ def make_release(walked: Walk, *, force: bool = False) -> tuple[Release, bool]:
     say(f"[8/{STAGES_IN_ALL}] {walked.domain.name} · release folder")
     release = release.model_copy(update={"files": _files(partial)})
     (partial / RELEASE_FILE).write_text(release.model_dump_json(indent=2) + "\n")
-    _swap(partial, folder)
+    swap_in(partial, folder)
     return release, False
 
 
@@ -118,7 +119,8 @@ def _fill(partial: Path, walked: Walk) -> None:
     for name in files_below(walked.package):
         if name != FILE_NAME:
             (partial / name).parent.mkdir(parents=True, exist_ok=True)
-            link_or_copy(walked.package / name, partial / name)
+            put = link_or_copy if name.startswith("onnx/") else shutil.copyfile
+            put(walked.package / name, partial / name)
     (partial / "prompt.md").write_text(walked.domain.prompt + "\n", encoding="utf-8")
     shutil.copyfile(walked.domain.folder / "schema.json", partial / "schema.json")
 
@@ -172,15 +174,6 @@ def _files(folder: Path) -> dict[str, FileRecord]:
         name: FileRecord(sha256=sha256_file(folder / name), bytes=(folder / name).stat().st_size)
         for name in files_below(folder)
     }
-
-
-def _swap(partial: Path, final: Path) -> None:
-    old = final.with_name(f".{final.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if final.exists():
-        final.rename(old)
-    partial.rename(final)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _git_state() -> tuple[str | None, bool | None]:

@@ -13,7 +13,7 @@ from shared.domain import domain_names
 from shared.errors import UserError
 from shared.gates import GateResult
 from shared.manifest import Measurement
-from shared.pipeline import Result, read_publication
+from shared.pipeline import Result, read_attempts, read_publication
 from shared.release import CARD_FILE, Release, read_release, release_folder
 
 TERMINAL = "rounded_outline"
@@ -160,14 +160,29 @@ def _acceptance(domain: str) -> list[tuple[str, str, str, str]]:
     try:
         release = read_release(release_folder(domain))
     except UserError as error:
-        return [(domain, "exports without errors", "not measured", str(error))]
-    rows = [("exports without errors", "done", f"rung {release.rung}: {release.base}")]
+        return [(domain, *_exports(domain, None, str(error)))]
+    rows = [_exports(domain, release, "")]
     rows += [
         (words, *_verdict(release.gates, measurement)) for words, measurement in ACCEPTANCE.items()
     ]
     rows.append(_uploaded(domain, release))
     rows.append(_documented(domain))
     return [(domain, *row) for row in rows]
+
+
+def _exports(domain: str, release: Release | None, missing: str) -> tuple[str, str, str]:
+    """Whether the newest walk built something, and if a rung failed on the way, which and why."""
+    words = "exports without errors"
+    attempts = read_attempts(domain)
+    broken = next((a for a in attempts if a.outcome == "failed" and a.stage == "build"), None)
+    if broken:
+        return words, "failed", f"rung {broken.rung}: {broken.reason}"
+    if attempts and not any(a.outcome == "taken" for a in attempts):
+        last = attempts[-1]
+        return words, "failed", f"no rung could be taken; the last, {last.rung}: {last.reason}"
+    if release is None:
+        return words, "not measured", missing
+    return words, "done", f"rung {release.rung}: {release.base}"
 
 
 def _verdict(gates: list[GateResult], measurement: str) -> tuple[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -93,7 +94,9 @@ class RungRun:
         reached = STAGES.index(self.stage) + 1 if self.stage in self.done else 0
         for stage in STAGES[reached : STAGES.index(last) + 1]:
             if self.outcome == "open":
-                self._guarded(stage)
+                self.stage = stage
+                self._say(stage)
+                self._guarded(partial(self._run, stage))
 
     def finish(self) -> None:
         """Run to the last stage asked for; an open run is then the one that is taken."""
@@ -105,9 +108,12 @@ class RungRun:
         """Hold the package against its 16-bit parent; used where several recipes compete."""
         if self.outcome == "open":
             self._say("fidelity")
-            self.done["fidelity"] = fidelity_stage(
-                self.domain, self._source, self.done["package"], force=self.options.force
-            )
+            self._guarded(self._fidelity)
+
+    def _fidelity(self) -> None:
+        self.done["fidelity"] = fidelity_stage(
+            self.domain, self._source, self.done["package"], force=self.options.force
+        )
 
     def measure_on_gpu(self) -> None:
         """Where there is a GPU, its decode speed counts in the choice between recipes."""
@@ -149,14 +155,12 @@ class RungRun:
             measured=measured,
         )
 
-    def _guarded(self, stage: Stage) -> None:
-        self.stage = stage
-        self._say(stage)
+    def _guarded(self, step: Callable[[], None]) -> None:
         try:
-            self._run(stage)
+            step()
         except RungFailed as error:
             # Without weights there was nothing to try; whatever comes later was tried and failed.
-            self.outcome = "skipped" if stage == "source" else "failed"
+            self.outcome = "skipped" if self.stage == "source" else "failed"
             self.reason = str(error)
 
     def _run(self, stage: Stage) -> None:

@@ -82,6 +82,9 @@ def _files(folder: Path) -> list[str]:
 
 
 def _inspect(folder: Path, rung: Rung) -> Produced:
+    for name in _files(folder):
+        if name.endswith(".json"):
+            _need_object(folder / name)
     config = read_json(folder / "config.json")
     if "quantization_config" in config:
         raise RungFailed(
@@ -107,6 +110,11 @@ def _inspect(folder: Path, rung: Rung) -> Produced:
         },
         facts=facts,
     )
+
+
+def _need_object(path: Path) -> None:
+    if not isinstance(read_json(path), dict):
+        raise RungFailed(f"{paths.shown(path)}: must be one JSON object")
 
 
 def _weights(folder: Path) -> tuple[int, list[str], int]:

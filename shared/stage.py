@@ -25,6 +25,7 @@ from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from shared import paths
+from shared.folders import swap_in
 from shared.hashing import files_below, sha256_file, sha256_json
 from shared.manifest import FILE_NAME, FileRecord, Manifest, Measurement
 from shared.progress import say
@@ -90,7 +91,7 @@ def run_stage(
             shutil.rmtree(work, ignore_errors=True)
         work.mkdir(exist_ok=True)
         manifest = _measured(plan, produce, work)
-        _replace(work, plan.folder)
+        swap_in(work, plan.folder)
     return Done(plan.folder, manifest, reused=False)
 
 
@@ -132,16 +133,6 @@ def _records(folder: Path) -> dict[str, FileRecord]:
         name: FileRecord(sha256=sha256_file(folder / name), bytes=(folder / name).stat().st_size)
         for name in names
     }
-
-
-def _replace(work: Path, final: Path) -> None:
-    """Rename `work` to `final`; an older `final` is moved out of the way first, then deleted."""
-    old = final.with_name(f".{final.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if final.exists():
-        final.rename(old)
-    work.rename(final)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 @contextmanager

@@ -98,6 +98,17 @@ def test_a_build_option_we_do_not_honour_is_refused_not_ignored(
     assert "use_qdq: not supported by the streaming builder" in attempt.reason
 
 
+@pytest.mark.parametrize("name", ["generation_config.json", "tokenizer_config.json"])
+def test_broken_json_beside_the_weights_ends_the_rung_not_the_chain(
+    root: Path, tiny: Tiny, name: str
+) -> None:
+    give(root, "merged", tiny("qwen2"))
+    (root / "models" / "legal" / "merged" / name).write_text("{")
+    attempt = walk(load_domain("legal"), Options(rung="smollm3", until="package")).attempts[0]
+    assert attempt.outcome == "skipped"
+    assert f"models/legal/merged/{name}: not valid JSON" in attempt.reason
+
+
 class TestSharing:
     def test_two_domains_with_the_same_bytes_build_once(self, root: Path, tiny: Tiny) -> None:
         shutil.copytree(root / "domains" / "legal", root / "domains" / "tax")

@@ -112,3 +112,8 @@ class TestStatus:
         run = invoke("status", root=root)
         assert run.returncode == 0
         assert "not measured" in run.stdout and "run `./inv release` first" in run.stdout
+
+    def test_after_a_walk_that_took_no_rung_says_failed(self, root: Path) -> None:
+        invoke("release", "--domain", "legal", "--rung", "smollm3", root=root)
+        printed = invoke("status", root=root).stdout
+        assert "failed" in printed and "no rung could be taken" in printed

@@ -103,6 +103,10 @@ MISTAKES = {
         ("olive.json", '"trust_remote_code": false', '"trust_remote_code": true'),
         "trust_remote_code: cannot be switched on",
     ),
+    "trust_remote_code in a pass": (
+        ("olive.json", '"precision": "int4",', '"extra_options": {"trust_remote_code": true},'),
+        "passes.int4.extra_options.trust_remote_code: cannot be switched on",
+    ),
     "a schema that is none": (
         ("schema.json", '"type": "object"', '"type": "objekt"'),
         "domains/legal/schema.json: type:",

@@ -11,8 +11,9 @@ from shared.chain import Walk
 from shared.domain import load_domain
 from shared.errors import UserError
 from shared.gates import GateResult
+from shared.manifest import FileRecord
 from shared.pipeline import publish_release
-from shared.release import not_publishable
+from shared.release import Release, not_publishable
 
 
 def walked(rung: str, gate: dict[str, Any] | None = None, **changes: Any) -> Walk:
@@ -53,3 +54,30 @@ class TestPublishing:
     def test_needs_a_release(self, root: Path) -> None:
         with pytest.raises(UserError, match=r"release\.json: missing; run `\./inv release` first"):
             publish_release(load_domain("legal"))
+
+
+def test_a_file_that_was_changed_after_measuring_is_not_published(
+    root: Path,
+) -> None:
+    folder = root / "models" / "legal" / "webgpu"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    files = {"config.json": FileRecord(sha256="0" * 64, bytes=2)}
+    write_release(folder, files)
+    with pytest.raises(UserError, match=r"webgpu/config\.json: not the file that was measured"):
+        publish_release(load_domain("legal"))
+
+
+def write_release(folder: Path, files: dict[str, FileRecord]) -> None:
+    release = Release(
+        **dict.fromkeys(("key", "rung", "base", "licence", "why", "created"), "x"),
+        **dict.fromkeys(("git_commit", "git_clean", "not_publishable_because"), None),
+        **{key: {} for key in ("manifests", "tools", "measurements", "facts")},
+        domain="legal",
+        prompt_only=False,
+        publishable=True,
+        gates=[],
+        attempts=[],
+        files=files,
+    )
+    (folder / "release.json").write_text(release.model_dump_json())

@@ -1,4 +1,4 @@
-"""The snippets a reader copies; tests/ run them in spirit: same calls, same options."""
+"""The snippets a reader copies. tests/test_release.py runs the Python one as it stands."""
 
 from __future__ import annotations
 

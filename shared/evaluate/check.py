@@ -23,6 +23,7 @@ from shared.stage import Done, Plan, Produced, run_stage
 
 ANSWERS = "answers.jsonl"
 RELEASE, BASE = "release", "base"
+RATES = ("json_validity", "fenced", "schema_compliance", "degenerate", "field_accuracy")
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def check_stage(
         inputs={"package": package.manifest.key, "records": records},
         settings=settings,
         tools=tool_versions("onnxruntime-genai", "transformers", "jsonschema"),
-        code=2,
+        code=3,
     )
     run = _Check(domain, rung, package.folder, selection)
     return run_stage(plan, run.produce, force=force, keep_partial=True)
@@ -78,7 +79,7 @@ class _Check:
             answerer = Answerer(self.package)
         except Exception as error:
             reason = f"onnxruntime-genai cannot load the package: {str(error).splitlines()[0]}"
-            return Produced({"loads": Measurement(value=False, reason=reason)})
+            return Produced(self._nothing_loaded(reason))
         answers = self._answer_all(answerer, work / ANSWERS)
         return Produced(self._measurements(answers), facts=self._facts(answers))
 
@@ -110,7 +111,7 @@ class _Check:
     def _answer(
         self, answerer: Any, system: str, prompt: str | None, record: Record
     ) -> dict[str, Any]:
-        ids = answerer.prompt_ids(prompt, record.input)
+        ids = answerer.chat.prompt_ids(prompt, record.input)
         answer = answerer.answer(ids, self.domain.chain.check.max_new_tokens)
         verdict = judge(answer.text, record.gold, self.domain.schema)
         return {"system": system, "id": record.id, **asdict(answer), "verdict": asdict(verdict)}
@@ -124,11 +125,16 @@ class _Check:
                 found[prefix + name] = measurement
         return found
 
+    def _nothing_loaded(self, reason: str) -> dict[str, Measurement]:
+        """Every measurement is there, so that gates can tell "not measured" from a typo."""
+        names = [p + name for p in ("", "base_") for name in (*RATES, "decode_tokens_per_second")]
+        missing = {name: Measurement.missing(reason) for name in names}
+        return {"loads": Measurement(value=False, reason=reason), **missing}
+
     def _rates(self, answers: list[dict[str, Any]]) -> dict[str, Measurement]:
-        names = ("json_validity", "fenced", "schema_compliance", "degenerate", "field_accuracy")
         if not answers:
             reason = f"the weights of {self.rung.base} are not at hand to be asked"
-            return {name: Measurement.missing(reason, "share") for name in names}
+            return {name: Measurement.missing(reason, "share") for name in RATES}
         verdicts = [Verdict(**a["verdict"]) for a in answers]
         how = f"greedy, {self.selection.origin}, onnxruntime-genai on the CPU"
         fields = [right for v in verdicts for right in v.fields.values()]

@@ -73,8 +73,8 @@ def _measure(parent: Path, package: Path, text: str) -> Produced:
 
 
 def parent_logits(folder: Path, ids: list[int]) -> np.ndarray:
-    """Logits [tokens, vocab] float32 of the 16-bit model, computed by PyTorch in bfloat16 weights'
-    own type where they are large, in float32 where they are small (under 4 GB)."""
+    """Logits [tokens, vocab] float32 of the 16-bit model, by PyTorch: computed in float32 where its
+    weights are under 2 GB, else in bfloat16, which is what fits."""
     import torch
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging

@@ -15,6 +15,8 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
+from shared.errors import RungFailed
+
 FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
@@ -23,14 +25,21 @@ class ForcedModel:
 
     def __init__(self, graph: Path, *, exact: bool = False) -> None:
         """`exact` switches off the int8 rounding of activations that the CPU uses for speed
-        (MatMulNBits's accuracy_level 4) and that no browser does alike."""
+        (MatMulNBits's accuracy_level 4) and that no browser does alike.
+
+        Raises RungFailed where onnxruntime cannot load the graph.
+        """
         options = ort.SessionOptions()
         options.log_severity_level = 3
         options.add_session_config_entry(
             "session.model_external_initializers_file_folder_path", str(graph.parent)
         )
         model = _without_int8(graph) if exact else str(graph)
-        self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        try:
+            self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's exceptions share no base of their own
+            first = str(error).splitlines()[0]
+            raise RungFailed(f"onnxruntime cannot load {graph.name}: {first}") from error
         self._inputs = {i.name: i for i in self._session.get_inputs()}
         self._outputs = [o.name for o in self._session.get_outputs()]
         self.reset()

@@ -7,12 +7,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import onnxruntime_genai as og
-from transformers import AutoTokenizer
 
 from shared.evaluate.answers import is_complete
+from shared.evaluate.chat import Chat
 
 
 @dataclass(frozen=True)
@@ -36,18 +35,9 @@ class Answerer:
             decoder = {"decoder": {"filename": f"onnx/model_{dtype}.onnx"}}
             config.overlay(json.dumps({"model": decoder}))
         self._model = og.Model(config)
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        self.chat = Chat(folder)
         context = json.loads((folder / "genai_config.json").read_text())["model"]["context_length"]
         self.context_length = int(context)
-
-    def prompt_ids(self, system: str | None, user: str) -> list[int]:
-        """Token ids of the chat: the system prompt, if any, the user's text, the answer's opening."""
-        messages = [{"role": "system", "content": system}] if system else []
-        messages.append({"role": "user", "content": user})
-        text = self.tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, tokenize=False, enable_thinking=False
-        )
-        return list(self.tokenizer.encode(text, add_special_tokens=False))
 
     def answer(self, prompt: Sequence[int], max_new_tokens: int) -> Answer:
         """Greedy answer; stops at a stop token, at a complete JSON object, or at the limit."""
@@ -59,11 +49,11 @@ class Answerer:
 
     def _is_answered(self, ids: list[int]) -> bool:
         """Decoding the whole text each time is quadratic: look only where the last token closes."""
-        last = self.tokenizer.decode(ids[-1:])
+        last = self.chat.tokenizer.decode(ids[-1:])
         return ("}" in last or "`" in last) and is_complete(self._text(ids))
 
     def _text(self, ids: Sequence[int]) -> str:
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+        return str(self.chat.tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def _generate(
         self, prompt: Sequence[int], limit: int, enough: Callable[[list[int]], bool]

@@ -36,10 +36,7 @@ def check_olive_config(config: Any, path: Path) -> dict[str, Any]:
     for key in ("input_model", "passes"):
         if not isinstance(config.get(key), dict) or not config[key]:
             raise UserError(f"{where}: {key}: required, but missing or empty")
-    if config["input_model"].get("load_kwargs", {}).get("trust_remote_code"):
-        raise UserError(
-            f"{where}: input_model.load_kwargs.trust_remote_code: cannot be switched on"
-        )
+    _no_remote_code(config, where, "")
     for name, settings in config["passes"].items():
         _check_pass(settings, schema["passes"], where, f"passes.{name}")
     return config
@@ -76,6 +73,18 @@ def _check_pass(settings: Any, passes: PassSchema, where: str, key: str) -> None
         if allowed and value not in allowed:
             shown = ", ".join(map(str, allowed))
             raise UserError(f"{where}: {key}.{name}: {value!r} is not one of {shown}")
+
+
+def _no_remote_code(value: Any, where: str, key: str) -> None:
+    """trust_remote_code runs code that came with the weights: off, wherever it stands."""
+    if isinstance(value, list):
+        for number, item in enumerate(value):
+            _no_remote_code(item, where, f"{key}{number}.")
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            if name.startswith("trust_remote") and item:
+                raise UserError(f"{where}: {key}{name}: cannot be switched on")
+            _no_remote_code(item, where, f"{key}{name}.")
 
 
 def _no_strangers(found: dict[str, Any], valid: list[str], where: str, prefix: str) -> None:

@@ -23,6 +23,9 @@ from shared.stage import Done, Plan, Produced, run_stage
 from shared.webgpu_bench.driver import has_gpu, run_in_browser
 from shared.webgpu_bench.result import BrowserResult, Run
 
+MODELS_FAULT = ("load_failed", "run_failed", "out_of_budget")
+"""Outcomes that say something of the model, and are measurements."""
+
 NAMES = {
     "loads": "",
     "greedy_agreement": "share",
@@ -68,7 +71,7 @@ def bench_stage(domain: Domain, package: Done, *, force: bool = False) -> Done:
             "time_budget_seconds": domain.chain.bench.time_budget_seconds,
             "browser": browser.version if browser else None,
         },
-        code=2,
+        code=3,
     )
     bench = _Bench(domain, package.folder, profile, browser)
     return run_stage(plan, bench.produce, force=force)
@@ -94,12 +97,14 @@ class _Bench:
             reason = "no Chrome or Chromium on this machine; `./inv doctor` says how to get one"
             return Produced({n: Measurement.missing(reason, u) for n, u in NAMES.items()})
         say("      loading the tokenizer")
-        from shared.evaluate.genai import Answerer
+        from shared.evaluate.chat import Chat
 
-        prompt = self._prompt(Answerer(self.package))
+        prompt = self._prompt(Chat(self.package))
         result = self._run(prompt)
         (work / "browser.json").write_text(result.model_dump_json(indent=2) + "\n")
-        if result.outcome != "ok":
+        if result.outcome in MODELS_FAULT:
+            return Produced(_not_loaded(result), facts=_facts(result, self.browser))
+        if result.outcome != "ok":  # the machine's: not remembered, another run may fare better
             raise RungFailed(f"the browser: {result.outcome}: {result.error}")
         cpu = self._cpu_choices(result, prompt)
         return Produced(_measurements(result, cpu), facts=_facts(result, self.browser))
@@ -121,9 +126,9 @@ class _Bench:
             choices[run.id] = [int(i) for i in logits[len(prompt) - 1 :].argmax(axis=-1)]
         return choices
 
-    def _prompt(self, answerer: Any) -> list[int]:
+    def _prompt(self, chat: Any) -> list[int]:
         """The end of the domain's first chat, as long as the profile says; it always ends alike."""
-        ids = answerer.prompt_ids(self.domain.prompt, self.domain.records[0].input)
+        ids = chat.prompt_ids(self.domain.prompt, self.domain.records[0].input)
         return list(ids[-self.profile.prompt_tokens :])
 
     def _run(self, prompt: list[int]) -> BrowserResult:
@@ -152,6 +157,18 @@ class _Bench:
         )
 
 
+def _not_loaded(result: BrowserResult) -> dict[str, Measurement]:
+    reason = f"the browser: {result.outcome}: {result.error}"
+    missing = {name: Measurement.missing(reason, unit) for name, unit in NAMES.items()}
+    loads = Measurement(
+        value=False,
+        reason=reason,
+        where=describe(result),
+        software_adapter=result.software_adapter,
+    )
+    return missing | {"loads": loads}
+
+
 def _measurements(result: BrowserResult, cpu: dict[str, list[int]]) -> dict[str, Measurement]:
     runs = [run for run in result.runs if run.id.startswith("run")]
     where = describe(result)
@@ -176,7 +193,9 @@ def _measurements(result: BrowserResult, cpu: dict[str, list[int]]) -> dict[str,
     errors = len(result.uncaptured_errors) + (result.device_lost is not None)
     on_cpu = _nodes_on_cpu(result, where, soft)
     return {
-        "loads": Measurement(value=True, how="loaded and generated", where=where),
+        "loads": Measurement(
+            value=True, how="loaded and generated", where=where, software_adapter=soft
+        ),
         "greedy_agreement": _agreement(runs, cpu, where, soft),
         "load_seconds": measured("load_seconds", [result.load.seconds], "cold, loopback"),
         "ttft_seconds": measured("ttft_seconds", ttft, "prompt in to first token out"),
@@ -192,7 +211,11 @@ def _measurements(result: BrowserResult, cpu: dict[str, list[int]]) -> dict[str,
             software_adapter=soft,
         ),
         "gpu_errors": Measurement(
-            value=errors, unit="errors", how="uncaptured errors and device losses", where=where
+            value=errors,
+            unit="errors",
+            how="uncaptured errors and device losses",
+            where=where,
+            software_adapter=soft,
         ),
         "nodes_on_cpu": on_cpu,
     }

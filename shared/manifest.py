@@ -23,7 +23,10 @@ class Strict(BaseModel):
 
 
 class Measurement(Strict):
-    """A value with its unit and how it was come by; `value` is None only together with `reason`."""
+    """A value with its unit and how it was come by; `value` is None only together with `reason`.
+
+    `low` and `high`: the ends of its 95 % interval, in the same unit.
+    """
 
     value: Value = None
     unit: str = ""
@@ -31,6 +34,8 @@ class Measurement(Strict):
     where: str = ""
     n: int | None = None
     standard_error: float | None = None
+    low: float | None = None
+    high: float | None = None
     samples: list[float] | None = None
     software_adapter: bool = False
     reason: str | None = None

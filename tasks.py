@@ -163,6 +163,28 @@ def bench(c: Context, domain: str, rung: str = "", force: bool = False) -> None:
     _finish(result)
 
 
+@task(
+    help={
+        "domain": "its released or last built model",
+        "folder": "another package's or release's folder",
+        "architectures": "three full-size models instead; renews docs/preflight.md",
+    }
+)
+@command
+def preflight(c: Context, domain: str = "", folder: str = "", architectures: bool = False) -> None:
+    """Say, without a browser, on which classes of device a model will load, and in which type."""
+    from shared.report import TERMINAL
+    from shared.webgpu_bench.preflight import package_footprints, package_of, preflight_table
+    from shared.webgpu_bench.preflight import preflight as run
+
+    if architectures:
+        from benchmarks.preflight import write_document
+
+        print(paths.shown(write_document()))
+        return
+    print(preflight_table(run(package_footprints(package_of(domain, folder))), TERMINAL))
+
+
 @task(help=RUNGS)
 @command
 def bench_all(c: Context, rung: str = "", force: bool = False) -> None:

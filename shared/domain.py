@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jsonschema
-from pydantic import ConfigDict, Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from shared import paths
 from shared.errors import UserError
@@ -21,6 +21,7 @@ from shared.hashing import sha256_file, sha256_json
 from shared.manifest import Strict
 from shared.olive.config import check_olive_config
 from shared.strict import loads_strictly, nearest, read_json, read_text, read_toml
+from shared.units import parse_bytes
 
 FILES = ("olive.json", "fallback.toml", "card.md", "prompt.md", "schema.json", "eval.jsonl")
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,40}")
@@ -85,7 +86,21 @@ class BenchSettings(Strict):
     prompt_tokens: int = Field(default=128, ge=8)
     software_new_tokens: int = Field(default=4, ge=2)
     software_prompt_tokens: int = Field(default=24, ge=8)
+    parity_tokens: int = Field(default=2000, ge=1)
+    software_parity_tokens: int = Field(default=512, ge=1)
+    gpu_budget: str = "8GB"
     time_budget_seconds: float = Field(default=220, gt=0)
+
+    @property
+    def gpu_budget_bytes(self) -> int:
+        """How many bytes of WebGPU buffers may be asked for at once."""
+        return parse_bytes(self.gpu_budget)
+
+    @field_validator("gpu_budget")
+    @classmethod
+    def _is_a_size(cls, text: str) -> str:
+        parse_bytes(text)
+        return text
 
 
 class PublishSettings(Strict):

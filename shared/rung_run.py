@@ -15,6 +15,7 @@ from shared.domain import Domain, Recipe, Rung
 from shared.errors import RungFailed
 from shared.evaluate.check import Selection, check_stage
 from shared.evaluate.fidelity import Candidate, fidelity_stage
+from shared.evaluate.overflow import overflow_stage
 from shared.gates import GateResult, failed, judge_gates
 from shared.manifest import Manifest, Measurement, Strict
 from shared.olive.build import build_stage
@@ -177,6 +178,8 @@ class RungRun:
         if stage == "gates":
             self._judge()
             return
+        if stage == "bench":  # a look inside the graph, before the browser is started
+            self.done["overflow"] = overflow_stage(self.domain, self.done["package"], force=force)
         self.done[stage] = steps[stage]()
         if self.done[stage].reused:
             say("      unchanged")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 import onnx
 import torch
@@ -22,6 +22,12 @@ ONNX_TYPES = {
     torch.uint8: onnx.TensorProto.UINT8,
     torch.int64: onnx.TensorProto.INT64,
 }
+
+
+class TensorSink(Protocol):
+    """Takes a tensor under a name and gives back its TensorProto."""
+
+    def add(self, name: str, tensor: torch.Tensor) -> onnx.TensorProto: ...
 
 
 class ExternalDataWriter:

@@ -18,7 +18,7 @@ from onnx import helper
 
 from shared.errors import RungFailed
 from shared.olive.blockwise import quantize
-from shared.olive.external_data import ExternalDataWriter
+from shared.olive.external_data import ExternalDataWriter, TensorSink
 from shared.olive.graph import BareGraph, StateDict
 from shared.olive.weights import forget_pages
 
@@ -70,7 +70,7 @@ class _Rewriter:
         self,
         graph: BareGraph,
         weights: StateDict,
-        data: ExternalDataWriter,
+        data: TensorSink,
         options: Int4Options,
         on_weight: Callable[[str], None],
     ) -> None:
@@ -189,14 +189,20 @@ class _Rewriter:
         self.on_weight(stem)
         if f"{stem}_q4" not in self.done:
             try:
-                packed, scales = quantize(weight, self.options.block_size)
+                packed, scales = self._pack(weight)
             except ValueError as error:
                 raise RungFailed(f"{stem}: {error}") from error
             self._store(f"{stem}_q4", packed)
             self._store(f"{stem}_scales", scales.to(self.float_type))
-            for part in self._parts(name):
-                forget_pages(self.weights[part])
+            self._forget(self._parts(name))
         return stem
+
+    def _pack(self, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return quantize(weight, self.options.block_size)
+
+    def _forget(self, parts: list[str]) -> None:
+        for part in parts:
+            forget_pages(self.weights[part])
 
     def _parts(self, name: str) -> list[str]:
         """The weights that `name` is folded from; itself, where nothing is folded."""
@@ -227,4 +233,6 @@ class _Rewriter:
 
 def _identity(weight: torch.Tensor) -> tuple[int, torch.Size]:
     """Two names for the same bytes (a tied head) are one weight."""
+    if weight.is_meta:  # a plan has no bytes, but a tied weight is still one storage
+        return weight.untyped_storage()._cdata, weight.shape
     return weight.data_ptr(), weight.shape

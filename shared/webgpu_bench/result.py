@@ -92,6 +92,33 @@ class Placement(Strict):
     cpu_nodes: list[str]
 
 
+class ParityPiece(Strict):
+    """One pass of page/parity.js: `rows` texts from `row` on, `tokens` positions from `start` on.
+
+    Base64 of little-endian ids [rows, tokens, top_k] int32, logits alike float32, log_sums
+    [rows, tokens] float32.
+    """
+
+    row: int
+    start: int
+    rows: int
+    tokens: int
+    ids: str
+    logits: str
+    log_sums: str
+    ms: float
+
+
+class Parity(Strict):
+    """What the browser read of the given texts; shorter than asked where the time was up.
+
+    `peak_requested_bytes`: of this reading alone, whose rows and logits are many.
+    """
+
+    pieces: list[ParityPiece] = Field(default_factory=list)
+    peak_requested_bytes: int = 0
+
+
 class BrowserResult(Strict):
     """Everything one run in the browser told; `error` is one sentence unless the outcome is ok."""
 
@@ -104,6 +131,7 @@ class BrowserResult(Strict):
     software_adapter: bool = False
     load: Load = Load()
     runs: list[Run] = Field(default_factory=list)
+    parity: Parity | None = None
     gpu: Gpu = Gpu()
     placement: Placement | None = None
     placement_reason: str | None = None

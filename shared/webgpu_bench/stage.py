@@ -20,6 +20,8 @@ from shared.manifest import Measurement
 from shared.progress import say
 from shared.setup.browser import Browser, find_browser
 from shared.stage import Done, Plan, Produced, run_stage
+from shared.webgpu_bench import cpu_nodes, parity
+from shared.webgpu_bench.budget import context_measurements
 from shared.webgpu_bench.driver import has_gpu, run_in_browser
 from shared.webgpu_bench.result import BrowserResult, Run
 
@@ -36,6 +38,9 @@ NAMES = {
     "peak_gpu_bytes": "B",
     "gpu_errors": "errors",
     "nodes_on_cpu": "nodes",
+    "nodes_on_cpu_unexpected": "nodes",
+    "largest_context": "tokens",
+    **parity.NAMES,
 }
 
 
@@ -47,13 +52,22 @@ class Profile:
     new_tokens: int
     warm_ups: int
     repetitions: int
+    parity_tokens: int
+    hardware: bool
 
     @classmethod
     def of(cls, domain: Domain, hardware: bool) -> Profile:
         bench = domain.chain.bench
         if hardware:
-            return cls(bench.prompt_tokens, bench.new_tokens, warm_ups=1, repetitions=3)
-        return cls(bench.software_prompt_tokens, bench.software_new_tokens, 0, 1)
+            return cls(bench.prompt_tokens, bench.new_tokens, 1, 3, bench.parity_tokens, hardware)
+        return cls(
+            bench.software_prompt_tokens,
+            bench.software_new_tokens,
+            warm_ups=0,
+            repetitions=1,
+            parity_tokens=bench.software_parity_tokens,
+            hardware=hardware,
+        )
 
 
 def bench_stage(domain: Domain, package: Done, *, force: bool = False) -> Done:
@@ -68,10 +82,12 @@ def bench_stage(domain: Domain, package: Done, *, force: bool = False) -> Done:
             "prompt": domain.prompt,
             "record": record.input,
             "profile": vars(profile),
+            "parity_text": sha256_json([[r.input, r.gold] for r in domain.records]),
             "time_budget_seconds": domain.chain.bench.time_budget_seconds,
+            "gpu_budget": domain.chain.bench.gpu_budget,
             "browser": browser.version if browser else None,
         },
-        code=3,
+        code=4,
     )
     bench = _Bench(domain, package.folder, profile, browser)
     return run_stage(plan, bench.produce, force=force)
@@ -81,7 +97,8 @@ def _harness_hash() -> str:
     """The page's own files and its npm lock: another harness, another measurement."""
     folder = paths.REPOSITORY / "shared" / "webgpu_bench"
     page = sha256_files(folder / "page", files_below(folder / "page"))
-    driver = ["driver.py", "chromium.py", "placement.py", "result.py", "server.py"]
+    driver = ["driver.py", "chromium.py", "placement.py", "result.py", "server.py", "parity.py"]
+    driver += ["cpu_nodes.py", "cpu_nodes.toml", "budget.py"]
     return sha256_json([page, sha256_files(folder, ["package-lock.json", *driver])])
 
 
@@ -99,15 +116,41 @@ class _Bench:
         say("      loading the tokenizer")
         from shared.evaluate.chat import Chat
 
-        prompt = self._prompt(Chat(self.package))
-        result = self._run(prompt)
+        chat = Chat(self.package)
+        bench = self.domain.chain.bench
+        how = parity.reading(self.profile.parity_tokens, hardware=self.profile.hardware)
+        rows = parity.held_out_rows(chat, self.domain.prompt, self.domain.records, how)
+        prompt = self._prompt(chat)
+        result = self._run(prompt, parity.request(rows, how), bench.gpu_budget_bytes)
         (work / "browser.json").write_text(result.model_dump_json(indent=2) + "\n")
         if result.outcome in MODELS_FAULT:
             return Produced(_not_loaded(result), facts=_facts(result, self.browser))
         if result.outcome != "ok":  # the machine's: not remembered, another run may fare better
             raise RungFailed(f"the browser: {result.outcome}: {result.error}")
         cpu = self._cpu_choices(result, prompt)
-        return Produced(_measurements(result, cpu), facts=_facts(result, self.browser))
+        found = _measurements(result, cpu) | self._proof(result, rows)
+        found |= context_measurements(self._graph(result), bench.gpu_budget_bytes, result)
+        return Produced(found, facts=_facts(result, self.browser))
+
+    def _graph(self, result: BrowserResult) -> Path:
+        return self.package / "onnx" / f"model_{result.dtype}.onnx"
+
+    def _proof(self, result: BrowserResult, rows: list[list[int]]) -> dict[str, Measurement]:
+        """Parity on given text, and no node on the CPU that should not be there."""
+        say("      reading the given text on the CPU")
+        from shared.evaluate.forced import ForcedModel
+
+        graph, where = self._graph(result), describe(result)
+        placed = cpu_nodes.measure(result, graph, where)
+        if result.parity is None:
+            return parity.missing("the browser read no given text") | {
+                "nodes_on_cpu_unexpected": placed
+            }
+        compared = parity.compare(ForcedModel(graph, exact=True), rows, result.parity)
+        wanted = sum(map(len, rows))
+        return parity.measurements(compared, wanted, where, result.software_adapter) | {
+            "nodes_on_cpu_unexpected": placed
+        }
 
     def _cpu_choices(self, result: BrowserResult, prompt: list[int]) -> dict[str, list[int]]:
         """Run id → the CPU's likeliest token after the same text, for each token the browser wrote.
@@ -131,7 +174,7 @@ class _Bench:
         ids = chat.prompt_ids(self.domain.prompt, self.domain.records[0].input)
         return list(ids[-self.profile.prompt_tokens :])
 
-    def _run(self, prompt: list[int]) -> BrowserResult:
+    def _run(self, prompt: list[int], given: dict[str, Any], gpu_budget: int) -> BrowserResult:
         assert self.browser is not None
         budget = self.domain.chain.bench.time_budget_seconds
         kinds = ["warm-up"] * self.profile.warm_ups + ["run"] * self.profile.repetitions
@@ -146,6 +189,8 @@ class _Bench:
                 }
                 for number, kind in enumerate(kinds)
             ],
+            "parity": given,
+            "budget_bytes": gpu_budget,
             "deadline_ms": int(budget * 1000),
         }
         return run_in_browser(

@@ -223,6 +223,16 @@ export class Engine {
     return run;
   }
 
+  /** Settle as `work` does; a lost device or a refused buffer is named. */
+  async guarded(work) {
+    try {
+      return await unlessLost(work);
+    } catch (error) {
+      work.catch(() => {});
+      throw failure(error, "run_failed");
+    }
+  }
+
   async dispose() {
     if (gpu.device) gpu.closed.add(gpu.device);
     await this.network.dispose();

@@ -1,0 +1,61 @@
+"""What int4.py would write for a model whose weights are not here: every tensor's shape, no bytes.
+
+The same rewriting runs on PyTorch's meta tensors, which have shapes and no memory; so the plan of a
+3B model takes seconds and is the built graph's, tensor by tensor (tests/test_preflight.py).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from shared.olive.external_data import ONNX_TYPES
+from shared.olive.graph import StateDict, build_graph
+from shared.olive.int4 import Int4Options, _Rewriter
+
+GRAPH_TYPES = {"q4f16": "f16", "q4": "f32"}
+
+
+def planned_graph(config: Path, dtype: str, options: Int4Options) -> onnx.ModelProto:
+    """The graph for the model of `config` (a folder with config.json), its initializers without
+    data; `dtype` is "q4f16" or "q4". Raises RungFailed for an architecture that is not known."""
+    graph = build_graph(config, GRAPH_TYPES[dtype])
+    _Planner(graph, _meta_weights(config), _Shapes(), options, _quiet).run()
+    return graph.proto
+
+
+def _meta_weights(folder: Path) -> StateDict:
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    return model.state_dict()
+
+
+class _Shapes:
+    """Keeps shapes and types; a number or a list that is really there is kept nowhere either."""
+
+    def add(self, name: str, tensor: torch.Tensor) -> onnx.TensorProto:
+        return onnx.TensorProto(name=name, data_type=ONNX_TYPES[tensor.dtype], dims=tensor.shape)
+
+
+def _quiet(name: str) -> None:
+    """A plan is made in no time; there is no progress to tell."""
+
+
+class _Planner(_Rewriter):
+    """The rewriting without arithmetic."""
+
+    def _pack(self, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        rows, columns = weight.shape
+        block = self.options.block_size
+        if columns % block:
+            raise ValueError(f"row length {columns} is not a multiple of block size {block}")
+        blocks = columns // block
+        packed = torch.empty(rows, blocks, block // 2, dtype=torch.uint8, device="meta")
+        return packed, torch.empty(rows, blocks, dtype=torch.float32, device="meta")
+
+    def _forget(self, parts: list[str]) -> None:
+        """There are no pages."""

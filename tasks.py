@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,10 @@ RECORDS = {
     "records_file": "answer the records of this JSONL file instead of the domain's own",
 }
 KEEP = {"keep_onnx": "keep the optimum recipe's full-precision ONNX in models/<domain>/onnx"}
+GPU = {
+    "gpu_budget": "refuse WebGPU buffers past this many bytes, like 8GB or 512MiB",
+    "profile": "load once more and time every kernel of a prompt and of a token",
+}
 PUBLISH = {"publish": "upload to the Hub afterwards"}
 
 
@@ -148,15 +153,27 @@ def check(
     _finish(result)
 
 
-@task(help=DOMAIN | RUNGS)
+@task(help=DOMAIN | RUNGS | GPU)
 @command
-def bench(c: Context, domain: str, rung: str = "", force: bool = False) -> None:
+def bench(
+    c: Context,
+    domain: str,
+    rung: str = "",
+    gpu_budget: str = "",
+    profile: bool = False,
+    force: bool = False,
+) -> None:
     """Load the model in a real browser on WebGPU; measure it and compare its tokens with the CPU."""
     from shared.card.tables import measurements_table
     from shared.pipeline import run_until
     from shared.report import TERMINAL
+    from shared.webgpu_bench.kernels import kernels_of
 
-    result = run_until(domain, _options("bench", rung, force))
+    options = _options("bench", rung, force)
+    options = replace(options, gpu_budget=gpu_budget or None, profile=profile)
+    result = run_until(domain, options)
+    if profile and result.walk and "bench" in result.walk.done:
+        print(kernels_of(result.walk.done["bench"].folder))
     if result.walk and "bench" in result.walk.done:
         found = result.walk.manifests["bench"].measurements
         print(measurements_table(found, {name: name for name in found}, TERMINAL))

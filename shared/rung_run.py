@@ -24,7 +24,7 @@ from shared.progress import say
 from shared.source import Source, source_stage
 from shared.stage import Done
 from shared.webgpu_bench.driver import has_gpu
-from shared.webgpu_bench.stage import bench_stage
+from shared.webgpu_bench.stage import Switches, bench_stage
 
 Stage = Literal["source", "build", "package", "check", "bench", "gates"]
 STAGES: tuple[Stage, ...] = ("source", "build", "package", "check", "bench", "gates")
@@ -61,6 +61,8 @@ class Options:
     force: bool = False
     keep_onnx: bool = False
     until: Stage = "gates"
+    gpu_budget: str | None = None
+    profile: bool = False
 
 
 def candidates(runs: dict[str, RungRun]) -> dict[str, Candidate]:
@@ -173,7 +175,12 @@ class RungRun:
             "check": lambda: check_stage(
                 self.domain, self.rung, self.done["package"], self.selection, force=force
             ),
-            "bench": lambda: bench_stage(self.domain, self.done["package"], force=force),
+            "bench": lambda: bench_stage(
+                self.domain,
+                self.done["package"],
+                force=force,
+                switches=Switches(self.options.gpu_budget, self.options.profile),
+            ),
         }
         if stage == "gates":
             self._judge()

@@ -84,7 +84,10 @@ def _measure(domain: Domain, package: Path) -> Produced:
     chat = Chat(package)
     texts = [chat.prompt_ids(domain.prompt, record.input)[-TOKENS:] for record in domain.records]
     texts = texts[:RECORDS]
-    layers = by_layer(find_peaks(graph, texts))
+    try:
+        layers = by_layer(find_peaks(graph, texts))
+    except RungFailed as error:  # whether it loads is another gate's matter
+        return Produced({"f16_headroom": Measurement.missing(str(error), "x")})
     return Produced(
         {"f16_headroom": headroom(layers, sum(map(len, texts)))}, facts=as_facts(layers)
     )
@@ -153,8 +156,11 @@ def find_peaks(graph: Path, texts: list[list[int]]) -> list[Peak]:
 
 def _probed(graph: Path) -> tuple[bytes, list[Peak]]:
     """The graph with Abs → ReduceMax behind each watched output, exact activations, no int8."""
-    model = onnx.load(graph, load_external_data=False)
-    integers = _integer_outputs(model)
+    try:
+        model = onnx.load(graph, load_external_data=False)
+        integers = _integer_outputs(model)
+    except Exception as error:  # protobuf's and onnx's exceptions share no base of their own
+        raise RungFailed(f"{graph.name} is no ONNX graph: {error}") from error
     watched: list[Peak] = []
     layer, probes = "embed", []
     for node in model.graph.node:

@@ -7,13 +7,25 @@ was seen to ask for beyond that, so that the sum agrees with the measured peak.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+from shared.domain import BenchSettings, Domain
 from shared.manifest import Measurement
+from shared.strict import validate
 from shared.webgpu_bench.result import BrowserResult
 from shared.webgpu_bench.tensors import Footprint, read_footprint
 
 CACHE_COPIES = 2
+
+
+def with_budget(domain: Domain, gpu_budget: str | None) -> Domain:
+    """The domain with another GPU budget; UserError where that is not a size."""
+    if gpu_budget is None:
+        return domain
+    asked = domain.chain.bench.model_dump() | {"gpu_budget": gpu_budget}
+    bench = validate(asked, BenchSettings, "--gpu-budget")
+    return replace(domain, chain=domain.chain.model_copy(update={"bench": bench}))
 
 
 def longest_context(footprint: Footprint, budget: int, overhead: int) -> int:

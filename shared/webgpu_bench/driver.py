@@ -22,6 +22,7 @@ from pydantic import ValidationError
 from shared.errors import UserError
 from shared.progress import say
 from shared.webgpu_bench.chromium import SOFTWARE_NAMES, Tab, has_gpu, open_page
+from shared.webgpu_bench.kernels import EVENT, read_kernels
 from shared.webgpu_bench.listing import listing
 from shared.webgpu_bench.placement import Unreadable, read_placement
 from shared.webgpu_bench.result import Adapter, BrowserResult, Outcome
@@ -54,7 +55,8 @@ def run_in_browser(
     `request`: model (the name it is mounted under), dtype ("auto", "q4f16" or "q4"), prompts (each
     id, input_ids, max_new_tokens), deadline_ms (generation stops after the token in hand; what
     there is comes back) and, if wanted, warmup_tokens, budget_bytes (a WebGPU buffer past it is
-    refused) and placement (False spares the second load that logs it).
+    refused), parity (see parity.request), placement (False spares the second load that logs it) and
+    profile (True loads once more and times every kernel of a prompt and of a token).
 
     "auto" takes the GPU where there is one, and the software adapter where there is none or the
     browser does not offer it. What goes wrong in the browser is the result's `outcome`; UserError is
@@ -118,6 +120,7 @@ class _Attempt:
     partial: str | None = None
     timed_out: bool = False
     log: list[str] = field(default_factory=list)
+    profile: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
 
     def run(self, hardware: bool) -> BrowserResult:
@@ -176,6 +179,8 @@ class _Attempt:
                 self.on_progress(text.removeprefix(SAID))
             elif text.startswith(PARTIAL):
                 self.partial = text.removeprefix(PARTIAL)
+            elif text.startswith(EVENT):
+                self.profile.append(text)
             elif ORT in text[:60]:
                 self.log.append(text)
             elif kind == "error":
@@ -190,6 +195,7 @@ class _Attempt:
         result.blocked_requests = tab.blocked if tab else []
         result.software_adapter = _is_software(result.adapter)
         self._place(result)
+        result.kernels = read_kernels(self.profile)
         return result
 
     def _unanswered(self, tab: Tab | None, problem: str) -> BrowserResult:

@@ -92,6 +92,19 @@ class Placement(Strict):
     cpu_nodes: list[str]
 
 
+class Kernel(Strict):
+    """One kind of kernel in one pass, by onnxruntime-web's profiler: GPU milliseconds in all.
+
+    `role`: which weight it multiplied with, where it is a matrix product.
+    """
+
+    phase: Literal["prompt", "token"]
+    kernel: str
+    role: str
+    dispatches: int
+    milliseconds: float
+
+
 class ParityPiece(Strict):
     """One pass of page/parity.js: `rows` texts from `row` on, `tokens` positions from `start` on.
 
@@ -132,6 +145,7 @@ class BrowserResult(Strict):
     load: Load = Load()
     runs: list[Run] = Field(default_factory=list)
     parity: Parity | None = None
+    kernels: list[Kernel] = Field(default_factory=list)
     gpu: Gpu = Gpu()
     placement: Placement | None = None
     placement_reason: str | None = None

@@ -21,8 +21,9 @@ from shared.progress import say
 from shared.setup.browser import Browser, find_browser
 from shared.stage import Done, Plan, Produced, run_stage
 from shared.webgpu_bench import cpu_nodes, parity
-from shared.webgpu_bench.budget import context_measurements
+from shared.webgpu_bench.budget import context_measurements, with_budget
 from shared.webgpu_bench.driver import has_gpu, run_in_browser
+from shared.webgpu_bench.kernels import KERNELS_FILE, kernels_table
 from shared.webgpu_bench.result import BrowserResult, Run
 
 MODELS_FAULT = ("load_failed", "run_failed", "out_of_budget")
@@ -70,8 +71,19 @@ class Profile:
         )
 
 
-def bench_stage(domain: Domain, package: Done, *, force: bool = False) -> Done:
+@dataclass(frozen=True)
+class Switches:
+    """`--gpu-budget` (else fallback.toml's) and `--profile`."""
+
+    gpu_budget: str | None = None
+    profile: bool = False
+
+
+def bench_stage(
+    domain: Domain, package: Done, *, force: bool = False, switches: Switches = Switches()
+) -> Done:
     """Run the browser; measurements are NAMES. RungFailed where the page fails (never cached)."""
+    domain = with_budget(domain, switches.gpu_budget)
     browser = find_browser()
     profile = Profile.of(domain, has_gpu())
     record = domain.records[0]
@@ -86,10 +98,11 @@ def bench_stage(domain: Domain, package: Done, *, force: bool = False) -> Done:
             "time_budget_seconds": domain.chain.bench.time_budget_seconds,
             "gpu_budget": domain.chain.bench.gpu_budget,
             "browser": browser.version if browser else None,
+            "kernels_profiled": switches.profile,
         },
         code=4,
     )
-    bench = _Bench(domain, package.folder, profile, browser)
+    bench = _Bench(domain, package.folder, profile, browser, switches.profile)
     return run_stage(plan, bench.produce, force=force)
 
 
@@ -98,7 +111,7 @@ def _harness_hash() -> str:
     folder = paths.REPOSITORY / "shared" / "webgpu_bench"
     page = sha256_files(folder / "page", files_below(folder / "page"))
     driver = ["driver.py", "chromium.py", "placement.py", "result.py", "server.py", "parity.py"]
-    driver += ["cpu_nodes.py", "cpu_nodes.toml", "budget.py"]
+    driver += ["cpu_nodes.py", "cpu_nodes.toml", "budget.py", "kernels.py"]
     return sha256_json([page, sha256_files(folder, ["package-lock.json", *driver])])
 
 
@@ -108,6 +121,7 @@ class _Bench:
     package: Path
     profile: Profile
     browser: Browser | None
+    kernels: bool = False
 
     def produce(self, work: Path) -> Produced:
         if self.browser is None:
@@ -123,6 +137,8 @@ class _Bench:
         prompt = self._prompt(chat)
         result = self._run(prompt, parity.request(rows, how), bench.gpu_budget_bytes)
         (work / "browser.json").write_text(result.model_dump_json(indent=2) + "\n")
+        if result.kernels:
+            (work / KERNELS_FILE).write_text(kernels_table(result.kernels) + "\n")
         if result.outcome in MODELS_FAULT:
             return Produced(_not_loaded(result), facts=_facts(result, self.browser))
         if result.outcome != "ok":  # the machine's: not remembered, another run may fare better
@@ -191,6 +207,7 @@ class _Bench:
             ],
             "parity": given,
             "budget_bytes": gpu_budget,
+            "profile": self.kernels,
             "deadline_ms": int(budget * 1000),
         }
         return run_in_browser(

@@ -64,6 +64,7 @@ export async function run(request) {
   }
   await close(engine, result);
   if (result.ok && request.placement !== false) await logPlacement(request, result, until);
+  if (result.ok && request.profile) await logKernels(request, result);
   return result;
 }
 
@@ -79,6 +80,20 @@ async function logPlacement(request, result, until) {
     await engine.dispose();
   } catch (error) {
     result.placement_reason = `loading once more failed: ${error.message}`;
+  }
+}
+
+/** Two passes with onnxruntime-web's profiler, which prints an event a kernel: a prompt, then a token. */
+async function logKernels(request, result) {
+  try {
+    say("loading once more to profile the kernels");
+    const engine = await load({ model: request.model, dtype: result.dtype, profiling: true });
+    const given = { rows: [[...request.prompts[0].input_ids, 1]], batch: 1, top_k: 1 };
+    await readTexts(engine.network, { ...given, piece: given.rows[0].length - 1 }, { pieces: [] }, () => false, () => {});
+    engine.network.sessions.model.endProfiling();
+    await engine.dispose();
+  } catch (error) {
+    say(`profiling failed: ${error.message}`);
   }
 }
 

@@ -117,7 +117,7 @@ async function unlessRejected(work) {
  * Load `model` from /models/<model>/; `onProgress(loaded, total)` in bytes. `verbose` makes
  * onnxruntime-web log each node's provider, but then also every dispatch of every run: never time it.
  */
-export async function load({ model, dtype, verbose = false, onProgress = () => {} }) {
+export async function load({ model, dtype, verbose = false, profiling = false, onProgress = () => {} }) {
   const started = performance.now();
   const files = new Map();
   const progress_callback = (info) => {
@@ -126,7 +126,7 @@ export async function load({ model, dtype, verbose = false, onProgress = () => {
     const sum = (index) => [...files.values()].reduce((all, file) => all + file[index], 0);
     onProgress(sum(0), sum(1));
   };
-  const session_options = verbose ? { logSeverityLevel: 0 } : {};
+  const session_options = verbose ? { logSeverityLevel: 0 } : profiling ? { enableProfiling: true } : {};
   const options = { device: "webgpu", dtype, progress_callback, session_options };
   const loading = Promise.all([
     AutoTokenizer.from_pretrained(model, { progress_callback }),

@@ -1,0 +1,186 @@
+"""The parity gate's arithmetic: what is called agreement, and that the divergence is a lower bound."""
+
+from __future__ import annotations
+
+import base64
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+from shared.domain import Record
+from shared.webgpu_bench import parity
+from shared.webgpu_bench.parity import Reading, Summary
+from shared.webgpu_bench.result import Parity, ParityPiece
+
+VOCAB = 500
+RNG = np.random.default_rng(0)
+
+
+def summary(logits: np.ndarray, count: int) -> Summary:
+    """What page/parity.js makes of logits [tokens, vocab]."""
+    ids = np.argsort(-logits, axis=-1)[:, :count].astype(np.int32)
+    kept = np.take_along_axis(logits, ids, axis=-1).astype(np.float32)
+    return Summary(ids, kept, np.log(np.exp(logits).sum(axis=-1)))
+
+
+def exact_divergence(p_logits: np.ndarray, q_logits: np.ndarray) -> np.ndarray:
+    p = p_logits - np.log(np.exp(p_logits).sum(axis=-1, keepdims=True))
+    q = q_logits - np.log(np.exp(q_logits).sum(axis=-1, keepdims=True))
+    return np.asarray((np.exp(p) * (p - q)).sum(axis=-1))
+
+
+class TestOnePosition:
+    LOGITS = RNG.normal(scale=3, size=(20, VOCAB))
+
+    def test_the_same_logits_agree_and_diverge_by_nothing(self) -> None:
+        divergence, agreement, _ = parity.compare_position(self.LOGITS, summary(self.LOGITS, 64))
+        assert agreement.all()
+        assert divergence.max() < 1e-6
+
+    def test_over_all_tokens_it_is_the_kl_divergence(self) -> None:
+        other = self.LOGITS + RNG.normal(size=self.LOGITS.shape)
+        found = parity.compare_position(self.LOGITS, summary(other, VOCAB))[0]
+        assert found == pytest.approx(exact_divergence(self.LOGITS, other), abs=1e-4)
+
+    def test_over_a_few_tokens_it_is_a_lower_bound_and_near(self) -> None:
+        other = self.LOGITS + RNG.normal(scale=0.3, size=self.LOGITS.shape)
+        found, _, merged = parity.compare_position(self.LOGITS, summary(other, 64))
+        exact = exact_divergence(self.LOGITS, other)
+        assert (found <= exact + 1e-6).all()
+        assert found.mean() > exact.mean() / 2
+        assert 0 < merged.mean() < 0.5
+
+    def test_another_likeliest_token_is_no_agreement(self) -> None:
+        other = self.LOGITS.copy()
+        other[3, (int(self.LOGITS[3].argmax()) + 1) % VOCAB] += 50
+        _, agreement, _ = parity.compare_position(self.LOGITS, summary(other, 64))
+        assert agreement.sum() == len(self.LOGITS) - 1 and agreement[3] == 0
+
+    def test_what_is_not_a_number_never_agrees(self) -> None:
+        theirs = summary(self.LOGITS, 64)
+        theirs.log_sums[0] = np.nan
+        divergence, agreement, _ = parity.compare_position(self.LOGITS, theirs)
+        assert math.isinf(divergence[0]) and agreement[0] == 0
+        found = parity.measurements(
+            parity.Compared(divergence, agreement, divergence), 20, "", True
+        )
+        assert found["parity_kl_divergence"].value is None
+        assert "not numbers" in str(found["parity_kl_divergence"].reason)
+
+
+class TestMeasurements:
+    def test_carry_their_errors_and_the_number_of_positions(self) -> None:
+        agreement = np.array([1.0] * 99 + [0.0])
+        found = parity.measurements(
+            parity.Compared(np.linspace(0, 1, 100), agreement, np.zeros(100)), 512, "here", True
+        )
+        share = found["parity_agreement"]
+        assert (share.value, share.n) == (0.99, 100)
+        assert share.standard_error == pytest.approx(math.sqrt(0.99 * 0.01 / 100))
+        assert share.low is not None and share.high is not None and share.low < 0.95 < share.high
+        assert found["parity_tokens"].value == 100 and "of 512" in found["parity_tokens"].how
+
+    def test_of_nothing_say_so(self) -> None:
+        nothing = parity.Compared(np.zeros(0), np.zeros(0), np.zeros(0))
+        found = parity.measurements(nothing, 512, "", True)
+        assert {m.value for m in found.values()} == {None}
+        assert "time budget" in str(found["parity_agreement"].reason)
+
+
+class Bytes:
+    """A chat whose tokens are the text's bytes."""
+
+    class tokenizer:
+        @staticmethod
+        def encode(text: str, add_special_tokens: bool) -> list[int]:
+            return list(text.encode())
+
+    def prompt_ids(self, system: str | None, user: str) -> list[int]:
+        return list(f"{system}{user}".encode())
+
+
+def record(text: str) -> Record:
+    return Record(id=text[:8], input=text, gold={"a": 1})
+
+
+class TestTheText:
+    RECORDS = tuple(record(f"{n:08d}" + "x" * (40 + n)) for n in range(10))
+
+    def test_is_as_long_as_asked_in_rows_of_one_length(self) -> None:
+        rows = parity.held_out_rows(Bytes(), "p", self.RECORDS, Reading(200, 4, 31))
+        assert [len(row) for row in rows] == [50] * 4
+
+    def test_ends_with_the_gold_answer(self) -> None:
+        rows = parity.held_out_rows(Bytes(), "p", self.RECORDS, Reading(200, 4, 31))
+        assert all(bytes(row).endswith(b'{"a": 1}') for row in rows)
+
+    def test_takes_more_rows_where_the_chats_are_short(self) -> None:
+        rows = parity.held_out_rows(Bytes(), "p", self.RECORDS, Reading(400, 2, 31))
+        assert sum(map(len, rows)) >= 400 and len(rows) > 2
+
+    def test_takes_all_there_is_where_that_is_less(self) -> None:
+        rows = parity.held_out_rows(Bytes(), "p", self.RECORDS[:2], Reading(4000, 4, 31))
+        assert len(rows) == 2 and len({len(row) for row in rows}) == 1
+
+    def test_stays_under_the_software_adapters_fault(self) -> None:
+        assert parity.reading(512, hardware=False).piece < 32
+
+
+@dataclass
+class Memory:
+    """A CPU whose logits depend on all it has read since `reset`."""
+
+    total: int = 0
+
+    def reset(self) -> None:
+        self.total = 0
+
+    def feed(self, ids: list[int]) -> np.ndarray:
+        out = []
+        for token in ids:
+            self.total += token
+            out.append(np.roll(np.linspace(0, 9, VOCAB), self.total))
+        return np.array(out)
+
+
+def coded(array: np.ndarray) -> str:
+    return base64.b64encode(array.tobytes()).decode()
+
+
+def piece(rows: list[list[int]], row: int, start: int, end: int) -> ParityPiece:
+    """The browser's answer for rows[row:] of a model that is `Memory` itself."""
+    found: list[Any] = []
+    for ids in rows[row:]:
+        memory = Memory()
+        memory.feed(ids[:start])
+        found.append(summary(memory.feed(ids[start:end]), 8))
+    return ParityPiece(
+        row=row,
+        start=start,
+        rows=len(found),
+        tokens=end - start,
+        ids=coded(np.array([f.ids for f in found], np.int32)),
+        logits=coded(np.array([f.logits for f in found], np.float32)),
+        log_sums=coded(np.array([f.log_sums for f in found], np.float32)),
+        ms=1.0,
+    )
+
+
+class TestSideBySide:
+    ROWS: ClassVar = [[1, 2, 3, 4, 5], [9, 8, 7, 6, 5]]
+
+    def test_every_row_continues_its_own_text(self) -> None:
+        pieces = [piece(self.ROWS, 0, 0, 3), piece(self.ROWS, 0, 3, 5)]
+        found = parity.compare(Memory(), self.ROWS, Parity(pieces=pieces))
+        assert len(found.agreement) == 10 and found.agreement.all()
+        assert found.divergence.max() < 1e-5
+
+    def test_what_the_browser_did_not_reach_is_not_counted(self) -> None:
+        found = parity.compare(Memory(), self.ROWS, Parity(pieces=[piece(self.ROWS, 0, 0, 3)]))
+        assert len(found.agreement) == 6
+
+    def test_no_piece_is_no_position(self) -> None:
+        assert len(parity.compare(Memory(), self.ROWS, Parity()).agreement) == 0

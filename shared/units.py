@@ -15,3 +15,13 @@ def number(value: bool | int | float | str | None, unit: str) -> str:
         figure = f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
         return f"{figure} {unit}".strip()
     return f"{value} {unit}".strip()
+
+
+def interval(low: float, high: float, unit: str) -> str:
+    """`0.48, 0.75, share` → 48–75 %; narrow ones with a decimal."""
+    if unit == "share":
+        digits = 0 if high - low >= 0.1 else 1
+        return f"{100 * low:.{digits}f}–{100 * high:.{digits}f} %"
+    if unit == "B":
+        return f"{number(low, unit)}–{number(high, unit)}"
+    return f"{number(low, '')}–{number(high, '')}"

@@ -108,7 +108,10 @@ def judge(
 
 def _fault(value: Any, schema: dict[str, Any]) -> str | None:
     """The first thing in which a value breaks the schema."""
-    error = next(jsonschema.Draft202012Validator(schema).iter_errors(value), None)
+    try:
+        error = next(jsonschema.Draft202012Validator(schema).iter_errors(value), None)
+    except OverflowError:
+        return "a number is too large to be held against the schema"
     return f"{'.'.join(map(str, error.path)) or 'answer'}: {error.message}" if error else None
 
 

@@ -71,7 +71,7 @@ def paired(ours: Sequence[float], other: Sequence[float]) -> Paired:
     Where all differences are 0 or of one size (those of 0/1 scores always are), only the pairs that
     differ count: `p` is the exact McNemar test's (two-sided binomial on those pairs), and the
     interval is Bonett and Price's adjusted Wald (2012), which keeps a width where no pair differs
-    and a bootstrap would not. Else `p` is of a sign-flip permutation test of the mean difference,
+    and a bootstrap would not, and is rather too wide than too narrow for few records. Else `p` is of a sign-flip permutation test of the mean difference,
     and the interval a bootstrap of the records.
 
     The word is `better` or `worse` where p < 0.05 and 0 lies outside the interval, and else `no

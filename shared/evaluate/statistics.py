@@ -56,6 +56,7 @@ def mean(samples: Sequence[float]) -> Interval:
 
     BCa was chosen over percentiles and Student's t by simulation on scores like ours; all of them
     cover less than 95 % where samples are few and skewed (tests/test_statistics.py).
+
     Where all samples are equal, a single one among them, `low` and `high` are NaN: drawing equal
     samples again shows no spread, and an interval of no width would claim a certainty that nobody
     has. 0/1 samples should go to `rate`, which has an answer there too.
@@ -70,9 +71,9 @@ def paired(ours: Sequence[float], other: Sequence[float]) -> Paired:
 
     Where all differences are 0 or of one size (those of 0/1 scores always are), only the pairs that
     differ count: `p` is the exact McNemar test's (two-sided binomial on those pairs), and the
-    interval is Bonett and Price's adjusted Wald (2012), which keeps a width where no pair differs
-    and a bootstrap would not, and is rather too wide than too narrow for few records. Else `p` is of a sign-flip permutation test of the mean difference,
-    and the interval a bootstrap of the records.
+    interval is Bonett and Price's adjusted Wald (2012). It keeps a width where no pair differs,
+    which a bootstrap would not, and errs on the wide side where records are few. Else `p` is of a
+    sign-flip permutation test of the mean difference, and the interval a bootstrap of the records.
 
     The word is `better` or `worse` where p < 0.05 and 0 lies outside the interval, and else `no
     difference shown`: with no true difference a wrong word comes up in at most 5 % of comparisons.

@@ -102,8 +102,8 @@ def floor(
 ) -> dict[str, Measurement]:
     """What `constant_answer` reaches on the records that it was fitted on.
 
-    Fitted on the records it is judged on, it is the most that repeating one gold answer's values
-    can score there: a hard floor, and an honest one for a model that has to beat it.
+    Fitted on the very records it is judged on, each field's score is an upper bound of what
+    repeating a gold value can get there: a hard floor, and an honest one to have to beat.
     """
     text = json.dumps(constant_answer(records, schema, scoring), ensure_ascii=False)
     verdicts = [judge(text, record, schema, scoring) for record in records]

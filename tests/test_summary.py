@@ -105,6 +105,11 @@ class TestASummary:
         assert (found["field.place.nonnull"].value, found["field.place.nonnull"].n) == (0.0, 3)
         assert found["field_score_nonnull"].value == pytest.approx((5 * 1 + 3 * 2 / 3) / 8)
 
+    def test_leaves_null_gold_out_of_the_nonnull_average(self) -> None:
+        found = summarise(verdicts([gold | {"place": "Ohio"} for gold in GOLDS]), "x")
+        assert found["field_score"].value == pytest.approx((5 * 2 / 3 + 2 + 2 / 3) / 8)
+        assert found["field_score_nonnull"].value == pytest.approx((5 + 2 + 2 / 3) / 8)
+
     def test_leaves_nonnull_out_where_it_is_all_records(self) -> None:
         assert "field.kind.nonnull" not in summarise(verdicts(GOLDS), "x")
         assert "field.place.nonnull" not in summarise(verdicts(GOLDS, ON_LAW), "x")

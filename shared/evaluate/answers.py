@@ -97,7 +97,7 @@ def judge(
         schema=fault is None,
         degenerate=is_degenerate(text),
         empty=not text.strip(),
-        refusal=value is ABSENT and is_refusal(text),
+        refusal=is_refusal(text),
         fields=fields,
         nonnull={name: record.gold.get(name) is not None for name in fields},
         reason=fault and fault.encode("utf-8", "backslashreplace").decode("utf-8"),
@@ -179,7 +179,7 @@ def is_complete(text: str) -> bool:
 
 
 def is_refusal(text: str) -> bool:
-    """Whether the text opens with one of `REFUSALS`."""
+    """Whether the text opens with one of `REFUSALS`, as no JSON text can."""
     return text.strip().lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'").startswith(REFUSALS)
 
 

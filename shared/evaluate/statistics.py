@@ -54,8 +54,8 @@ def rate(samples: Sequence[bool]) -> Interval:
 def mean(samples: Sequence[float]) -> Interval:
     """The mean with its bootstrap interval (BCa, Efron 1987); ValueError if empty.
 
-    BCa was chosen over percentiles and Student's t by simulation on scores like ours; all of them
-    cover less than 95 % where samples are few and skewed (tests/test_statistics.py).
+    It covers the truth less often than it says where samples are few and skewed; by how much is
+    measured in tests/test_statistics.py.
 
     Where all samples are equal, a single one among them, `low` and `high` are NaN: drawing equal
     samples again shows no spread, and an interval of no width would claim a certainty that nobody

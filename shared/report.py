@@ -15,6 +15,7 @@ from shared.gates import GateResult
 from shared.manifest import Measurement
 from shared.pipeline import Result, read_attempts, read_publication
 from shared.release import CARD_FILE, Release, read_release, release_folder
+from shared.units import number
 
 TERMINAL = "rounded_outline"
 
@@ -56,7 +57,8 @@ def summary(result: Result) -> str:
     elif result.walk and "package" in result.walk.done:
         parts.append(f"package   {paths.shown(result.walk.package)}")
     if result.publication:
-        parts.append(f"published {result.publication.url} at {result.publication.revision}")
+        there = result.publication
+        parts.append(f"published {there.url} {there.release_version} at {there.revision}")
     return "\n".join(parts)
 
 
@@ -72,7 +74,8 @@ def overview(results: list[Result]) -> str:
 
 def _where(result: Result) -> str:
     if result.publication:
-        return result.publication.url
+        there = result.publication
+        return f"{there.url} {there.release_version}, {number(there.bytes_sent or 0, 'B')} sent"
     return paths.shown(release_folder(result.domain)) if result.release else "measured"
 
 

@@ -90,7 +90,7 @@ class HubDouble:
         self.victim = 0
         self.page = 1000
         self._lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._server = _Server(("127.0.0.1", 0), _handler(self))
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         self.cdn = f"http://localhost:{self._server.server_port}/cdn"
 
@@ -138,7 +138,7 @@ class HubDouble:
         path = unquote(urlsplit(target).path)
         with self._lock:
             for index, fault in enumerate(self.faults):
-                if fault.method == method and fault.path in path:
+                if fault.method in ("", method) and fault.path in path:
                     if fault.skip == 0:
                         return self.faults.pop(index)
                     self.faults[index] = fault._replace(skip=fault.skip - 1)
@@ -169,6 +169,8 @@ class HubDouble:
 
     def kill(self) -> None:
         """As a power cut would: nothing of the publisher runs after this line."""
+        while not self.victim:  # it may ask before its number is known here
+            time.sleep(0.001)
         os.kill(self.victim, signal.SIGKILL)
 
     def _do(self, method: str, target: str, token: str, body: bytes) -> Answer:
@@ -184,6 +186,11 @@ class HubDouble:
             raise Refusal(404, f"no such route: {method} {parts.path}")
         except Refusal as refusal:
             return give({"error": str(refusal)}, refusal.status, refusal.headers)
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, *_: object) -> None:
+        """Whoever asked is gone: killed, or tired of waiting. Defects end up in answers."""
 
 
 def _handler(hub: HubDouble) -> type[BaseHTTPRequestHandler]:

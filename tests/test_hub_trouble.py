@@ -1,4 +1,4 @@
-"""What goes wrong while publishing, and what must not be published: the real client over real HTTP to tests/hub_double.py."""
+"""What goes wrong while publishing, and what must not be published; against tests/hub_double.py."""
 
 from __future__ import annotations
 

@@ -280,17 +280,18 @@ def _refusal(hub: Hub, status: int, error: BaseException) -> str:
         return f"{hub.host} is in trouble ({code}); see status.huggingface.co and run it again"
     if status in (409, 412):
         return f"{hub.repo_id} was changed by someone else meanwhile ({status}); run it again"
-    return _denial(hub, status, code)
+    request = _request(error) or ""
+    return _denial(hub, status, code, writing=hub.writing and not request.startswith("GET"))
 
 
-def _denial(hub: Hub, status: int, code: str) -> str:
+def _denial(hub: Hub, status: int, code: str, writing: bool) -> str:
     """401, 403, 404: what a token must be able to do, which differs for reading and writing."""
     if status == 401 and hub.writing:
         return (
             f"{hub.host} does not accept the token ({code}); make one with the role 'write' at "
             f"{hub.api.endpoint}/settings/tokens and run `hf auth login`"
         )
-    if status == 403 and hub.writing:
+    if status == 403 and writing:
         return (
             f"the token may not write to {hub.repo_id} ({code}); it needs the role 'write', or "
             f"fine-grained write access to the repositories of {hub.org}"

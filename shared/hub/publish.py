@@ -73,8 +73,8 @@ class Published:
     """What the Hub holds now. `revision` is main's commit, `version` its tag.
 
     `bytes_sent` is the size of the files that were new or changed: the Hub's storage may have had
-    parts of them. `unchanged` says that main was this release already. `pull_request` is the
-    number of the one that was merged.
+    parts of them. `unchanged` says that main was this release already, `tagged` that its tag is
+    new. `pull_request` is the number of the one that was merged.
     """
 
     repo_id: str
@@ -84,6 +84,7 @@ class Published:
     files: int
     bytes_sent: int
     unchanged: bool
+    tagged: bool
     pull_request: int | None
 
 
@@ -104,11 +105,17 @@ def publish(
             number, sent, revision = _replace(hub, account, files, before, order)
         else:
             _close(hub, account, order.key, "main holds this release already")
-        version = hub.call(lambda: _tag(hub, files, revision, order))
-        url = f"{hub.api.endpoint}/{repo_id}"
-        unchanged = number is None
+        version, tagged = _named(hub, files, revision, order)
         return Published(
-            repo_id, url, revision, version, len(files), sent, unchanged, pull_request=number
+            repo_id,
+            f"{hub.api.endpoint}/{repo_id}",
+            revision,
+            version,
+            files=len(files),
+            bytes_sent=sent,
+            unchanged=number is None,
+            tagged=tagged,
+            pull_request=number,
         )
 
 
@@ -288,6 +295,15 @@ def _version(hub: Hub, files: list[LocalFile], revision: str, order: Order) -> s
     if newest and not difference(files, look(hub, tags[newest])):
         return newest
     return None
+
+
+def _named(hub: Hub, files: list[LocalFile], revision: str, order: Order) -> tuple[str, bool]:
+    """The release's version tag, and whether it had to be made."""
+    try:
+        found = hub.call(lambda: _version(hub, files, revision, order))
+        return found or hub.call(lambda: _tag(hub, files, revision, order)), found is None
+    except UserError as error:
+        raise UserError(f"main holds the release, but has no version tag yet: {error}") from None
 
 
 def _tag(hub: Hub, files: list[LocalFile], revision: str, order: Order) -> str:

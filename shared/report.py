@@ -199,7 +199,8 @@ def _verdict(gates: list[GateResult], measurement: str) -> tuple[str, str]:
 def _uploaded(domain: str, release: Release) -> tuple[str, str, str]:
     published = read_publication(domain)
     if published and published.release_key == release.key:
-        return "uploaded", "done", f"{published.url} at {published.revision}"
+        named = f"{published.url} {published.release_version or ''}".strip()
+        return "uploaded", "done", f"{named} at {published.revision}"
     if published:
         return "uploaded", "not measured", f"an older release is up: {published.url}"
     reason = release.not_publishable_because or f"run `./inv publish --domain {domain}`"

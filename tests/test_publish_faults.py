@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -63,12 +62,13 @@ def test_the_check_sees_a_main_that_is_in_between(world: Path) -> None:
         assert state(hub) == "between"
 
 
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
+    return run_all(tmp_path_factory.mktemp("faults"))
+
+
 @pytest.mark.slow
 class TestTheTable:
-    @pytest.fixture(scope="class")
-    def runs(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Run]]:
-        yield run_all(tmp_path_factory.mktemp("faults"))
-
     def test_has_no_run_that_is_not_as_it_should_be(self, runs: list[Run]) -> None:
         assert len(runs) > 150
         assert not [run for run in runs if not run.ok]

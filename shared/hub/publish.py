@@ -126,29 +126,41 @@ def plan(
     with _opened(order, repo_id, endpoint, sleep) as (hub, files):
         account = _account(hub)
         before = hub.call(lambda: look_if_there(hub))
-        todo = difference(files, before)
-        if before is None:
-            first = f"v{order.version}" if order.version else next_version({})
-            total = todo.bytes_to_send
-            return Plan(repo_id, True, order.private, todo, None, total, first, None)
-        pull = hub.call(lambda: staged.find(hub, account, order.key))
-        name = f"v{order.version}" if order.version else None
-        name = name or hub.call(lambda: next_version(version_tags(hub)))
-        if not todo:
-            name = hub.call(lambda: _version(hub, files, before.revision, order)) or name
-        left = todo
-        if pull and todo:
-            left = difference(files, hub.call(lambda: look(hub, pull.revision)))
+        if before is not None:
+            return _plan_over(hub, account, files, before, order)
+        todo = difference(files, None)
+        first = f"v{order.version}" if order.version else next_version({})
         return Plan(
-            repo_id=repo_id,
-            is_new=False,
-            private=before.private,
+            repo_id,
+            is_new=True,
+            private=order.private,
             difference=todo,
-            continues=pull.number if pull and todo else None,
-            left_to_send=left.bytes_to_send,
-            version=name,
-            against=_against(hub, files, before, pull, order),
+            continues=None,
+            left_to_send=todo.bytes_to_send,
+            version=first,
+            against=None,
         )
+
+
+def _plan_over(
+    hub: Hub, account: str, files: list[LocalFile], before: Remote, order: Order
+) -> Plan:
+    """The plan where there is something already: what an earlier run left is counted off."""
+    todo = left = difference(files, before)
+    pull = hub.call(lambda: staged.find(hub, account, order.key)) if todo else None
+    if pull:
+        left = difference(files, hub.call(lambda: look(hub, pull.revision)))
+    has = None if todo else hub.call(lambda: _version(hub, files, before.revision, order))
+    return Plan(
+        hub.repo_id,
+        is_new=False,
+        private=before.private,
+        difference=todo,
+        continues=pull.number if pull else None,
+        left_to_send=left.bytes_to_send,
+        version=has or hub.call(lambda: _name(hub, order)),
+        against=_against(hub, files, before, pull, order),
+    )
 
 
 @contextmanager
@@ -306,11 +318,16 @@ def _named(hub: Hub, files: list[LocalFile], revision: str, order: Order) -> tup
         raise UserError(f"main holds the release, but has no version tag yet: {error}") from None
 
 
+def _name(hub: Hub, order: Order) -> str:
+    """The tag that a new release gets: the stated version, or the next number."""
+    return f"v{order.version}" if order.version else next_version(version_tags(hub))
+
+
 def _tag(hub: Hub, files: list[LocalFile], revision: str, order: Order) -> str:
     """Give the release its version tag, unless it has one. Safe to do twice."""
     if found := _version(hub, files, revision, order):
         return found
-    name = f"v{order.version}" if order.version else next_version(version_tags(hub))
+    name = _name(hub, order)
     message = f"{order.title}, release {order.key}"
     try:
         hub.api.create_tag(hub.repo_id, tag=name, revision=revision, tag_message=message)

@@ -20,7 +20,8 @@ from shared.release import RELEASE_FILE, Release, make_release, read_release, re
 from shared.rung_run import STAGES_IN_ALL, Attempt, Options
 
 if TYPE_CHECKING:
-    from shared.hub.publish import Order, Plan
+    from shared.hub.order import Order
+    from shared.hub.publish import Plan
 
 
 class Publication(Strict):
@@ -147,7 +148,7 @@ def publish_collection(org: str | None = None) -> tuple[str, list[str]]:
 
 def _order(domain: Domain, options: PublishOptions) -> tuple[Order, str]:
     """What to publish and where; UserError where it must not be published."""
-    from shared.hub.publish import Order
+    from shared.hub.order import Order
 
     folder = release_folder(domain.name)
     release = read_release(folder)

@@ -40,7 +40,8 @@ def publisher(url: str, world: str, overwrite: bool, batch: int) -> None:
     import huggingface_hub.constants
 
     from shared.hub import staging
-    from shared.hub.publish import Order, publish
+    from shared.hub.order import Order
+    from shared.hub.publish import publish
 
     os.chdir(world)
     for stream, name in ((1, "said.log"), (2, "progress.log")):

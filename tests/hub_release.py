@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from shared.errors import UserError
-from shared.hub.publish import Order, Published, publish
+from shared.hub.order import Order
+from shared.hub.publish import Published, publish
 from tests.hub_double import READ_TOKEN, WRITE_TOKEN, HubDouble
 
 REPO = "acme/docintel-legal-tiny-webgpu"

@@ -14,16 +14,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
-from huggingface_hub import HfApi, get_token
-from huggingface_hub.errors import HfHubHTTPError, OIDCError
+from huggingface_hub import HfApi
 
 from shared.errors import UserError
 from shared.hub import staging as staged
-from shared.hub.calls import Hub, Sleep, scrub
+from shared.hub.calls import Hub, Sleep
 from shared.hub.client import single_tries
 from shared.hub.files import LocalFile, inspect_folder
+from shared.hub.order import Order, hub_token
 from shared.hub.remote import (
     Difference,
     Remote,
@@ -35,23 +34,8 @@ from shared.hub.remote import (
     told,
     version_tags,
 )
+from shared.hub.versions import named, need_free_version, new_name, version_of
 from shared.progress import say
-
-
-@dataclass(frozen=True)
-class Order:
-    """What is to be published: `key` names the release, `title` what it is called on the Hub.
-
-    `version`: "1.2.0" is tagged v1.2.0; None takes the next number, v1, v2, … `overwrite` allows
-    to replace what others changed on main.
-    """
-
-    folder: Path
-    key: str
-    title: str
-    private: bool = False
-    version: str | None = None
-    overwrite: bool = False
 
 
 @dataclass(frozen=True)
@@ -105,7 +89,7 @@ def publish(
             number, sent, revision = _replace(hub, account, files, before, order)
         else:
             _close(hub, account, order.key, "main holds this release already")
-        version, tagged = _named(hub, files, revision, order)
+        version, tagged = named(hub, files, revision, order)
         return Published(
             repo_id,
             f"{hub.api.endpoint}/{repo_id}",
@@ -150,7 +134,7 @@ def _plan_over(
     pull = hub.call(lambda: staged.find(hub, account, order.key)) if todo else None
     if pull:
         left = difference(files, hub.call(lambda: look(hub, pull.revision)))
-    has = None if todo else hub.call(lambda: _version(hub, files, before.revision, order))
+    has = None if todo else hub.call(lambda: version_of(hub, files, before.revision, order))
     return Plan(
         hub.repo_id,
         is_new=False,
@@ -158,7 +142,7 @@ def _plan_over(
         difference=todo,
         continues=pull.number if pull else None,
         left_to_send=left.bytes_to_send,
-        version=has or hub.call(lambda: _name(hub, order)),
+        version=has or hub.call(lambda: new_name(hub, order)),
         against=_against(hub, files, before, pull, order),
     )
 
@@ -172,17 +156,6 @@ def _opened(
     files = inspect_folder(order.folder, repo_id)
     with single_tries():
         yield Hub(api, repo_id, writing=True, sleep=sleep), files
-
-
-def hub_token() -> str:
-    """The token of this machine's login; UserError where there is none."""
-    try:
-        token = get_token()
-    except OIDCError as error:
-        raise UserError(f"no Hub token: HF_OIDC_RESOURCE: {scrub(str(error))}") from None
-    if not token:
-        raise UserError("no Hub token: run `hf auth login` or set HF_TOKEN")
-    return token
 
 
 def _account(hub: Hub) -> str:
@@ -212,7 +185,7 @@ def _against(
     try:
         _need_private(hub, order, before)
         if difference(files, before):
-            _need_free_version(hub, files, order)
+            need_free_version(hub, files, order)
             _need_no_loss(hub, before, order, pull)
     except UserError as error:
         return str(error)
@@ -223,7 +196,7 @@ def _replace(
     hub: Hub, account: str, files: list[LocalFile], before: Remote, order: Order
 ) -> tuple[int, int, str]:
     """Stage, verify, merge, verify: the pull request, the bytes sent, main's new commit."""
-    _need_free_version(hub, files, order)
+    need_free_version(hub, files, order)
     pull = hub.call(lambda: staged.find(hub, account, order.key))
     _need_no_loss(hub, before, order, pull)
     if pull and not pull.goes_out_from(before.revision):
@@ -281,58 +254,3 @@ def _need_unmixed(hub: Hub, files: list[LocalFile], remote: Remote) -> None:
             f"({', '.join(wrong[:3])}); it is not tagged; look at the change, then publish with "
             "--overwrite to replace it"
         )
-
-
-def _need_free_version(hub: Hub, files: list[LocalFile], order: Order) -> None:
-    """A version that was given out stands for its content, for good."""
-    if order.version is None:
-        return
-    tags = hub.call(lambda: version_tags(hub))
-    name = f"v{order.version}"
-    if name in tags and difference(files, hub.call(lambda: look(hub, tags[name]))):
-        raise UserError(
-            f"{hub.repo_id}: {name} is published with other content; raise publish.version in "
-            "fallback.toml"
-        )
-
-
-def _version(hub: Hub, files: list[LocalFile], revision: str, order: Order) -> str | None:
-    """The tag this content has by now; None where it has none."""
-    tags = version_tags(hub)
-    if at := [name for name, commit in tags.items() if commit == revision]:
-        return at[0]
-    newest = next(iter(tags), None)
-    if order.version and f"v{order.version}" in tags:
-        newest = f"v{order.version}"
-    if newest and not difference(files, look(hub, tags[newest])):
-        return newest
-    return None
-
-
-def _named(hub: Hub, files: list[LocalFile], revision: str, order: Order) -> tuple[str, bool]:
-    """The release's version tag, and whether it had to be made."""
-    try:
-        found = hub.call(lambda: _version(hub, files, revision, order))
-        return found or hub.call(lambda: _tag(hub, files, revision, order)), found is None
-    except UserError as error:
-        raise UserError(f"main holds the release, but has no version tag yet: {error}") from None
-
-
-def _name(hub: Hub, order: Order) -> str:
-    """The tag that a new release gets: the stated version, or the next number."""
-    return f"v{order.version}" if order.version else next_version(version_tags(hub))
-
-
-def _tag(hub: Hub, files: list[LocalFile], revision: str, order: Order) -> str:
-    """Give the release its version tag, unless it has one. Safe to do twice."""
-    if found := _version(hub, files, revision, order):
-        return found
-    name = _name(hub, order)
-    message = f"{order.title}, release {order.key}"
-    try:
-        hub.api.create_tag(hub.repo_id, tag=name, revision=revision, tag_message=message)
-    except HfHubHTTPError as error:
-        if error.response.status_code != 409 or order.version:
-            raise
-        return _tag(hub, files, revision, order)  # someone took that number a moment ago
-    return name

@@ -90,11 +90,18 @@ class BenchSettings(Strict):
 
 
 class PublishSettings(Strict):
-    """Where a release goes: `<org>/<name>`; {domain} and {base} are filled in."""
+    """Where a release goes: `<org>/<name>`; {domain} and {base} are filled in.
+
+    `version`: what it is tagged as, "1.2.0" → v1.2.0; without it releases are numbered v1, v2, …
+    """
 
     org: str = Field(min_length=1)
     name: str = Field(min_length=1)
     private: bool = False
+    version: str | None = Field(default=None, pattern=r"^\d+\.\d+\.\d+$")
+    collection: str = Field(
+        default="DocIntel: language models for the browser", min_length=1, max_length=60
+    )
 
 
 class Chain(Strict):

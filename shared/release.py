@@ -33,10 +33,14 @@ RELEASE_FOLDER = "webgpu"
 
 
 class Release(Strict):
-    """What a release folder says of itself. `key` changes with anything the release depends on."""
+    """What a release folder says of itself. `key` changes with anything the release depends on.
+
+    `release_version` is publish.version of fallback.toml; None lets the Hub's tags be counted on.
+    """
 
     version: int = 1
     key: str
+    release_version: str | None = None
     domain: str
     rung: str
     base: str
@@ -133,6 +137,7 @@ def _describe(walked: Walk, key: str) -> Release:
     manifests = walked.manifests
     return Release(
         key=key,
+        release_version=walked.domain.chain.publish.version,
         domain=walked.domain.name,
         rung=rung.name,
         base=rung.base,

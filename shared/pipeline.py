@@ -12,7 +12,6 @@ from shared.chain import Walk, walk
 from shared.domain import Domain, domain_names, load_domain
 from shared.errors import UserError
 from shared.hashing import files_below, sha256_files
-from shared.hub.names import repository_name
 from shared.manifest import Strict
 from shared.progress import say
 from shared.release import RELEASE_FILE, Release, make_release, read_release, release_folder
@@ -83,6 +82,7 @@ def publish_release(domain: Domain) -> Publication:
     if not release.publishable:
         raise UserError(f"{domain.name} is not published: {release.not_publishable_because}")
     _need_untouched(release, release_folder(domain.name))
+    from shared.hub.names import repository_name
     from shared.hub.publish import publish
 
     done = publish(

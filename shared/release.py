@@ -16,7 +16,6 @@ from typing import Any
 from pydantic import ValidationError
 
 from shared import paths
-from shared.card.card import render_card
 from shared.chain import Walk
 from shared.errors import UserError
 from shared.folders import swap_in
@@ -84,6 +83,8 @@ def make_release(walked: Walk, *, force: bool = False) -> tuple[Release, bool]:
         say(f"[8/{STAGES_IN_ALL}] {walked.domain.name} · release folder")
         say("      unchanged")
         return old, True
+    from shared.card.card import render_card
+
     partial = folder.with_name(f".{RELEASE_FOLDER}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)

@@ -35,6 +35,12 @@ RECORDS = {
 }
 KEEP = {"keep_onnx": "keep the optimum recipe's full-precision ONNX in models/<domain>/onnx"}
 PUBLISH = {"publish": "upload to the Hub afterwards"}
+REHASH = {"rehash": "read all weights again instead of trusting size, time and inode"}
+MANY = {
+    "jobs": "how many domains are worked on at once",
+    "memory_budget": "what they may take together, like 16GB; default: what is available",
+    "scheduler": "tcp://… of a Dask cluster that runs them instead",
+}
 
 
 def command(body: Callable[..., None]) -> Callable[..., None]:
@@ -64,6 +70,13 @@ def _options(
     return Options(rung or None, records or None, path, force, keep_onnx, until)  # type: ignore[arg-type]
 
 
+def _rehash(wanted: bool) -> None:
+    from shared.hashing import forget
+
+    if wanted:
+        forget()
+
+
 def _finish(result: Any) -> None:
     from shared.report import summary
 
@@ -72,7 +85,7 @@ def _finish(result: Any) -> None:
         raise UserError(result.error)
 
 
-@task(help=DOMAIN | RUNGS | RECORDS | PUBLISH | KEEP)
+@task(help=DOMAIN | RUNGS | RECORDS | PUBLISH | KEEP | REHASH)
 @command
 def release(
     c: Context,
@@ -83,6 +96,7 @@ def release(
     publish: bool = False,
     keep_onnx: bool = False,
     force: bool = False,
+    rehash: bool = False,
 ) -> None:
     """Take a domain from merged weights to models/<domain>/webgpu, measured and with its card.
 
@@ -91,11 +105,12 @@ def release(
     """
     from shared.pipeline import release_domain
 
+    _rehash(rehash)
     options = _options("gates", rung, force, records, records_file, keep_onnx)
     _finish(release_domain(domain, options, publish=publish))
 
 
-@task(help=RUNGS | RECORDS | PUBLISH)
+@task(help=RUNGS | RECORDS | PUBLISH | MANY | REHASH)
 @command
 def release_all(
     c: Context,
@@ -104,12 +119,23 @@ def release_all(
     records_file: str = "",
     publish: bool = False,
     force: bool = False,
+    jobs: int = 1,
+    memory_budget: str = "",
+    scheduler: str = "",
+    rehash: bool = False,
 ) -> None:
-    """Release every domain; one that fails does not stop the others, the exit code tells."""
+    """Release every domain; one that fails does not stop the others, the exit code tells.
+
+    With --jobs or --scheduler several at once, browser stages one at a time; same results.
+    """
     from shared.pipeline import release_all as run
     from shared.report import overview
+    from shared.units import parse_bytes
 
-    results = run(_options("gates", rung, force, records, records_file), publish=publish)
+    _rehash(rehash)
+    options = _options("gates", rung, force, records, records_file)
+    memory = parse_bytes(memory_budget, "--memory-budget") if memory_budget else None
+    results = run(options, publish=publish, jobs=jobs, memory=memory, scheduler=scheduler or None)
     print(overview(results))
     if not all(result.ok for result in results):
         raise UserError("not every domain was released; see the table")

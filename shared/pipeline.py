@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from shared import paths
@@ -70,9 +70,35 @@ def run_until(name: str, options: Options) -> Result:
     return Result(name, walked, error=reason)
 
 
-def release_all(options: Options, *, publish: bool = False) -> list[Result]:
-    """Every domain in turn; one that fails does not stop the others."""
-    return [release_domain(name, options, publish=publish) for name in domain_names()]
+def release_all(
+    options: Options,
+    *,
+    publish: bool = False,
+    jobs: int = 1,
+    memory: int | None = None,
+    scheduler: str | None = None,
+) -> list[Result]:
+    """Every domain; one that fails does not stop the others.
+
+    In turn, in this process; with `jobs` in as many worker processes, which together claim at most
+    `memory` bytes (default: what is available); with `scheduler` on a Dask cluster. Publishing is
+    done here, one after the other: the token stays on this machine.
+    """
+    if jobs == 1 and not scheduler:
+        return [release_domain(name, options, publish=publish) for name in domain_names()]
+    from shared.schedule.run import run_units
+
+    results = run_units(domain_names(), options, jobs, memory, scheduler)
+    return [_published(result) for result in results] if publish else results
+
+
+def _published(result: Result) -> Result:
+    if not result.ok:
+        return result
+    try:
+        return replace(result, publication=publish_release(load_domain(result.domain)))
+    except UserError as error:
+        return replace(result, error=str(error))
 
 
 def publish_release(domain: Domain) -> Publication:

@@ -220,6 +220,20 @@ def bench_build(c: Context, arch: str) -> None:
     print(render(run(arch), TERMINAL))
 
 
+@task(help={"domains": "how many domains, like 1,2,4,8,16"})
+@command
+def bench_scaling(c: Context, domains: str = "1,2,4,8,16") -> None:
+    """Measure release-all over many small domains, in turn, in parallel and on a cluster."""
+    from benchmarks.scaling import DOCUMENT
+    from benchmarks.scaling import bench_scaling as run
+
+    counts = domains.split(",")
+    if not all(count.isdigit() and int(count) for count in counts):
+        raise UserError(f"--domains: numbers like 1,2,4 are wanted, not {domains!r}")
+    run(tuple(map(int, counts)))
+    print(paths.shown(DOCUMENT))
+
+
 @task(help=DOMAIN)
 @command
 def card(c: Context, domain: str) -> None:

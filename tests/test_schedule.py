@@ -121,6 +121,7 @@ class TestUnits:
 
 
 class TestTwoAtOnce:
+    @pytest.mark.slow
     def test_give_what_one_after_the_other_gives_and_one_failing_domain_stops_no_other(
         self, world: Callable[[str], Path]
     ) -> None:
@@ -136,7 +137,7 @@ class TestTwoAtOnce:
         assert results[0].walk and results[0].walk.done["check"].folder.is_relative_to(both)
         attempt = json.loads((both / "build" / "attempts" / "gamma.json").read_text())[0]
         assert "no graph is known for 'fnet'" in attempt["reason"]
-        assert len(packages(both)) > 30
+        assert len({name.split("/")[0] for name in packages(both)}) == 3
         assert packages(both).items() <= packages(alone).items()
         assert len(answers(both)) == 3 and answers(both).items() <= answers(alone).items()
 
@@ -146,6 +147,7 @@ class TestTwoAtOnce:
         assert packages(both) == packages(alone)
         assert {k: v for k, v in finished(both).items() if k in before} == before
 
+    @pytest.mark.slow
     def test_a_killed_worker_loses_only_time(self, world: Callable[[str], Path]) -> None:
         root = world("killed")
         killed: list[int] = []
@@ -188,6 +190,7 @@ def _line(process: psutil.Process) -> str:
     return " ".join(with_words)
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_workers_too(world: Callable[[str], Path]) -> None:
     root = world("interrupted")
     words = ["release-all", "--rung", "smollm3", "--records", "1", "--jobs", "2"]
@@ -329,6 +332,7 @@ print([name for name in heavy if name in sys.modules])
         assert run.returncode == 0, run.stderr
         return run.stdout.strip().splitlines()[-1] + run.stderr
 
+    @pytest.mark.slow
     def test_loads_no_library_that_takes_long_and_starts_no_worker(
         self, world: Callable[[str], Path], tmp_path: Path
     ) -> None:

@@ -14,10 +14,10 @@ from __future__ import annotations
 import os
 import threading
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
-from distributed import Client, Future, as_completed, get_worker
+from distributed import Client, Future, get_worker
 
 from shared import paths, progress
 from shared.errors import UserError
@@ -44,7 +44,7 @@ def run_on_cluster(chains: list[list[Unit]], address: str) -> list[Result]:
         client.subscribe_topic(TOPIC, _print_event)
         last = _submit(client, chains)
         try:
-            return _gather(last)
+            return [_outcome(u[0].domain, f) for u, f in zip(chains, last, strict=True)]
         except BaseException:
             client.cancel(list(last), force=True)
             raise
@@ -159,18 +159,12 @@ def _claims(unit: Unit, declared: dict[str, float]) -> dict[str, float]:
     }
 
 
-def _gather(last: list[Future]) -> list[Result]:
-    """The results in order; a domain whose task was given up has that as its error."""
-    found: dict[str, Result] = {}
-    for future in as_completed(last):
-        name = str(future.key)
-        if future.status == "finished":
-            found[name] = future.result()
-        else:
-            domain = name.split("·")[0]
-            why = f"{domain}: given up by the cluster: {future.exception()}"
-            found[name] = Result(domain, error=why)
-    return [found[str(future.key)] for future in last]
+def _outcome(domain: str, future: Future) -> Result:
+    """The domain's result; where its task was given up, that is the error."""
+    try:
+        return cast(Result, future.result())
+    except Exception as error:  # KilledWorker, or the scheduler went away
+        return Result(domain, error=f"{domain}: given up by the cluster: {error}")
 
 
 def _print_event(event: tuple[float, str]) -> None:

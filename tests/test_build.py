@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +17,7 @@ import torch
 from onnxruntime.capi._pybind_state import quantize_matmul_4bits
 from transformers import AutoModelForCausalLM
 
+from shared import paths
 from shared.errors import RungFailed
 from shared.olive.blockwise import dequantize, quantize
 from shared.olive.external_data import ExternalDataWriter
@@ -346,3 +349,17 @@ def test_olive_hashes_and_links_as_it_would_hash_and_copy(tmp_path: Path) -> Non
     linked = (tmp_path / "copy" / "weights").stat()
     assert linked.st_ino == (source / "weights").stat().st_ino
     assert resource_path.copy_dir.__name__ == "copy_dir", "put back afterwards"
+
+
+def test_olive_calls_nobody_where_its_telemetry_is_switched_off() -> None:
+    """In a process of its own: Olive's telemetry is one object for the whole process."""
+    script = (
+        "from shared.olive.workflow import _keep_olive_silent as silent\n"
+        "silent()\n"
+        "from olive.telemetry.telemetry import Telemetry\n"
+        "print(Telemetry()._logger)"
+    )
+    off = os.environ | {"OLIVE_DISABLE_TELEMETRY": "1", "CI": ""}
+    words = [sys.executable, "-c", script]
+    run = subprocess.run(words, cwd=paths.REPOSITORY, env=off, capture_output=True, text=True)
+    assert run.stdout.strip() == "None", run.stderr

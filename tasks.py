@@ -40,6 +40,12 @@ WHERE = {
     "private": "make a new repository private; refused where a public one is there",
     "overwrite": "replace what others changed on main since the last release",
 }
+REHASH = {"rehash": "read all weights again instead of trusting size, time and inode"}
+MANY = {
+    "jobs": "how many domains are worked on at once",
+    "memory_budget": "what they may take together, like 16GB; default: what is available",
+    "scheduler": "tcp://… of a Dask cluster that runs them instead",
+}
 
 
 def command(body: Callable[..., None]) -> Callable[..., None]:
@@ -77,6 +83,13 @@ def _publishing(
     return PublishOptions(org or None, private, overwrite) if publish else None
 
 
+def _rehash(wanted: bool) -> None:
+    from shared.hashing import forget
+
+    if wanted:
+        forget()
+
+
 def _finish(result: Any) -> None:
     from shared.report import summary
 
@@ -85,7 +98,7 @@ def _finish(result: Any) -> None:
         raise UserError(result.error)
 
 
-@task(help=DOMAIN | RUNGS | RECORDS | PUBLISH | KEEP)
+@task(help=DOMAIN | RUNGS | RECORDS | PUBLISH | KEEP | REHASH)
 @command
 def release(
     c: Context,
@@ -96,6 +109,7 @@ def release(
     publish: bool = False,
     keep_onnx: bool = False,
     force: bool = False,
+    rehash: bool = False,
 ) -> None:
     """Take a domain from merged weights to models/<domain>/webgpu, measured and with its card.
 
@@ -104,11 +118,12 @@ def release(
     """
     from shared.pipeline import release_domain
 
+    _rehash(rehash)
     options = _options("gates", rung, force, records, records_file, keep_onnx)
     _finish(release_domain(domain, options, publish=_publishing(publish)))
 
 
-@task(help=RUNGS | RECORDS | PUBLISH | WHERE)
+@task(help=RUNGS | RECORDS | PUBLISH | WHERE | MANY | REHASH)
 @command
 def release_all(
     c: Context,
@@ -120,13 +135,24 @@ def release_all(
     private: bool = False,
     overwrite: bool = False,
     force: bool = False,
+    jobs: int = 1,
+    memory_budget: str = "",
+    scheduler: str = "",
+    rehash: bool = False,
 ) -> None:
-    """Release every domain; one that fails does not stop the others, the exit code tells."""
+    """Release every domain; one that fails does not stop the others, the exit code tells.
+
+    With --jobs or --scheduler several at once, browser stages one at a time; same results.
+    """
     from shared.pipeline import release_all as run
     from shared.report import overview
+    from shared.units import parse_bytes
 
+    _rehash(rehash)
     options = _options("gates", rung, force, records, records_file)
-    results = run(options, publish=_publishing(publish, org, private, overwrite))
+    memory = parse_bytes(memory_budget, "--memory-budget") if memory_budget else None
+    wanted = _publishing(publish, org, private, overwrite)
+    results = run(options, publish=wanted, jobs=jobs, memory=memory, scheduler=scheduler or None)
     print(overview(results))
     if not all(result.ok for result in results):
         done = "released and published" if publish else "released"
@@ -210,6 +236,20 @@ def bench_build(c: Context, arch: str) -> None:
     from shared.report import TERMINAL
 
     print(render(run(arch), TERMINAL))
+
+
+@task(help={"domains": "how many domains, like 1,2,4,8,16"})
+@command
+def bench_scaling(c: Context, domains: str = "1,2,4,8,16") -> None:
+    """Measure release-all over many small domains, in turn, in parallel and on a cluster."""
+    from benchmarks.scaling import DOCUMENT
+    from benchmarks.scaling import bench_scaling as run
+
+    counts = domains.split(",")
+    if not all(count.isdigit() and int(count) for count in counts):
+        raise UserError(f"--domains: numbers like 1,2,4 are wanted, not {domains!r}")
+    run(tuple(map(int, counts)))
+    print(paths.shown(DOCUMENT))
 
 
 @task(help=DOMAIN)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,6 @@ from shared.chain import Walk, walk
 from shared.domain import Domain, domain_names, load_domain
 from shared.errors import UserError
 from shared.hashing import files_below, sha256_files
-from shared.hub.names import repository_name
 from shared.manifest import Strict
 from shared.progress import say
 from shared.release import RELEASE_FILE, Release, make_release, read_release, release_folder
@@ -92,9 +91,36 @@ def run_until(name: str, options: Options) -> Result:
     return Result(name, walked, error=reason)
 
 
-def release_all(options: Options, *, publish: PublishOptions | None = None) -> list[Result]:
-    """Every domain in turn; one that fails does not stop the others."""
-    return [release_domain(name, options, publish=publish) for name in domain_names()]
+def release_all(
+    options: Options,
+    *,
+    publish: PublishOptions | None = None,
+    jobs: int = 1,
+    memory: int | None = None,
+    scheduler: str | None = None,
+) -> list[Result]:
+    """Every domain; one that fails does not stop the others.
+
+    In turn, in this process; with `jobs` in as many worker processes, which together claim at most
+    `memory` bytes (default: what is available); with `scheduler` on a Dask cluster. Publishing is
+    done here, one after the other: the token stays on this machine.
+    """
+    if jobs == 1 and not scheduler:
+        return [release_domain(name, options, publish=publish) for name in domain_names()]
+    from shared.schedule.run import run_units
+
+    results = run_units(domain_names(), options, jobs, memory, scheduler)
+    return [_published(result, publish) for result in results] if publish else results
+
+
+def _published(result: Result, options: PublishOptions) -> Result:
+    if not result.ok:
+        return result
+    try:
+        done = publish_release(load_domain(result.domain), options)
+    except UserError as error:
+        return replace(result, error=str(error))
+    return replace(result, publication=done)
 
 
 def publish_release(domain: Domain, options: PublishOptions | None = None) -> Publication:
@@ -148,6 +174,7 @@ def publish_collection(org: str | None = None) -> tuple[str, list[str]]:
 
 def _order(domain: Domain, options: PublishOptions) -> tuple[Order, str]:
     """What to publish and where; UserError where it must not be published."""
+    from shared.hub.names import repository_name
     from shared.hub.order import Order
 
     folder = release_folder(domain.name)

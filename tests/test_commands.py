@@ -37,6 +37,7 @@ def invoke(
 COMMANDS = [
     *("release", "release-all", "build", "check", "bench", "bench-all", "bench-build", "card"),
     *(
+        "bench-scaling",
         "publish",
         "publish-collection",
         "domains",

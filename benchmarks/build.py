@@ -7,6 +7,7 @@ pages included. (The system's own account, ru_maxrss, starts from the parent's m
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import subprocess
@@ -62,7 +63,30 @@ def bench_build(architecture: str) -> list[Build]:
         ),
     ]
     _remember(builds)
+    profile_build(architecture)
     return builds
+
+
+def profile_build(architecture: str) -> dict[str, float]:
+    """Where our build's seconds go, both numeric types in one pass; kept for docs/performance.md."""
+    model = full_size_model(architecture)
+    folder = paths.build() / "bench-build"
+    out = folder / architecture / "profile"
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    say(f"{architecture}: building both numeric types under a profiler")
+    block = str(BLOCK_SIZE[architecture])
+    run = subprocess.run(
+        [sys.executable, "-m", "benchmarks.profile_once", str(model), str(out), block],
+        cwd=paths.REPOSITORY,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    parts = dict(json.loads(run.stdout.strip().splitlines()[-1]))
+    (folder / f"{architecture}-profile").write_text(json.dumps(parts) + "\n")
+    shutil.rmtree(out, ignore_errors=True)
+    return parts
 
 
 def _our_command(architecture: str, model: Path, out: Path) -> list[str]:

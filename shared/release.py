@@ -16,12 +16,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from shared import paths
-from shared.card.card import render_card
 from shared.chain import Walk
 from shared.errors import UserError
 from shared.folders import swap_in
 from shared.gates import GateResult, failed, flatten
-from shared.hashing import files_below, sha256_file, sha256_files, sha256_json
+from shared.hashing import files_below, refuse_work, sha256_file, sha256_files, sha256_json
 from shared.manifest import FILE_NAME, FileRecord, Measurement, Strict
 from shared.olive.package import link_or_copy
 from shared.progress import say
@@ -33,10 +32,14 @@ RELEASE_FOLDER = "webgpu"
 
 
 class Release(Strict):
-    """What a release folder says of itself. `key` changes with anything the release depends on."""
+    """What a release folder says of itself. `key` changes with anything the release depends on.
+
+    `release_version` is publish.version of fallback.toml; None lets the Hub's tags be counted on.
+    """
 
     version: int = 1
     key: str
+    release_version: str | None = None
     domain: str
     rung: str
     base: str
@@ -84,6 +87,9 @@ def make_release(walked: Walk, *, force: bool = False) -> tuple[Release, bool]:
         say(f"[8/{STAGES_IN_ALL}] {walked.domain.name} · release folder")
         say("      unchanged")
         return old, True
+    refuse_work(f"release of {walked.domain.name}")
+    from shared.card.card import render_card
+
     partial = folder.with_name(f".{RELEASE_FOLDER}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -133,6 +139,7 @@ def _describe(walked: Walk, key: str) -> Release:
     manifests = walked.manifests
     return Release(
         key=key,
+        release_version=walked.domain.chain.publish.version,
         domain=walked.domain.name,
         rung=rung.name,
         base=rung.base,

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 
-SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|kB|KB|MB|GB|KiB|MiB|GiB)", re.IGNORECASE)
-FACTORS = {"b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+from shared.errors import UserError
 
 
 def number(value: bool | int | float | str | None, unit: str) -> str:
@@ -22,13 +21,24 @@ def number(value: bool | int | float | str | None, unit: str) -> str:
     return f"{value} {unit}".strip()
 
 
-def parse_bytes(text: str) -> int:
-    """`8GB` → 8,000,000,000; `512MiB` → 536,870,912. ValueError for anything else.
+def interval(low: float, high: float, unit: str) -> str:
+    """`0.48, 0.75, share` → 48–75 %; narrow ones with a decimal."""
+    if unit == "share":
+        digits = 0 if high - low >= 0.1 else 1
+        return f"{100 * low:.{digits}f}–{100 * high:.{digits}f} %"
+    if unit == "B":
+        return f"{number(low, unit)}–{number(high, unit)}"
+    return f"{number(low, '')}–{number(high, '')}"
 
-    >>> parse_bytes("1.5 GB")
+
+def parse_bytes(text: str, where: str) -> int:
+    """Bytes of "16GB", "800 MB", "512MiB" or a plain number; UserError naming `where` it was given.
+
+    >>> parse_bytes("1.5 GB", "--gpu-budget")
     1500000000
     """
-    found = SIZE.fullmatch(text.strip())
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", text.strip().lower())
     if not found or not float(found[1]):
-        raise ValueError(f"a size like 8GB or 512MiB is wanted, not {text!r}")
-    return round(float(found[1]) * FACTORS[found[2].lower()])
+        raise UserError(f"{where}: a size like 16GB is wanted, not {text!r}")
+    base = 1024 if found[3] else 1000
+    return int(float(found[1]) * base ** " kmgt".index(found[2] or " "))

@@ -36,7 +36,18 @@ def invoke(
 
 COMMANDS = [
     *("release", "release-all", "build", "check", "bench", "bench-all", "bench-build", "card"),
-    *("publish", "domains", "status", "doctor", "serve", "clean", "test", "lint"),
+    *(
+        "bench-scaling",
+        "publish",
+        "publish-collection",
+        "domains",
+        "status",
+        "doctor",
+        "serve",
+        "clean",
+        "test",
+        "lint",
+    ),
 ]
 
 

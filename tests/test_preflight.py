@@ -7,12 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from shared.domain import load_domain
 from shared.errors import UserError
 from shared.olive.int4 import Int4Options
 from shared.olive.plan import planned_graph
-from shared.units import parse_bytes
 from shared.webgpu_bench import cpu_nodes, preflight
-from shared.webgpu_bench.budget import CACHE_COPIES, longest_context, measured_overhead
+from shared.webgpu_bench.budget import (
+    CACHE_COPIES,
+    longest_context,
+    measured_overhead,
+    with_budget,
+)
 from shared.webgpu_bench.kernels import kernels_table, read_kernels
 from shared.webgpu_bench.preflight import package_footprints, read_profiles
 from shared.webgpu_bench.tensors import Footprint, footprint, read_footprint
@@ -95,17 +100,14 @@ class TestTheBudget:
         assert measured_overhead(print_of(), 103_000_000, context=1000) == 1_000_000
         assert measured_overhead(print_of(), 5, context=1000) == 0
 
-    @pytest.mark.parametrize(
-        ("text", "size"),
-        [("8GB", 8 * 10**9), ("512 MiB", 2**29), ("1.5gb", 1_500_000_000), ("7B", 7)],
-    )
-    def test_sizes_are_read(self, text: str, size: int) -> None:
-        assert parse_bytes(text) == size
-
-    @pytest.mark.parametrize("text", ["8", "GB", "-1GB", "0GB", "8 gigs", "8GB extra"])
+    @pytest.mark.parametrize("text", ["much", "GB", "-1GB", "0GB", "8 gigs", "8GB extra"])
     def test_what_is_no_size_is_refused(self, text: str) -> None:
-        with pytest.raises(ValueError, match="a size like 8GB"):
-            parse_bytes(text)
+        with pytest.raises(UserError, match=r"--gpu-budget: .*a size like 16GB is wanted"):
+            with_budget(load_domain("legal"), text)
+
+    def test_the_switch_replaces_the_file(self) -> None:
+        assert with_budget(load_domain("legal"), "512MiB").chain.bench.gpu_budget_bytes == 2**29
+        assert with_budget(load_domain("legal"), None).chain.bench.gpu_budget_bytes == 8 * 10**9
 
 
 class TestNodesOnTheCpu:
@@ -131,7 +133,8 @@ class TestNodesOnTheCpu:
 
 
 def event(node: str, kernel: str, microseconds: int) -> str:
-    return f'{{"cat" : "Api","dur" :{microseconds},"ts" :1,"name" :"{node}&Op&{kernel}","args" : {{}}}},'
+    name = f"{node}&Op&{kernel}"
+    return f'{{"cat" : "Api","dur" :{microseconds},"ts" :1,"name" :"{name}","args" : {{}}}},'
 
 
 class TestKernels:

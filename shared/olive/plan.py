@@ -6,15 +6,17 @@ The same rewriting runs on PyTorch's meta tensors, which have shapes and no memo
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import onnx
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from shared.errors import RungFailed
 from shared.olive.external_data import ONNX_TYPES
 from shared.olive.graph import StateDict, build_graph
-from shared.olive.int4 import Int4Options, _Rewriter
+from shared.olive.int4 import Int4Options, Quantizer, Rewriter
 
 GRAPH_TYPES = {"q4f16": "f16", "q4": "f32"}
 
@@ -23,7 +25,10 @@ def planned_graph(config: Path, dtype: str, options: Int4Options) -> onnx.ModelP
     """The graph for the model of `config` (a folder with config.json), its initializers without
     data; `dtype` is "q4f16" or "q4". Raises RungFailed for an architecture that is not known."""
     graph = build_graph(config, GRAPH_TYPES[dtype])
-    _Planner(graph, _meta_weights(config), _Shapes(), options, _quiet).run()
+    rewriter = Rewriter(graph, _meta_weights(config), _Shapes(), options)
+    rewriter.quantizer = _ShapeQuantizer(options.block_size)
+    for _ in rewriter.steps():
+        pass
     return graph.proto
 
 
@@ -41,21 +46,15 @@ class _Shapes:
         return onnx.TensorProto(name=name, data_type=ONNX_TYPES[tensor.dtype], dims=tensor.shape)
 
 
-def _quiet(name: str) -> None:
-    """A plan is made in no time; there is no progress to tell."""
+class _ShapeQuantizer(Quantizer):
+    """The shapes that quantising gives, without arithmetic."""
 
-
-class _Planner(_Rewriter):
-    """The rewriting without arithmetic."""
-
-    def _pack(self, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        rows, columns = weight.shape
-        block = self.options.block_size
-        if columns % block:
-            raise ValueError(f"row length {columns} is not a multiple of block size {block}")
-        blocks = columns // block
-        packed = torch.empty(rows, blocks, block // 2, dtype=torch.uint8, device="meta")
-        return packed, torch.empty(rows, blocks, dtype=torch.float32, device="meta")
-
-    def _forget(self, parts: list[str]) -> None:
-        """There are no pages."""
+    def __call__(
+        self, stem: str, weight: Callable[[], torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        rows, columns = weight().shape
+        size = self.block_size
+        if columns % size:
+            raise RungFailed(f"{stem}: row length {columns} is not a multiple of block size {size}")
+        packed = torch.empty(rows, columns // size, size // 2, dtype=torch.uint8, device="meta")
+        return packed, torch.empty(rows, columns // size, dtype=torch.float32, device="meta")

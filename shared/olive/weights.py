@@ -5,13 +5,14 @@ from __future__ import annotations
 import ctypes
 import mmap
 from pathlib import Path
-
-import torch
-from safetensors.torch import load_file
+from typing import TYPE_CHECKING
 
 from shared import paths
 from shared.errors import RungFailed
 from shared.strict import read_json
+
+if TYPE_CHECKING:  # a release in which nothing changed does without torch's second of import
+    import torch
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -42,6 +43,8 @@ def weight_files(folder: Path) -> list[str]:
 
 def load_weights(folder: Path) -> dict[str, torch.Tensor]:
     """All tensors of the model by name; each is a view into a memory-mapped file."""
+    from safetensors.torch import load_file
+
     weights: dict[str, torch.Tensor] = {}
     for name in weight_files(folder):
         weights |= load_file(folder / name)
@@ -54,6 +57,8 @@ def forget_pages(tensor: torch.Tensor) -> None:
     The pages are clean, so that they are read from the file again should anyone still look.
     `tensor` must come from `load_weights`; memory that torch allocated would be lost.
     """
+    if tensor.is_meta:  # a plan's: it has no address
+        return
     start = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
     end = (tensor.data_ptr() + tensor.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
     if end > start:

@@ -22,7 +22,7 @@ from shared.setup.browser import Browser, find_browser
 from shared.stage import Done, Plan, Produced, run_stage
 from shared.webgpu_bench import cpu_nodes, parity
 from shared.webgpu_bench.budget import context_measurements, with_budget
-from shared.webgpu_bench.driver import has_gpu, run_in_browser
+from shared.webgpu_bench.gpu import has_gpu
 from shared.webgpu_bench.kernels import KERNELS_FILE, kernels_table
 from shared.webgpu_bench.result import BrowserResult, Run
 
@@ -191,6 +191,8 @@ class _Bench:
         return list(ids[-self.profile.prompt_tokens :])
 
     def _run(self, prompt: list[int], given: dict[str, Any], gpu_budget: int) -> BrowserResult:
+        from shared.webgpu_bench.driver import run_in_browser
+
         assert self.browser is not None
         budget = self.domain.chain.bench.time_budget_seconds
         kinds = ["warm-up"] * self.profile.warm_ups + ["run"] * self.profile.repetitions

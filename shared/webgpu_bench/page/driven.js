@@ -1,6 +1,7 @@
 // window.docintel.run(request): the benchmark's side of the page. One request, one JSON answer; what
 // is known so far is on the console all along, so that even a killed page leaves its partial result.
 
+import { warmLoad } from "./warm.js";
 import { EngineError, chooseDtype, describeAdapter, failure, load, newRun, versions } from "./engine.js";
 
 const gpu = window.docintelGpu;
@@ -52,6 +53,7 @@ export async function run(request) {
   let engine = null;
   try {
     result.adapter = await describeAdapter();
+    if (peer(request)) result.adapter ??= {};
     if (!result.adapter) throw new EngineError("no_webgpu", "this browser offers no WebGPU adapter");
     engine = await loadFor(request, result);
     await answerAll(engine, request, result, until);
@@ -61,6 +63,7 @@ export async function run(request) {
     Object.assign(result, { outcome: failed.outcome, error: failed.message });
   }
   await close(engine, result);
+  if (result.ok && request.warm_load && !peer(request)) await warmLoad(request, result, until);
   if (result.ok && request.placement !== false) await logPlacement(request, result, until);
   return result;
 }
@@ -80,7 +83,19 @@ async function logPlacement(request, result, until) {
   }
 }
 
+/** An engine beside WebGPU, on the CPU: "wasm" or "wllama". */
+const peer = (request) => (request.engine ?? "webgpu") !== "webgpu";
+
+async function loadPeer(request, result) {
+  say(`loading ${request.engine}`);
+  const engine = await (await import("./peers.js")).loadPeer(request);
+  Object.assign(result, { dtype: engine.dtype, dtype_reason: "asked for", load: engine.load });
+  Object.assign(result, { threads: engine.threads, versions: engine.versions ?? versions });
+  return engine;
+}
+
 async function loadFor(request, result) {
+  if (peer(request)) return loadPeer(request, result);
   const { dtype, reason } = chooseDtype(request.dtype ?? "auto", result.adapter);
   Object.assign(result, { dtype, dtype_reason: reason });
   say(`${dtype}: ${reason}`);
@@ -104,7 +119,7 @@ async function answerAll(engine, request, result, until) {
     const max_new_tokens = request.warmup_tokens;
     await engine.generate({ run: newRun("", input_ids), input_ids, max_new_tokens, shouldHalt: late });
   }
-  for (const { id, input_ids, max_new_tokens } of request.prompts) {
+  for (const { id, input_ids, max_new_tokens, min_new_tokens, text } of request.prompts) {
     if (late()) {
       say("the time is up");
       return;
@@ -117,7 +132,8 @@ async function answerAll(engine, request, result, until) {
       say(`${id}: token ${output_ids.length} of ${max_new_tokens}`);
       keepPartial(result);
     };
-    await engine.generate({ run, input_ids, max_new_tokens, shouldHalt: late, onToken });
+    const more = min_new_tokens ? { min_new_tokens } : {};
+    await engine.generate({ run, input_ids, text, max_new_tokens, more, shouldHalt: late, onToken });
   }
 }
 

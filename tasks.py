@@ -33,6 +33,10 @@ RECORDS = {
     "records": "how many held-out records to answer: a number, or 'all'",
     "records_file": "answer the records of this JSONL file instead of the domain's own",
 }
+ENGINES = {
+    "engines": "measure beside WebGPU: all, or some of webgpu-q4f16,webgpu-q4,wasm,native,"
+    "native-webgpu,wllama,firefox",
+}
 KEEP = {"keep_onnx": "keep the optimum recipe's full-precision ONNX in models/<domain>/onnx"}
 PUBLISH = {"publish": "upload to the Hub afterwards"}
 
@@ -148,34 +152,52 @@ def check(
     _finish(result)
 
 
-@task(help=DOMAIN | RUNGS)
+@task(help=DOMAIN | RUNGS | ENGINES | {"browser": "firefox: the same page in Firefox as well"})
 @command
-def bench(c: Context, domain: str, rung: str = "", force: bool = False) -> None:
-    """Load the model in a real browser on WebGPU; measure it and compare its tokens with the CPU."""
+def bench(
+    c: Context,
+    domain: str,
+    rung: str = "",
+    engines: str = "",
+    browser: str = "",
+    force: bool = False,
+) -> None:
+    """Load the model in a real browser on WebGPU; measure it and compare its tokens with the CPU.
+
+    Prefill of 128, 512 and 2048 tokens, decode of 64 with 0, 512 and 2048 in the cache; a few tokens
+    on a software adapter. Raw samples go to build/reports/ (md, csv, json, jsonl).
+    """
     from shared.card.tables import measurements_table
     from shared.pipeline import run_until
     from shared.report import TERMINAL
+    from shared.webgpu_bench.report.bench import bench_report, chosen_engines
 
+    names = chosen_engines(engines, browser)
     result = run_until(domain, _options("bench", rung, force))
     if result.walk and "bench" in result.walk.done:
         found = result.walk.manifests["bench"].measurements
         print(measurements_table(found, {name: name for name in found}, TERMINAL))
+        print(bench_report([result.walk], names, f"bench-{domain}", force=force))
     _finish(result)
 
 
-@task(help=RUNGS)
+@task(help=RUNGS | ENGINES)
 @command
-def bench_all(c: Context, rung: str = "", force: bool = False) -> None:
-    """Bench every domain and write one comparison table to build/reports/ (md, csv, json)."""
+def bench_all(c: Context, rung: str = "", engines: str = "", force: bool = False) -> None:
+    """Bench every domain: one comparison table, and build/reports/bench-all.html to look at."""
     from shared.domain import domain_names
     from shared.pipeline import run_until
     from shared.report import comparison, write_comparison
+    from shared.webgpu_bench.report.bench import bench_report, chosen_engines
 
+    names = chosen_engines(engines)
     results = [run_until(name, _options("bench", rung, force)) for name in domain_names()]
     print(comparison(results))
     print("* software adapter: says nothing about a GPU")
     for path in write_comparison(results):
         print(paths.shown(path))
+    walks = [result.walk for result in results if result.walk]
+    print(bench_report(walks, names, "bench-all-engines", html="bench-all.html", force=force))
     if not all(result.ok for result in results):
         raise UserError("; ".join(result.error or "" for result in results if not result.ok))
 

@@ -8,7 +8,7 @@ never speed.
 from __future__ import annotations
 
 import statistics
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,12 @@ from shared.manifest import Measurement
 from shared.progress import say
 from shared.setup.browser import Browser, find_browser
 from shared.stage import Done, Plan, Produced, run_stage
+from shared.webgpu_bench.chromium import flags
 from shared.webgpu_bench.driver import has_gpu, run_in_browser
+from shared.webgpu_bench.engines.ask import context_of, domain_ids
+from shared.webgpu_bench.figures import Points, at, figures, questions
 from shared.webgpu_bench.result import BrowserResult, Run
+from shared.webgpu_bench.speeds import speeds
 
 MODELS_FAULT = ("load_failed", "run_failed", "out_of_budget")
 """Outcomes that say something of the model, and are measurements."""
@@ -41,19 +45,23 @@ NAMES = {
 
 @dataclass(frozen=True)
 class Profile:
-    """How much is asked of the browser: a GPU is warmed up and measured three times."""
+    """How much is asked of the browser: a GPU is warmed up and measured several times."""
 
     prompt_tokens: int
     new_tokens: int
     warm_ups: int
     repetitions: int
+    points: Points
 
     @classmethod
     def of(cls, domain: Domain, hardware: bool) -> Profile:
         bench = domain.chain.bench
         if hardware:
-            return cls(bench.prompt_tokens, bench.new_tokens, warm_ups=1, repetitions=3)
-        return cls(bench.software_prompt_tokens, bench.software_new_tokens, 0, 1)
+            times = (bench.warm_ups, bench.repetitions)
+            asked = (bench.prompt_tokens, bench.new_tokens)
+        else:
+            times, asked = (0, 1), (bench.software_prompt_tokens, bench.software_new_tokens)
+        return cls(*asked, *times, Points.of(bench, hardware=hardware))
 
 
 def bench_stage(domain: Domain, package: Done, *, force: bool = False) -> Done:
@@ -67,11 +75,11 @@ def bench_stage(domain: Domain, package: Done, *, force: bool = False) -> Done:
         settings={
             "prompt": domain.prompt,
             "record": record.input,
-            "profile": vars(profile),
+            "profile": asdict(profile),
             "time_budget_seconds": domain.chain.bench.time_budget_seconds,
             "browser": browser.version if browser else None,
         },
-        code=3,
+        code=4,
     )
     bench = _Bench(domain, package.folder, profile, browser)
     return run_stage(plan, bench.produce, force=force)
@@ -99,8 +107,12 @@ class _Bench:
         say("      loading the tokenizer")
         from shared.evaluate.chat import Chat
 
-        prompt = self._prompt(Chat(self.package))
-        result = self._run(prompt)
+        chat = Chat(self.package)
+        prompt = self._prompt(chat)
+        points = questions(
+            self.profile.points, domain_ids(self.domain, chat), context_of(self.package)
+        )
+        result = self._run(prompt, points)
         (work / "browser.json").write_text(result.model_dump_json(indent=2) + "\n")
         if result.outcome in MODELS_FAULT:
             return Produced(_not_loaded(result), facts=_facts(result, self.browser))
@@ -120,7 +132,7 @@ class _Bench:
 
         model = ForcedModel(self.package / "onnx" / f"model_{result.dtype}.onnx", exact=True)
         choices = {}
-        for run in result.runs:
+        for run in _own(result):
             model.reset()
             logits = model.feed([*prompt, *run.output_ids[:-1]])
             choices[run.id] = [int(i) for i in logits[len(prompt) - 1 :].argmax(axis=-1)]
@@ -131,7 +143,7 @@ class _Bench:
         ids = chat.prompt_ids(self.domain.prompt, self.domain.records[0].input)
         return list(ids[-self.profile.prompt_tokens :])
 
-    def _run(self, prompt: list[int]) -> BrowserResult:
+    def _run(self, prompt: list[int], points: list[dict[str, Any]]) -> BrowserResult:
         assert self.browser is not None
         budget = self.domain.chain.bench.time_budget_seconds
         kinds = ["warm-up"] * self.profile.warm_ups + ["run"] * self.profile.repetitions
@@ -145,7 +157,9 @@ class _Bench:
                     "max_new_tokens": self.profile.new_tokens,
                 }
                 for number, kind in enumerate(kinds)
-            ],
+            ]
+            + points,
+            "warm_load": True,
             "deadline_ms": int(budget * 1000),
         }
         return run_in_browser(
@@ -155,6 +169,11 @@ class _Bench:
             timeout_s=budget + 60,
             on_progress=lambda line: say(f"      {line}"),
         )
+
+
+def _own(result: BrowserResult) -> list[Run]:
+    """The runs of the domain's own question; the others are llama-bench's points."""
+    return [run for run in result.runs if "/" not in run.id]
 
 
 def _not_loaded(result: BrowserResult) -> dict[str, Measurement]:
@@ -170,7 +189,7 @@ def _not_loaded(result: BrowserResult) -> dict[str, Measurement]:
 
 
 def _measurements(result: BrowserResult, cpu: dict[str, list[int]]) -> dict[str, Measurement]:
-    runs = [run for run in result.runs if run.id.startswith("run")]
+    runs = [run for run in _own(result) if run.id.startswith("run")]
     where = describe(result)
     soft = result.software_adapter
 
@@ -189,7 +208,7 @@ def _measurements(result: BrowserResult, cpu: dict[str, list[int]]) -> dict[str,
 
     ttft = [run.ttft_ms / 1000 for run in runs if run.ttft_ms]
     prefill = [run.prompt_tokens / (run.ttft_ms / 1000) for run in runs if run.ttft_ms]
-    decode = [1000 * len(run.decode_ms) / sum(run.decode_ms) for run in runs if run.decode_ms]
+    decode = at(figures(result.runs), "decode", 0)
     errors = len(result.uncaptured_errors) + (result.device_lost is not None)
     on_cpu = _nodes_on_cpu(result, where, soft)
     return {
@@ -201,8 +220,11 @@ def _measurements(result: BrowserResult, cpu: dict[str, list[int]]) -> dict[str,
         "ttft_seconds": measured("ttft_seconds", ttft, "prompt in to first token out"),
         "prefill_tokens_per_second": measured("prefill_tokens_per_second", prefill, "prompt/TTFT"),
         "decode_tokens_per_second": measured(
-            "decode_tokens_per_second", decode, "tokens after the first"
+            "decode_tokens_per_second",
+            list(decode.samples) if decode else [],
+            "tokens after the first, from an empty cache",
         ),
+        **speeds(result, where),
         "peak_gpu_bytes": Measurement(
             value=result.gpu.peak_requested_bytes,
             unit="B",
@@ -262,9 +284,10 @@ def _facts(result: BrowserResult, browser: Browser) -> dict[str, Any]:
         "user_agent": result.user_agent,
         "adapter": result.adapter.model_dump(exclude={"limits"}),
         "software_adapter": result.software_adapter,
+        "flags": flags(hardware=not result.software_adapter),
         "dtype": result.dtype,
         "dtype_reason": result.dtype_reason,
-        "output_ids": [run.output_ids for run in result.runs],
+        "output_ids": [run.output_ids for run in _own(result)],
         "blocked_requests": result.blocked_requests,
         "versions": result.versions,
     }

@@ -20,13 +20,13 @@ def webgpu(job: Job) -> EngineRun:
     result = _ask(job, {"dtype": job.dtype, "warm_load": True})
     if result.outcome == "ok" and job.dtype == "q4f16" and not _has_f16(result):
         raise RungFailed("the adapter has no shader-f16")
-    return of_browser(result, _ort(result), _browser(job), chromium.flags(hardware=job.hardware))
+    return _told(result, job)
 
 
 def wasm(job: Job) -> EngineRun:
     """onnxruntime-web's wasm build on the CPU, on the same file."""
     result = _ask(job, {"dtype": job.dtype, "engine": "wasm"})
-    return of_browser(result, _ort(result), _browser(job), chromium.flags(hardware=job.hardware))
+    return _told(result, job)
 
 
 def wllama(job: Job) -> EngineRun:
@@ -36,7 +36,7 @@ def wllama(job: Job) -> EngineRun:
     more = {"engine": "wllama", "gguf": f"/gguf/{job.gguf.name}", "context": job.context}
     result = _ask(job, more)
     version = f"wllama, llama.cpp {result.versions.get('llama_cpp', '')}"
-    return of_browser(result, version, _browser(job), chromium.flags(hardware=job.hardware))
+    return _told(result, job, version)
 
 
 def _browser(job: Job) -> Browser:
@@ -47,7 +47,9 @@ def _browser(job: Job) -> Browser:
 
 def _ask(job: Job, more: dict[str, Any]) -> BrowserResult:
     if job.dtype == "q4f16" and more.get("engine") is None and not job.hardware:
-        raise RungFailed("the software adapter has no shader-f16 (Firefox's has: --browser firefox)")
+        raise RungFailed(
+            "the software adapter has no shader-f16 (Firefox's has: --browser firefox)"
+        )
     request = {
         "model": job.package.name,
         "prompts": job.questions,
@@ -70,5 +72,6 @@ def _has_f16(result: BrowserResult) -> bool:
     return "shader-f16" in result.adapter.features
 
 
-def _ort(result: BrowserResult) -> str:
-    return f"onnxruntime-web {result.versions.get('onnxruntime_web') or ''}".strip()
+def _told(result: BrowserResult, job: Job, runtime: str | None = None) -> EngineRun:
+    flags = chromium.flags(hardware=job.hardware)
+    return of_browser(result, _browser(job).version, flags, runtime)

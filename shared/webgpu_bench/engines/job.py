@@ -40,7 +40,8 @@ class EngineRun(Strict):
     """One engine's answers. Bytes and seconds of a load are cold; `bytes_loaded` is what was read.
 
     `runtime`: library and version; `where`: the processor or adapter. `software_adapter`: a WebGPU
-    device computed on the CPU, whose speed says nothing about a GPU.
+    device computed on the CPU, whose speed says nothing about a GPU. `agreement`: of how many greedy
+    tokens the CPU finds the same likeliest on the same file, [same, all], where that was looked at.
     """
 
     runtime: str
@@ -55,11 +56,14 @@ class EngineRun(Strict):
     peak_rss_bytes: int | None = None
     browser: str = ""
     flags: list[str] = Field(default_factory=list)
+    agreement: list[int] = Field(default_factory=list)
     runs: list[Run] = Field(default_factory=list)
     facts: dict[str, Any] = Field(default_factory=dict)
 
 
-def of_browser(result: BrowserResult, runtime: str, browser: Browser, flags: list[str]) -> EngineRun:
+def of_browser(
+    result: BrowserResult, browser: str, flags: list[str], runtime: str | None = None
+) -> EngineRun:
     """An engine that ran in a page. Raises RungFailed where the page failed."""
     from shared.webgpu_bench.adapters import adapter_name
 
@@ -67,7 +71,8 @@ def of_browser(result: BrowserResult, runtime: str, browser: Browser, flags: lis
         raise RungFailed(f"the browser: {result.outcome}: {result.error}")
     on_cpu = result.threads is not None
     return EngineRun(
-        runtime=runtime,
+        runtime=runtime
+        or f"onnxruntime-web {result.versions.get('onnxruntime_web') or ''}".strip(),
         where=processor() if on_cpu else adapter_name(result.adapter),
         dtype=result.dtype or "",
         software_adapter=result.software_adapter and not on_cpu,
@@ -76,7 +81,7 @@ def of_browser(result: BrowserResult, runtime: str, browser: Browser, flags: lis
         warm_load_seconds=result.warm_load.seconds if result.warm_load else None,
         bytes_loaded=result.load.bytes_fetched,
         peak_gpu_bytes=None if on_cpu else result.gpu.peak_requested_bytes,
-        browser=browser.version,
+        browser=browser,
         flags=flags,
         runs=result.runs,
         facts={"adapter": result.adapter.model_dump(exclude={"limits"}), "page": result.versions},

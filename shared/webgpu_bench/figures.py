@@ -21,6 +21,7 @@ from shared.domain import BenchSettings
 from shared.webgpu_bench.result import Run
 
 WARM_UP = "warm-"
+FEWEST = 3
 POINT = re.compile(r"[dp](\d+)/")
 
 
@@ -100,11 +101,13 @@ class Figure:
 def figures(runs: Iterable[Run]) -> list[Figure]:
     """One figure a point that was reached, prefills first, then decodes, by tokens.
 
-    Warm-ups are left out, and runs that did not end by themselves.
+    Warm-ups are left out, and runs that were cut short before FEWEST tokens.
     """
     found: dict[tuple[str, int], list[float]] = {}
     for run in runs:
-        if WARM_UP in run.id or run.stopped_by in ("interrupted", "deadline"):
+        if WARM_UP in run.id or (
+            run.stopped_by != "max_new_tokens" and len(run.decode_ms) < FEWEST
+        ):
             continue
         point = POINT.match(run.id)
         depth = int(point[1]) if point else run.prompt_tokens

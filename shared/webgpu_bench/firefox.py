@@ -66,7 +66,6 @@ window.docintel.run(arguments[0]).then(
   },
 );
 """
-RENDERER = 'return Cc["@mozilla.org/gfx/info;1"].getService(Ci.nsIGfxInfo).adapterDescription'
 LOOK = "return [window.docintelSaid.splice(0), window.docintelResult ?? null]"
 SAID = "[docintel] "
 
@@ -103,13 +102,10 @@ def run_in_firefox(
     until = time.monotonic() + timeout_s
     with serve(mounts, {"/models/index.json": list}) as url, _session(firefox) as session:
         answer = _ask(session, url, request | {"placement": False}, until, on_progress)
-        renderer = _renderer(session) if answer else ""
     if answer is None:
         reason = "the page did not answer in time; the browser was ended"
         return BrowserResult(outcome="timeout", error=reason)
     result = _parsed(answer)
-    if not any((result.adapter.description, result.adapter.vendor, result.adapter.device)):
-        result.adapter.description = renderer
     result.software_adapter = _is_software(result.adapter)
     result.placement_reason = "Firefox's console was not read for it"
     return result
@@ -159,13 +155,6 @@ def _end(before: set[int]) -> None:
 def _name(process: psutil.Process) -> str:
     with contextlib.suppress(psutil.Error):
         return process.name().lower()
-    return ""
-
-
-def _renderer(session: Any) -> str:
-    """The graphics driver that about:support names: Firefox tells a page nothing of the adapter."""
-    with contextlib.suppress(Exception), session.using_context("chrome"):
-        return str(session.execute_script(RENDERER) or "")
     return ""
 
 

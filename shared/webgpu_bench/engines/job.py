@@ -33,7 +33,9 @@ class Job:
 
     @property
     def graph(self) -> Path:
-        return self.package / "onnx" / f"model_{self.dtype}.onnx"
+        """The package's graph of that dtype; or model.onnx, where a bare build lies there."""
+        flat = self.package / "model.onnx"
+        return flat if flat.is_file() else self.package / "onnx" / f"model_{self.dtype}.onnx"
 
 
 class EngineRun(Strict):

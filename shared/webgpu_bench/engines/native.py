@@ -16,7 +16,7 @@ def run(job: Job) -> EngineRun:
     """Raises RungFailed where the runtime cannot load or run it."""
     asked = {
         "package": str(job.package),
-        "filename": f"onnx/{job.graph.name}",
+        "filename": str(job.graph.relative_to(job.package)),
         "questions": job.questions,
         "seconds": job.seconds,
     }

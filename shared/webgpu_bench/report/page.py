@@ -34,6 +34,8 @@ from shared.webgpu_bench.report.tables import (
 WIDTH, HEIGHT = 460.0, 250.0
 LEFT, RIGHT, TOP, BOTTOM = 46.0, 14.0, 14.0, 34.0
 """Of the line charts, in SVG units."""
+SHALLOW = 64
+"""Tokens between an engine's depths below which a line would say nothing."""
 
 
 @dataclass(frozen=True)
@@ -145,9 +147,9 @@ def _bytes(row: Row) -> int | None:
 
 
 def depth_chart(rows: Sequence[Row]) -> dict[str, Any] | None:
-    """Decode by tokens in the cache, the speed on a log scale; None where no engine has two depths."""
+    """Decode by tokens in the cache, the speed on a log scale; None where none goes SHALLOW deep."""
     lines = {row.engine: [f for f in row.figures if f.test == "decode"] for row in rows}
-    lines = {engine: found for engine, found in lines.items() if len(found) > 1}
+    lines = {engine: found for engine, found in lines.items() if _reach(found) >= SHALLOW}
     if not lines:
         return None
     points = [f for found in lines.values() for f in found]
@@ -174,6 +176,11 @@ def depth_chart(rows: Sequence[Row]) -> dict[str, Any] | None:
         "y_ticks": [(y(10.0**e), f"{10.0**e:g}") for e in range(low, high + 1)],
         "lines": [_line(engine, found, x, y) for engine, found in lines.items()],
     }
+
+
+def _reach(found: list[Figure]) -> int:
+    depths = [figure.tokens for figure in found]
+    return max(depths) - min(depths) if depths else 0
 
 
 def _least(figure: Figure) -> float:

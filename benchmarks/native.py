@@ -148,6 +148,10 @@ def job_of(package: Path, dtype: str, seconds: float, *, short: bool) -> Job:
     return Job(package, asked, seconds, 4096, hardware, dtype=dtype)
 
 
+def _first_line() -> str:
+    return (__doc__ or "").split("\n")[0]
+
+
 def main(words: list[str]) -> int:
     """Print the table, or one sentence why not."""
     parser = argparse.ArgumentParser(

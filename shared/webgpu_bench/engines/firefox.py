@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from shared.errors import RungFailed
 from shared.progress import say
+from shared.setup.firefox import INSTALL, find_firefox, firefox_version
 from shared.webgpu_bench.engines.job import EngineRun, Job, of_browser
-from shared.webgpu_bench.firefox import INSTALL, find_firefox, firefox_version, run_in_firefox
+from shared.webgpu_bench.firefox import run_in_firefox
 
 GRACE_SECONDS = 60
 

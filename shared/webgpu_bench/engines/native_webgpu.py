@@ -10,8 +10,10 @@ from pathlib import Path
 
 from shared.errors import RungFailed
 from shared.webgpu_bench.engines.child import run_child
-from shared.webgpu_bench.engines.environment import webgpu_python
+from shared.webgpu_bench.engines.environment import webgpu_folder, webgpu_python
 from shared.webgpu_bench.engines.job import EngineRun, Job
+
+__all__ = ["run", "webgpu_folder"]
 
 SCRIPT = Path(__file__).with_name("webgpu_child.py")
 SWIFTSHADER = (

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.native import bytes_per_token
+from benchmarks.native import bytes_per_token, share_of_limit
 from shared.domain import BenchSettings
 from shared.errors import RungFailed, UserError
 from shared.setup.browser import find_browser
@@ -104,8 +104,23 @@ class TestTheReport:
         only = [row.model_copy(update={"run": native_run()}) for row in rows()[2:3]]
         assert "Hatched bars" not in render_page(only)
 
+    def test_says_when_other_programs_ran_beside_it(self) -> None:
+        run = native_run().model_copy(update={"busy_percent": 80.0})
+        busy = [rows()[2].model_copy(update={"run": run})]
+        assert "up to 80 % busy" in render_page(busy)
+        assert "not quiet" not in render_page(rows())
+
     def test_stands_also_when_nothing_was_measured(self) -> None:
         assert "not measured" in render_page(rows()[1:2])
+
+
+class TestTheShareOfTheLimit:
+    def test_is_what_was_read_of_what_could_be(self) -> None:
+        assert share_of_limit(5e9, 20e9) == "25.0 %"
+
+    def test_over_all_of_it_is_no_measurement(self) -> None:
+        assert share_of_limit(8e9, 1e9).startswith("not measured")
+        assert share_of_limit(8e9, None).startswith("not measured")
 
 
 class TestChoosing:

@@ -44,6 +44,7 @@ class EngineRun(Strict):
     `runtime`: library and version; `where`: the processor or adapter. `software_adapter`: a WebGPU
     device computed on the CPU, whose speed says nothing about a GPU. `agreement`: of how many greedy
     tokens the CPU finds the same likeliest on the same file, [same, all], where that was looked at.
+    `busy_percent`: of all cores, by other programs, in the second before the engine started.
     """
 
     runtime: str
@@ -56,6 +57,7 @@ class EngineRun(Strict):
     bytes_loaded: int | None = None
     peak_gpu_bytes: int | None = None
     peak_rss_bytes: int | None = None
+    busy_percent: float | None = None
     browser: str = ""
     flags: list[str] = Field(default_factory=list)
     agreement: list[int] = Field(default_factory=list)

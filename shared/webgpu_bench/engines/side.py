@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 from pydantic import Field
 
 from shared.chain import Walk
@@ -152,7 +153,8 @@ def _measured(
     )
 
     def produce(work: Path) -> Produced:
-        found = ENGINES[name](job)
+        busy = psutil.cpu_percent(interval=1)
+        found = ENGINES[name](job).model_copy(update={"busy_percent": busy})
         if not found.runs:
             raise RungFailed("no question was answered within its time")
         (work / FILE).write_text(found.model_dump_json(indent=2) + "\n", encoding="utf-8")

@@ -10,6 +10,7 @@ from shared.webgpu_bench.engines.side import Row, parse_engines, side_by_side
 from shared.webgpu_bench.report.page import render_page
 from shared.webgpu_bench.report.tables import (
     SOFTWARE_NOTE,
+    busy_note,
     engines_table,
     write_engines,
     write_report,
@@ -40,4 +41,5 @@ def bench_report(
     if html:
         written.append(write_report(html, render_page(rows)))
     table = engines_table(rows, "rounded_outline")
-    return "\n".join([table, SOFTWARE_NOTE, *(paths.shown(path) for path in written)])
+    notes = filter(None, (SOFTWARE_NOTE, busy_note(rows)))
+    return "\n".join([table, *notes, *(paths.shown(path) for path in written)])

@@ -22,6 +22,7 @@ from shared.webgpu_bench.engines.job import processor
 from shared.webgpu_bench.engines.side import ENGINES, Row
 from shared.webgpu_bench.figures import Figure
 from shared.webgpu_bench.report.tables import (
+    busy_note,
     decode,
     memory,
     point_names,
@@ -71,6 +72,7 @@ def _context(rows: Sequence[Row]) -> dict[str, Any]:
         "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "machine": _machine(rows),
         "any_software": any(row.run and row.run.software_adapter for row in rows),
+        "busy": busy_note(rows),
         "domains": domains,
         "engines": [name for name in (*ENGINES, "webgpu") if any(r.engine == name for r in rows)],
         "matrix": _matrix(rows, domains),

@@ -20,6 +20,8 @@ from shared.webgpu_bench.figures import Figure, at
 SOFTWARE_NOTE = "* software adapter: a GPU computed on the CPU, says nothing about one"
 REFERENCE = "native"
 """Ratios are against onnxruntime on the CPU where it was measured: every machine can run it."""
+BUSY = 15
+"""Per cent of all cores by other programs from which on speeds on the CPU are not to be trusted."""
 CSV_HEAD = (
     *("domain", "rung", "engine", "dtype", "runtime", "where", "software_adapter"),
     *("test", "tokens", "mean_tokens_per_second", "sd", "n", "samples", "reason"),
@@ -104,10 +106,21 @@ def where(row: Row) -> str:
     return f"{row.run.dtype}, {row.run.runtime}, {row.run.where}{threads}{agrees}"
 
 
+def busy_note(rows: Sequence[Row]) -> str:
+    """A warning where other programs ran beside the engines; empty on a quiet machine."""
+    known = [row.run.busy_percent for row in rows if row.run and row.run.busy_percent is not None]
+    if max(known, default=0) < BUSY:
+        return ""
+    return (
+        f"other programs kept the processor up to {max(known):.0f} % busy: engines on the CPU were "
+        "slower than they are alone, those with several threads most of all"
+    )
+
+
 def write_engines(rows: Sequence[Row], stem: str) -> list[Path]:
     """build/reports/<stem>.md, .csv, .json and .jsonl."""
     contents = {
-        "md": engines_table(rows) + f"\n\n{SOFTWARE_NOTE}\n",
+        "md": engines_table(rows) + f"\n\n{SOFTWARE_NOTE}\n\n{busy_note(rows)}\n",
         "csv": _csv(rows),
         "json": json.dumps([r.model_dump() for r in rows], indent=2, ensure_ascii=False) + "\n",
         "jsonl": "".join(json.dumps(sample) + "\n" for sample in samples(rows)),

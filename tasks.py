@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import shutil
 import sys
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from invoke import Context, Exit, task
 
 from shared import paths
+from shared.commands import DOMAIN, RUNGS, chain_options, command, finish
 from shared.errors import UserError
+from shared.webgpu_bench.tasks import bench, bench_all, preflight, serve  # noqa: F401 - taken in
 
 for name, value in {
     "OLIVE_DISABLE_TELEMETRY": "1",
@@ -25,20 +24,11 @@ for name, value in {
 
 PYTHON = f"{sys.executable} -m "
 
-DOMAIN = {"domain": "the folder in domains/ to work on"}
-RUNGS = {
-    "rung": "try this rung of fallback.toml only",
-    "force": "do everything again, even what has not changed",
-}
 RECORDS = {
     "records": "how many held-out records to answer: a number, or 'all'",
     "records_file": "answer the records of this JSONL file instead of the domain's own",
 }
 KEEP = {"keep_onnx": "keep the optimum recipe's full-precision ONNX in models/<domain>/onnx"}
-GPU = {
-    "gpu_budget": "refuse WebGPU buffers past this many bytes, like 8GB or 512MiB",
-    "profile": "load once more and time every kernel of a prompt and of a token",
-}
 PUBLISH = {"publish": "upload to the Hub afterwards"}
 WHERE = {
     "org": "the Hub organisation, in place of fallback.toml's and DOCINTEL_HUB_ORG",
@@ -51,33 +41,6 @@ MANY = {
     "memory_budget": "what they may take together, like 16GB; default: what is available",
     "scheduler": "tcp://… of a Dask cluster that runs them instead",
 }
-
-
-def command(body: Callable[..., None]) -> Callable[..., None]:
-    """What a person can act on is printed as one sentence with exit code 1; Ctrl-C leaves with 130."""
-
-    @functools.wraps(body)
-    def wrapped(*args: Any, **kwargs: Any) -> None:
-        try:
-            body(*args, **kwargs)
-        except UserError as error:
-            raise Exit(f"error: {error}", code=1) from None
-        except OSError as error:  # a full disk, a folder that may not be written
-            place = f": {error.filename}" if error.filename else ""
-            raise Exit(f"error: {error.strerror or error}{place}", code=1) from None
-        except KeyboardInterrupt:
-            raise Exit("interrupted; run the same command again to go on", code=130) from None
-
-    return wrapped
-
-
-def _options(
-    until: str, rung: str, force: bool, records: str = "", file: str = "", keep_onnx: bool = False
-) -> Any:
-    from shared.rung_run import Options
-
-    path = Path(file).expanduser() if file else None
-    return Options(rung or None, records or None, path, force, keep_onnx, until)  # type: ignore[arg-type]
 
 
 def _publishing(
@@ -93,14 +56,6 @@ def _rehash(wanted: bool) -> None:
 
     if wanted:
         forget()
-
-
-def _finish(result: Any) -> None:
-    from shared.report import summary
-
-    print(summary(result))
-    if not result.ok:
-        raise UserError(result.error)
 
 
 @task(help=DOMAIN | RUNGS | RECORDS | PUBLISH | KEEP | REHASH)
@@ -124,8 +79,8 @@ def release(
     from shared.pipeline import release_domain
 
     _rehash(rehash)
-    options = _options("gates", rung, force, records, records_file, keep_onnx)
-    _finish(release_domain(domain, options, publish=_publishing(publish)))
+    options = chain_options("gates", rung, force, records, records_file, keep_onnx)
+    finish(release_domain(domain, options, publish=_publishing(publish)))
 
 
 @task(help=RUNGS | RECORDS | PUBLISH | WHERE | MANY | REHASH)
@@ -154,7 +109,7 @@ def release_all(
     from shared.units import parse_bytes
 
     _rehash(rehash)
-    options = _options("gates", rung, force, records, records_file)
+    options = chain_options("gates", rung, force, records, records_file)
     memory = parse_bytes(memory_budget, "--memory-budget") if memory_budget else None
     wanted = _publishing(publish, org, private, overwrite)
     results = run(options, publish=wanted, jobs=jobs, memory=memory, scheduler=scheduler or None)
@@ -172,7 +127,7 @@ def build(
     """Build and package a domain's model: 4-bit ONNX for WebGPU in Transformers.js's layout."""
     from shared.pipeline import run_until
 
-    _finish(run_until(domain, _options("package", rung, force, keep_onnx=keep_onnx)))
+    finish(run_until(domain, chain_options("package", rung, force, keep_onnx=keep_onnx)))
 
 
 @task(help=DOMAIN | RUNGS | RECORDS)
@@ -190,77 +145,11 @@ def check(
     from shared.pipeline import run_until
     from shared.report import TERMINAL
 
-    result = run_until(domain, _options("check", rung, force, records, records_file))
+    result = run_until(domain, chain_options("check", rung, force, records, records_file))
     if result.walk and "check" in result.walk.done:
         found = result.walk.manifests["check"].measurements
         print(measurements_table(found, {name: name for name in found}, TERMINAL))
-    _finish(result)
-
-
-@task(help=DOMAIN | RUNGS | GPU)
-@command
-def bench(
-    c: Context,
-    domain: str,
-    rung: str = "",
-    gpu_budget: str = "",
-    profile: bool = False,
-    force: bool = False,
-) -> None:
-    """Load the model in a real browser on WebGPU; measure it and compare its tokens with the CPU."""
-    from shared.card.tables import measurements_table
-    from shared.pipeline import run_until
-    from shared.report import TERMINAL
-    from shared.webgpu_bench.kernels import kernels_of
-
-    options = _options("bench", rung, force)
-    options = replace(options, gpu_budget=gpu_budget or None, profile=profile)
-    result = run_until(domain, options)
-    if profile and result.walk and "bench" in result.walk.done:
-        print(kernels_of(result.walk.done["bench"].folder))
-    if result.walk and "bench" in result.walk.done:
-        found = result.walk.manifests["bench"].measurements
-        print(measurements_table(found, {name: name for name in found}, TERMINAL))
-    _finish(result)
-
-
-@task(
-    help={
-        "domain": "its released or last built model",
-        "folder": "another package's or release's folder",
-        "architectures": "three full-size models instead; renews docs/preflight.md",
-    }
-)
-@command
-def preflight(c: Context, domain: str = "", folder: str = "", architectures: bool = False) -> None:
-    """Say, without a browser, on which classes of device a model will load, and in which type."""
-    from shared.report import TERMINAL
-    from shared.webgpu_bench.preflight import package_footprints, package_of, preflight_table
-    from shared.webgpu_bench.preflight import preflight as run
-
-    if architectures:
-        from benchmarks.preflight import write_document
-
-        print(paths.shown(write_document()))
-        return
-    print(preflight_table(run(package_footprints(package_of(domain, folder))), TERMINAL))
-
-
-@task(help=RUNGS)
-@command
-def bench_all(c: Context, rung: str = "", force: bool = False) -> None:
-    """Bench every domain and write one comparison table to build/reports/ (md, csv, json)."""
-    from shared.domain import domain_names
-    from shared.pipeline import run_until
-    from shared.report import comparison, write_comparison
-
-    results = [run_until(name, _options("bench", rung, force)) for name in domain_names()]
-    print(comparison(results))
-    print("* software adapter: says nothing about a GPU")
-    for path in write_comparison(results):
-        print(paths.shown(path))
-    if not all(result.ok for result in results):
-        raise UserError("; ".join(result.error or "" for result in results if not result.ok))
+    finish(result)
 
 
 @task(help={"arch": "smollm3, phi3 or qwen2.5"})
@@ -381,29 +270,6 @@ def doctor(c: Context) -> None:
     print(render(findings))
     if failed(findings):
         raise UserError("something that is needed is missing; see the table")
-
-
-@task(
-    help={
-        "domain": "only this domain's release",
-        "port": "0 takes a free one",
-        "open_browser": "open the page in your browser",
-    }
-)
-@command
-def serve(c: Context, domain: str = "", port: int = 0, open_browser: bool = False) -> None:
-    """Open a page on 127.0.0.1 where a person can try the released models."""
-    from shared.domain import domain_names, load_domain
-    from shared.release import read_release, release_folder
-    from shared.webgpu_bench.driver import serve_page
-
-    wanted = [load_domain(domain).name] if domain else domain_names()
-    if domain:
-        read_release(release_folder(domain))
-    found = {n: release_folder(n) for n in wanted if release_folder(n).is_dir()}
-    if not found:
-        raise UserError("nothing is released yet; run `./inv release --domain <name>` first")
-    serve_page(found, port=port, open_browser=open_browser)
 
 
 @task(help={"releases": "the release folders in models/ as well"})

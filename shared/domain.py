@@ -13,7 +13,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jsonschema
-from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from shared import paths
 from shared.errors import UserError
@@ -81,16 +89,22 @@ class CheckSettings(Strict):
 
 
 class BenchSettings(Strict):
-    """The browser run: how many tokens, and when a software adapter must be done."""
+    """The browser run: how many tokens, how often, and when it must be done."""
 
     new_tokens: int = Field(default=64, ge=2)
     prompt_tokens: int = Field(default=128, ge=8)
+    prefill: list[PositiveInt] = Field(default=[128, 512, 2048])
+    depths: list[NonNegativeInt] = Field(default=[0, 512, 2048], min_length=1)
+    warm_ups: int = Field(default=1, ge=0)
+    repetitions: int = Field(default=3, ge=1)
     software_new_tokens: int = Field(default=4, ge=2)
     software_prompt_tokens: int = Field(default=24, ge=8)
+    software_depths: list[NonNegativeInt] = Field(default=[0])
     parity_tokens: int = Field(default=2000, ge=1)
     software_parity_tokens: int = Field(default=512, ge=1)
     gpu_budget: str = "8GB"
     time_budget_seconds: float = Field(default=220, gt=0)
+    engine_seconds: float = Field(default=60, gt=0)
 
     @property
     def gpu_budget_bytes(self) -> int:

@@ -2,6 +2,7 @@
 
 $ python -m shared.setup.browser             # print the path, or fail with the command to run
 $ python -m shared.setup.browser --install   # the same, installing Chromium where there is none
+$ python -m shared.setup.browser --install firefox   # Firefox and a WebGPU driver for it, beside it
 $ CHROME_PATH=/opt/chrome/chrome ./inv test  # this one and no other
 """
 
@@ -160,6 +161,23 @@ def _by_apt() -> str:
     return ""
 
 
+def install_firefox() -> Path:
+    """Debian's Firefox and Mesa's lavapipe, whose WebGPU has shader-f16 without a GPU."""
+    from shared.setup.firefox import INSTALL, find_firefox, firefox_version
+
+    found = find_firefox()
+    if found is None and _may_use_apt():
+        environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+        for command in (["apt-get", "update"], INSTALL.split()):
+            code, output = _run(command, APT_SECONDS, environment)
+            if code != 0:
+                raise UserError(f"Firefox could not be installed: {_reason(output)}")
+        found = find_firefox()
+    if found is None or not firefox_version(found):
+        raise UserError(f"no Firefox that starts; run: sudo {INSTALL}")
+    return found
+
+
 def _by_hand() -> str:
     if sys.platform == "darwin":
         return "install Google Chrome, or run: brew install --cask chromium"
@@ -202,7 +220,9 @@ def _note(line: str) -> None:
 def main(arguments: list[str]) -> int:
     """Print the path of the browser; stderr has the rest."""
     try:
-        if "--install" in arguments:
+        if "firefox" in arguments:
+            print(install_firefox())
+        elif "--install" in arguments:
             print((find_browser() or install_browser()).path)
         else:
             print(require_browser().path)

@@ -54,6 +54,7 @@ def check(lock: Path | None = None) -> list[Finding]:
         _node(),
         _node_modules(),
         _browser(),
+        _firefox(),
         _gpu(),
         _memory(),
         _disk(),
@@ -168,6 +169,17 @@ def _browser() -> Finding:
             "browser", "missing", f"{found.path} does not start", f"{found.path} --version"
         )
     return Finding("browser", "ok", f"{found.version} ({found.path})")
+
+
+def _firefox() -> Finding:
+    """Not needed: it runs q4f16 on WebGPU where there is no GPU."""
+    from shared.setup.firefox import find_firefox, firefox_version
+
+    found = find_firefox()
+    if found is None:
+        mend = f"{browser.INSTALL_COMMAND} firefox"
+        return Finding("Firefox", "warn", "none: q4f16 is not run without a GPU", mend)
+    return Finding("Firefox", "ok", f"{firefox_version(found)} ({found})")
 
 
 def _gpu() -> Finding:

@@ -49,14 +49,17 @@ def run_in_browser(
     timeout_s: float,
     on_progress: Progress = lambda line: None,
     adapter: AdapterKind = "auto",
+    extra: dict[str, Path] | None = None,
 ) -> BrowserResult:
     """Answer `request` with the package on WebGPU. Never leaves a process behind.
 
     `request`: model (the name it is mounted under), dtype ("auto", "q4f16" or "q4"), prompts (each
     id, input_ids, max_new_tokens), deadline_ms (generation stops after the token in hand; what
     there is comes back) and, if wanted, warmup_tokens, budget_bytes (a WebGPU buffer past it is
-    refused), parity (see parity.request), placement (False spares the second load that logs it) and
-    profile (True loads once more and times every kernel of a prompt and of a token).
+    refused), parity (see parity.request), placement (False spares the second load that logs it),
+    profile (True loads once more and times every kernel of a prompt and of a token), warm_load (True
+    loads once more, from the browser's cache) and engine ("wasm" or "wllama" instead of WebGPU, see
+    page/peers.js). `extra`: further folders to serve, URL prefix → folder.
 
     "auto" takes the GPU where there is one, and the software adapter where there is none or the
     browser does not offer it. What goes wrong in the browser is the result's `outcome`; UserError is
@@ -65,10 +68,11 @@ def run_in_browser(
     _require(package, browser)
     until = time.monotonic() + timeout_s
     hardware = adapter == "hardware" or (adapter == "auto" and has_gpu())
-    result = _Attempt(package, request, browser, until, on_progress).run(hardware)
+    result = _Attempt(package, request, browser, until, on_progress, extra or {}).run(hardware)
     if hardware and adapter == "auto" and result.outcome == "no_webgpu":
         on_progress("the browser offers no hardware adapter; taking the software one")
-        result = _Attempt(package, request, browser, until, on_progress).run(hardware=False)
+        attempt = _Attempt(package, request, browser, until, on_progress, extra or {})
+        result = attempt.run(hardware=False)
     return result
 
 
@@ -116,6 +120,7 @@ class _Attempt:
     browser: Path
     until: float
     on_progress: Progress
+    extra: dict[str, Path] = field(default_factory=dict)
     answer: str | None = None
     partial: str | None = None
     timed_out: bool = False
@@ -124,7 +129,7 @@ class _Attempt:
     errors: list[str] = field(default_factory=list)
 
     def run(self, hardware: bool) -> BrowserResult:
-        mounts = _page_mounts() | {f"/models/{self.request['model']}": self.package}
+        mounts = _page_mounts() | {f"/models/{self.request['model']}": self.package} | self.extra
         with serve(mounts, {"/models/index.json": list}) as url:
             tab, problem = self._drive(url, hardware)
         return self._result(tab, problem)

@@ -23,10 +23,23 @@ def _entry(name: str, package: Path) -> dict[str, Any]:
     }
     return {
         "name": name,
-        "system_prompt": _text(domain / "prompt.md").strip().replace("{domain}", name),
+        "system_prompt": _own_or(domain, package, "prompt.md").strip().replace("{domain}", name),
+        "schema": _schema(_own_or(domain, package, "schema.json")),
         "example": _first_input(_text(domain / "eval.jsonl")),
         "bytes": {dtype: size for dtype, size in sizes.items() if size},
     }
+
+
+def _own_or(domain: Path, package: Path, name: str) -> str:
+    """The release carries its own prompt and schema; a package that is none has its domain's."""
+    return _text(package / name) or _text(domain / name)
+
+
+def _schema(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
 
 
 def _text(path: Path) -> str:

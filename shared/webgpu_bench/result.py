@@ -143,6 +143,9 @@ class BrowserResult(Strict):
     adapter: Adapter = Adapter()
     software_adapter: bool = False
     load: Load = Load()
+    warm_load: Load | None = None
+    warm_load_reason: str | None = None
+    threads: int | None = None
     runs: list[Run] = Field(default_factory=list)
     parity: Parity | None = None
     kernels: list[Kernel] = Field(default_factory=list)

@@ -7,8 +7,7 @@ never speed.
 
 from __future__ import annotations
 
-import statistics
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,32 +21,32 @@ from shared.setup.browser import Browser, find_browser
 from shared.stage import Done, Plan, Produced, run_stage
 from shared.webgpu_bench import cpu_nodes, parity
 from shared.webgpu_bench.budget import context_measurements, with_budget
+from shared.webgpu_bench.engines.ask import context_of, domain_ids
+from shared.webgpu_bench.figures import Points, questions
 from shared.webgpu_bench.gpu import has_gpu
 from shared.webgpu_bench.kernels import KERNELS_FILE, kernels_table
-from shared.webgpu_bench.result import BrowserResult, Run
+from shared.webgpu_bench.measured import (
+    MODELS_FAULT,
+    NAMES,
+    describe,
+    facts,
+    measurements,
+    not_loaded,
+    own_runs,
+)
+from shared.webgpu_bench.result import BrowserResult
 
-MODELS_FAULT = ("load_failed", "run_failed", "out_of_budget")
-"""Outcomes that say something of the model, and are measurements."""
-
-NAMES = {
-    "loads": "",
-    "greedy_agreement": "share",
-    "load_seconds": "s",
-    "ttft_seconds": "s",
-    "prefill_tokens_per_second": "tokens/s",
-    "decode_tokens_per_second": "tokens/s",
-    "peak_gpu_bytes": "B",
-    "gpu_errors": "errors",
-    "nodes_on_cpu": "nodes",
-    "nodes_on_cpu_unexpected": "nodes",
-    "largest_context": "tokens",
-    **parity.NAMES,
-}
+HARNESS = (
+    "package-lock.json",
+    *("driver.py", "chromium.py", "placement.py", "result.py", "server.py"),
+    *("parity.py", "cpu_nodes.py", "cpu_nodes.toml", "budget.py", "kernels.py"),
+    *("figures.py", "speeds.py", "measured.py"),
+)
 
 
 @dataclass(frozen=True)
 class Profile:
-    """How much is asked of the browser: a GPU is warmed up and measured three times."""
+    """How much is asked of the browser: a GPU is warmed up and measured several times."""
 
     prompt_tokens: int
     new_tokens: int
@@ -55,19 +54,19 @@ class Profile:
     repetitions: int
     parity_tokens: int
     hardware: bool
+    points: Points
 
     @classmethod
     def of(cls, domain: Domain, hardware: bool) -> Profile:
         bench = domain.chain.bench
-        if hardware:
-            return cls(bench.prompt_tokens, bench.new_tokens, 1, 3, bench.parity_tokens, hardware)
         return cls(
-            bench.software_prompt_tokens,
-            bench.software_new_tokens,
-            warm_ups=0,
-            repetitions=1,
-            parity_tokens=bench.software_parity_tokens,
+            prompt_tokens=bench.prompt_tokens if hardware else bench.software_prompt_tokens,
+            new_tokens=bench.new_tokens if hardware else bench.software_new_tokens,
+            warm_ups=bench.warm_ups if hardware else 0,
+            repetitions=bench.repetitions if hardware else 1,
+            parity_tokens=bench.parity_tokens if hardware else bench.software_parity_tokens,
             hardware=hardware,
+            points=Points.of(bench, hardware=hardware),
         )
 
 
@@ -93,14 +92,14 @@ def bench_stage(
         settings={
             "prompt": domain.prompt,
             "record": record.input,
-            "profile": vars(profile),
+            "profile": asdict(profile),
             "parity_text": sha256_json([[r.input, r.gold] for r in domain.records]),
             "time_budget_seconds": domain.chain.bench.time_budget_seconds,
             "gpu_budget": domain.chain.bench.gpu_budget,
             "browser": browser.version if browser else None,
             "kernels_profiled": switches.profile,
         },
-        code=4,
+        code=5,
     )
     bench = _Bench(domain, package.folder, profile, browser, switches.profile)
     return run_stage(plan, bench.produce, force=force)
@@ -110,9 +109,7 @@ def _harness_hash() -> str:
     """The page's own files and its npm lock: another harness, another measurement."""
     folder = paths.REPOSITORY / "shared" / "webgpu_bench"
     page = sha256_files(folder / "page", files_below(folder / "page"))
-    driver = ["driver.py", "chromium.py", "placement.py", "result.py", "server.py", "parity.py"]
-    driver += ["cpu_nodes.py", "cpu_nodes.toml", "budget.py", "kernels.py"]
-    return sha256_json([page, sha256_files(folder, ["package-lock.json", *driver])])
+    return sha256_json([page, sha256_files(folder, list(HARNESS))])
 
 
 @dataclass(frozen=True)
@@ -131,42 +128,37 @@ class _Bench:
         from shared.evaluate.chat import Chat
 
         chat = Chat(self.package)
-        bench = self.domain.chain.bench
         how = parity.reading(self.profile.parity_tokens, hardware=self.profile.hardware)
         rows = parity.held_out_rows(chat, self.domain.prompt, self.domain.records, how)
         prompt = self._prompt(chat)
-        result = self._run(prompt, parity.request(rows, how), bench.gpu_budget_bytes)
+        result = self._run(self._request(chat, prompt) | {"parity": parity.request(rows, how)})
         (work / "browser.json").write_text(result.model_dump_json(indent=2) + "\n")
         if result.kernels:
             (work / KERNELS_FILE).write_text(kernels_table(result.kernels) + "\n")
         if result.outcome in MODELS_FAULT:
-            return Produced(_not_loaded(result), facts=_facts(result, self.browser))
+            return Produced(not_loaded(result), facts=facts(result, self.browser))
         if result.outcome != "ok":  # the machine's: not remembered, another run may fare better
             raise RungFailed(f"the browser: {result.outcome}: {result.error}")
-        cpu = self._cpu_choices(result, prompt)
-        found = _measurements(result, cpu) | self._proof(result, rows)
-        found |= context_measurements(self._graph(result), bench.gpu_budget_bytes, result)
-        return Produced(found, facts=_facts(result, self.browser))
+        found = measurements(result, self._cpu_choices(result, prompt)) | self._proof(result, rows)
+        budget = self.domain.chain.bench.gpu_budget_bytes
+        found |= context_measurements(self._graph(result), budget, result)
+        return Produced(found, facts=facts(result, self.browser))
 
     def _graph(self, result: BrowserResult) -> Path:
         return self.package / "onnx" / f"model_{result.dtype}.onnx"
 
     def _proof(self, result: BrowserResult, rows: list[list[int]]) -> dict[str, Measurement]:
         """Parity on given text, and no node on the CPU that should not be there."""
+        graph, where = self._graph(result), describe(result)
+        placed = {"nodes_on_cpu_unexpected": cpu_nodes.measure(result, graph, where)}
+        if result.parity is None:
+            return parity.missing("the browser read no given text") | placed
         say("      reading the given text on the CPU")
         from shared.evaluate.forced import ForcedModel
 
-        graph, where = self._graph(result), describe(result)
-        placed = cpu_nodes.measure(result, graph, where)
-        if result.parity is None:
-            return parity.missing("the browser read no given text") | {
-                "nodes_on_cpu_unexpected": placed
-            }
         compared = parity.compare(ForcedModel(graph, exact=True), rows, result.parity)
         wanted = sum(map(len, rows))
-        return parity.measurements(compared, wanted, where, result.software_adapter) | {
-            "nodes_on_cpu_unexpected": placed
-        }
+        return parity.measurements(compared, wanted, where, result.software_adapter) | placed
 
     def _cpu_choices(self, result: BrowserResult, prompt: list[int]) -> dict[str, list[int]]:
         """Run id → the CPU's likeliest token after the same text, for each token the browser wrote.
@@ -177,9 +169,9 @@ class _Bench:
         say("      reading what the browser wrote on the CPU")
         from shared.evaluate.forced import ForcedModel
 
-        model = ForcedModel(self.package / "onnx" / f"model_{result.dtype}.onnx", exact=True)
+        model = ForcedModel(self._graph(result), exact=True)
         choices = {}
-        for run in result.runs:
+        for run in own_runs(result):
             model.reset()
             logits = model.feed([*prompt, *run.output_ids[:-1]])
             choices[run.id] = [int(i) for i in logits[len(prompt) - 1 :].argmax(axis=-1)]
@@ -190,145 +182,35 @@ class _Bench:
         ids = chat.prompt_ids(self.domain.prompt, self.domain.records[0].input)
         return list(ids[-self.profile.prompt_tokens :])
 
-    def _run(self, prompt: list[int], given: dict[str, Any], gpu_budget: int) -> BrowserResult:
+    def _request(self, chat: Any, prompt: list[int]) -> dict[str, Any]:
+        kinds = ["warm-up"] * self.profile.warm_ups + ["run"] * self.profile.repetitions
+        own = [
+            {
+                "id": f"{kind}-{number}",
+                "input_ids": prompt,
+                "max_new_tokens": self.profile.new_tokens,
+            }
+            for number, kind in enumerate(kinds)
+        ]
+        text, context = domain_ids(self.domain, chat), context_of(self.package)
+        return {
+            "model": self.package.name,
+            "dtype": "auto",
+            "prompts": own + questions(self.profile.points, text, context),
+            "budget_bytes": self.domain.chain.bench.gpu_budget_bytes,
+            "profile": self.kernels,
+            "warm_load": True,
+            "deadline_ms": int(self.domain.chain.bench.time_budget_seconds * 1000),
+        }
+
+    def _run(self, request: dict[str, Any]) -> BrowserResult:
         from shared.webgpu_bench.driver import run_in_browser
 
         assert self.browser is not None
-        budget = self.domain.chain.bench.time_budget_seconds
-        kinds = ["warm-up"] * self.profile.warm_ups + ["run"] * self.profile.repetitions
-        request = {
-            "model": self.package.name,
-            "dtype": "auto",
-            "prompts": [
-                {
-                    "id": f"{kind}-{number}",
-                    "input_ids": prompt,
-                    "max_new_tokens": self.profile.new_tokens,
-                }
-                for number, kind in enumerate(kinds)
-            ],
-            "parity": given,
-            "budget_bytes": gpu_budget,
-            "profile": self.kernels,
-            "deadline_ms": int(budget * 1000),
-        }
         return run_in_browser(
             self.package,
             request,
             browser=self.browser.path,
-            timeout_s=budget + 60,
+            timeout_s=self.domain.chain.bench.time_budget_seconds + 60,
             on_progress=lambda line: say(f"      {line}"),
         )
-
-
-def _not_loaded(result: BrowserResult) -> dict[str, Measurement]:
-    reason = f"the browser: {result.outcome}: {result.error}"
-    missing = {name: Measurement.missing(reason, unit) for name, unit in NAMES.items()}
-    loads = Measurement(
-        value=False,
-        reason=reason,
-        where=describe(result),
-        software_adapter=result.software_adapter,
-    )
-    return missing | {"loads": loads}
-
-
-def _measurements(result: BrowserResult, cpu: dict[str, list[int]]) -> dict[str, Measurement]:
-    runs = [run for run in result.runs if run.id.startswith("run")]
-    where = describe(result)
-    soft = result.software_adapter
-
-    def measured(name: str, values: list[float], how: str) -> Measurement:
-        if not values:
-            return Measurement.missing("the time budget ended before it was reached", NAMES[name])
-        return Measurement(
-            value=statistics.fmean(values),
-            unit=NAMES[name],
-            how=how,
-            where=where,
-            n=len(values),
-            samples=values,
-            software_adapter=soft,
-        )
-
-    ttft = [run.ttft_ms / 1000 for run in runs if run.ttft_ms]
-    prefill = [run.prompt_tokens / (run.ttft_ms / 1000) for run in runs if run.ttft_ms]
-    decode = [1000 * len(run.decode_ms) / sum(run.decode_ms) for run in runs if run.decode_ms]
-    errors = len(result.uncaptured_errors) + (result.device_lost is not None)
-    on_cpu = _nodes_on_cpu(result, where, soft)
-    return {
-        "loads": Measurement(
-            value=True, how="loaded and generated", where=where, software_adapter=soft
-        ),
-        "greedy_agreement": _agreement(runs, cpu, where, soft),
-        "load_seconds": measured("load_seconds", [result.load.seconds], "cold, loopback"),
-        "ttft_seconds": measured("ttft_seconds", ttft, "prompt in to first token out"),
-        "prefill_tokens_per_second": measured("prefill_tokens_per_second", prefill, "prompt/TTFT"),
-        "decode_tokens_per_second": measured(
-            "decode_tokens_per_second", decode, "tokens after the first"
-        ),
-        "peak_gpu_bytes": Measurement(
-            value=result.gpu.peak_requested_bytes,
-            unit="B",
-            how="requested WebGPU buffer bytes, peak",
-            where=where,
-            software_adapter=soft,
-        ),
-        "gpu_errors": Measurement(
-            value=errors,
-            unit="errors",
-            how="uncaptured errors and device losses",
-            where=where,
-            software_adapter=soft,
-        ),
-        "nodes_on_cpu": on_cpu,
-    }
-
-
-def _agreement(runs: list[Run], cpu: dict[str, list[int]], where: str, soft: bool) -> Measurement:
-    """Share of the tokens the browser wrote that the CPU finds likeliest after the same text."""
-    pairs = [pair for run in runs for pair in zip(run.output_ids, cpu[run.id], strict=False)]
-    if not pairs:
-        return Measurement.missing("the browser produced no token in time", "share")
-    return Measurement(
-        value=statistics.fmean(ours == theirs for ours, theirs in pairs),
-        unit="share",
-        how="the browser's greedy tokens that onnxruntime's CPU also finds likeliest, same file",
-        where=where,
-        n=len(pairs),
-        software_adapter=soft,
-    )
-
-
-def _nodes_on_cpu(result: BrowserResult, where: str, soft: bool) -> Measurement:
-    if result.placement is None:
-        return Measurement.missing("onnxruntime-web's placement log could not be read", "nodes")
-    return Measurement(
-        value=result.placement.CPUExecutionProvider,
-        unit="nodes",
-        how=f"onnxruntime-web's log; {result.placement.WebGpuExecutionProvider} on WebGPU",
-        where=where,
-        software_adapter=soft,
-    )
-
-
-def describe(result: BrowserResult) -> str:
-    """One line: the dtype, the adapter, and whether it is a software one."""
-    adapter = result.adapter
-    name = adapter.description or adapter.device or adapter.architecture or adapter.vendor
-    label = " (software adapter)" if result.software_adapter else ""
-    return f"{result.dtype} on {name or 'unnamed adapter'}{label}"
-
-
-def _facts(result: BrowserResult, browser: Browser) -> dict[str, Any]:
-    return {
-        "browser": f"{browser.kind} {browser.version}",
-        "user_agent": result.user_agent,
-        "adapter": result.adapter.model_dump(exclude={"limits"}),
-        "software_adapter": result.software_adapter,
-        "dtype": result.dtype,
-        "dtype_reason": result.dtype_reason,
-        "output_ids": [run.output_ids for run in result.runs],
-        "blocked_requests": result.blocked_requests,
-        "versions": result.versions,
-    }

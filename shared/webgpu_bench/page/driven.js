@@ -3,6 +3,7 @@
 
 import { EngineError, chooseDtype, describeAdapter, failure, load, newRun, versions } from "./engine.js";
 import { readTexts } from "./parity.js";
+import { warmLoad } from "./warm.js";
 
 const gpu = window.docintelGpu;
 const say = (line) => console.info(`[docintel] ${line}`);
@@ -53,6 +54,7 @@ export async function run(request) {
   let engine = null;
   try {
     result.adapter = await describeAdapter();
+    if (peer(request)) result.adapter ??= {};
     if (!result.adapter) throw new EngineError("no_webgpu", "this browser offers no WebGPU adapter");
     engine = await loadFor(request, result);
     await answerAll(engine, request, result, until);
@@ -63,6 +65,7 @@ export async function run(request) {
     Object.assign(result, { outcome: failed.outcome, error: failed.message });
   }
   await close(engine, result);
+  if (result.ok && request.warm_load && !peer(request)) await warmLoad(request, result, until);
   if (result.ok && request.placement !== false) await logPlacement(request, result, until);
   if (result.ok && request.profile) await logKernels(request, result);
   return result;
@@ -97,7 +100,19 @@ async function logKernels(request, result) {
   }
 }
 
+/** An engine beside WebGPU, on the CPU: "wasm" or "wllama". */
+const peer = (request) => (request.engine ?? "webgpu") !== "webgpu";
+
+async function loadPeer(request, result) {
+  say(`loading ${request.engine}`);
+  const engine = await (await import("./peers.js")).loadPeer(request);
+  Object.assign(result, { dtype: engine.dtype, dtype_reason: "asked for", load: engine.load });
+  Object.assign(result, { threads: engine.threads, versions: engine.versions ?? versions });
+  return engine;
+}
+
 async function loadFor(request, result) {
+  if (peer(request)) return loadPeer(request, result);
   const { dtype, reason } = chooseDtype(request.dtype ?? "auto", result.adapter);
   Object.assign(result, { dtype, dtype_reason: reason });
   say(`${dtype}: ${reason}`);
@@ -121,7 +136,7 @@ async function answerAll(engine, request, result, until) {
     const max_new_tokens = request.warmup_tokens;
     await engine.generate({ run: newRun("", input_ids), input_ids, max_new_tokens, shouldHalt: late });
   }
-  for (const { id, input_ids, max_new_tokens } of request.prompts) {
+  for (const { id, input_ids, max_new_tokens, min_new_tokens, text } of request.prompts) {
     if (late()) {
       say("the time is up");
       return;
@@ -134,7 +149,8 @@ async function answerAll(engine, request, result, until) {
       say(`${id}: token ${output_ids.length} of ${max_new_tokens}`);
       keepPartial(result);
     };
-    await engine.generate({ run, input_ids, max_new_tokens, shouldHalt: late, onToken });
+    const more = min_new_tokens ? { min_new_tokens } : {};
+    await engine.generate({ run, input_ids, text, max_new_tokens, more, shouldHalt: late, onToken });
   }
 }
 

@@ -11,14 +11,36 @@ import {
 } from "@huggingface/transformers";
 
 const gpu = window.docintelGpu;
-const RUNTIME = new URL("/vendor/onnxruntime-web/dist/ort-wasm-simd-threaded.asyncify", location.href);
+const RUNTIME = new URL("/vendor/onnxruntime-web/dist/ort-wasm-simd-threaded", location.href).href;
+/** The WebGPU build lacks CPU kernels (GatherBlockQuantized) that a model on wasm needs. */
+const BUILDS = { webgpu: `${RUNTIME}.asyncify`, wasm: RUNTIME };
 
 env.allowRemoteModels = false;
 env.allowLocalModels = true;
 env.localModelPath = "/models/";
 env.useBrowserCache = false;
 env.useWasmCache = false;
-env.backends.onnx.wasm.wasmPaths = { mjs: `${RUNTIME.href}.mjs`, wasm: `${RUNTIME.href}.wasm` };
+
+/** Which build of onnxruntime-web this page runs; only the first load can choose it. */
+function useBuild(device) {
+  env.backends.onnx.wasm.wasmPaths = { mjs: `${BUILDS[device]}.mjs`, wasm: `${BUILDS[device]}.wasm` };
+  if (device === "wasm") env.backends.onnx.wasm.numThreads = crossOriginIsolated ? navigator.hardwareConcurrency : 1;
+}
+
+/** Threads of the wasm build; without cross-origin isolation there is one, silently. */
+export const wasmThreads = () => env.backends.onnx.wasm.numThreads ?? 1;
+
+/** Let the loader read from `store` (a Cache) instead of the server, while `work` runs. */
+export async function readingFrom(store, work) {
+  env.customCache = { match: (key) => store.match(new URL(key, location.href).href), put: async () => {} };
+  env.useCustomCache = true;
+  try {
+    return await work();
+  } finally {
+    env.useCustomCache = false;
+    env.customCache = null;
+  }
+}
 
 export const versions = {
   transformers: env.version,
@@ -117,7 +139,8 @@ async function unlessRejected(work) {
  * Load `model` from /models/<model>/; `onProgress(loaded, total)` in bytes. `verbose` makes
  * onnxruntime-web log each node's provider, but then also every dispatch of every run: never time it.
  */
-export async function load({ model, dtype, verbose = false, profiling = false, onProgress = () => {} }) {
+export async function load({ model, dtype, device = "webgpu", verbose = false, profiling = false, onProgress = () => {} }) {
+  useBuild(device);
   const started = performance.now();
   const files = new Map();
   const progress_callback = (info) => {
@@ -127,7 +150,7 @@ export async function load({ model, dtype, verbose = false, profiling = false, o
     onProgress(sum(0), sum(1));
   };
   const session_options = verbose ? { logSeverityLevel: 0 } : profiling ? { enableProfiling: true } : {};
-  const options = { device: "webgpu", dtype, progress_callback, session_options };
+  const options = { device, dtype, progress_callback, session_options };
   const loading = Promise.all([
     AutoTokenizer.from_pretrained(model, { progress_callback }),
     AutoModelForCausalLM.from_pretrained(model, options),
@@ -197,8 +220,11 @@ export class Engine {
     return this.tokenizer.decode(ids, { skip_special_tokens: true });
   }
 
-  /** Write up to `max_new_tokens` greedily after exactly `input_ids`; fills and returns `run`. */
-  async generate({ run, input_ids, max_new_tokens, shouldHalt = () => null, onToken = () => {} }) {
+  /**
+   * Write up to `max_new_tokens` greedily after exactly `input_ids`; fills and returns `run`. `more`:
+   * further options of Transformers.js, such as min_new_tokens or a logits_processor.
+   */
+  async generate({ run, input_ids, max_new_tokens, more = {}, shouldHalt = () => null, onToken = () => {} }) {
     const halt = new Halt(shouldHalt);
     const shape = [1, input_ids.length];
     const work = this.network.generate({
@@ -208,6 +234,7 @@ export class Engine {
       do_sample: false,
       num_beams: 1,
       repetition_penalty: 1,
+      ...more,
       streamer: new Watch(run, onToken),
       stopping_criteria: halt,
     });

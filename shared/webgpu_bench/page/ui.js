@@ -11,6 +11,7 @@ const page = { state: "checking", models: [], adapter: null, engine: null, stopp
 const PLACEHOLDER = {
   ready: "Paste a text…",
   answering: "Answering…",
+  measuring: "Measuring…",
   loading: "Loading…",
   lost: "The GPU was lost; load the model again",
 };
@@ -30,6 +31,11 @@ function enter(state) {
   $("send").hidden = answering;
   $("stop").hidden = !answering;
   $("example").hidden = !(ready && chosen()?.example);
+  $("holding").hidden = !chosen()?.schema;
+  $("hold").disabled = answering;
+  $("benchmark").hidden = !(ready || state === "measuring");
+  $("measure").disabled = !(ready || state === "measuring");
+  $("measure").textContent = state === "measuring" ? "Stop" : "Run the benchmark";
 }
 
 function notice(text, command = "") {
@@ -50,6 +56,7 @@ export async function startPage() {
   $("ask").addEventListener("submit", submit);
   $("stop").addEventListener("click", () => (page.stopping = true));
   $("example").addEventListener("click", useExample);
+  $("measure").addEventListener("click", () => (page.state === "measuring" ? (page.stopping = true) : measure()));
   $("text").addEventListener("keydown", sendOnEnter);
   gpu.listeners.add(deviceLost);
   setInterval(showBytes, 500);
@@ -104,6 +111,7 @@ function fillModels() {
 function chooseModel() {
   $("prompting").open = matchMedia("(min-width: 761px)").matches && page.models.length > 0;
   $("system").value = chosen()?.system_prompt ?? "";
+  $("holding").hidden = !chosen()?.schema;
 }
 
 async function loadModel() {
@@ -188,7 +196,8 @@ async function answer(turn, text) {
     const input_ids = engine.promptIds($("system").value, text);
     run.prompt_tokens = input_ids.length;
     const shouldHalt = () => (page.stopping ? "stopped" : null);
-    await engine.generate({ run, input_ids, max_new_tokens: NEW_TOKENS, shouldHalt, onToken });
+    const more = await holding(engine);
+    await engine.generate({ run, input_ids, max_new_tokens: NEW_TOKENS, more, shouldHalt, onToken });
     enter("ready");
     $("text").focus({ preventScroll: true });
   } catch (error) {
@@ -197,6 +206,45 @@ async function answer(turn, text) {
     notice(`The answer broke off: ${error.message}`);
   }
   finish(turn, run);
+}
+
+/** Options that hold the answer to the model's schema, if the switch is on. */
+async function holding(engine) {
+  if (!$("hold").checked || !chosen().schema) return {};
+  const { holdTo } = await import("./hold.js");
+  return holdTo(chosen().schema, engine.tokenizer);
+}
+
+async function measure() {
+  const { benchmark } = await import("./bench.js");
+  const software = document.body.dataset.adapter === "software";
+  const onProgress = (share) => ($("measured").value = share);
+  page.stopping = false;
+  $("measured").value = 0;
+  $("measured").hidden = false;
+  enter("measuring");
+  try {
+    const text = page.engine.promptIds("", chosen().example || "The parties agree as follows.");
+    const shouldHalt = () => (page.stopping ? "stopped" : null);
+    showFigures(await benchmark(page.engine, text, { software, onProgress, shouldHalt }));
+    enter("ready");
+  } catch (error) {
+    if (gpu.device_lost) page.engine = null;
+    enter(gpu.device_lost ? "lost" : "ready");
+    notice(`The benchmark broke off: ${error.message}`);
+  }
+  $("measured").hidden = true;
+}
+
+function showFigures(rows) {
+  const cell = (textContent) => Object.assign(document.createElement("td"), { textContent });
+  const lines = rows.map(({ name, mean, sd }) => {
+    const line = document.createElement("tr");
+    line.append(cell(name), cell(rate(mean) + (sd === null ? "" : ` ± ${rate(sd)}`)));
+    return line;
+  });
+  $("figures").tBodies[0].replaceChildren(...lines);
+  $("figures").hidden = !rows.length;
 }
 
 function write(turn, text) {
@@ -228,7 +276,7 @@ function showSpeed(run) {
 }
 
 function deviceLost({ message, reason }) {
-  if (page.state === "loading" || page.state === "answering") return;
+  if (["loading", "answering", "measuring"].includes(page.state)) return;
   page.engine = null;
   enter("lost");
   notice(`The GPU device was lost (${message || reason}); load the model again.`);

@@ -1,0 +1,55 @@
+"""What all commands share: their common switches, and how they end."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from invoke import Exit
+
+from shared.errors import UserError
+
+DOMAIN = {"domain": "the folder in domains/ to work on"}
+RUNGS = {
+    "rung": "try this rung of fallback.toml only",
+    "force": "do everything again, even what has not changed",
+}
+
+
+def command(body: Callable[..., None]) -> Callable[..., None]:
+    """What a person can act on is printed as one sentence with exit code 1; Ctrl-C leaves with 130."""
+
+    @functools.wraps(body)
+    def wrapped(*args: Any, **kwargs: Any) -> None:
+        try:
+            body(*args, **kwargs)
+        except UserError as error:
+            raise Exit(f"error: {error}", code=1) from None
+        except OSError as error:  # a full disk, a folder that may not be written
+            place = f": {error.filename}" if error.filename else ""
+            raise Exit(f"error: {error.strerror or error}{place}", code=1) from None
+        except KeyboardInterrupt:
+            raise Exit("interrupted; run the same command again to go on", code=130) from None
+
+    return wrapped
+
+
+def chain_options(
+    until: str, rung: str, force: bool, records: str = "", file: str = "", keep_onnx: bool = False
+) -> Any:
+    """The chain's Options for one command."""
+    from shared.rung_run import Options
+
+    path = Path(file).expanduser() if file else None
+    return Options(rung or None, records or None, path, force, keep_onnx, until)  # type: ignore[arg-type]
+
+
+def finish(result: Any) -> None:
+    """Print how it went; UserError where it did not go well."""
+    from shared.report import summary
+
+    print(summary(result))
+    if not result.ok:
+        raise UserError(result.error)

@@ -1,0 +1,54 @@
+"""onnxruntime's native WebGPU provider: a headless GPU machine needs no browser.
+
+Without a GPU it runs through Chromium's SwiftShader where that is installed, labelled as software;
+q4f16 then needs shader-f16, which SwiftShader lacks, so the job's dtype decides.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from shared.errors import RungFailed
+from shared.webgpu_bench.engines.child import run_child
+from shared.webgpu_bench.engines.environment import webgpu_folder, webgpu_python
+from shared.webgpu_bench.engines.job import EngineRun, Job
+
+__all__ = ["run", "webgpu_folder"]
+
+SCRIPT = Path(__file__).with_name("webgpu_child.py")
+SWIFTSHADER = (
+    Path("/usr/lib/chromium/vk_swiftshader_icd.json"),
+    Path("/opt/google/chrome/vk_swiftshader_icd.json"),
+)
+
+
+def run(job: Job) -> EngineRun:
+    """Raises RungFailed where no WebGPU adapter is found: it never falls back to the CPU."""
+    icd = None if job.hardware else _software_icd()
+    env = {"VK_ICD_FILENAMES": str(icd), "VK_DRIVER_FILES": str(icd)} if icd else {}
+    asked = {"graph": str(job.graph), "questions": job.questions, "seconds": job.seconds}
+    found = run_child(webgpu_python(), SCRIPT, asked, job.seconds, env)
+    return EngineRun(
+        runtime=f"onnxruntime-webgpu {found['version']}",
+        where="SwiftShader, Vulkan" if icd else _gpu_name(),
+        dtype=job.dtype,
+        software_adapter=icd is not None,
+        load_seconds=found["load_seconds"],
+        bytes_loaded=sum(p.stat().st_size for p in job.graph.parent.glob(f"{job.graph.name}*")),
+        peak_rss_bytes=found["peak_rss_bytes"],
+        runs=found["runs"],
+        facts={"kernels_by_provider": found["kernels"]},
+    )
+
+
+def _software_icd() -> Path:
+    icd = next((path for path in SWIFTSHADER if path.is_file()), None)
+    if icd is None:
+        raise RungFailed("no GPU, and no SwiftShader of a Chromium to stand in for one")
+    return icd
+
+
+def _gpu_name() -> str:
+    from shared.setup.doctor import _gpu
+
+    return _gpu().found

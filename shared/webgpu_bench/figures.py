@@ -1,0 +1,124 @@
+"""Speed in llama-bench's terms: prefill of N tokens, and decode after N tokens are in the cache.
+
+>>> asks = questions(Points(prefill=(128,), depths=(0, 512), new_tokens=64), ids, context=2048)
+>>> [(ask["id"], len(ask["input_ids"])) for ask in asks][:2]
+[('d0/warm-0', 1), ('d0/0', 1)]
+
+Depth is a real prefill of that many tokens of the domain's text: one question with N tokens gives
+both the prefill at N (until the first token) and the decode at depth N (the tokens after it).
+Depth 0 is a prompt of a single token. Stop tokens are ignored, so that every run writes as many.
+"""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from shared.domain import BenchSettings
+from shared.webgpu_bench.result import Run
+
+WARM_UP = "warm-"
+FEWEST = 3
+POINT = re.compile(r"[dp](\d+)/")
+
+
+@dataclass(frozen=True)
+class Points:
+    """What is timed. `prefill`, `depths` and `new_tokens` count tokens."""
+
+    prefill: tuple[int, ...] = ()
+    depths: tuple[int, ...] = ()
+    new_tokens: int = 64
+    warm_ups: int = 1
+    repetitions: int = 3
+
+    @classmethod
+    def of(cls, bench: BenchSettings, *, hardware: bool) -> Points:
+        """All of fallback.toml's points, or the few tokens a software adapter can bear."""
+        if hardware:
+            return cls(
+                tuple(bench.prefill),
+                tuple(bench.depths),
+                bench.new_tokens,
+                bench.warm_ups,
+                bench.repetitions,
+            )
+        return cls((), tuple(bench.software_depths), bench.software_new_tokens, 0, 1)
+
+
+def questions(points: Points, ids: Sequence[int], context: int) -> list[dict[str, Any]]:
+    """The prompts to ask, the shallow ones first; those past `context` tokens are left out.
+
+    Each has id ("d512/0", "p128/warm-0"), input_ids, max_new_tokens and min_new_tokens.
+    """
+    wanted = [(f"d{depth}", depth, points.new_tokens) for depth in points.depths]
+    wanted += [(f"p{n}", n, 1) for n in points.prefill if n not in points.depths]
+    asked = []
+    for name, tokens, new in sorted(wanted, key=lambda item: item[1]):
+        if tokens + new > context:
+            continue
+        text = [ids[i % len(ids)] for i in range(max(1, tokens))]
+        turns = [f"{WARM_UP}{i}" for i in range(points.warm_ups)]
+        turns += [str(i) for i in range(points.repetitions)]
+        for turn in turns:
+            asked.append(
+                {
+                    "id": f"{name}/{turn}",
+                    "input_ids": text,
+                    "max_new_tokens": new,
+                    "min_new_tokens": new,
+                }
+            )
+    return asked
+
+
+@dataclass(frozen=True)
+class Figure:
+    """tokens/s at one point; `tokens` is the prompt's length or the depth, `samples` one a run."""
+
+    test: str  # "prefill" or "decode"
+    tokens: int
+    samples: tuple[float, ...]
+
+    @property
+    def name(self) -> str:
+        """As in llama-bench: pp512, tg@d512."""
+        return f"pp{self.tokens}" if self.test == "prefill" else f"tg@d{self.tokens}"
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.samples)
+
+    @property
+    def sd(self) -> float | None:
+        """The samples' standard deviation (n - 1); None for a single one."""
+        return statistics.stdev(self.samples) if len(self.samples) > 1 else None
+
+
+def figures(runs: Iterable[Run]) -> list[Figure]:
+    """One figure a point that was reached, prefills first, then decodes, by tokens.
+
+    Warm-ups are left out, and runs that were cut short before FEWEST tokens.
+    """
+    found: dict[tuple[str, int], list[float]] = {}
+    for run in runs:
+        if WARM_UP in run.id or (
+            run.stopped_by != "max_new_tokens" and len(run.decode_ms) < FEWEST
+        ):
+            continue
+        point = POINT.match(run.id)
+        depth = int(point[1]) if point else run.prompt_tokens
+        if depth and (prefill := run.prefill_tokens_per_second):
+            found.setdefault(("prefill", depth), []).append(prefill)
+        if run.decode_ms and (decode := run.decode_tokens_per_second):
+            found.setdefault(("decode", depth), []).append(decode)
+    order = sorted(found, key=lambda key: (key[0] != "prefill", key[1]))
+    return [Figure(test, tokens, tuple(found[test, tokens])) for test, tokens in order]
+
+
+def at(found: Iterable[Figure], test: str, tokens: int) -> Figure | None:
+    """The figure of one point, if it was reached."""
+    return next((f for f in found if (f.test, f.tokens) == (test, tokens)), None)

@@ -1,0 +1,1 @@
+"""What the engines' rows become: tables, csv, json, jsonl, and one self-contained HTML page."""

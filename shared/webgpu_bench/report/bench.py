@@ -1,0 +1,45 @@
+"""What `bench` and `bench-all` print last, and the files they name."""
+
+from __future__ import annotations
+
+from shared import paths
+from shared.chain import Walk
+from shared.errors import UserError
+from shared.progress import say
+from shared.webgpu_bench.engines.side import Row, parse_engines, side_by_side
+from shared.webgpu_bench.report.page import render_page
+from shared.webgpu_bench.report.tables import (
+    SOFTWARE_NOTE,
+    busy_note,
+    engines_table,
+    write_engines,
+    write_report,
+)
+
+BROWSERS = ("firefox",)
+
+
+def chosen_engines(engines: str, browser: str = "") -> list[str]:
+    """The engines that the command line asked for; UserError for a name that is none."""
+    if browser and browser not in BROWSERS:
+        raise UserError(f"--browser: no browser {browser!r}; valid are: {', '.join(BROWSERS)}")
+    names = parse_engines(engines)
+    return [*names, "firefox"] if browser == "firefox" and "firefox" not in names else names
+
+
+def bench_report(
+    walks: list[Walk], names: list[str], stem: str, *, html: str = "", force: bool = False
+) -> str:
+    """The table for the terminal; writes <stem>.{md,csv,json,jsonl} and, if named, the page."""
+    rows: list[Row] = []
+    for walked in walks:
+        if "bench" in walked.done and walked.rung:
+            if names:
+                say(f"[engines] {walked.domain.name} · {', '.join(names)}")
+            rows += side_by_side(walked, names, force=force)
+    written = write_engines(rows, stem)
+    if html:
+        written.append(write_report(html, render_page(rows)))
+    table = engines_table(rows, "rounded_outline")
+    notes = filter(None, (SOFTWARE_NOTE, busy_note(rows)))
+    return "\n".join([table, *notes, *(paths.shown(path) for path in written)])

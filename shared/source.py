@@ -44,12 +44,23 @@ def source_stage(rung: Rung, *, force: bool = False) -> Source:
     try:
         folder = _locate(rung.source)
         files = sha256_files(folder, _files(folder))
+        _need_type(folder, rung)
         plan = Plan("source", inputs=files, settings={"licence": rung.licence, "base": rung.base})
         return Source(folder, run_stage(plan, lambda work: _inspect(folder, rung), force=force))
     except RungFailed:
         raise
     except UserError as error:
         raise RungFailed(str(error)) from error
+
+
+def base_stage(rung: Rung, *, force: bool = False) -> Source | None:
+    """The weights before fine-tuning, taken and inspected as any source; None where none are named.
+
+    RungFailed with one sentence where they cannot be had.
+    """
+    if rung.base_source is None:
+        return None
+    return source_stage(rung.model_copy(update={"source": rung.base_source}), force=force)
 
 
 def _locate(source: str) -> Path:
@@ -111,6 +122,17 @@ def _inspect(folder: Path, rung: Rung) -> Produced:
         },
         facts=facts,
     )
+
+
+def _need_type(folder: Path, rung: Rung) -> None:
+    """Weights of another architecture are another model, whatever folder they lie in."""
+    config = read_json(folder / "config.json")
+    found = config.get("model_type") if isinstance(config, dict) else None
+    if isinstance(config, dict) and rung.model_type not in (None, found):
+        raise RungFailed(
+            f"{paths.shown(folder / 'config.json')}: model_type: {found!r} is not what the rung "
+            f"{rung.name} is made from ({rung.base}: {rung.model_type!r})"
+        )
 
 
 def _need_object(path: Path) -> None:

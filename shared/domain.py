@@ -31,7 +31,11 @@ Recipe = Literal["olive", "optimum"]
 
 
 class Gate(Strict):
-    """A bound on one measurement. `blocks` says what a failure stops; unmeasured is neither."""
+    """A bound on one measurement. `blocks` says what a failure stops; unmeasured is neither.
+
+    `with_confidence`: the whole 95 % interval must lie on the right side to pass, and on the wrong
+    one to fail; in between, there were too few records to tell, and it counts as not measured.
+    """
 
     name: str
     measurement: str
@@ -40,12 +44,15 @@ class Gate(Strict):
     equals: bool | float | str | None = None
     blocks: Literal["release", "publish", "nothing"] = "release"
     hardware_only: bool = False
+    with_confidence: bool = False
 
     @model_validator(mode="after")
     def _one_bound(self) -> Gate:
         bounds = (self.at_least, self.at_most, self.equals)
         if sum(bound is not None for bound in bounds) != 1:
             raise ValueError(f"gate {self.name!r} needs exactly one of at_least, at_most, equals")
+        if self.with_confidence and self.equals is not None:
+            raise ValueError(f"gate {self.name!r}: with_confidence goes with at_least or at_most")
         return self
 
 

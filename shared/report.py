@@ -22,10 +22,10 @@ TERMINAL = "rounded_outline"
 COMPARED = {
     "package.q4f16_bytes": "q4f16",
     "package.q4_bytes": "q4",
-    "check.json_validity": "valid JSON",
-    "check.schema_compliance": "schema",
-    "check.field_accuracy": "fields right",
-    "check.decode_tokens_per_second": "CPU decode",
+    "check.release.constrained.json_validity": "valid JSON",
+    "check.release.constrained.schema_compliance": "schema",
+    "check.release.constrained.field_score": "field score",
+    "check.release.free.decode_tokens_per_second": "CPU decode",
     "bench.greedy_agreement": "browser = CPU",
     "bench.load_seconds": "load",
     "bench.ttft_seconds": "TTFT",
@@ -153,7 +153,7 @@ def status(domains: list[str] | None = None) -> str:
 ACCEPTANCE = {
     "under 2 GB": "package.q4f16_bytes",
     "loads in Chrome on WebGPU": "bench.loads",
-    "domain-appropriate structured output": "check.schema_compliance",
+    "domain-appropriate structured output": "check.release.constrained.schema_compliance",
     "no OOM within 8 GB": "bench.peak_gpu_bytes",
     "more than 5 tokens/s on a discrete GPU": "bench.decode_tokens_per_second",
 }

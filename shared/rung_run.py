@@ -15,6 +15,7 @@ from shared.domain import Domain, Recipe, Rung
 from shared.errors import RungFailed
 from shared.evaluate.check import Selection, check_stage
 from shared.evaluate.fidelity import Candidate, fidelity_stage
+from shared.evaluate.systems import NAMES
 from shared.gates import GateResult, failed, judge_gates
 from shared.manifest import Manifest, Measurement, Strict
 from shared.olive.build import build_stage
@@ -57,6 +58,8 @@ class Options:
     rung: str | None = None
     records: str | None = None
     records_file: Path | None = None
+    systems: str = ",".join(NAMES)
+    constrained: str = "both"
     force: bool = False
     keep_onnx: bool = False
     until: Stage = "gates"
@@ -170,7 +173,12 @@ class RungRun:
             "build": self._build,
             "package": lambda: package_stage(self._source, self.done["build"], force=force),
             "check": lambda: check_stage(
-                self.domain, self.rung, self.done["package"], self.selection, force=force
+                self.domain,
+                self.rung,
+                self._source,
+                self.done["package"],
+                self.selection,
+                force=force,
             ),
             "bench": lambda: bench_stage(self.domain, self.done["package"], force=force),
         }

@@ -33,6 +33,10 @@ RECORDS = {
     "records": "how many held-out records to answer: a number, or 'all'",
     "records_file": "answer the records of this JSONL file instead of the domain's own",
 }
+SYSTEMS = {
+    "systems": "who answers: base, parent (16-bit), release (4-bit), comma-separated; default: all",
+    "constrained": "both, free, or only: whether decoding is held to schema.json; default: both",
+}
 KEEP = {"keep_onnx": "keep the optimum recipe's full-precision ONNX in models/<domain>/onnx"}
 PUBLISH = {"publish": "upload to the Hub afterwards"}
 WHERE = {
@@ -66,13 +70,13 @@ def command(body: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
-def _options(
-    until: str, rung: str, force: bool, records: str = "", file: str = "", keep_onnx: bool = False
-) -> Any:
+def _options(until: str, rung: str, force: bool, records_file: str = "", **others: Any) -> Any:
+    """What the command line said; an empty word leaves the default."""
     from shared.rung_run import Options
 
-    path = Path(file).expanduser() if file else None
-    return Options(rung or None, records or None, path, force, keep_onnx, until)  # type: ignore[arg-type]
+    others["records_file"] = Path(records_file).expanduser() if records_file else None
+    given = {name: value for name, value in others.items() if value}
+    return Options(rung=rung or None, force=force, until=until, **given)  # type: ignore[arg-type]
 
 
 def _publishing(
@@ -98,7 +102,7 @@ def _finish(result: Any) -> None:
         raise UserError(result.error)
 
 
-@task(help=DOMAIN | RUNGS | RECORDS | PUBLISH | KEEP | REHASH)
+@task(help=DOMAIN | RUNGS | RECORDS | SYSTEMS | PUBLISH | KEEP | REHASH)
 @command
 def release(
     c: Context,
@@ -106,6 +110,8 @@ def release(
     rung: str = "",
     records: str = "",
     records_file: str = "",
+    systems: str = "",
+    constrained: str = "",
     publish: bool = False,
     keep_onnx: bool = False,
     force: bool = False,
@@ -119,17 +125,20 @@ def release(
     from shared.pipeline import release_domain
 
     _rehash(rehash)
-    options = _options("gates", rung, force, records, records_file, keep_onnx)
+    answers = {"records": records, "systems": systems, "constrained": constrained}
+    options = _options("gates", rung, force, records_file, keep_onnx=keep_onnx, **answers)
     _finish(release_domain(domain, options, publish=_publishing(publish)))
 
 
-@task(help=RUNGS | RECORDS | PUBLISH | WHERE | MANY | REHASH)
+@task(help=RUNGS | RECORDS | SYSTEMS | PUBLISH | WHERE | MANY | REHASH)
 @command
 def release_all(
     c: Context,
     rung: str = "",
     records: str = "",
     records_file: str = "",
+    systems: str = "",
+    constrained: str = "",
     publish: bool = False,
     org: str = "",
     private: bool = False,
@@ -149,7 +158,8 @@ def release_all(
     from shared.units import parse_bytes
 
     _rehash(rehash)
-    options = _options("gates", rung, force, records, records_file)
+    answers = {"records": records, "systems": systems, "constrained": constrained}
+    options = _options("gates", rung, force, records_file, **answers)
     memory = parse_bytes(memory_budget, "--memory-budget") if memory_budget else None
     wanted = _publishing(publish, org, private, overwrite)
     results = run(options, publish=wanted, jobs=jobs, memory=memory, scheduler=scheduler or None)
@@ -170,7 +180,7 @@ def build(
     _finish(run_until(domain, _options("package", rung, force, keep_onnx=keep_onnx)))
 
 
-@task(help=DOMAIN | RUNGS | RECORDS)
+@task(help=DOMAIN | RUNGS | RECORDS | SYSTEMS)
 @command
 def check(
     c: Context,
@@ -178,18 +188,47 @@ def check(
     rung: str = "",
     records: str = "",
     records_file: str = "",
+    systems: str = "",
+    constrained: str = "",
     force: bool = False,
 ) -> None:
-    """Let onnxruntime-genai answer held-out records on the CPU, and measure the answers."""
-    from shared.card.tables import measurements_table
+    """Let base, 16-bit parent and 4-bit release answer the same records, and compare them.
+
+    Answers are kept as they come: a killed check goes on where it stopped, and another set, metric
+    or system costs only the answers that are not there yet. docs/evaluation.md explains the table.
+    """
     from shared.pipeline import run_until
+    from shared.report import check_report
+
+    answers = {"records": records, "systems": systems, "constrained": constrained}
+    result = run_until(domain, _options("check", rung, force, records_file, **answers))
+    if text := check_report(result):
+        print(text)
+    _finish(result)
+
+
+@task(positional=["a", "b"], help={"a": "a domain or a release folder", "b": "the other one"})
+@command
+def compare(c: Context, a: str, b: str) -> None:
+    """Hold two releases against each other on the records that both answered."""
+    from shared.card.samples import comparison_text
+    from shared.evaluate.compare import check_of
     from shared.report import TERMINAL
 
-    result = run_until(domain, _options("check", rung, force, records, records_file))
-    if result.walk and "check" in result.walk.done:
-        found = result.walk.manifests["check"].measurements
-        print(measurements_table(found, {name: name for name in found}, TERMINAL))
-    _finish(result)
+    print(comparison_text(check_of(a), check_of(b), (a, b), TERMINAL))
+
+
+@task(help=DOMAIN | {"id": "the record's id; without it the ids are listed"})
+@command
+def show(c: Context, domain: str, id: str = "") -> None:
+    """Print a record of the newest check with its gold and each system's answer, side by side."""
+    from shared.card.samples import ids_text, sample_text
+    from shared.domain import load_domain
+    from shared.evaluate.compare import newest_check
+    from shared.report import TERMINAL
+
+    checked = newest_check(load_domain(domain).name)
+    print(sample_text(checked, id, TERMINAL) if id else ids_text(checked, TERMINAL))
 
 
 @task(help=DOMAIN | RUNGS)

@@ -8,9 +8,11 @@ import json
 from pathlib import Path
 
 from shared import paths
+from shared.card.quality import quality_note, quality_tables
 from shared.card.tables import attempts_table, gates_table, recipes_table, shown, table
 from shared.domain import domain_names
 from shared.errors import UserError
+from shared.evaluate.compare import newest_file
 from shared.gates import GateResult
 from shared.manifest import Measurement
 from shared.pipeline import Result, read_attempts, read_publication
@@ -60,6 +62,16 @@ def summary(result: Result) -> str:
         there = result.publication
         parts.append(f"published {there.url} {there.release_version} at {there.revision}")
     return "\n".join(parts)
+
+
+def check_report(result: Result) -> str:
+    """The check's tables and note; empty where no check was made."""
+    if not result.walk or "check" not in result.walk.done:
+        return ""
+    made = result.walk.manifests["check"]
+    parts = [quality_tables(made.measurements, made.facts, TERMINAL), quality_note(made.facts)]
+    parts.append(f"as JSON: {paths.shown(newest_file(result.domain))}")
+    return "\n\n".join(filter(None, parts))
 
 
 def overview(results: list[Result]) -> str:

@@ -6,11 +6,12 @@ answer reaches; then the same answers pair by pair.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from shared.card.tables import shown, table
 from shared.evaluate.quality import COMPARISONS, SPEED
+from shared.evaluate.statistics import NO_DIFFERENCE
 from shared.evaluate.systems import MODES, NAMES
 from shared.manifest import Measurement
 
@@ -38,11 +39,18 @@ def quality_tables(found: Measured, facts: Mapping[str, Any], style: str = "gith
     label = facts.get("base_label", "base")
     for mode in facts.get("modes", MODES):
         if rows := _rows(found, mode):
-            heads = ("", "one fixed answer", label, "16-bit parent", "4-bit release")
+            heads: tuple[str, ...] = (
+                "",
+                "one fixed answer",
+                label,
+                "16-bit parent",
+                "4-bit release",
+            )
             parts.append(f"{MODE_WORDS[mode]}:\n\n{table(heads, rows, style)}")
     if pairs := _pair_rows(found):
         heads = ("on the same records", "metric", "difference", "in a word")
         parts.append(f"Pair by pair:\n\n{table(heads, pairs, style)}")
+        parts.append(_not_told_apart(found))
     return "\n\n".join(parts)
 
 
@@ -101,14 +109,30 @@ def _scored(metric: str) -> bool:
 
 
 def _pair_rows(found: Measured) -> list[tuple[str, ...]]:
-    rows = []
+    """The field score of every pair, and whatever else a difference was shown in."""
+    return [
+        (comparison_words(comparison), metric_words(metric), difference_words(pair), pair.how)
+        for comparison, metric, pair in _pairs(found)
+        if metric == "field_score" or pair.how != NO_DIFFERENCE
+    ]
+
+
+def _pairs(found: Measured) -> Iterator[tuple[str, str, Measurement]]:
+    """Comparison, metric and difference of all that were measured."""
     for comparison in COMPARISONS:
         for metric in _metrics(found, f"{comparison}."):
             pair = found[f"{comparison}.{metric}"]
             if _known(pair):
-                about = metric_words(metric)
-                rows.append((comparison_words(comparison), about, difference_words(pair), pair.how))
-    return rows
+                yield comparison, metric, pair
+
+
+def _not_told_apart(found: Measured) -> str:
+    """How much of what was compared shows no difference, so that what is listed is not all."""
+    words = [pair.how for _, _, pair in _pairs(found)]
+    return (
+        f"{len(words)} differences were looked at; in {words.count(NO_DIFFERENCE)} none is shown at "
+        "these record counts, and only those in the field score are listed."
+    )
 
 
 def comparison_words(name: str) -> str:

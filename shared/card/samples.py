@@ -31,6 +31,16 @@ def sample_text(checked: Checked, record_id: str, style: str) -> str:
     return f"{head}\n{table(('who', 'worth', 'answer'), rows, style)}"
 
 
+def ids_text(checked: Checked, style: str) -> str:
+    """The ids of all records that were answered, and how many of the answers satisfy the schema."""
+    rows = [
+        (name, f"{sum(a['verdict']['schema'] for a in lines)} of {len(lines)}")
+        for name in checked.records
+        for lines in [[a for a in checked.lines if a["id"] == name]]
+    ]
+    return table(("record", "answers that satisfy the schema"), rows, style)
+
+
 def _worth(verdict: dict[str, object]) -> str:
     """`satisfies the schema, 3 of 4 fields`, or why not."""
     fields = verdict["fields"]

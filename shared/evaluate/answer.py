@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 WORTH_KEEPING = 16
 """A common beginning shorter than this many tokens is not worth a second pass."""
@@ -33,6 +33,6 @@ def common_prefix(prompts: Sequence[Sequence[int]]) -> list[int]:
     """The token ids that all prompts begin with, less each prompt's last token; [] if too few."""
     if len(prompts) < 2:
         return []
-    shared: list[int] = os.path.commonprefix([list(prompt) for prompt in prompts])
-    shared = shared[: min(map(len, prompts)) - 1]
+    columns = zip(*(prompt[:-1] for prompt in prompts), strict=False)
+    shared = [column[0] for column in takewhile(lambda ids: len(set(ids)) == 1, columns)]
     return shared if len(shared) >= WORTH_KEEPING else []

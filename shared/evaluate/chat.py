@@ -32,7 +32,7 @@ class Chat:
 
 def stop_ids(folder: Path, chat: Chat) -> list[int]:
     """The ids that end an answer: generation_config.json's, config.json's and the tokenizer's."""
-    found: list[int] = []
+    found: list[Any] = []
     for name in ("generation_config.json", "config.json"):
         path = folder / name
         value = json.loads(path.read_text()).get("eos_token_id") if path.is_file() else None

@@ -14,6 +14,7 @@ from shared.evaluate.check import ANSWERS, RECORDS
 from shared.evaluate.quality import NOT_PAIRED, compare
 from shared.evaluate.summary import summarise
 from shared.evaluate.systems import MODES, Mode, Name
+from shared.folders import write_text
 from shared.manifest import FILE_NAME, Manifest, Measurement
 
 
@@ -55,6 +56,26 @@ def check_of(name: str) -> Checked:
     return read_checked(release.manifests.get("check", "none"), name)
 
 
+def newest_file(domain: str) -> Path:
+    """Where the newest check of a domain is told as JSON."""
+    return paths.build() / "reports" / f"check-{domain}.json"
+
+
+def write_newest(domain: str, check: Manifest) -> None:
+    """Remember which check is this domain's newest, with all it measured."""
+    told = {"domain": domain, "key": check.key, "facts": check.facts}
+    found = {name: m.model_dump(exclude_none=True) for name, m in check.measurements.items()}
+    write_text(newest_file(domain), json.dumps(told | {"measurements": found}, indent=2) + "\n")
+
+
+def newest_check(domain: str) -> Checked:
+    """The newest check of a domain on this machine; UserError where there is none."""
+    file = newest_file(domain)
+    if not file.is_file():
+        raise UserError(f"{domain} was not checked here; run `./inv check --domain {domain}`")
+    return read_checked(json.loads(file.read_bytes())["key"], domain)
+
+
 def compare_checks(a: Checked, b: Checked) -> tuple[int, dict[str, dict[str, Measurement]]]:
     """How many records both answered, and for each mode `metric` → A, B and A less B.
 
@@ -66,7 +87,7 @@ def compare_checks(a: Checked, b: Checked) -> tuple[int, dict[str, dict[str, Mea
             f"nothing to compare: A answered {a.manifest.facts['origin']}, "
             f"B {b.manifest.facts['origin']}, and no record is in both"
         )
-    found = {}
+    found: dict[str, dict[str, Measurement]] = {}
     for mode in MODES:
         ours, other = a.of("release", mode), b.of("release", mode)
         if all(i in ours and i in other for i in common):

@@ -170,7 +170,7 @@ def advice(found: Mapping[str, Measurement]) -> str:
     if free.value is None or held.value is None:
         return "Not measured in both modes, so no mode is recommended."
     words = found["release_constrained_vs_free.field_score"].how
-    if held.value > free.value or words == "better":
+    if float(held.value) > float(free.value) or words == "better":
         return "Hold the decoding to the schema: more of the answers can be used."
     if words == "worse":
         return "Decode freely: holding it to the schema made the answers worse."

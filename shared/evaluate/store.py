@@ -65,7 +65,8 @@ def _read(path: Path) -> dict[str, Answer]:
     for line in path.read_bytes().split(b"\n") if path.exists() else []:
         try:
             data = json.loads(line)
-            found[data.pop("record")] = Answer(**data)
+            name = data.pop("record")
+            found[name] = Answer(**data)
         except (ValueError, TypeError, KeyError):
             continue
     return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -13,14 +12,10 @@ from typing import Any
 from invoke import Context, Exit, task
 
 from shared import paths
+from shared.environment import set_variables
 from shared.errors import UserError
 
-for name, value in {
-    "OLIVE_DISABLE_TELEMETRY": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-}.items():
-    os.environ.setdefault(name, value)
+set_variables()
 
 PYTHON = f"{sys.executable} -m "
 

@@ -155,7 +155,7 @@ class TestTheCommandLine:
     @pytest.mark.parametrize(
         ("text", "words"),
         [
-            ("parnet", "--systems: there is no 'parnet'; the nearest valid one is 'parent'"),
+            ("parnet", "--systems: there is no 'parnet'; did you mean 'parent'?"),
             (" ,", "--systems: one or more of base, parent, release are wanted"),
         ],
     )

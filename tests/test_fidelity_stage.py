@@ -119,7 +119,7 @@ class TestTheReference:
         parent = Parent(folder, "float32")
         for passage in as_passages(Chat(folder), held_out(), 10_000):
             with torch.inference_mode():
-                whole = model(torch.tensor([passage.ids])).logits[0].numpy()
+                whole = model(torch.from_numpy(passage.ids)[None]).logits[0].numpy()
             found = np.concatenate([logits for logits, _ in predictions(parent, passage)])
             assert np.allclose(found, whole[passage.first - 1 : -1], atol=1e-3)
 

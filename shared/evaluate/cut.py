@@ -1,7 +1,7 @@
 """A distribution over the vocabulary, cut to what matters, and how far another one is from it.
 
 Of the reference p only the likeliest tokens are kept, as many as it takes until at most TAIL of the
-probability is left out; of the rest, its mass P and the sum S of p·ln p, both exact. The other side's
+probability is left out, and KEEP_AT_MOST however flat p is; of the rest, its mass P and the sum S of p·ln p, both exact. The other side's
 q is at hand in full. With Q the mass that q gives to what was left out,
 
     KL(p‖q) = Σ_kept p·(ln p − ln q) + S − Σ_rest p·ln q
@@ -24,13 +24,17 @@ import numpy as np
 TAIL = 1e-3
 """Probability that may be left out at each position."""
 
+KEEP_AT_MOST = 16_384
+"""Tokens kept of one position, so that its size has a bound for any vocabulary: 128 kB."""
+
 
 @dataclass(frozen=True)
 class Cut:
     """m positions of one text. Logarithms are natural; kept tokens are flat, row after row.
 
-    `tokens` uint32 and `log_p` float32 [kept]; `ends` int64 [m]: where each row ends; `best` int64
-    [m]: the likeliest token; `mass` and `plogp` float64 [m]: P and S of what is left out; `nll`
+    `tokens` [kept], of the smallest unsigned type for the vocabulary, and `log_p` float32 [kept];
+    `ends` int64 [m]: where each row ends; `best` int64 [m]: the likeliest token; `mass` and `plogp`
+    float64 [m]: P and S of what is left out; `nll`
     float64 [m]: −ln p of the token that follows in the text.
     """
 
@@ -66,29 +70,37 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
 
 
-def cut(logits: np.ndarray, following: np.ndarray, tail: float = TAIL) -> Cut:
+def cut(
+    logits: np.ndarray, following: np.ndarray, tail: float = TAIL, most: int = KEEP_AT_MOST
+) -> Cut:
     """Cut the distributions of logits [m, vocab]; `following` [m]: the tokens that come next."""
     log_p = log_softmax(logits)
-    tokens, kept, sizes, mass, plogp = [], [], [], [], []
-    for row in log_p:
-        order = np.argsort(-row, kind="stable")
-        p = np.exp(row[order])
-        left = p[::-1].cumsum()[::-1]  # left[i]: the mass from the i-th likeliest on
-        size = max(1, int(np.count_nonzero(left > tail)))
-        tokens.append(order[:size].astype(np.uint32))
-        kept.append(row[order[:size]].astype(np.float32))
-        sizes.append(size)
-        mass.append(float(left[size]) if size < len(row) else 0.0)
-        plogp.append(float((p[size:] * row[order[size:]]).sum()))
+    rows = [_kept(row, tail, most) for row in log_p]
+    tokens = np.concatenate([kept for kept, _, _ in rows])
     return Cut(
-        np.concatenate(tokens),
-        np.concatenate(kept),
-        np.cumsum(sizes),
+        tokens.astype(np.min_scalar_type(log_p.shape[-1] - 1)),
+        np.concatenate(
+            [row[kept] for row, (kept, _, _) in zip(log_p, rows, strict=True)], dtype=np.float32
+        ),
+        np.cumsum([len(kept) for kept, _, _ in rows]),
         logits.argmax(axis=-1),
-        np.array(mass),
-        np.array(plogp),
+        np.array([mass for _, mass, _ in rows]),
+        np.array([plogp for _, _, plogp in rows]),
         -log_p[np.arange(len(log_p)), following],
     )
+
+
+def _kept(log_p: np.ndarray, tail: float, most: int) -> tuple[np.ndarray, float, float]:
+    """The tokens that are kept of one row, likeliest first; P and S of the others."""
+    most = min(most, len(log_p))
+    split = np.argpartition(-log_p, most - 1)
+    top = split[:most][np.argsort(-log_p[split[:most]], kind="stable")]
+    order = np.concatenate([top, split[most:]])
+    p = np.exp(log_p[order])
+    left = p[::-1].cumsum()[::-1]  # left[i]: the mass from the i-th on
+    size = max(1, int(np.count_nonzero(left[:most] > tail)))
+    mass = float(left[size]) if size < len(p) else 0.0
+    return order[:size], mass, float((p[size:] * log_p[order[size:]]).sum())
 
 
 def joined(parts: list[Cut]) -> Cut:

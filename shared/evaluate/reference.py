@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from shared.evaluate.cut import TAIL, Cut, cut, joined
+from shared.evaluate.cut import KEEP_AT_MOST, TAIL, Cut, cut, joined
 from shared.hashing import sha256_files, sha256_json
 from shared.manifest import tool_versions
 from shared.progress import bar, say
@@ -65,7 +65,7 @@ def reference_stage(source: Source, text: HeldOut, tokens: int, *, force: bool =
             "tokenizer": sha256_json(sha256_files(source.folder, names)),
             "text": sha256_json([text.system, text.pairs]),
         },
-        settings={"tokens": tokens, "tail": TAIL},
+        settings={"tokens": tokens, "tail": TAIL, "keep_at_most": KEEP_AT_MOST},
         tools=tool_versions("torch", "transformers"),
     )
     return run_stage(

@@ -97,6 +97,12 @@ class CheckSettings(Strict):
     max_new_tokens: int = Field(default=160, ge=1)
 
 
+class FidelitySettings(Strict):
+    """How many tokens of held-out text the release and its 16-bit parent are compared on."""
+
+    tokens: int = Field(default=1024, ge=16)
+
+
 class BenchSettings(Strict):
     """The browser run: how many tokens, and when a software adapter must be done."""
 
@@ -131,6 +137,7 @@ class Chain(Strict):
     version: Literal[1]
     publish: PublishSettings
     check: CheckSettings = CheckSettings()
+    fidelity: FidelitySettings = FidelitySettings()
     bench: BenchSettings = BenchSettings()
     metrics: dict[str, FieldScoring] = Field(default_factory=dict)
     gate: list[Gate] = Field(min_length=1)

@@ -24,6 +24,7 @@ TERMINAL = "rounded_outline"
 COMPARED = {
     "package.q4f16_bytes": "q4f16",
     "package.q4_bytes": "q4",
+    "fidelity.agreement": "token as 16-bit",
     "check.release.constrained.json_validity": "valid JSON",
     "check.release.constrained.schema_compliance": "schema",
     "check.release.constrained.field_score": "field score",

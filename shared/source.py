@@ -30,6 +30,9 @@ OPTIONAL_FILES = (
     INDEX,
 )
 
+SHAPE = ("hidden_size", "num_hidden_layers", "num_attention_heads")
+"""Keys of config.json that fine-tuning leaves as they are."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -133,6 +136,25 @@ def _need_type(folder: Path, rung: Rung) -> None:
             f"{paths.shown(folder / 'config.json')}: model_type: {found!r} is not what the rung "
             f"{rung.name} is made from ({rung.base}: {rung.model_type!r})"
         )
+    if isinstance(config, dict) and rung.model_type and rung.base_source:
+        _need_shape(folder, config, rung)
+
+
+def _need_shape(folder: Path, config: dict[str, Any], rung: Rung) -> None:
+    """Fine-tuning changes no dimension, so weights of others have another base. A base that would
+    have to be fetched, or is not there, is not looked at."""
+    assert rung.base_source
+    try:
+        base = None if rung.base_source.startswith("hf:") else _locate(rung.base_source)
+        theirs = read_json(base / "config.json") if base else {}
+    except RungFailed:
+        return
+    for name in SHAPE:
+        if name in theirs and config.get(name) != theirs[name]:
+            raise RungFailed(
+                f"{paths.shown(folder / 'config.json')}: {name}: {config.get(name)} is not "
+                f"{rung.base}'s {theirs[name]}, which the rung {rung.name} is made from"
+            )
 
 
 def _need_object(path: Path) -> None:

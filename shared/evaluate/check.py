@@ -1,4 +1,4 @@
-"""Stage 4, check: three systems answer held-out records, freely and held to the schema.
+"""Stage 5, check: three systems answer held-out records, freely and held to the schema.
 
 Bad answers are a measurement, not a crash. Every answer is kept as it came (shared.evaluate.store);
 this stage's folder has them with their verdicts, and the records beside them.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -11,23 +10,16 @@ from typing import Any
 from invoke import Context, Exit, task
 
 from shared import paths
-from shared.commands import DOMAIN, RUNGS, chain_options, command, finish
+from shared.commands import DOMAIN, RECORDS, RUNGS, SYSTEMS, chain_options, command, finish
+from shared.environment import set_variables
 from shared.errors import UserError
+from shared.evaluate.tasks import check, compare, fidelity, show  # noqa: F401 - taken in
 from shared.webgpu_bench.tasks import bench, bench_all, preflight, serve  # noqa: F401 - taken in
 
-for name, value in {
-    "OLIVE_DISABLE_TELEMETRY": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-}.items():
-    os.environ.setdefault(name, value)
+set_variables()
 
 PYTHON = f"{sys.executable} -m "
 
-RECORDS = {
-    "records": "how many held-out records to answer: a number, or 'all'",
-    "records_file": "answer the records of this JSONL file instead of the domain's own",
-}
 KEEP = {"keep_onnx": "keep the optimum recipe's full-precision ONNX in models/<domain>/onnx"}
 PUBLISH = {"publish": "upload to the Hub afterwards"}
 WHERE = {
@@ -58,7 +50,7 @@ def _rehash(wanted: bool) -> None:
         forget()
 
 
-@task(help=DOMAIN | RUNGS | RECORDS | PUBLISH | KEEP | REHASH)
+@task(help=DOMAIN | RUNGS | RECORDS | SYSTEMS | PUBLISH | KEEP | REHASH)
 @command
 def release(
     c: Context,
@@ -66,6 +58,8 @@ def release(
     rung: str = "",
     records: str = "",
     records_file: str = "",
+    systems: str = "",
+    constrained: str = "",
     publish: bool = False,
     keep_onnx: bool = False,
     force: bool = False,
@@ -79,17 +73,20 @@ def release(
     from shared.pipeline import release_domain
 
     _rehash(rehash)
-    options = chain_options("gates", rung, force, records, records_file, keep_onnx)
+    answers = {"records": records, "systems": systems, "constrained": constrained}
+    options = chain_options("gates", rung, force, records_file, keep_onnx=keep_onnx, **answers)
     finish(release_domain(domain, options, publish=_publishing(publish)))
 
 
-@task(help=RUNGS | RECORDS | PUBLISH | WHERE | MANY | REHASH)
+@task(help=RUNGS | RECORDS | SYSTEMS | PUBLISH | WHERE | MANY | REHASH)
 @command
 def release_all(
     c: Context,
     rung: str = "",
     records: str = "",
     records_file: str = "",
+    systems: str = "",
+    constrained: str = "",
     publish: bool = False,
     org: str = "",
     private: bool = False,
@@ -109,7 +106,8 @@ def release_all(
     from shared.units import parse_bytes
 
     _rehash(rehash)
-    options = chain_options("gates", rung, force, records, records_file)
+    answers = {"records": records, "systems": systems, "constrained": constrained}
+    options = chain_options("gates", rung, force, records_file, **answers)
     memory = parse_bytes(memory_budget, "--memory-budget") if memory_budget else None
     wanted = _publishing(publish, org, private, overwrite)
     results = run(options, publish=wanted, jobs=jobs, memory=memory, scheduler=scheduler or None)
@@ -128,28 +126,6 @@ def build(
     from shared.pipeline import run_until
 
     finish(run_until(domain, chain_options("package", rung, force, keep_onnx=keep_onnx)))
-
-
-@task(help=DOMAIN | RUNGS | RECORDS)
-@command
-def check(
-    c: Context,
-    domain: str,
-    rung: str = "",
-    records: str = "",
-    records_file: str = "",
-    force: bool = False,
-) -> None:
-    """Let onnxruntime-genai answer held-out records on the CPU, and measure the answers."""
-    from shared.card.tables import measurements_table
-    from shared.pipeline import run_until
-    from shared.report import TERMINAL
-
-    result = run_until(domain, chain_options("check", rung, force, records, records_file))
-    if result.walk and "check" in result.walk.done:
-        found = result.walk.manifests["check"].measurements
-        print(measurements_table(found, {name: name for name in found}, TERMINAL))
-    finish(result)
 
 
 @task(help={"arch": "smollm3, phi3 or qwen2.5"})

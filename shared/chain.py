@@ -14,12 +14,16 @@ from shared.domain import Domain, Rung, read_records
 from shared.errors import UserError
 from shared.evaluate.check import Selection, sample
 from shared.evaluate.fidelity import better
+from shared.evaluate.systems import parse_constrained, parse_systems
 from shared.gates import GateResult
 from shared.manifest import Manifest
 from shared.progress import say
 from shared.rung_run import STAGES, Attempt, Options, RungRun, candidates
 from shared.source import Source
 from shared.stage import Done
+
+OWN = "our own held-out records"
+"""The origin of a domain's eval.jsonl, as tables name it."""
 
 
 @dataclass
@@ -68,8 +72,7 @@ def _order(runs: list[RungRun]) -> list[RungRun]:
     if len(runs) == 1 or STAGES.index(runs[0].options.until) < STAGES.index("package"):
         return runs
     for run in runs:
-        run.go_to("package")
-        run.measure_fidelity()
+        run.go_to("fidelity")
         run.measure_on_gpu()
     built: dict[str, RungRun] = {run.recipe: run for run in runs if run.outcome == "open"}
     if len(built) < 2:
@@ -88,9 +91,15 @@ def select_records(domain: Domain, options: Options) -> Selection:
         records = read_records(options.records_file, domain.schema)
         origin = f"records of {options.records_file.parent.name}/{options.records_file.name}"
     else:
-        records, origin = domain.records, "our own held-out records"
+        records, origin = domain.records, OWN
     asked = options.records or str(domain.chain.check.records)
     if asked != "all" and (not asked.isdigit() or asked == "0"):
         raise UserError(f"--records: a number or 'all' is wanted, not {asked!r}")
     count = len(records) if asked == "all" else int(asked)
-    return Selection(sample(records, count), origin)
+    return Selection(
+        sample(records, count),
+        origin,
+        own=not options.records_file,
+        systems=parse_systems(options.systems),
+        modes=parse_constrained(options.constrained),
+    )

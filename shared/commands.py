@@ -17,6 +17,15 @@ RUNGS = {
     "force": "do everything again, even what has not changed",
 }
 
+RECORDS = {
+    "records": "how many held-out records to answer: a number, or 'all'",
+    "records_file": "answer the records of this JSONL file instead of the domain's own",
+}
+SYSTEMS = {
+    "systems": "who answers: base, parent (16-bit), release (4-bit), comma-separated; default: all",
+    "constrained": "both, free, or only: whether decoding is held to schema.json; default: both",
+}
+
 
 def command(body: Callable[..., None]) -> Callable[..., None]:
     """What a person can act on is printed as one sentence with exit code 1; Ctrl-C leaves with 130."""
@@ -36,14 +45,13 @@ def command(body: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
-def chain_options(
-    until: str, rung: str, force: bool, records: str = "", file: str = "", keep_onnx: bool = False
-) -> Any:
-    """The chain's Options for one command."""
+def chain_options(until: str, rung: str, force: bool, records_file: str = "", **others: Any) -> Any:
+    """The chain's Options for one command; an empty word leaves the default."""
     from shared.rung_run import Options
 
-    path = Path(file).expanduser() if file else None
-    return Options(rung or None, records or None, path, force, keep_onnx, until)  # type: ignore[arg-type]
+    others["records_file"] = Path(records_file).expanduser() if records_file else None
+    given = {name: value for name, value in others.items() if value}
+    return Options(rung=rung or None, force=force, until=until, **given)  # type: ignore[arg-type]
 
 
 def finish(result: Any) -> None:

@@ -1,7 +1,8 @@
-"""A folder made beside its place and swapped in whole: readers see the old one or the new one."""
+"""Nothing half-written is seen: a folder is swapped in whole, a text file put in its place at once."""
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -14,3 +15,11 @@ def swap_in(work: Path, final: Path) -> None:
         final.rename(old)
     work.rename(final)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write it under a name of this process, then put it in its place at once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)

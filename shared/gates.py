@@ -1,4 +1,4 @@
-"""Stage 6, gates: bounds from fallback.toml held against measurements; data in, verdicts out.
+"""Stage 7, gates: bounds from fallback.toml held against measurements; data in, verdicts out.
 
 A measurement is named `<stage>.<name>`. What was not measured is neither passed nor failed, and a
 software adapter's number never counts for a gate that asks for hardware.
@@ -13,7 +13,7 @@ from shared.domain import Gate
 from shared.errors import UserError
 from shared.manifest import Manifest, Measurement, Strict, Value
 from shared.strict import nearest
-from shared.units import number
+from shared.units import interval, number
 
 Outcome = Literal["pass", "fail", "not measured"]
 
@@ -79,12 +79,31 @@ def _outcome(gate: Gate, measurement: Measurement) -> tuple[Outcome, str]:
         return "not measured", measurement.reason or "not measured"
     if gate.hardware_only and measurement.software_adapter:
         return "not measured", "software adapter: its speed says nothing about a GPU"
+    if gate.with_confidence:
+        return _with_confidence(gate, measurement)
     text = number(measurement.value, measurement.unit)
     if measurement.software_adapter:
         text += " (software adapter)"
     if _holds(gate, measurement.value):
         return "pass", text
     return "fail", measurement.reason or f"{text}, wanted {bound_text(gate, measurement.unit)}"
+
+
+def _with_confidence(gate: Gate, measurement: Measurement) -> tuple[Outcome, str]:
+    """Both ends of the interval against the bound; between them nothing can be told."""
+    low, high = measurement.low, measurement.high
+    bound = bound_text(gate, measurement.unit)
+    if low is None or high is None:
+        return "not measured", "it has no interval"
+    text = (
+        f"{number(measurement.value, measurement.unit)} ({interval(low, high, measurement.unit)})"
+    )
+    held = [_holds(gate, end) for end in (low, high)]
+    if all(held):
+        return "pass", text
+    if not any(held):
+        return "fail", f"{text}, wanted {bound}"
+    return "not measured", f"{text}: n = {measurement.n} is too few to tell"
 
 
 def _holds(gate: Gate, value: bool | int | float | str) -> bool:

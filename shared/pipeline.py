@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +11,8 @@ from shared import paths
 from shared.chain import Walk, walk
 from shared.domain import Domain, domain_names, load_domain
 from shared.errors import UserError
+from shared.evaluate.compare import write_newest
+from shared.folders import write_text
 from shared.hashing import files_below, sha256_files
 from shared.manifest import Strict
 from shared.progress import say
@@ -70,7 +71,7 @@ def release_domain(name: str, options: Options, *, publish: PublishOptions | Non
     release: Release | None = None
     try:
         domain = load_domain(name)
-        walked = walk(domain, options)
+        walked = _walk(domain, options)
         write_attempts(name, walked.attempts)
         if walked.rung is None:
             raise UserError(f"{name}: no rung could be taken; see the table")
@@ -84,11 +85,18 @@ def release_domain(name: str, options: Options, *, publish: PublishOptions | Non
 def run_until(name: str, options: Options) -> Result:
     """The same up to `options.until`, without making a release."""
     try:
-        walked = walk(load_domain(name), options)
+        walked = _walk(load_domain(name), options)
     except UserError as error:
         return Result(name, error=str(error))
     reason = None if walked.rung else f"{name}: no rung could be taken; see the table"
     return Result(name, walked, error=reason)
+
+
+def _walk(domain: Domain, options: Options) -> Walk:
+    walked = walk(domain, options)
+    if "check" in walked.done:
+        write_newest(domain.name, walked.manifests["check"])
+    return walked
 
 
 def release_all(
@@ -127,7 +135,7 @@ def publish_release(domain: Domain, options: PublishOptions | None = None) -> Pu
     """Make the Hub's main equal to models/<domain>/webgpu; UserError where it must not be done."""
     from shared.hub.publish import publish
 
-    say(f"[9/{STAGES_IN_ALL}] {domain.name} · publish")
+    say(f"[10/{STAGES_IN_ALL}] {domain.name} · publish")
     order, repository = _order(domain, options or PublishOptions())
     done = publish(order, repository)
     end = "unchanged on the Hub" if done.unchanged else "published"
@@ -141,7 +149,7 @@ def publish_release(domain: Domain, options: PublishOptions | None = None) -> Pu
         pull_request=done.pull_request,
         bytes_sent=done.bytes_sent,
     )
-    _write(_publication_file(domain.name), publication.model_dump_json(indent=2) + "\n")
+    write_text(_publication_file(domain.name), publication.model_dump_json(indent=2) + "\n")
     return publication
 
 
@@ -220,7 +228,7 @@ def _need_untouched(release: Release, folder: Path) -> None:
 def write_attempts(domain: str, attempts: list[Attempt]) -> None:
     """Remember the newest walk, also one that took no rung: build/attempts/<domain>.json."""
     data = [attempt.model_dump() for attempt in attempts]
-    _write(_attempts_file(domain), json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+    write_text(_attempts_file(domain), json.dumps(data, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_attempts(domain: str) -> list[Attempt]:
@@ -233,10 +241,3 @@ def read_attempts(domain: str) -> list[Attempt]:
 
 def _attempts_file(domain: str) -> Path:
     return paths.build() / "attempts" / f"{domain}.json"
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)

@@ -8,9 +8,11 @@ import json
 from pathlib import Path
 
 from shared import paths
+from shared.card.quality import quality_note, quality_tables
 from shared.card.tables import attempts_table, gates_table, recipes_table, shown, table
 from shared.domain import domain_names
 from shared.errors import UserError
+from shared.evaluate.compare import newest_file
 from shared.gates import GateResult
 from shared.manifest import Measurement
 from shared.pipeline import Result, read_attempts, read_publication
@@ -22,10 +24,11 @@ TERMINAL = "rounded_outline"
 COMPARED = {
     "package.q4f16_bytes": "q4f16",
     "package.q4_bytes": "q4",
-    "check.json_validity": "valid JSON",
-    "check.schema_compliance": "schema",
-    "check.field_accuracy": "fields right",
-    "check.decode_tokens_per_second": "CPU decode",
+    "fidelity.agreement": "token as 16-bit",
+    "check.release.constrained.json_validity": "valid JSON",
+    "check.release.constrained.schema_compliance": "schema",
+    "check.release.constrained.field_score": "field score",
+    "check.release.free.decode_tokens_per_second": "CPU decode",
     "bench.greedy_agreement": "browser = CPU",
     "bench.load_seconds": "load",
     "bench.ttft_seconds": "TTFT",
@@ -60,6 +63,16 @@ def summary(result: Result) -> str:
         there = result.publication
         parts.append(f"published {there.url} {there.release_version} at {there.revision}")
     return "\n".join(parts)
+
+
+def check_report(result: Result) -> str:
+    """The check's tables and note; empty where no check was made."""
+    if not result.walk or "check" not in result.walk.done:
+        return ""
+    made = result.walk.manifests["check"]
+    parts = [quality_tables(made.measurements, made.facts, TERMINAL), quality_note(made.facts)]
+    parts.append(f"as JSON: {paths.shown(newest_file(result.domain))}")
+    return "\n\n".join(filter(None, parts))
 
 
 def overview(results: list[Result]) -> str:
@@ -153,7 +166,7 @@ def status(domains: list[str] | None = None) -> str:
 ACCEPTANCE = {
     "under 2 GB": "package.q4f16_bytes",
     "loads in Chrome on WebGPU": "bench.loads",
-    "domain-appropriate structured output": "check.schema_compliance",
+    "domain-appropriate structured output": "check.release.constrained.schema_compliance",
     "no OOM within 8 GB": "bench.peak_gpu_bytes",
     "more than 5 tokens/s on a discrete GPU": "bench.decode_tokens_per_second",
 }

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-os.environ.setdefault("OLIVE_DISABLE_TELEMETRY", "1")
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-
 from shared import paths
+from shared.environment import set_variables
+from tests.stand_ins import take_any_architecture
+
+set_variables()
 
 
 @pytest.fixture(scope="session")
@@ -28,6 +27,7 @@ def embedded() -> Path:
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty world with the domain `legal` in it; everything the code writes lands there."""
     shutil.copytree(paths.REPOSITORY / "domains" / "legal", tmp_path / "domains" / "legal")
+    take_any_architecture(tmp_path / "domains" / "legal")
     monkeypatch.setenv("DOCINTEL_ROOT", str(tmp_path))
     yield tmp_path
 
@@ -70,6 +70,7 @@ def package(
 
     root = tmp_path_factory.mktemp("package")
     shutil.copytree(paths.REPOSITORY / "domains" / "legal", root / "domains" / "legal")
+    take_any_architecture(root / "domains" / "legal")
     shutil.copytree(tiny("qwen2"), root / "models" / "legal" / "merged")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DOCINTEL_ROOT", str(root))

@@ -75,3 +75,39 @@ def test_what_blocks_the_release_blocks_publishing_too() -> None:
     results = judge_gates(gates, manifests(Measurement(value=1)))
     assert [r.name for r in failed(results, "release")] == ["a"]
     assert [r.name for r in failed(results, "publish")] == ["a", "b"]
+
+
+class TestWithConfidence:
+    """The whole interval decides; a few records can neither pass nor fail it."""
+
+    def lost(self, low: float | None, high: float | None) -> Measurement:
+        return Measurement(value=-0.05, unit="share", n=40, low=low, high=high)
+
+    @pytest.mark.parametrize(
+        ("low", "high", "expected"),
+        [
+            (-0.09, 0.01, "pass"),
+            (-0.1, 0.01, "pass"),
+            (-0.3, -0.11, "fail"),
+            (-0.3, 0.2, "not measured"),
+            (None, None, "not measured"),
+        ],
+    )
+    def test_at_least_asks_for_both_ends(
+        self, low: float | None, high: float | None, expected: str
+    ) -> None:
+        found = outcome(self.lost(low, high), at_least=-0.1, with_confidence=True)
+        assert found == expected
+
+    def test_at_most_asks_for_both_ends(self) -> None:
+        assert outcome(self.lost(-0.3, -0.11), at_most=-0.1, with_confidence=True) == "pass"
+        assert outcome(self.lost(-0.09, 0.1), at_most=-0.1, with_confidence=True) == "fail"
+
+    def test_says_that_there_are_too_few(self) -> None:
+        gate = Gate(name="g", measurement="s.m", at_least=-0.1, with_confidence=True)
+        (result,) = judge_gates([gate], manifests(self.lost(-0.3, 0.2)))
+        assert result.reason.endswith("n = 40 is too few to tell")
+
+    def test_goes_with_a_bound_that_has_a_side(self) -> None:
+        with pytest.raises(ValueError, match="with_confidence goes with at_least or at_most"):
+            Gate(name="g", measurement="s.m", equals=True, with_confidence=True)

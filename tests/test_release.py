@@ -54,10 +54,10 @@ def keys(root: Path) -> dict[str, float]:
 
 
 class TestTheEmbeddedRelease:
-    def test_names_the_rung_and_why_the_four_before_it_were_skipped(self, world: Path) -> None:
+    def test_names_the_rung_and_why_the_five_before_it_were_skipped(self, world: Path) -> None:
         release = read_release(world / "models" / "legal" / "webgpu")
         assert release.rung == "embedded"
-        assert [a.outcome for a in release.attempts] == ["skipped"] * 4 + ["taken"]
+        assert [a.outcome for a in release.attempts] == ["skipped"] * 5 + ["taken"]
         assert all(a.reason and "\n" not in a.reason for a in release.attempts)
 
     def test_prints_rungs_gates_and_where_it_lies(self, world: Path) -> None:
@@ -192,28 +192,43 @@ class TestKilled:
         assert not list((root / "build" / stage).glob("[!.]*")), "half-written, yet visible"
         assert not (root / "models" / "legal" / "webgpu").exists()
         finished = keys(root)
-        run = invoke("release", "--domain", "legal", "--records", "20", root=root)
+        run = invoke("release", "--domain", "legal", "--records", "1", root=root)
         assert run.returncode == 0, run.stdout + run.stderr
         assert {k: v for k, v in keys(root).items() if k in finished} == finished
         assert (root / "models" / "legal" / "webgpu" / "release.json").exists()
 
-    def test_in_the_check_it_asks_only_what_was_not_answered(self, root: Path, tiny: Tiny) -> None:
+    def test_in_a_check_of_100_records_it_asks_only_what_was_not_answered(
+        self, root: Path, tiny: Tiny
+    ) -> None:
         shutil.copytree(tiny("qwen2"), root / "models" / "legal" / "merged")
         self._kill_in(root, "check")
-        file = next(root.glob("build/check/.*.partial/answers.jsonl"))
+        (file,) = root.glob("build/answers/*.jsonl")
         before = file.read_text()
         kept = before[: before.rfind("\n") + 1]
-        run = invoke("check", "--domain", "legal", "--records", "20", root=root)
+        run = invoke(*self._command(root, "check"), root=root)
         assert run.returncode == 0, run.stderr
-        after = next(root.glob("build/check/[!.]*/answers.jsonl")).read_text()
+        after = file.read_text()
         assert kept and after.startswith(kept)
-        ids = [json.loads(line)["id"] for line in after.splitlines()]
-        assert len(ids) == len(set(ids)) == 20
+        asked = [json.loads(line)["record"] for line in after[len(before) :].splitlines()]
+        had = {json.loads(line)["record"] for line in kept.splitlines()}
+        assert not had & set(asked), "what was answered is not asked again"
+        assert len(had) + len(asked) == len(set(asked) | had) == 100
+
+    def _command(self, root: Path, stage: str) -> list[str]:
+        """For the check 100 records, so that it is at work for a while."""
+        if stage != "check":
+            return ["release", "--domain", "legal", "--records", "1"]
+        own = (root / "domains" / "legal" / "eval.jsonl").read_text().splitlines()
+        lines = [json.dumps(json.loads(own[i % len(own)]) | {"id": f"n{i}"}) for i in range(100)]
+        file = root / "hundred.jsonl"
+        file.write_text("\n".join(lines) + "\n")
+        words = f"check --domain legal --records all --records-file {file}"
+        return [*words.split(), "--systems", "release", "--constrained", "free"]
 
     def _kill_in(self, root: Path, stage: str) -> None:
-        """Start a release and kill it, and its children, as soon as the stage is at work."""
+        """Start it and kill it, and its children, as soon as the stage is at work."""
         process = subprocess.Popen(
-            [sys.executable, "-m", "invoke", "release", "--domain", "legal", "--records", "20"],
+            [sys.executable, "-m", "invoke", *self._command(root, stage)],
             cwd=paths.REPOSITORY,
             env=os.environ | {"DOCINTEL_ROOT": str(root), "HF_HUB_OFFLINE": "1"},
             stdout=subprocess.DEVNULL,
@@ -221,17 +236,13 @@ class TestKilled:
             start_new_session=True,
         )
         pattern = {
-            "build": ".*.partial/*",
-            "check": ".*.partial/answers.jsonl",
-            "bench": ".*.partial",
+            "build": "build/.*.partial/*",
+            "check": "answers/*.jsonl",
+            "bench": "bench/.*.partial",
         }[stage]
         deadline = time.monotonic() + 120
-        while not self._at_work(root / "build" / stage, pattern):
+        while not list((root / "build").glob(pattern)):
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.02)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait(20)
-
-    def _at_work(self, folder: Path, pattern: str) -> bool:
-        found = list(folder.glob(pattern))
-        return bool(found) and (found[0].suffix != ".jsonl" or found[0].stat().st_size > 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from shared.evaluate.forced import ForcedModel
 from shared.gates import failed, judge_gates
 from shared.manifest import Manifest, Measurement
 from shared.setup.browser import find_browser
+from shared.source import source_stage
 from shared.stage import Done, Plan, Produced, run_stage
 from shared.webgpu_bench.stage import NAMES, bench_stage
 
@@ -42,17 +44,21 @@ def unmeasured_bench(spoilt: Done) -> Manifest:
     return spoilt.manifest.model_copy(update={"measurements": missing})
 
 
-def test_onnxruntime_genai_that_cannot_load_it_fails_the_gate(spoilt: Done) -> None:
+def test_onnxruntime_genai_that_cannot_load_it_fails_the_gate(
+    spoilt: Done, root: Path, tiny: Callable[[str], Path]
+) -> None:
+    shutil.copytree(tiny("qwen2"), root / "models" / "legal" / "merged")
     domain = load_domain("legal")
+    rung = domain.rung("smollm3")
     selection = Selection(domain.records[:1], "our own")
-    check = check_stage(domain, domain.rung("embedded"), spoilt, selection).manifest
+    check = check_stage(domain, rung, source_stage(rung), spoilt, selection).manifest
     assert check.measurements["loads"].value is False
     gates = judge_gates(
         domain.chain.gate, manifests_with(spoilt, check=check, bench=unmeasured_bench(spoilt))
     )
     (fatal,) = failed(gates, "release")
     assert fatal.name == "loads in onnxruntime-genai"
-    assert "onnxruntime-genai cannot load the package" in fatal.reason
+    assert "onnxruntime-genai cannot load it" in fatal.reason
 
 
 def test_onnxruntime_that_cannot_load_it_says_so(spoilt: Done) -> None:

@@ -14,21 +14,19 @@ from jinja2.sandbox import SandboxedEnvironment
 
 from shared import paths
 from shared.card import tables
+from shared.card.fidelity import fidelity_section
+from shared.card.quality import MODE_WORDS, WORDS, quality_note, quality_tables
 from shared.card.usage import usage_js, usage_python
 from shared.chain import Walk
 from shared.errors import UserError
 from shared.hub.names import repository_name
+from shared.manifest import Measurement
 
 if TYPE_CHECKING:
     from shared.release import Release
 
-QUALITY = {
-    "json_validity": "valid JSON",
-    "fenced": "of it in a ```json fence",
-    "schema_compliance": "satisfies schema.json",
-    "field_accuracy": "fields that match exactly",
-    "degenerate": "garbage",
-}
+INDEXED = ("json_validity", "schema_compliance", "field_score", "field_score_nonnull")
+"""What of the release's figures goes into the model-index."""
 
 BROWSER = {
     "bench.loads": "loads on WebGPU",
@@ -40,7 +38,7 @@ BROWSER = {
     "bench.peak_gpu_bytes": "requested GPU buffer bytes, peak",
     "bench.gpu_errors": "GPU errors and device losses",
     "bench.nodes_on_cpu": "graph nodes left on the CPU",
-    "check.decode_tokens_per_second": "for comparison: decode in onnxruntime-genai",
+    "check.release.free.decode_tokens_per_second": "for comparison: decode in onnxruntime-genai",
 }
 
 
@@ -72,8 +70,9 @@ def _context(walked: Walk, release: Release) -> dict[str, Any]:
         "usage_js": usage_js(name),
         "usage_python": usage_python(name.split("/")[-1]),
         "prompt": walked.domain.prompt,
-        "check_table": _check_table(release),
-        "check_note": _check_note(release),
+        "check_table": quality_tables(_of_check(release), release.facts.get("check", {})),
+        "check_note": quality_note(release.facts.get("check", {})),
+        "fidelity": fidelity_section(release),
         "bench_table": tables.measurements_table(release.measurements, BROWSER),
         "bench_note": _bench_note(release),
         "files_table": _files_table(walked),
@@ -104,23 +103,11 @@ def _notices(walked: Walk, release: Release) -> str:
     return "\n\n".join(f"> {note}" for note in notes)
 
 
-def _check_table(release: Release) -> str:
-    rows = []
-    for name, words in QUALITY.items():
-        ours = tables.shown(release.measurements.get(f"check.{name}"))
-        base = tables.shown(release.measurements.get(f"check.base_{name}"))
-        rows.append((words, ours, base))
-    return tables.table(("share of answers", "this model, with the prompt", "base, without"), rows)
-
-
-def _check_note(release: Release) -> str:
-    facts = release.facts.get("check", {})
-    if "origin" not in facts:
-        return "Not measured: the model could not be loaded."
-    return (
-        f"Measured on {facts['records']} records ({facts['origin']}), greedy decoding, "
-        "onnxruntime-genai on the CPU, on the 4-bit files of this repository."
-    )
+def _of_check(release: Release) -> dict[str, Measurement]:
+    start = "check."
+    return {
+        n.removeprefix(start): m for n, m in release.measurements.items() if n.startswith(start)
+    }
 
 
 def _bench_note(release: Release) -> str:
@@ -173,17 +160,19 @@ def _front_matter(walked: Walk, release: Release) -> str:
 
 def _eval_results(release: Release) -> list[EvalResult]:
     """The model-index: this model's own measured shares on the domain's records."""
-    origin = release.facts.get("check", {}).get("origin", "records")
+    facts = release.facts.get("check", {})
+    found = _of_check(release)
     return [
         EvalResult(
             task_type="text-generation",
             dataset_type=f"docintel-{release.domain}",
-            dataset_name=f"DocIntel {release.domain}: {origin}",
-            metric_type=name,
-            metric_name=words,
+            dataset_name=f"DocIntel {release.domain}: {facts.get('origin', 'records')}",
+            metric_type=f"{mode}_{name}",
+            metric_name=f"{WORDS[name]} ({MODE_WORDS[mode].lower()})",
             metric_value=round(float(measurement.value), 4),
         )
-        for name, words in QUALITY.items()
-        if (measurement := release.measurements.get(f"check.{name}")) is not None
+        for mode in facts.get("modes", ())
+        for name in INDEXED
+        if (measurement := found.get(f"release.{mode}.{name}")) is not None
         and isinstance(measurement.value, int | float)
     ]

@@ -1,37 +1,39 @@
-"""Stage 4, check: onnxruntime-genai on the CPU answers held-out records; the answers are measured.
+"""Stage 5, check: three systems answer held-out records, freely and held to the schema.
 
-Two systems answer the same records: the release with the domain's prompt, and the plain base model
-without it. Bad answers are a measurement, not a crash. Each answer is appended to answers.jsonl as
-soon as it is there, so that a killed run loses at most one.
+Bad answers are a measurement, not a crash. Every answer is kept as it came (shared.evaluate.store);
+this stage's folder has them with their verdicts, and the records beside them.
 """
 
 from __future__ import annotations
 
 import json
-import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from shared.domain import Domain, Record, Rung
-from shared.evaluate.answers import Verdict, judge
+from shared.errors import RungFailed
+from shared.evaluate.quality import Answers, Judged, advice, exceptions, measure
+from shared.evaluate.systems import MODES, NAMES, Asking, Mode, Name, System, base_label, the_three
 from shared.hashing import sha256_json
 from shared.manifest import Measurement, tool_versions
-from shared.progress import bar, say
+from shared.source import Source
 from shared.stage import Done, Plan, Produced, run_stage
 
 ANSWERS = "answers.jsonl"
-RELEASE, BASE = "release", "base"
-RATES = ("json_validity", "fenced", "schema_compliance", "degenerate", "field_accuracy")
+RECORDS = "records.jsonl"
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Which records are answered, and the name of the set that they come from."""
+    """Which records are answered, by whom and how; `own`: they are the domain's, not a file's."""
 
     records: tuple[Record, ...]
     origin: str
+    own: bool = True
+    systems: tuple[Name, ...] = NAMES
+    modes: tuple[Mode, ...] = MODES
 
 
 def sample(records: Sequence[Record], count: int) -> tuple[Record, ...]:
@@ -42,15 +44,24 @@ def sample(records: Sequence[Record], count: int) -> tuple[Record, ...]:
 
 
 def check_stage(
-    domain: Domain, rung: Rung, package: Done, selection: Selection, *, force: bool = False
+    domain: Domain,
+    rung: Rung,
+    source: Source,
+    package: Done,
+    selection: Selection,
+    *,
+    force: bool = False,
 ) -> Done:
-    """Answer and judge; see `_measurements` for what is measured."""
+    """Answer, judge and compare; shared.evaluate.quality says what is measured."""
+    three = the_three(domain, rung, source, package)
     settings = {
         "prompt": domain.prompt,
         "schema": domain.schema,
         "metrics": {name: how.model_dump() for name, how in domain.chain.metrics.items()},
         "max_new_tokens": domain.chain.check.max_new_tokens,
-        "base": rung.base if rung.prompt_only else None,
+        "systems": {name: three[name].weights or three[name].absent for name in selection.systems},
+        "base_label": base_label(rung),
+        "modes": selection.modes,
         "origin": selection.origin,
     }
     records = sha256_json([record.model_dump() for record in selection.records])
@@ -58,125 +69,73 @@ def check_stage(
         "check",
         inputs={"package": package.manifest.key, "records": records},
         settings=settings,
-        tools=tool_versions("onnxruntime-genai", "transformers", "jsonschema"),
-        code=4,
+        tools=tool_versions(
+            "onnxruntime-genai", "transformers", "torch", "llguidance", "jsonschema", "scipy"
+        ),
+        code=5,
     )
-    run = _Check(domain, rung, package.folder, selection)
-    return run_stage(plan, run.produce, force=force, keep_partial=True)
+    run = _Check(domain, selection, three, base_label(rung))
+    return run_stage(plan, run.produce, force=force)
 
 
 @dataclass(frozen=True)
 class _Check:
     domain: Domain
-    rung: Rung
-    package: Path
     selection: Selection
+    three: dict[Name, System]
+    base_label: str
 
     def produce(self, work: Path) -> Produced:
-        say("      loading the model in onnxruntime-genai")
-        from shared.evaluate.genai import Answerer
+        answers = Answers(self.domain, self.selection.records, self.selection.origin)
+        loads = Measurement(value=True, how="a session was created and answered")
+        for name in reversed(self.selection.systems):  # the release first: it is what is released
+            try:
+                self._ask(name, answers)
+            except RungFailed as error:
+                answers.why_not |= {(name, mode): str(error) for mode in MODES}
+                if name == "release":
+                    loads = Measurement(value=False, reason=str(error))
+                    break
+        judged = answers.judged()
+        _write_answers(work / ANSWERS, answers, judged)
+        lines = (json.dumps(r.model_dump(), ensure_ascii=False) for r in answers.records)
+        (work / RECORDS).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        found = measure(answers, judged)
+        return Produced({"loads": loads, **found}, facts=self._facts(answers, judged, found))
 
-        try:
-            answerer = Answerer(self.package)
-        except Exception as error:
-            reason = f"onnxruntime-genai cannot load the package: {str(error).splitlines()[0]}"
-            return Produced(self._nothing_loaded(reason))
-        answers = self._answer_all(answerer, work / ANSWERS)
-        return Produced(self._measurements(answers), facts=self._facts(answers))
+    def _ask(self, name: Name, answers: Answers) -> None:
+        system = self.three[name]
+        if system.absent:
+            raise RungFailed(system.absent)
+        asking = Asking(system, self.domain, self.selection.records)
+        for mode in self.selection.modes:
+            store = asking.ask(mode)
+            found = [store.get(record) for record in self.selection.records]
+            answers.given[name, mode] = [answer for answer in found if answer is not None]
 
-    def _systems(self) -> dict[str, str | None]:
-        """System → its system prompt. The base model is at hand only where the rung is the base."""
-        plain = {BASE: None} if self.rung.prompt_only else {}
-        return {RELEASE: self.domain.prompt, **plain}
-
-    def _answer_all(self, answerer: Any, file: Path) -> list[dict[str, Any]]:
-        answers = _read_answers(file)
-        known = {(a["system"], a["id"]) for a in answers}
-        wanted = [
-            (system, prompt, record)
-            for system, prompt in self._systems().items()
-            for record in self.selection.records
-            if (system, record.id) not in known
-        ]
-        if answers:
-            say(f"      {len(answers)} answers kept from a run that was cut short")
-        with file.open("a", encoding="utf-8") as out, bar("answers", len(wanted)) as step:
-            for system, prompt, record in wanted:
-                answer = self._answer(answerer, system, prompt, record)
-                out.write(json.dumps(answer, ensure_ascii=False) + "\n")
-                out.flush()
-                answers.append(answer)
-                step(f"{system} {record.id}")
-        return answers
-
-    def _answer(
-        self, answerer: Any, system: str, prompt: str | None, record: Record
+    def _facts(
+        self, answers: Answers, judged: Judged, found: dict[str, Measurement]
     ) -> dict[str, Any]:
-        ids = answerer.chat.prompt_ids(prompt, record.input)
-        answer = answerer.answer(ids, self.domain.chain.check.max_new_tokens)
-        verdict = judge(answer.text, record, self.domain.schema, self.domain.chain.metrics)
-        return {"system": system, "id": record.id, **asdict(answer), "verdict": asdict(verdict)}
-
-    def _measurements(self, answers: list[dict[str, Any]]) -> dict[str, Measurement]:
-        found = {"loads": Measurement(value=True, how="a session was created and answered")}
-        for system in (RELEASE, BASE):
-            prefix = "" if system == RELEASE else "base_"
-            mine = [a for a in answers if a["system"] == system]
-            for name, measurement in self._rates(mine).items():
-                found[prefix + name] = measurement
-        return found
-
-    def _nothing_loaded(self, reason: str) -> dict[str, Measurement]:
-        """Every measurement is there, so that gates can tell "not measured" from a typo."""
-        names = [p + name for p in ("", "base_") for name in (*RATES, "decode_tokens_per_second")]
-        missing = {name: Measurement.missing(reason) for name in names}
-        return {"loads": Measurement(value=False, reason=reason), **missing}
-
-    def _rates(self, answers: list[dict[str, Any]]) -> dict[str, Measurement]:
-        if not answers:
-            reason = f"the weights of {self.rung.base} are not at hand to be asked"
-            return {name: Measurement.missing(reason, "share") for name in RATES}
-        verdicts = [Verdict(**a["verdict"]) for a in answers]
-        how = f"greedy, {self.selection.origin}, onnxruntime-genai on the CPU"
-        fields = [s for v in verdicts for s in v.fields.values() if s is not None]
-        samples: dict[str, Sequence[float]] = {
-            "json_validity": [v.json for v in verdicts],
-            "fenced": [v.fenced for v in verdicts],
-            "schema_compliance": [v.schema for v in verdicts],
-            "degenerate": [v.degenerate for v in verdicts],
-            "field_accuracy": fields,
-        }
-        rates = {
-            name: Measurement(value=statistics.fmean(s), unit="share", how=how, n=len(s))
-            for name, s in samples.items()
-        }
-        return rates | {"decode_tokens_per_second": _speed(answers)}
-
-    def _facts(self, answers: list[dict[str, Any]]) -> dict[str, Any]:
-        """What a reader wants to see: the set's name, and one real answer."""
-        example = next(a for a in answers if a["system"] == RELEASE)
+        """What a reader wants to see. Text of a file that was given from elsewhere is kept out."""
+        given = answers.given.get(("release", self.selection.modes[-1]))
+        example = {"id": answers.records[0].id, "answer": given[0].text} if given else None
         return {
-            "origin": self.selection.origin,
-            "records": len(self.selection.records),
-            "example": {"id": example["id"], "answer": example["text"]},
+            "origin": answers.origin,
+            "records": len(answers.records),
+            "systems": list(self.selection.systems),
+            "modes": list(self.selection.modes),
+            "base_label": self.base_label,
+            "advice": advice(found),
+            "exceptions": exceptions(answers, judged),
+            **({"example": example} if example and self.selection.own else {}),
         }
 
 
-def _speed(answers: list[dict[str, Any]]) -> Measurement:
-    """Decode tokens/s over all answers with two tokens or more (the first belongs to prefill)."""
-    long = [a for a in answers if len(a["output_ids"]) > 1]
-    tokens = sum(len(a["output_ids"]) - 1 for a in long)
-    seconds = sum(a["decode_seconds"] for a in long)
-    if not seconds:
-        return Measurement.missing("every answer was one token long", "tokens/s")
-    return Measurement(value=tokens / seconds, unit="tokens/s", how="CPU, greedy", n=len(long))
-
-
-def _read_answers(file: Path) -> list[dict[str, Any]]:
-    """The whole lines of a file that a killed run may have ended in the middle of a line."""
-    if not file.exists():
-        return []
-    text = file.read_text(encoding="utf-8")
-    whole = text[: text.rfind("\n") + 1]
-    file.write_text(whole, encoding="utf-8")
-    return [json.loads(line) for line in whole.splitlines()]
+def _write_answers(file: Path, answers: Answers, judged: Judged) -> None:
+    """One line an answer: system, mode, record, what was said, and the verdict."""
+    with file.open("w", encoding="utf-8") as out:
+        for (name, mode), verdicts in judged.items():
+            given = answers.given[name, mode]
+            for record, answer, verdict in zip(answers.records, given, verdicts, strict=True):
+                line = {"system": name, "mode": mode, "id": record.id, **asdict(answer)}
+                out.write(json.dumps({**line, "verdict": asdict(verdict)}) + "\n")

@@ -4,25 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import onnxruntime_genai as og
 
+from shared.evaluate.answer import Answer, common_prefix, unanswerable
 from shared.evaluate.answers import is_complete
 from shared.evaluate.chat import Chat
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What came out for one prompt; seconds are wall time, prompt and output lengths in tokens."""
-
-    text: str
-    prompt_tokens: int
-    output_ids: list[int]
-    prefill_seconds: float
-    decode_seconds: float
 
 
 class Answerer:
@@ -39,8 +28,30 @@ class Answerer:
         context = json.loads((folder / "genai_config.json").read_text())["model"]["context_length"]
         self.context_length = int(context)
 
+    def answers(
+        self, prompts: Sequence[Sequence[int]], limit: int, schema: str | None = None
+    ) -> Iterator[tuple[int, Answer]]:
+        """(index, greedy answer) of each prompt; stops at a stop token, at a complete JSON object,
+        or after `limit` tokens. What all prompts begin with is read once.
+
+        `schema`: a JSON Schema that every token must keep to (genai's guidance, by llguidance).
+        """
+        prefix = common_prefix(prompts)
+        length = min(max(map(len, prompts), default=0) + limit, self.context_length)
+        generator = og.Generator(self._model, self._parameters(length, schema))
+        if prefix:
+            generator.append_tokens(list(prefix))
+        for index, prompt in enumerate(prompts):
+            if len(prompt) >= self.context_length:
+                yield index, unanswerable(len(prompt))
+                continue
+            started = time.perf_counter()
+            generator.rewind_to(len(prefix))
+            generator.append_tokens(list(prompt[len(prefix) :]))
+            yield index, self._answer(generator, len(prompt), limit, self._is_answered, started)
+
     def answer(self, prompt: Sequence[int], max_new_tokens: int) -> Answer:
-        """Greedy answer; stops at a stop token, at a complete JSON object, or at the limit."""
+        """The greedy answer to one prompt."""
         return self._generate(prompt, max_new_tokens, self._is_answered)
 
     def greedy_ids(self, prompt: Sequence[int], new_tokens: int) -> list[int]:
@@ -50,20 +61,32 @@ class Answerer:
     def _is_answered(self, ids: list[int]) -> bool:
         """Decoding the whole text each time is quadratic: look only where the last token closes."""
         last = self.chat.tokenizer.decode(ids[-1:])
-        return ("}" in last or "`" in last) and is_complete(self._text(ids))
+        return ("}" in last or "`" in last) and is_complete(self.chat.text(ids))
 
-    def _text(self, ids: Sequence[int]) -> str:
-        return str(self.chat.tokenizer.decode(list(ids), skip_special_tokens=True))
+    def _parameters(self, length: int, schema: str | None = None) -> og.GeneratorParams:
+        parameters = og.GeneratorParams(self._model)
+        parameters.set_search_options(max_length=length, do_sample=False)
+        if schema:
+            parameters.set_guidance("json_schema", schema)
+        return parameters
 
     def _generate(
         self, prompt: Sequence[int], limit: int, enough: Callable[[list[int]], bool]
     ) -> Answer:
-        parameters = og.GeneratorParams(self._model)
         length = min(len(prompt) + limit, self.context_length)
-        parameters.set_search_options(max_length=length, do_sample=False)
-        generator = og.Generator(self._model, parameters)
+        generator = og.Generator(self._model, self._parameters(length))
         started = time.perf_counter()
         generator.append_tokens(list(prompt))
+        return self._answer(generator, len(prompt), limit, enough, started)
+
+    def _answer(
+        self,
+        generator: og.Generator,
+        prompt_tokens: int,
+        limit: int,
+        enough: Callable[[list[int]], bool],
+        started: float,
+    ) -> Answer:
         ids: list[int] = []
         first = started
         while not generator.is_done() and len(ids) < limit:
@@ -74,4 +97,4 @@ class Answerer:
             if enough(ids):
                 break
         end = time.perf_counter()
-        return Answer(self._text(ids), len(prompt), ids, first - started, end - first)
+        return Answer(self.chat.text(ids), prompt_tokens, ids, first - started, end - first)

@@ -20,6 +20,7 @@ SEED = 20261123
 BATCH = 1000
 
 Word = Literal["better", "worse", "no difference shown"]
+NO_DIFFERENCE: Word = "no difference shown"
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def paired(ours: Sequence[float], other: Sequence[float]) -> Paired:
 
 def _word(difference: float, low: float, high: float, p: float) -> Word:
     if p >= 1 - LEVEL or low <= 0 <= high:
-        return "no difference shown"
+        return NO_DIFFERENCE
     return "better" if difference > 0 else "worse"
 
 

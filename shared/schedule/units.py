@@ -5,7 +5,7 @@ no state but its name: it walks the domain's rungs from the start, finds what is
 the rest. A unit that was lost with its process is simply run again.
 
 >>> [unit.until for unit in units_of("legal", Options())]
-['package', 'check', 'bench', 'gates']
+['package', 'fidelity', 'check', 'bench', 'gates']
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ BROWSER = ("bench", "overflow")
 """Stages that drive a browser. One at a time, or they would measure each other."""
 
 BASE_BYTES = 800_000_000
-SHARE: dict[str, float] = {"package": 0.25, "check": 0.5, "fidelity": 2.2}
+SHARE: dict[str, float] = {"package": 0.25, "check": 2.2, "fidelity": 2.2}
 OTHER_SHARE = 1.2
 """Memory a stage may take: BASE_BYTES for Python and its libraries, and a share of the 16-bit weights.
 Measured on a 6.15 GB model (docs/full-size.md): 1.2 GB to build, 3.1 GB to answer; the 16-bit parent
-of `fidelity` is held in float32 if it is small, so 2.2. For the rest, a browser with the 4-bit model
-twice and the CPU beside it, 1.2 is a guess on the safe side."""
+of `check` and `fidelity` is held in float32 if it is small, so 2.2. For the rest, a browser with the
+4-bit model twice and the CPU beside it, 1.2 is a guess on the safe side."""
 
 UNKNOWN_BYTES = {"hf": 7_000_000_000, "pypi": 300_000_000}
 """16-bit bytes of a source that is not on this machine yet."""

@@ -1,0 +1,161 @@
+"""Who is asked: the base model, the 16-bit parent and the 4-bit release, free and held to the schema.
+
+`release` is the packaged folder in onnxruntime-genai. `parent` is what it was quantised from, and
+`base` what that was fine-tuned from, both in PyTorch. All get the domain's prompt, with its example
+line. A rung that was not fine-tuned is its own base; there `base` shows what the prompt does, and is
+asked without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from shared.domain import Domain, Record, Rung
+from shared.errors import RungFailed, UserError
+from shared.evaluate.guidance import grammar
+from shared.evaluate.store import Store
+from shared.manifest import tool_versions
+from shared.progress import bar, say
+from shared.source import Source, base_stage, weights_hash
+from shared.stage import Done
+from shared.strict import nearest
+
+Name = Literal["base", "parent", "release"]
+Mode = Literal["free", "constrained"]
+NAMES: tuple[Name, ...] = get_args(Name)
+MODES: tuple[Mode, ...] = get_args(Mode)
+CONSTRAINED: dict[str, tuple[Mode, ...]] = {
+    "both": MODES,
+    "free": ("free",),
+    "only": ("constrained",),
+}
+"""What --constrained may say."""
+
+
+@dataclass(frozen=True)
+class System:
+    """One of the three. `weights`: hash of what answers; `absent`: why it cannot be asked."""
+
+    name: Name
+    folder: Path | None = None
+    weights: str = ""
+    prompt: str | None = None
+    absent: str = ""
+
+    @property
+    def runtime(self) -> str:
+        return "onnxruntime-genai" if self.name == "release" else "torch"
+
+    def store(self, mode: Mode, domain: Domain) -> Store:
+        """Where its answers lie."""
+        tools = (
+            "transformers",
+            self.runtime,
+            *(("llguidance",) if self.runtime == "torch" else ()),
+        )
+        about: dict[str, Any] = {
+            "weights": self.weights,
+            "prompt": self.prompt,
+            "max_new_tokens": domain.chain.check.max_new_tokens,
+            "schema": grammar(domain.schema) if mode == "constrained" else None,
+            "tools": tool_versions(*tools),
+        }
+        return Store(about)
+
+
+def parse_systems(text: str) -> tuple[Name, ...]:
+    """`base,parent,release` in any order; UserError with the nearest name."""
+    wanted = [word.strip() for word in text.split(",") if word.strip()]
+    for word in wanted:
+        if word not in NAMES:
+            raise UserError(f"--systems: there is no {word!r}; {nearest(word, list(NAMES))}")
+    if not wanted:
+        raise UserError(f"--systems: one or more of {', '.join(NAMES)} are wanted")
+    return tuple(name for name in NAMES if name in wanted)
+
+
+def parse_constrained(text: str) -> tuple[Mode, ...]:
+    """The modes that --constrained asks for."""
+    if text not in CONSTRAINED:
+        raise UserError(f"--constrained: there is no {text!r}; {nearest(text, list(CONSTRAINED))}")
+    return CONSTRAINED[text]
+
+
+def the_three(domain: Domain, rung: Rung, source: Source, package: Done) -> dict[Name, System]:
+    """All three, asked for or not; a base that cannot be had says why."""
+    parent = System("parent", source.folder, weights_hash(source.folder), domain.prompt)
+    release = System("release", package.folder, package.manifest.key, domain.prompt)
+    return {"base": _base(domain, rung, parent), "parent": parent, "release": release}
+
+
+def _base(domain: Domain, rung: Rung, parent: System) -> System:
+    if rung.prompt_only:
+        return System("base", parent.folder, parent.weights)
+    if rung.base_source is None:
+        return System("base", absent=f"rung {rung.name} names no base_source in fallback.toml")
+    try:
+        source = base_stage(rung)
+    except RungFailed as error:
+        return System("base", absent=f"{rung.base_source} could not be had: {error}")
+    assert source is not None
+    return System("base", source.folder, weights_hash(source.folder), domain.prompt)
+
+
+def base_label(rung: Rung) -> str:
+    """What a table calls the base."""
+    return "base, no prompt" if rung.prompt_only else "base"
+
+
+@dataclass
+class Asking:
+    """One system and the modes it is asked in; a model is loaded only where an answer is missing."""
+
+    system: System
+    domain: Domain
+    records: Sequence[Record]
+    _loaded: Any = field(default=None, init=False)
+
+    def ask(self, mode: Mode) -> Store:
+        """Every record has an answer in the store when this returns. RungFailed: it cannot load."""
+        store = self.system.store(mode, self.domain)
+        missing = [record for record in self.records if store.get(record) is None]
+        kept = len(self.records) - len(missing)
+        if kept and missing:
+            say(f"      {kept} of {len(self.records)} answers are there already")
+        if missing:
+            self._ask(mode, missing, store)
+        return store
+
+    def _ask(self, mode: Mode, records: list[Record], store: Store) -> None:
+        model = self._model()
+        prompts = [model.chat.prompt_ids(self.system.prompt, record.input) for record in records]
+        limit = self.domain.chain.check.max_new_tokens
+        schema = grammar(self.domain.schema) if mode == "constrained" else None
+        with bar(f"{self.system.name}, {mode}", len(records)) as step:
+            for index, answer in model.answers(prompts, limit, schema):
+                store.put(records[index], answer)
+                step(records[index].id)
+
+    def _model(self) -> Any:
+        if self._loaded is None:
+            assert self.system.folder is not None
+            say(f"      loading {self.system.name} in {self.system.runtime}")
+            self._loaded = _load(self.system.folder, self.system.runtime)
+        return self._loaded
+
+
+def _load(folder: Path, runtime: str) -> Any:
+    try:
+        if runtime == "torch":
+            from shared.evaluate.sixteen_bit import SixteenBit
+
+            return SixteenBit(folder)
+        from shared.evaluate.genai import Answerer
+
+        return Answerer(folder)
+    except Exception as error:  # neither runtime's errors share a base of their own
+        words = str(error).strip().splitlines() or [type(error).__name__]
+        raise RungFailed(f"{runtime} cannot load it: {words[0]}") from error

@@ -1,0 +1,255 @@
+"""What three systems answered becomes figures, pairs, exceptions, advice, tables; two releases meet."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from shared.card.quality import quality_note, quality_tables
+from shared.card.samples import comparison_text, sample_text
+from shared.domain import Domain, Record, load_domain
+from shared.errors import UserError
+from shared.evaluate.answer import Answer
+from shared.evaluate.check import ANSWERS, RECORDS
+from shared.evaluate.compare import Checked, check_of, newest_check, write_newest
+from shared.evaluate.quality import Answers, advice, exceptions, measure
+from shared.manifest import FILE_NAME, Manifest, Measurement
+
+NOISE = "Well, the court said"
+
+
+def answer(text: str, tokens: int = 20) -> Answer:
+    return Answer(text, 300, list(range(tokens)), 0.5, 0.5)
+
+
+def right(record: Record) -> Answer:
+    return answer(json.dumps(record.gold))
+
+
+@pytest.fixture
+def domain(root: Path) -> Domain:
+    return load_domain("legal")
+
+
+@pytest.fixture
+def answers(domain: Domain) -> Answers:
+    """20 records: the base talks, the parent is right, the release is right on every second one."""
+    records = domain.records[:20]
+    made = Answers(domain, records, "our own held-out records")
+    good, bad = [right(r) for r in records], [answer(NOISE) for _ in records]
+    half = [g if i % 2 else b for i, (g, b) in enumerate(zip(good, bad, strict=True))]
+    made.given = {
+        ("base", "free"): bad,
+        ("parent", "free"): good,
+        ("release", "free"): half,
+        ("parent", "constrained"): good,
+        ("release", "constrained"): good,
+    }
+    made.why_not = {("base", "constrained"): "the base could not be had"}
+    return made
+
+
+class TestTheFigures:
+    def test_are_each_systems_own(self, answers: Answers) -> None:
+        found = measure(answers, answers.judged())
+        assert found["base.free.json_validity"].value == 0
+        assert found["parent.free.field_score"].value == 1
+        assert found["release.free.json_validity"].value == 0.5
+        assert found["release.free.json_validity"].n == 20
+
+    def test_tell_the_speed_of_the_release_alone(self, answers: Answers) -> None:
+        """The others answer in batches, so that their seconds are no one prompt's."""
+        found = measure(answers, answers.judged())
+        assert found["release.free.decode_tokens_per_second"].value == pytest.approx(38)
+        assert "parent.free.decode_tokens_per_second" not in found
+
+    def test_say_why_a_system_has_none(self, answers: Answers) -> None:
+        found = measure(answers, answers.judged())
+        assert found["base.constrained.json_validity"].reason == "the base could not be had"
+        pair = found["parent_vs_base.constrained.field_score"]
+        assert pair.reason == "base constrained: the base could not be had"
+
+    def test_say_that_a_system_was_not_asked_for(self, answers: Answers) -> None:
+        del answers.given["parent", "free"]
+        found = measure(answers, answers.judged())
+        assert found["release_vs_parent.free.field_score"].value is None
+        assert "not asked for" in (found["release_vs_parent.free.field_score"].reason or "")
+
+    def test_are_there_under_every_name_whatever_was_asked(self, answers: Answers) -> None:
+        """A gate on what was not asked for must not look like a typo."""
+        whole = set(measure(answers, answers.judged()))
+        answers.given, answers.why_not = {}, {}
+        nothing = set(measure(answers, answers.judged()))
+        assert {n for n in whole if not n.endswith(".nonnull")} <= nothing
+
+    def test_compare_in_the_direction_of_the_name(self, answers: Answers) -> None:
+        found = measure(answers, answers.judged())
+        worse = found["release_vs_parent.free.field_score"]
+        better = found["parent_vs_base.free.field_score"]
+        assert (worse.value, worse.how) == (-0.5, "worse")
+        assert (better.value, better.how) == (1, "better")
+        same = found["release_vs_parent.constrained.field_score"]
+        assert (same.value, same.how) == (0, "no difference shown")
+
+
+class TestExceptions:
+    def test_name_the_cause(self, answers: Answers, domain: Domain) -> None:
+        limit = domain.chain.check.max_new_tokens
+        given = list(answers.given["release", "constrained"])
+        given[0] = answer('{"issue": "hear', limit)
+        given[1] = answer("", 0)
+        given[2] = answer('{"issue": "hearsay"}')
+        answers.given["release", "constrained"] = given
+        causes = {e["id"]: e["cause"] for e in exceptions(answers, answers.judged())}
+        first, second, third = (record.id for record in answers.records[:3])
+        assert causes[first] == f"cut off after {limit} tokens"
+        assert causes[second] == "its prompt of 300 tokens does not fit into the context"
+        assert "'conclusion' is a required property" in causes[third]
+        assert len(causes) == 3
+
+    def test_are_none_where_all_satisfy_the_schema(self, answers: Answers) -> None:
+        assert exceptions(answers, answers.judged()) == []
+
+
+class TestAdvice:
+    @pytest.mark.parametrize(
+        ("free", "held", "word", "words"),
+        [
+            (0.5, 1.0, "better", "Hold the decoding to the schema"),
+            (1.0, 1.0, "worse", "Decode freely"),
+            (1.0, 1.0, "no difference shown", "the safer choice"),
+            (None, 1.0, "better", "Not measured in both modes"),
+        ],
+    )
+    def test_follows_from_the_figures(
+        self, free: float | None, held: float, word: str, words: str
+    ) -> None:
+        def share(value: float | None) -> Measurement:
+            missing = Measurement.missing("not asked for", "share")
+            return missing if value is None else Measurement(value=value, unit="share")
+
+        found = {
+            "release.free.schema_compliance": share(free),
+            "release.constrained.schema_compliance": share(held),
+            "release_constrained_vs_free.field_score": Measurement(value=0.0, how=word),
+        }
+        assert words in advice(found)
+
+
+class TestTheTables:
+    def facts(self, **more: object) -> dict[str, object]:
+        return {
+            "records": 20,
+            "origin": "our own held-out records",
+            "modes": ["free", "constrained"],
+            "base_label": "base, no prompt",
+            "advice": "Decode freely.",
+            **more,
+        }
+
+    def test_stand_side_by_side_with_the_floor(self, answers: Answers) -> None:
+        text = quality_tables(measure(answers, answers.judged()), self.facts())
+        assert "one fixed answer" in text and "base, no prompt" in text
+        row = next(line for line in text.splitlines() if "| field score " in line)
+        assert row.count("n = 20") == 4
+        assert "the base could not be had" in text
+
+    def test_list_what_differs_and_count_what_does_not(self, answers: Answers) -> None:
+        text = quality_tables(measure(answers, answers.judged()), self.facts())
+        pairs = text[text.index("Pair by pair") :]
+        assert "release − parent, free" in pairs and "-50.0 points" in pairs
+        cells = [[c.strip() for c in line.split("|")[1:3]] for line in pairs.splitlines()]
+        assert ["release − parent, constrained", "field score"] in cells
+        assert ["release − parent, constrained", "valid JSON"] not in cells
+        assert "differences were looked at" in pairs
+
+    def test_list_every_exception(self) -> None:
+        broken = [{"system": "release", "id": "r1", "cause": "cut off after 160 tokens"}]
+        note = quality_note(self.facts(exceptions=broken))
+        assert "release r1: cut off after 160 tokens" in note
+        assert "every answer of every system satisfied it" in quality_note(self.facts())
+
+
+class TestCompareAndShow:
+    def write(self, root: Path, key: str, answers: Answers) -> Path:
+        """A finished check as the stage leaves it."""
+        from shared.evaluate.check import _write_answers
+
+        folder = root / "build" / "check" / key
+        folder.mkdir(parents=True)
+        judged = answers.judged()
+        _write_answers(folder / ANSWERS, answers, judged)
+        records = [json.dumps(r.model_dump()) + "\n" for r in answers.records]
+        (folder / RECORDS).write_text("".join(records))
+        facts = {"origin": answers.origin, "base_label": "base, no prompt"}
+        manifest = Manifest(
+            stage="check",
+            key=key,
+            inputs={},
+            settings={},
+            tools={},
+            outputs={},
+            measurements=measure(answers, judged),
+            facts=facts,
+            wall_seconds=1.0,
+            peak_rss_bytes=1,
+            finished="2026-01-01T00:00:00+00:00",
+        )
+        (folder / FILE_NAME).write_text(manifest.model_dump_json())
+        write_newest("legal", manifest)
+        return folder
+
+    def checks(self, root: Path, answers: Answers) -> tuple[Checked, Checked]:
+        """`a` is right everywhere; `b` is the fixture's release, and has two records fewer."""
+        from shared.evaluate.compare import read_checked
+
+        self.write(root, "b", self.fewer(answers))
+        answers.given["release", "free"] = answers.given["parent", "free"]
+        self.write(root, "a", answers)
+        return read_checked("a", "a"), read_checked("b", "b")
+
+    def fewer(self, answers: Answers) -> Answers:
+        given = {who: found[2:] for who, found in answers.given.items()}
+        return replace(answers, records=answers.records[2:], given=given)
+
+    def test_two_releases_meet_on_the_records_both_answered(
+        self, root: Path, answers: Answers
+    ) -> None:
+        text = comparison_text(*self.checks(root, answers), ("mine", "yours"), "github")
+        assert text.startswith("18 records that both answered")
+        row = next(line for line in text.splitlines() if line.startswith("| field score "))
+        assert "100.0 %" in row and "50.0 %" in row and "+50.0 points" in row and "better" in row
+
+    def test_releases_without_a_common_record_cannot_be_compared(
+        self, root: Path, answers: Answers
+    ) -> None:
+        a, b = self.checks(root, answers)
+        with pytest.raises(UserError, match="no record is in both"):
+            comparison_text(a, replace(b, records={}), ("a", "b"), "github")
+
+    def test_a_record_is_shown_with_gold_and_every_answer(
+        self, root: Path, answers: Answers
+    ) -> None:
+        self.write(root, "k", answers)
+        record = answers.records[0]
+        text = sample_text(newest_check("legal"), record.id, "github")
+        assert record.input in text and json.dumps(record.gold) in text
+        row = next(line for line in text.splitlines() if "base, no prompt, free" in line)
+        assert "no JSON" in row and NOISE in row
+        assert "satisfies the schema" in text
+
+    def test_a_wrong_id_is_told_the_nearest(self, root: Path, answers: Answers) -> None:
+        self.write(root, "k", answers)
+        with pytest.raises(UserError, match=answers.records[0].id):
+            sample_text(newest_check("legal"), answers.records[0].id + "x", "github")
+
+    def test_a_domain_never_checked_says_what_to_run(self, root: Path) -> None:
+        with pytest.raises(UserError, match=r"run `\./inv check --domain legal`"):
+            newest_check("legal")
+
+    def test_what_was_never_released_cannot_be_compared(self, root: Path) -> None:
+        with pytest.raises(UserError, match=r"webgpu/release\.json: missing"):
+            check_of("legal")

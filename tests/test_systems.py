@@ -1,0 +1,183 @@
+"""Base, parent and release answer: alike whether alone or in company, free or held to a schema."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from shared.domain import Record, load_domain
+from shared.errors import UserError
+from shared.evaluate.answer import Answer, common_prefix
+from shared.evaluate.guidance import grammar
+from shared.evaluate.store import Store
+from shared.evaluate.systems import parse_constrained, parse_systems
+
+Tiny = Callable[[str], Path]
+LIMIT = 24
+SCHEMA = {
+    "type": "object",
+    "properties": {"kind": {"enum": ["law", "sale"]}, "paid": {"type": ["boolean", "null"]}},
+    "required": ["kind", "paid"],
+    "additionalProperties": False,
+}
+
+
+def answers(model: object, prompts: Sequence[list[int]], schema: str | None = None) -> list[Answer]:
+    found = dict(model.answers(prompts, LIMIT, schema))  # type: ignore[attr-defined]
+    return [found[index] for index in range(len(prompts))]
+
+
+@pytest.fixture(params=["torch", "onnxruntime-genai"])
+def model(request: pytest.FixtureRequest, tiny: Tiny, package: Path) -> object:
+    """A tiny Qwen2 in each runtime; weights are random, so what it says is noise."""
+    if request.param == "torch":
+        from shared.evaluate.sixteen_bit import SixteenBit
+
+        return SixteenBit(tiny("qwen2"))
+    from shared.evaluate.genai import Answerer
+
+    return Answerer(package)
+
+
+def prompts_of(model: object) -> list[list[int]]:
+    texts = ["A short one.", "Another, which is a good deal longer than the first.", "Third"]
+    system = "Say in JSON what kind of matter this is, and whether it was paid, and no more."
+    return [model.chat.prompt_ids(system, text) for text in texts]  # type: ignore[attr-defined]
+
+
+class TestAnswers:
+    def test_are_the_same_alone_and_in_company(self, model: object) -> None:
+        """In company the common beginning is read once and, in PyTorch, rows are padded."""
+        prompts = prompts_of(model)
+        together = answers(model, prompts)
+        alone = [answers(model, [prompt])[0] for prompt in prompts]
+        assert len(common_prefix(prompts)) >= 16
+        assert [a.output_ids for a in together] == [a.output_ids for a in alone]
+        assert [a.prompt_tokens for a in together] == [len(p) for p in prompts]
+
+    def test_are_the_same_held_to_a_schema_alone_and_in_company(self, model: object) -> None:
+        prompts, schema = prompts_of(model), grammar(SCHEMA)
+        together = answers(model, prompts, schema)
+        assert together[1].output_ids == answers(model, prompts[1:2], schema)[0].output_ids
+
+    def test_held_to_a_schema_satisfy_it_even_from_noise(self, model: object) -> None:
+        for answer in answers(model, prompts_of(model), grammar(SCHEMA)):
+            jsonschema.validate(json.loads(answer.text), SCHEMA)
+            assert len(answer.output_ids) < LIMIT, "it stops at the closing brace"
+
+    def test_free_of_it_are_noise(self, model: object) -> None:
+        (answer, *_) = answers(model, prompts_of(model))
+        with pytest.raises(ValueError):
+            json.loads(answer.text)
+
+    def test_to_a_prompt_beyond_the_context_are_empty(self, model: object) -> None:
+        long, short = [7] * 5000, prompts_of(model)[0]
+        found = answers(model, [short, long])
+        assert found[1].output_ids == [] and found[1].prompt_tokens == 5000
+        assert found[0].output_ids
+
+
+def test_pytorch_and_transformers_own_generate_agree(tiny: Tiny) -> None:
+    """Ours batches, pads on the left and reuses the cache; theirs is the reference."""
+    import torch
+
+    from shared.evaluate.sixteen_bit import SixteenBit
+
+    model = SixteenBit(tiny("smollm3"))
+    prompts = prompts_of(model)
+    for prompt, answer in zip(prompts, answers(model, prompts), strict=True):
+        ids = torch.tensor([prompt])
+        theirs = model._model.generate(ids, max_new_tokens=LIMIT, do_sample=False)
+        expected = theirs[0, len(prompt) :].tolist()
+        assert answer.output_ids == expected[: len(answer.output_ids)]
+        assert len(answer.output_ids) in (len(expected), LIMIT) or "}" in answer.text
+
+
+class TestTheCommonBeginning:
+    def test_ends_where_two_prompts_part(self) -> None:
+        same = list(range(20))
+        assert common_prefix([[*same, 1, 2], [*same, 1, 3]]) == [*same, 1]
+
+    def test_leaves_every_prompt_a_token_to_ask_with(self) -> None:
+        same = list(range(20))
+        assert common_prefix([same, [*same, 5]]) == same[:-1]
+
+    def test_is_not_worth_a_pass_of_its_own_where_it_is_short(self) -> None:
+        assert common_prefix([[1, 2, 3], [1, 2, 4]]) == []
+
+    def test_of_one_prompt_is_none(self) -> None:
+        assert common_prefix([list(range(50))]) == []
+
+
+class TestTheStore:
+    RECORD = Record(id="a", input="text", gold={})
+    ANSWER = Answer('{"é": "\u2028"}', 3, [1, 2], 0.5, 0.25)
+
+    def test_gives_back_what_was_put_in(self, root: Path) -> None:
+        Store({"weights": "w"}).put(self.RECORD, self.ANSWER)
+        assert Store({"weights": "w"}).get(self.RECORD) == self.ANSWER
+
+    @pytest.mark.parametrize("other", [{"weights": "v"}, {"weights": "w", "prompt": "p"}])
+    def test_keeps_answers_of_others_apart(self, root: Path, other: dict[str, str]) -> None:
+        Store({"weights": "w"}).put(self.RECORD, self.ANSWER)
+        assert Store(other).get(self.RECORD) is None
+
+    def test_knows_that_a_record_has_changed_under_its_id(self, root: Path) -> None:
+        Store({}).put(self.RECORD, self.ANSWER)
+        assert Store({}).get(self.RECORD.model_copy(update={"input": "other"})) is None
+
+    @pytest.mark.parametrize("cut", [1, 20, 60])
+    def test_passes_over_the_line_a_kill_has_torn_and_goes_on_after_it(
+        self, root: Path, cut: int
+    ) -> None:
+        store = Store({})
+        second = Record(id="b", input="text", gold={})
+        store.put(self.RECORD, self.ANSWER)
+        store.put(second, self.ANSWER)
+        store.path.write_bytes(store.path.read_bytes()[:-cut])
+        torn = Store({})
+        assert torn.get(self.RECORD) == self.ANSWER
+        assert cut == 1 or torn.get(second) is None
+        torn.put(Record(id="c", input="x", gold={}), self.ANSWER)
+        again = Store({})
+        assert again.get(Record(id="c", input="x", gold={})) == self.ANSWER
+        assert again.get(self.RECORD) == self.ANSWER
+
+
+class TestTheCommandLine:
+    def test_takes_systems_in_any_order(self) -> None:
+        assert parse_systems("release, base") == ("base", "release")
+
+    @pytest.mark.parametrize(
+        ("text", "words"),
+        [
+            ("parnet", "--systems: there is no 'parnet'; did you mean 'parent'?"),
+            (" ,", "--systems: one or more of base, parent, release are wanted"),
+        ],
+    )
+    def test_names_the_nearest_system(self, text: str, words: str) -> None:
+        with pytest.raises(UserError) as error:
+            parse_systems(text)
+        assert words in str(error.value)
+
+    def test_names_the_nearest_mode(self) -> None:
+        assert parse_constrained("only") == ("constrained",)
+        with pytest.raises(UserError, match=r"--constrained: there is no 'bth'; .*'both'"):
+            parse_constrained("bth")
+
+
+@pytest.mark.parametrize("name", ["contracts", "financial", "legal", "medical"])
+def test_every_domains_schema_can_be_held_to(name: str) -> None:
+    import llguidance
+
+    from shared.paths import REPOSITORY
+
+    schema = grammar(load_domain(name).schema)
+    assert (REPOSITORY / "domains" / name).is_dir()
+    assert not llguidance.LLMatcher.validate_grammar(
+        llguidance.LLMatcher.grammar_from_json_schema(schema)
+    )

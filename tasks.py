@@ -125,7 +125,83 @@ def build(
     """Build and package a domain's model: 4-bit ONNX for WebGPU in Transformers.js's layout."""
     from shared.pipeline import run_until
 
+<<<<<<< HEAD
     finish(run_until(domain, chain_options("package", rung, force, keep_onnx=keep_onnx)))
+=======
+    _finish(run_until(domain, _options("package", rung, force, keep_onnx=keep_onnx)))
+
+
+@task(help=DOMAIN | RUNGS | {"records_file": "the text of this JSONL file's records instead"})
+@command
+def fidelity(
+    c: Context, domain: str, rung: str = "", records_file: str = "", force: bool = False
+) -> None:
+    """Hold the 4-bit model against its 16-bit parent on held-out text, token by token."""
+    from shared.card.fidelity import fidelity_note, fidelity_table
+    from shared.pipeline import run_until
+    from shared.report import TERMINAL
+
+    result = run_until(domain, _options("fidelity", rung, force, "", records_file))
+    if result.walk and "fidelity" in result.walk.done:
+        manifest = result.walk.manifests["fidelity"]
+        print(fidelity_table(manifest.measurements, TERMINAL))
+        print(fidelity_note(manifest.facts))
+    _finish(result)
+
+
+@task(help=DOMAIN | RUNGS | RECORDS)
+@command
+def check(
+    c: Context,
+    domain: str,
+    rung: str = "",
+    records: str = "",
+    records_file: str = "",
+    force: bool = False,
+) -> None:
+    """Let onnxruntime-genai answer held-out records on the CPU, and measure the answers."""
+    from shared.card.tables import measurements_table
+    from shared.pipeline import run_until
+    from shared.report import TERMINAL
+
+    result = run_until(domain, _options("check", rung, force, records, records_file))
+    if result.walk and "check" in result.walk.done:
+        found = result.walk.manifests["check"].measurements
+        print(measurements_table(found, {name: name for name in found}, TERMINAL))
+    _finish(result)
+
+
+@task(help=DOMAIN | RUNGS)
+@command
+def bench(c: Context, domain: str, rung: str = "", force: bool = False) -> None:
+    """Load the model in a real browser on WebGPU; measure it and compare its tokens with the CPU."""
+    from shared.card.tables import measurements_table
+    from shared.pipeline import run_until
+    from shared.report import TERMINAL
+
+    result = run_until(domain, _options("bench", rung, force))
+    if result.walk and "bench" in result.walk.done:
+        found = result.walk.manifests["bench"].measurements
+        print(measurements_table(found, {name: name for name in found}, TERMINAL))
+    _finish(result)
+
+
+@task(help=RUNGS)
+@command
+def bench_all(c: Context, rung: str = "", force: bool = False) -> None:
+    """Bench every domain and write one comparison table to build/reports/ (md, csv, json)."""
+    from shared.domain import domain_names
+    from shared.pipeline import run_until
+    from shared.report import comparison, write_comparison
+
+    results = [run_until(name, _options("bench", rung, force)) for name in domain_names()]
+    print(comparison(results))
+    print("* software adapter: says nothing about a GPU")
+    for path in write_comparison(results):
+        print(paths.shown(path))
+    if not all(result.ok for result in results):
+        raise UserError("; ".join(result.error or "" for result in results if not result.ok))
+>>>>>>> fidelity
 
 
 @task(help={"arch": "smollm3, phi3 or qwen2.5"})

@@ -128,6 +128,12 @@ class TestTheText:
     def test_stays_under_the_software_adapters_fault(self) -> None:
         assert parity.reading(512, hardware=False).piece < 32
 
+    def test_comes_in_short_rows_for_a_software_adapter(self) -> None:
+        how = parity.reading(300, hardware=False)
+        rows = parity.held_out_rows(Bytes(), "p", self.RECORDS, how)
+        assert [len(row) for row in rows] == [30] * 10
+        assert how.longest and how.longest > how.piece, "the cache is read too"
+
 
 @dataclass
 class Memory:

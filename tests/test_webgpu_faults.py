@@ -11,6 +11,7 @@ from typing import Any
 import psutil
 import pytest
 
+from shared.domain import load_domain
 from shared.evaluate.forced import ForcedModel
 from shared.webgpu_bench import chromium, driver, parity, server
 from shared.webgpu_bench.parity import Compared, Reading
@@ -21,8 +22,8 @@ from tests.test_webgpu_page import ask, browser
 __all__ = ["browser"]
 pytestmark = pytest.mark.slow
 
-ROWS = [[(7919 * (i + 1) * (row + 3)) % 40_000 + 100 for i in range(45)] for row in range(3)]
-HOW = Reading(135, batch=2, piece=31)
+ROWS = [[(7919 * (i + 1) * (row + 3)) % 40_000 + 100 for i in range(33)] for row in range(3)]
+HOW = Reading(99, batch=2, piece=31)
 
 
 @pytest.fixture(autouse=True)
@@ -52,9 +53,9 @@ class TestTheParityGate:
         result = read(package, browser)
         assert (result.outcome, result.error) == ("ok", None)
         found = held_against_the_cpu(package, result)
-        assert len(found.agreement) == 135
+        assert len(found.agreement) == 99
         assert found.agreement.mean() > 0.98
-        assert found.divergence.mean() < 1e-3
+        assert found.divergence.mean() < 5e-4
         assert result.gpu.live_bytes_after_dispose == 0
 
     def test_fails_a_browser_with_one_layers_scales_doubled(
@@ -63,9 +64,13 @@ class TestTheParityGate:
         spoilt = copied(package, tmp_path / "m")
         scale_tensor(spoilt, "q4", "model.layers.1.mlp.down_proj.weight_scales", 2)
         found = held_against_the_cpu(package, read(spoilt, browser))
-        made = parity.measurements(found, 135, "", True)
-        assert float(made["parity_agreement"].value or 0) < 0.95
-        assert float(made["parity_kl_divergence"].value or 0) > 0.05
+        made = parity.measurements(found, 99, "", True)
+        gates = {g.measurement: g for g in load_domain("legal").chain.gate}
+        at_least = gates["bench.parity_agreement"].at_least
+        assert at_least and float(made["parity_agreement"].value or 0) < at_least
+        assert float(made["parity_kl_divergence"].value or 0) > 0.01, (
+            "twenty times the right file's"
+        )
 
     def test_keeps_what_was_read_when_the_time_is_up(self, browser: Path, package: Path) -> None:
         result = read(package, browser, prompts=[], deadline_ms=1)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from shared.card import tables
+from shared.manifest import Measurement
 from shared.units import number
 
 if TYPE_CHECKING:
@@ -28,16 +31,35 @@ def fidelity_section(release: Release) -> str:
     found = {name: release.measurements.get(f"fidelity.{name}") for name in ROWS}
     if "tokens" not in facts or not any(found.values()):
         return "Not measured."
+    return f"{fidelity_table(found)}\n\n{fidelity_note(facts)}"
+
+
+def fidelity_table(found: Mapping[str, Measurement | None], style: str = "github") -> str:
+    """Every figure with its standard error and over how many tokens it goes."""
     rows = [
-        (words, tables.shown(m), f"{m.n:,}" if m and m.n else "")
+        (words, _figure(found.get(name)), str(m.n) if m and m.n else "")
         for name, words in ROWS.items()
-        for m in [found[name]]
+        for m in [found.get(name)]
     ]
+    return tables.table(("figure", "value", "tokens"), rows, style)
+
+
+def _figure(measurement: Measurement | None) -> str:
+    if measurement is None or measurement.value is None or measurement.standard_error is None:
+        return tables.shown(measurement)
+    value, error = float(measurement.value), measurement.standard_error
+    if measurement.unit == "share":
+        return f"{100 * value:.1f} ± {100 * error:.1f} %"
+    digits = max(0, 1 - math.floor(math.log10(error))) if error > 0 else 3
+    return f"{value:.{digits}f} ± {error:.{digits}f} {measurement.unit}".rstrip()
+
+
+def fidelity_note(facts: Mapping[str, Any]) -> str:
+    """What was read, by whom, and what the figures leave open."""
     hidden = number(float(facts["hidden_by_the_cut_at_most"]), "nats/token")
-    note = (
+    return (
         f"Both models read the same {facts['tokens']:,} tokens of {facts['records']} records "
         f"({facts['origin']}), and each predicts every next token; q4f16 on the CPU. Behind ± stand "
         "standard errors, with records as the sample. The KL divergence is a lower value: what is "
         f"left out of the 16-bit model's distributions could add {hidden} at most."
     )
-    return f"{tables.table(('figure', 'value', 'tokens'), rows)}\n\n{note}"

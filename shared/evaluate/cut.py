@@ -1,8 +1,9 @@
 """A distribution over the vocabulary, cut to what matters, and how far another one is from it.
 
 Of the reference p only the likeliest tokens are kept, as many as it takes until at most TAIL of the
-probability is left out, and KEEP_AT_MOST however flat p is; of the rest, its mass P and the sum S of p·ln p, both exact. The other side's
-q is at hand in full. With Q the mass that q gives to what was left out,
+probability is left out, and KEEP_AT_MOST however flat p is; of the rest, its mass P and the sum S of
+p·ln p, both exact. The other side's q is at hand in full. With Q the mass that q gives to what was
+left out,
 
     KL(p‖q) = Σ_kept p·(ln p − ln q) + S − Σ_rest p·ln q
 
@@ -34,8 +35,7 @@ class Cut:
 
     `tokens` [kept], of the smallest unsigned type for the vocabulary, and `log_p` float32 [kept];
     `ends` int64 [m]: where each row ends; `best` int64 [m]: the likeliest token; `mass` and `plogp`
-    float64 [m]: P and S of what is left out; `nll`
-    float64 [m]: −ln p of the token that follows in the text.
+    float64 [m]: P and S of what is left out; `nll` float64 [m]: −ln p of the token that follows.
     """
 
     tokens: np.ndarray

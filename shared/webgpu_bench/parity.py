@@ -37,18 +37,22 @@ TINY = 1e-12
 
 @dataclass(frozen=True)
 class Reading:
-    """How the texts are fed: `tokens` positions in all, `batch` rows at once, `piece` tokens a pass.
+    """How the texts are fed: `tokens` positions in all, in rows of at most `longest`, `batch` rows at
+    once, `piece` tokens a pass.
 
-    On a software adapter a pass must stay under 32 tokens (docs/how-it-works.md), and several rows
-    at once fill the kernels' tiles; on a GPU one row after another, as a page would.
+    On a GPU one row after another, as a page would. On a software adapter a pass costs seconds, so
+    several rows share one; it must stay under 32 tokens (docs/how-it-works.md), and with a cache
+    onnxruntime-web's attention takes several rows only token by token. So its rows are short: one
+    pass without a cache, then one token with it.
     """
 
     tokens: int
     batch: int
     piece: int
+    longest: int | None = None
 
 
-SOFTWARE_BATCH, SOFTWARE_PIECE = 6, 31
+SOFTWARE_BATCH, SOFTWARE_PIECE, SOFTWARE_LONGEST = 8, 31, 32
 HARDWARE_BATCH, HARDWARE_PIECE = 1, 128
 
 
@@ -56,7 +60,7 @@ def reading(tokens: int, *, hardware: bool) -> Reading:
     """The way to feed `tokens` positions to a GPU or to a software adapter."""
     if hardware:
         return Reading(tokens, HARDWARE_BATCH, HARDWARE_PIECE)
-    return Reading(tokens, SOFTWARE_BATCH, SOFTWARE_PIECE)
+    return Reading(tokens, SOFTWARE_BATCH, SOFTWARE_PIECE, SOFTWARE_LONGEST)
 
 
 class _Chat(Protocol):
@@ -75,6 +79,7 @@ def held_out_rows(
     chats = sorted((_whole(chat, prompt, record) for record in records), key=len, reverse=True)
     for count in range(min(how.batch, len(chats)), len(chats) + 1):
         length = min(len(chats[count - 1]), math.ceil(how.tokens / count))
+        length = min(length, how.longest or length)
         if count * length >= how.tokens:
             break
     return [ids[-length:] for ids in chats[:count]]

@@ -53,9 +53,9 @@ export async function run(request) {
   gpu.budget_bytes = request.budget_bytes ?? null;
   let engine = null;
   try {
-    result.adapter = await describeAdapter();
-    if (peer(request)) result.adapter ??= {};
-    if (!result.adapter) throw new EngineError("no_webgpu", "this browser offers no WebGPU adapter");
+    const adapter = await describeAdapter();
+    if (adapter) result.adapter = adapter;
+    else if (!peer(request)) throw new EngineError("no_webgpu", "this browser offers no WebGPU adapter");
     engine = await loadFor(request, result);
     await answerAll(engine, request, result, until);
     if (request.parity) await readGiven(engine, request.parity, result, until);

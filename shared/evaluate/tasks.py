@@ -13,14 +13,15 @@ def fidelity(
     c: Context, domain: str, rung: str = "", records_file: str = "", force: bool = False
 ) -> None:
     """Hold the 4-bit model against its 16-bit parent on held-out text, token by token."""
-    from shared.card.tables import measurements_table
+    from shared.card.fidelity import fidelity_note, fidelity_table
     from shared.pipeline import run_until
     from shared.report import TERMINAL
 
     result = run_until(domain, chain_options("fidelity", rung, force, records_file))
     if result.walk and "fidelity" in result.walk.done:
-        found = result.walk.manifests["fidelity"].measurements
-        print(measurements_table(found, {name: name for name in found}, TERMINAL))
+        manifest = result.walk.manifests["fidelity"]
+        print(fidelity_table(manifest.measurements, TERMINAL))
+        print(fidelity_note(manifest.facts))
     finish(result)
 
 

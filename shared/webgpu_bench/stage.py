@@ -44,6 +44,10 @@ HARNESS = (
 )
 
 
+SOFTWARE_REPETITIONS = 2
+"""Each repetition asks another record's question: greedy ids are compared on several prompts."""
+
+
 @dataclass(frozen=True)
 class Profile:
     """How much is asked of the browser: a GPU is warmed up and measured several times."""
@@ -63,7 +67,7 @@ class Profile:
             prompt_tokens=bench.prompt_tokens if hardware else bench.software_prompt_tokens,
             new_tokens=bench.new_tokens if hardware else bench.software_new_tokens,
             warm_ups=bench.warm_ups if hardware else 0,
-            repetitions=bench.repetitions if hardware else 1,
+            repetitions=bench.repetitions if hardware else SOFTWARE_REPETITIONS,
             parity_tokens=bench.parity_tokens if hardware else bench.software_parity_tokens,
             hardware=hardware,
             points=Points.of(bench, hardware=hardware),
@@ -85,13 +89,11 @@ def bench_stage(
     domain = with_budget(domain, switches.gpu_budget)
     browser = find_browser()
     profile = Profile.of(domain, has_gpu())
-    record = domain.records[0]
     plan = Plan(
         "bench",
         inputs={"package": package.manifest.key, "harness": _harness_hash()},
         settings={
             "prompt": domain.prompt,
-            "record": record.input,
             "profile": asdict(profile),
             "parity_text": sha256_json([[r.input, r.gold] for r in domain.records]),
             "time_budget_seconds": domain.chain.bench.time_budget_seconds,
@@ -130,8 +132,8 @@ class _Bench:
         chat = Chat(self.package)
         how = parity.reading(self.profile.parity_tokens, hardware=self.profile.hardware)
         rows = parity.held_out_rows(chat, self.domain.prompt, self.domain.records, how)
-        prompt = self._prompt(chat)
-        result = self._run(self._request(chat, prompt) | {"parity": parity.request(rows, how)})
+        own = self._own_prompts(chat)
+        result = self._run(self._request(chat, own) | {"parity": parity.request(rows, how)})
         (work / "browser.json").write_text(result.model_dump_json(indent=2) + "\n")
         if result.kernels:
             (work / KERNELS_FILE).write_text(kernels_table(result.kernels) + "\n")
@@ -139,7 +141,7 @@ class _Bench:
             return Produced(not_loaded(result), facts=facts(result, self.browser))
         if result.outcome != "ok":  # the machine's: not remembered, another run may fare better
             raise RungFailed(f"the browser: {result.outcome}: {result.error}")
-        found = measurements(result, self._cpu_choices(result, prompt)) | self._proof(result, rows)
+        found = measurements(result, self._cpu_choices(result, own)) | self._proof(result, rows)
         budget = self.domain.chain.bench.gpu_budget_bytes
         found |= context_measurements(self._graph(result), budget, result)
         return Produced(found, facts=facts(result, self.browser))
@@ -160,7 +162,9 @@ class _Bench:
         wanted = sum(map(len, rows))
         return parity.measurements(compared, wanted, where, result.software_adapter) | placed
 
-    def _cpu_choices(self, result: BrowserResult, prompt: list[int]) -> dict[str, list[int]]:
+    def _cpu_choices(
+        self, result: BrowserResult, own: dict[str, list[int]]
+    ) -> dict[str, list[int]]:
         """Run id → the CPU's likeliest token after the same text, for each token the browser wrote.
 
         The CPU reads the browser's own text, so that one different token does not make all that
@@ -173,24 +177,28 @@ class _Bench:
         choices = {}
         for run in own_runs(result):
             model.reset()
+            prompt = own[run.id]
             logits = model.feed([*prompt, *run.output_ids[:-1]])
             choices[run.id] = [int(i) for i in logits[len(prompt) - 1 :].argmax(axis=-1)]
         return choices
 
-    def _prompt(self, chat: Any) -> list[int]:
-        """The end of the domain's first chat, as long as the profile says; it always ends alike."""
-        ids = chat.prompt_ids(self.domain.prompt, self.domain.records[0].input)
-        return list(ids[-self.profile.prompt_tokens :])
-
-    def _request(self, chat: Any, prompt: list[int]) -> dict[str, Any]:
+    def _own_prompts(self, chat: Any) -> dict[str, list[int]]:
+        """Run id → the end of one record's chat, as long as the profile says; all end alike."""
         kinds = ["warm-up"] * self.profile.warm_ups + ["run"] * self.profile.repetitions
-        own = [
-            {
-                "id": f"{kind}-{number}",
-                "input_ids": prompt,
-                "max_new_tokens": self.profile.new_tokens,
-            }
+        records = self.domain.records
+        return {
+            f"{kind}-{number}": list(
+                chat.prompt_ids(self.domain.prompt, records[number % len(records)].input)[
+                    -self.profile.prompt_tokens :
+                ]
+            )
             for number, kind in enumerate(kinds)
+        }
+
+    def _request(self, chat: Any, own_prompts: dict[str, list[int]]) -> dict[str, Any]:
+        own = [
+            {"id": name, "input_ids": ids, "max_new_tokens": self.profile.new_tokens}
+            for name, ids in own_prompts.items()
         ]
         text, context = domain_ids(self.domain, chat), context_of(self.package)
         return {

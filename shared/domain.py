@@ -89,11 +89,15 @@ class BenchSettings(Strict):
 
 
 class PublishSettings(Strict):
-    """Where a release goes: `<org>/<name>`; {domain} and {base} are filled in."""
+    """Where a release goes: `<org>/<name>`; {domain} and {base} are filled in.
+
+    `signing_key`: path of an elliptic-curve private key (PEM); DOCINTEL_SIGNING_KEY overrides it.
+    """
 
     org: str = Field(min_length=1)
     name: str = Field(min_length=1)
     private: bool = False
+    signing_key: str | None = None
 
 
 class Chain(Strict):

@@ -17,6 +17,8 @@ from shared.manifest import Strict
 from shared.progress import say
 from shared.release import RELEASE_FILE, Release, make_release, read_release, release_folder
 from shared.rung_run import STAGES_IN_ALL, Attempt, Options
+from shared.safety.secrets import refuse_secrets
+from shared.signing import SIGNATURE_FILE
 
 
 class Publication(Strict):
@@ -83,6 +85,7 @@ def publish_release(domain: Domain) -> Publication:
     if not release.publishable:
         raise UserError(f"{domain.name} is not published: {release.not_publishable_because}")
     _need_untouched(release, release_folder(domain.name))
+    refuse_secrets(release_folder(domain.name), files_below(release_folder(domain.name)))
     from shared.hub.publish import publish
 
     done = publish(
@@ -113,7 +116,8 @@ def _publication_file(domain: str) -> Path:
 def _need_untouched(release: Release, folder: Path) -> None:
     """UserError unless the folder holds the files that were measured, all of them and no others."""
     expected = {name: record.sha256 for name, record in release.files.items()}
-    found = sha256_files(folder, [n for n in files_below(folder) if n != RELEASE_FILE])
+    names = [n for n in files_below(folder) if n not in (RELEASE_FILE, SIGNATURE_FILE)]
+    found = sha256_files(folder, names)
     changed = sorted(n for n in expected.keys() | found.keys() if expected.get(n) != found.get(n))
     if changed:
         raise UserError(

@@ -33,9 +33,7 @@ def walked(tiny: Callable[[str], Path]) -> Walk:
 
 
 @pytest.fixture(scope="session")
-def pristine(
-    tiny: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def pristine(tiny: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The release folder, made once a session; never to be changed."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DOCINTEL_ROOT", str(tmp_path_factory.mktemp("pristine")))

@@ -26,8 +26,12 @@ NAMES = (
     *("id_rsa", "id_dsa", "id_ecdsa", "id_ed25519", "*.pem", "*.key", "*.p12", "*.pfx", "*.jks"),
     *("*.kdbx", "credentials", "credentials.json", ".htpasswd", ".git-credentials"),
 )
-NOT_TOKENS = ("IP Public", "Public IP (ipv4)", "Secret Keyword", "Basic Auth Credentials")
-"""Guesses rather than forms: an address, the word `password`, a colon in a URL."""
+NOT_TOKENS = (
+    *("IP Public", "Public IP (ipv4)", "Secret Keyword", "Basic Auth Credentials"),
+    *("Cloudant Credentials", "SoftLayer Credentials"),
+    *("IBM Cloud IAM Key", "IBM COS HMAC Credentials"),
+)
+"""Guesses rather than forms: an address, the word `password`, a vendor's name before a long word."""
 HUB_TOKEN = re.compile(r"\b(?:hf|api_org)_[A-Za-z0-9]{30,}\b")
 PRIVATE_KEY = re.compile(rb"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY")
 LARGEST_TEXT = 64_000_000

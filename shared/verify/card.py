@@ -58,7 +58,7 @@ def measurements(release: Release) -> str:
     for name in release.measurements:
         stage = name.split(".")[0]
         need(stage in release.manifests, f"{name}: no manifest of the stage {stage!r} is named")
-    for sentence in (*_gates(release), *_sizes(release), *_attempts(release)):
+    for sentence in (*_sizes(release), *_gates(release), *_attempts(release)):
         raise UserError(f"release.json: {sentence}")
     return f"{len(release.measurements)} measurements from {len(release.manifests)} manifests"
 

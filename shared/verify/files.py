@@ -6,7 +6,7 @@ from pathlib import Path
 
 from shared import paths
 from shared.errors import UserError
-from shared.hashing import files_below, sha256_file
+from shared.hashing import files_below, sha256_now
 from shared.release import RELEASE_FILE, Release
 from shared.safety.content import refuse_unsafe
 from shared.safety.secrets import refuse_secrets
@@ -51,7 +51,7 @@ def unchanged(folder: Path, release: Release) -> str:
         path = folder / name
         if not path.is_file():
             continue
-        if (path.stat().st_size, sha256_file(path)) != (record.bytes, record.sha256):
+        if (path.stat().st_size, sha256_now(path)) != (record.bytes, record.sha256):
             wrong.append(name)
     need(not wrong, f"{_first(folder, wrong)} not the file that was measured")
     size = sum(record.bytes for record in release.files.values())

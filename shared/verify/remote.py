@@ -16,7 +16,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from shared import paths
 from shared.errors import UserError
-from shared.hashing import sha256_file
+from shared.hashing import sha256_now
 from shared.hub.calls import Hub, Sleep, transferring
 from shared.hub.download import REVISION
 from shared.units import number
@@ -79,7 +79,7 @@ def as_the_hub_says(fetched: Fetched) -> str:
         path = fetched.folder / name
         need(path.is_file(), f"{fetched.repo_id}: {name}: was not downloaded")
         if file.lfs is not None:
-            same = (path.stat().st_size, sha256_file(path)) == (file.lfs.size, file.lfs.sha256)
+            same = (path.stat().st_size, sha256_now(path)) == (file.lfs.size, file.lfs.sha256)
         else:
             same = _blob_id(path) == file.blob_id
         need(same, f"{fetched.repo_id}: {name}: what arrived is not what the Hub's tree lists")

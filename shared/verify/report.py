@@ -37,7 +37,7 @@ def verify(
 def verify_folder(folder: Path, public_key: Path | None = None) -> Iterator[Line]:
     """The checks of a folder. Nothing of it is loaded unless all that can be known before holds."""
     held = True
-    for found in _before_loading(folder, public_key):
+    for found in before_loading(folder, public_key):
         held = held and found.ok is not False
         yield found
     if held:
@@ -46,7 +46,8 @@ def verify_folder(folder: Path, public_key: Path | None = None) -> Iterator[Line
         yield Line("loads", None, "not tried: something above does not hold")
 
 
-def _before_loading(folder: Path, public_key: Path | None) -> Iterator[Line]:
+def before_loading(folder: Path, public_key: Path | None = None) -> Iterator[Line]:
+    """All that can be known of a release folder without loading it."""
     try:
         release = read_release(folder)
     except UserError as error:

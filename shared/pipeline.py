@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shared import paths
+from shared.card.template import check_template
 from shared.chain import Walk, walk
 from shared.domain import Domain, domain_names, load_domain
 from shared.errors import UserError
@@ -19,6 +20,7 @@ from shared.release import RELEASE_FILE, Release, make_release, read_release, re
 from shared.rung_run import STAGES_IN_ALL, Attempt, Options
 from shared.safety.secrets import refuse_secrets
 from shared.signing import SIGNATURE_FILE
+from shared.strict import read_text
 
 
 class Publication(Strict):
@@ -52,6 +54,7 @@ def release_domain(name: str, options: Options, *, publish: bool = False) -> Res
     release: Release | None = None
     try:
         domain = load_domain(name)
+        _need_publishable_words(domain)
         walked = walk(domain, options)
         write_attempts(name, walked.attempts)
         if walked.rung is None:
@@ -61,6 +64,14 @@ def release_domain(name: str, options: Options, *, publish: bool = False) -> Res
     except UserError as error:
         return Result(name, walked, release, error=str(error))
     return Result(name, walked, release, published)
+
+
+def _need_publishable_words(domain: Domain) -> None:
+    """A mistake in the card's words or the repository's name is told before hours of building."""
+    where = domain.folder / "card.md"
+    check_template(read_text(where), paths.shown(where))
+    for rung in domain.chain.rung:
+        repository_name(domain, rung.base)
 
 
 def run_until(name: str, options: Options) -> Result:

@@ -23,35 +23,38 @@ FIGURE = re.compile(
 """A share, a size, a time or a decimal: what a measurement would be."""
 
 
-def fill_in(template: str, values: dict[str, Any], where: str) -> str:
-    """The template with its places filled; UserError naming `where` and the line otherwise."""
-    environment = ImmutableSandboxedEnvironment(
-        undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False
-    )
+def check_template(template: str, where: str) -> None:
+    """UserError naming `where` and the line unless it is words and places; before anything is built."""
     try:
-        tree = environment.parse(template)
-        _need_words_and_places(tree, values, where)
-        return environment.from_string(template).render(values)
+        tree = _environment().parse(template)
     except TemplateError as error:
-        line = getattr(error, "lineno", None)
-        place = f"{where}:{line}" if line else where
-        raise UserError(f"{place}: {error.message or type(error).__name__}") from None
-
-
-def _need_words_and_places(tree: nodes.Template, values: dict[str, Any], where: str) -> None:
-    for node in [tree, *tree.find_all(nodes.Node)]:
-        place = f"{where}:{node.lineno}"
+        raise UserError(f"{where}:{getattr(error, 'lineno', 1)}: {error.message}") from None
+    for node in tree.find_all(nodes.Node):
         if not isinstance(node, ALLOWED):
             kind = type(node).__name__.lower()
             raise UserError(
-                f"{place}: only {{{{ name }}}} and {{% if name %}} may stand here, found {kind}"
+                f"{where}:{node.lineno}: only {{{{ name }}}} and {{% if name %}} may stand here, "
+                f"found {kind}"
             )
-        if isinstance(node, nodes.Name) and node.name not in values:
-            hint = nearest(node.name, list(values))
-            raise UserError(f"{place}: '{node.name}' is undefined; {hint}")
         if isinstance(node, nodes.TemplateData) and (found := FIGURE.search(node.data)):
             line = node.lineno + node.data[: found.start()].count("\n")
             raise UserError(
                 f"{where}:{line}: {found[0]!r} is a figure; figures come from measurements, "
                 "card.md has the words"
             )
+
+
+def fill_in(template: str, values: dict[str, Any], where: str) -> str:
+    """The template with its places filled; UserError naming `where` and the line otherwise."""
+    check_template(template, where)
+    for name in _environment().parse(template).find_all(nodes.Name):
+        if name.name not in values:
+            hint = nearest(name.name, list(values))
+            raise UserError(f"{where}:{name.lineno}: {name.name!r} is undefined; {hint}")
+    return _environment().from_string(template).render(values)
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    return ImmutableSandboxedEnvironment(
+        undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False
+    )

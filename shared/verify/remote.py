@@ -64,6 +64,7 @@ def fetch(target: str, *, endpoint: str | None = None, sleep: Sleep = time.sleep
     folder = paths.build() / "verify" / repo_id.replace("/", "--") / str(commit)
     size = sum(file.size for file in files.values())
     _need_room(folder, size)
+    _drop_damaged(folder, files)
     with transferring(f"fetch {repo_id}: {len(files)} files, {number(size, 'B')}"):
         hub.call(
             lambda: snapshot_download(
@@ -78,12 +79,23 @@ def as_the_hub_says(fetched: Fetched) -> str:
     for name, file in sorted(fetched.files.items()):
         path = fetched.folder / name
         need(path.is_file(), f"{fetched.repo_id}: {name}: was not downloaded")
-        if file.lfs is not None:
-            same = (path.stat().st_size, sha256_now(path)) == (file.lfs.size, file.lfs.sha256)
-        else:
-            same = _blob_id(path) == file.blob_id
-        need(same, f"{fetched.repo_id}: {name}: what arrived is not what the Hub's tree lists")
+        words = "what arrived is not what the Hub's tree lists"
+        need(_is_same(path, file), f"{fetched.repo_id}: {name}: {words}")
     return f"{fetched.repo_id} at {fetched.revision[:12]}: {len(fetched.files)} files as listed"
+
+
+def _drop_damaged(folder: Path, files: dict[str, RepoFile]) -> None:
+    """What lies there from an earlier run and is not whole is fetched anew."""
+    for name, file in files.items():
+        if (folder / name).is_file() and not _is_same(folder / name, file):
+            (folder / name).unlink()
+
+
+def _is_same(path: Path, file: RepoFile) -> bool:
+    """Whether a file has the Hub's checksum: SHA-256 for LFS, git's blob id for the small ones."""
+    if file.lfs is not None:
+        return (path.stat().st_size, sha256_now(path)) == (file.lfs.size, file.lfs.sha256)
+    return path.stat().st_size == file.size and _blob_id(path) == file.blob_id
 
 
 def _stays_inside(name: str) -> bool:

@@ -36,7 +36,7 @@ def invoke(
 
 COMMANDS = [
     *("release", "release-all", "build", "check", "bench", "bench-all", "bench-build", "card"),
-    *("publish", "domains", "status", "doctor", "serve", "clean", "test", "lint"),
+    *("publish", "verify", "domains", "status", "doctor", "serve", "clean", "test", "lint"),
 ]
 
 

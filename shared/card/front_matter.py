@@ -60,12 +60,21 @@ def read_front_matter(card: str) -> dict[str, Any]:
     try:
         if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(head)):
             raise ValueError("an alias stands in it, which can unfold without end")
+        _need_single_keys(yaml.compose(head, yaml.SafeLoader))
         found = ModelCard(card)
     except Exception as error:  # yaml's errors, huggingface_hub's ValueErrors and TypeErrors
         raise ValueError(f"front matter: {' '.join(str(error).split())[:200]}") from None
     if not card.startswith("---\n") or not found.data.to_dict():
         raise ValueError("has no front matter")
     return dict(found.data.to_dict())
+
+
+def _need_single_keys(node: yaml.Node | None) -> None:
+    """ValueError where a key stands twice: one reader would take the first, another the last."""
+    keys = [key.value for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
+    twice = next((key for key in keys if keys.count(key) > 1), None)
+    if twice is not None:
+        raise ValueError(f"the key {twice!r} stands twice")
 
 
 def problems(data: dict[str, Any]) -> list[str]:

@@ -35,7 +35,9 @@ def table(headers: Sequence[str], rows: Rows, style: str = "github") -> str:
 def cell(text: str) -> str:
     """One line in which HTML, links and column borders are only characters; `code` stays code."""
     text = " ".join(str(text).split()).replace("|", "\\|").replace("<", "&lt;").replace(">", "&gt;")
-    return text if "`" in text else re.sub(r"([\[\]])", r"\\\1", text)
+    parts = re.split(r"(`+[^`]+`+)", text)
+    outside = [re.sub(r"([\[\]])", r"\\\1", part) for part in parts[::2]]
+    return "".join(a + b for a, b in zip(outside, [*parts[1::2], ""], strict=True))
 
 
 def words(text: str) -> str:

@@ -35,6 +35,17 @@ RECORDS = {
 }
 KEEP = {"keep_onnx": "keep the optimum recipe's full-precision ONNX in models/<domain>/onnx"}
 PUBLISH = {"publish": "upload to the Hub afterwards"}
+WHERE = {
+    "org": "the Hub organisation, in place of fallback.toml's and DOCINTEL_HUB_ORG",
+    "private": "make a new repository private; refused where a public one is there",
+    "overwrite": "replace what others changed on main since the last release",
+}
+REHASH = {"rehash": "read all weights again instead of trusting size, time and inode"}
+MANY = {
+    "jobs": "how many domains are worked on at once",
+    "memory_budget": "what they may take together, like 16GB; default: what is available",
+    "scheduler": "tcp://… of a Dask cluster that runs them instead",
+}
 
 
 def command(body: Callable[..., None]) -> Callable[..., None]:
@@ -64,6 +75,21 @@ def _options(
     return Options(rung or None, records or None, path, force, keep_onnx, until)  # type: ignore[arg-type]
 
 
+def _publishing(
+    publish: bool, org: str = "", private: bool = False, overwrite: bool = False
+) -> Any:
+    from shared.pipeline import PublishOptions
+
+    return PublishOptions(org or None, private, overwrite) if publish else None
+
+
+def _rehash(wanted: bool) -> None:
+    from shared.hashing import forget
+
+    if wanted:
+        forget()
+
+
 def _finish(result: Any) -> None:
     from shared.report import summary
 
@@ -72,7 +98,7 @@ def _finish(result: Any) -> None:
         raise UserError(result.error)
 
 
-@task(help=DOMAIN | RUNGS | RECORDS | PUBLISH | KEEP)
+@task(help=DOMAIN | RUNGS | RECORDS | PUBLISH | KEEP | REHASH)
 @command
 def release(
     c: Context,
@@ -83,6 +109,7 @@ def release(
     publish: bool = False,
     keep_onnx: bool = False,
     force: bool = False,
+    rehash: bool = False,
 ) -> None:
     """Take a domain from merged weights to models/<domain>/webgpu, measured and with its card.
 
@@ -91,11 +118,12 @@ def release(
     """
     from shared.pipeline import release_domain
 
+    _rehash(rehash)
     options = _options("gates", rung, force, records, records_file, keep_onnx)
-    _finish(release_domain(domain, options, publish=publish))
+    _finish(release_domain(domain, options, publish=_publishing(publish)))
 
 
-@task(help=RUNGS | RECORDS | PUBLISH)
+@task(help=RUNGS | RECORDS | PUBLISH | WHERE | MANY | REHASH)
 @command
 def release_all(
     c: Context,
@@ -103,16 +131,32 @@ def release_all(
     records: str = "",
     records_file: str = "",
     publish: bool = False,
+    org: str = "",
+    private: bool = False,
+    overwrite: bool = False,
     force: bool = False,
+    jobs: int = 1,
+    memory_budget: str = "",
+    scheduler: str = "",
+    rehash: bool = False,
 ) -> None:
-    """Release every domain; one that fails does not stop the others, the exit code tells."""
+    """Release every domain; one that fails does not stop the others, the exit code tells.
+
+    With --jobs or --scheduler several at once, browser stages one at a time; same results.
+    """
     from shared.pipeline import release_all as run
     from shared.report import overview
+    from shared.units import parse_bytes
 
-    results = run(_options("gates", rung, force, records, records_file), publish=publish)
+    _rehash(rehash)
+    options = _options("gates", rung, force, records, records_file)
+    memory = parse_bytes(memory_budget, "--memory-budget") if memory_budget else None
+    wanted = _publishing(publish, org, private, overwrite)
+    results = run(options, publish=wanted, jobs=jobs, memory=memory, scheduler=scheduler or None)
     print(overview(results))
     if not all(result.ok for result in results):
-        raise UserError("not every domain was released; see the table")
+        done = "released and published" if publish else "released"
+        raise UserError(f"not every domain was {done}; see the table")
 
 
 @task(help=DOMAIN | RUNGS | KEEP)
@@ -194,6 +238,20 @@ def bench_build(c: Context, arch: str) -> None:
     print(render(run(arch), TERMINAL))
 
 
+@task(help={"domains": "how many domains, like 1,2,4,8,16"})
+@command
+def bench_scaling(c: Context, domains: str = "1,2,4,8,16") -> None:
+    """Measure release-all over many small domains, in turn, in parallel and on a cluster."""
+    from benchmarks.scaling import DOCUMENT
+    from benchmarks.scaling import bench_scaling as run
+
+    counts = domains.split(",")
+    if not all(count.isdigit() and int(count) for count in counts):
+        raise UserError(f"--domains: numbers like 1,2,4 are wanted, not {domains!r}")
+    run(tuple(map(int, counts)))
+    print(paths.shown(DOCUMENT))
+
+
 @task(help=DOMAIN)
 @command
 def card(c: Context, domain: str) -> None:
@@ -204,18 +262,48 @@ def card(c: Context, domain: str) -> None:
     print((release_folder(domain) / CARD_FILE).read_text(encoding="utf-8"))
 
 
-@task(help=DOMAIN)
+@task(help=DOMAIN | WHERE | {"dry_run": "show what would be done, and write nothing"})
 @command
-def publish(c: Context, domain: str) -> None:
-    """Upload models/<domain>/webgpu to the Hub as one commit, if its gates allow it.
+def publish(
+    c: Context,
+    domain: str,
+    dry_run: bool = False,
+    org: str = "",
+    private: bool = False,
+    overwrite: bool = False,
+) -> None:
+    """Make the Hub's main equal to models/<domain>/webgpu, wholly or not at all; tag it v<N>.
 
+    The files are staged in a pull request, read back there, and merged; until then main shows the
+    old release. A run that died goes on where it stopped; what the Hub has is not sent again.
     The token is found where huggingface_hub finds it: HF_TOKEN, or `hf auth login`.
     """
     from shared.domain import load_domain
-    from shared.pipeline import publish_release
+    from shared.hub.table import plan_table
+    from shared.pipeline import plan_publication, publish_release
 
-    published = publish_release(load_domain(domain))
-    print(f"{published.url} at {published.revision}")
+    options = _publishing(True, org, private, overwrite)
+    if dry_run:
+        plan = plan_publication(load_domain(domain), options)
+        print(plan_table(plan))
+        if plan.against:
+            raise UserError(plan.against)
+        return
+    done = publish_release(load_domain(domain), options)
+    print(f"{done.url} {done.release_version} at {done.revision}")
+
+
+@task(help={"org": "the owner of the collection, and of the models in it"})
+@command
+def publish_collection(c: Context, org: str = "") -> None:
+    """Put every model that was published from here into one collection on the Hub.
+
+    Safe to run again: what is in it stays, and each model's note names its newest version.
+    """
+    from shared.pipeline import publish_collection as run
+
+    url, names = run(org or None)
+    print("\n".join([url, *(f"  {name}" for name in names)]))
 
 
 @task(

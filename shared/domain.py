@@ -17,6 +17,7 @@ from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from shared import paths
 from shared.errors import UserError
+from shared.evaluate.scoring import FieldScoring, check_metrics
 from shared.hashing import sha256_file, sha256_json
 from shared.manifest import Strict
 from shared.olive.config import check_olive_config
@@ -91,22 +92,31 @@ class BenchSettings(Strict):
 class PublishSettings(Strict):
     """Where a release goes: `<org>/<name>`; {domain} and {base} are filled in.
 
+    `version`: what it is tagged as, "1.2.0" → v1.2.0; without it releases are numbered v1, v2, …
     `signing_key`: path of an elliptic-curve private key (PEM); DOCINTEL_SIGNING_KEY overrides it.
     """
 
     org: str = Field(min_length=1)
     name: str = Field(min_length=1)
     private: bool = False
+    version: str | None = Field(default=None, pattern=r"^\d+\.\d+\.\d+$")
+    collection: str = Field(
+        default="DocIntel: language models for the browser", min_length=1, max_length=60
+    )
     signing_key: str | None = None
 
 
 class Chain(Strict):
-    """fallback.toml: the rungs in the order they are tried, and the gates a release must pass."""
+    """fallback.toml: the rungs in the order they are tried, and the gates a release must pass.
+
+    `metrics`: how each field of schema.json is scored; none may be left out.
+    """
 
     version: Literal[1]
     publish: PublishSettings
     check: CheckSettings = CheckSettings()
     bench: BenchSettings = BenchSettings()
+    metrics: dict[str, FieldScoring] = Field(default_factory=dict)
     gate: list[Gate] = Field(min_length=1)
     rung: list[Rung] = Field(min_length=1)
 
@@ -173,6 +183,7 @@ def load_domain(name: str) -> Domain:
         read_text(folder / file)
     chain = read_toml(folder / "fallback.toml", Chain)
     schema = _read_schema(folder / "schema.json")
+    check_metrics(chain.metrics, schema, paths.shown(folder / "fallback.toml"))
     return Domain(
         name=name,
         folder=folder,

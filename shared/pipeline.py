@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from shared import paths
 from shared.card.template import check_template
@@ -18,19 +19,38 @@ from shared.manifest import Strict
 from shared.progress import say
 from shared.release import RELEASE_FILE, Release, make_release, read_release, release_folder
 from shared.rung_run import STAGES_IN_ALL, Attempt, Options
-from shared.safety.secrets import refuse_secrets
 from shared.signing import SIGNATURE_FILE
 from shared.strict import read_text
 
+if TYPE_CHECKING:
+    from shared.hub.order import Order
+    from shared.hub.publish import Plan
+
 
 class Publication(Strict):
-    """Where and when a release went up; `release_key` tells whether it is the present one."""
+    """Where a release went up; `release_key` tells whether it is the present one.
+
+    It lies beside the release folder: release.json is one of the files that are published, and a
+    file cannot name the commit that it is part of. `release_version` is the tag on the Hub.
+    """
 
     version: int = 1
     release_key: str
     repository: str
     url: str
     revision: str
+    release_version: str | None = None
+    pull_request: int | None = None
+    bytes_sent: int | None = None
+
+
+@dataclass(frozen=True)
+class PublishOptions:
+    """How the command line changes what fallback.toml says under [publish]."""
+
+    org: str | None = None
+    private: bool = False
+    overwrite: bool = False
 
 
 @dataclass(frozen=True)
@@ -48,7 +68,7 @@ class Result:
         return self.error is None
 
 
-def release_domain(name: str, options: Options, *, publish: bool = False) -> Result:
+def release_domain(name: str, options: Options, *, publish: PublishOptions | None = None) -> Result:
     """Walk the rungs, write the release folder, publish it if asked; errors end up in the result."""
     walked: Walk | None = None
     release: Release | None = None
@@ -60,7 +80,7 @@ def release_domain(name: str, options: Options, *, publish: bool = False) -> Res
         if walked.rung is None:
             raise UserError(f"{name}: no rung could be taken; see the table")
         release, _ = make_release(walked, force=options.force)
-        published = publish_release(domain) if publish else None
+        published = publish_release(domain, publish) if publish else None
     except UserError as error:
         return Result(name, walked, release, error=str(error))
     return Result(name, walked, release, published)
@@ -84,33 +104,108 @@ def run_until(name: str, options: Options) -> Result:
     return Result(name, walked, error=reason)
 
 
-def release_all(options: Options, *, publish: bool = False) -> list[Result]:
-    """Every domain in turn; one that fails does not stop the others."""
-    return [release_domain(name, options, publish=publish) for name in domain_names()]
+def release_all(
+    options: Options,
+    *,
+    publish: PublishOptions | None = None,
+    jobs: int = 1,
+    memory: int | None = None,
+    scheduler: str | None = None,
+) -> list[Result]:
+    """Every domain; one that fails does not stop the others.
+
+    In turn, in this process; with `jobs` in as many worker processes, which together claim at most
+    `memory` bytes (default: what is available); with `scheduler` on a Dask cluster. Publishing is
+    done here, one after the other: the token stays on this machine.
+    """
+    if jobs == 1 and not scheduler:
+        return [release_domain(name, options, publish=publish) for name in domain_names()]
+    from shared.schedule.run import run_units
+
+    results = run_units(domain_names(), options, jobs, memory, scheduler)
+    return [_published(result, publish) for result in results] if publish else results
 
 
-def publish_release(domain: Domain) -> Publication:
-    """Upload models/<domain>/webgpu as one commit; UserError where it must not be published."""
-    release = read_release(release_folder(domain.name))
-    say(f"[9/{STAGES_IN_ALL}] {domain.name} · publish")
-    if not release.publishable:
-        raise UserError(f"{domain.name} is not published: {release.not_publishable_because}")
-    _need_untouched(release, release_folder(domain.name))
-    refuse_secrets(release_folder(domain.name), files_below(release_folder(domain.name)))
+def _published(result: Result, options: PublishOptions) -> Result:
+    if not result.ok:
+        return result
+    try:
+        done = publish_release(load_domain(result.domain), options)
+    except UserError as error:
+        return replace(result, error=str(error))
+    return replace(result, publication=done)
+
+
+def publish_release(domain: Domain, options: PublishOptions | None = None) -> Publication:
+    """Make the Hub's main equal to models/<domain>/webgpu; UserError where it must not be done."""
     from shared.hub.publish import publish
 
-    done = publish(
-        release_folder(domain.name),
-        repository_name(domain, release.base),
-        private=domain.chain.publish.private,
-        message=f"DocIntel {domain.name}: {release.rung}, release {release.key}",
-    )
-    say(f"      {'unchanged on the Hub' if done.unchanged else 'published'}: {done.url}")
+    say(f"[9/{STAGES_IN_ALL}] {domain.name} · publish")
+    order, repository = _order(domain, options or PublishOptions())
+    done = publish(order, repository)
+    end = "unchanged on the Hub" if done.unchanged else "published"
+    say(f"      {end}: {done.url} {done.version}")
     publication = Publication(
-        release_key=release.key, repository=done.repo_id, url=done.url, revision=done.revision
+        release_key=order.key,
+        repository=done.repo_id,
+        url=done.url,
+        revision=done.revision,
+        release_version=done.version,
+        pull_request=done.pull_request,
+        bytes_sent=done.bytes_sent,
     )
     _write(_publication_file(domain.name), publication.model_dump_json(indent=2) + "\n")
     return publication
+
+
+def plan_publication(domain: Domain, options: PublishOptions) -> Plan:
+    """What publish_release would do; nothing is written, neither here nor on the Hub."""
+    from shared.hub.publish import plan
+
+    return plan(*_order(domain, options))
+
+
+def publish_collection(org: str | None = None) -> tuple[str, list[str]]:
+    """The Hub collection of all that was published from here: its URL, and what is in it."""
+    from shared.hub.collection import Entry, renew_collection
+
+    domains = [load_domain(name) for name in domain_names()]
+    found = [(domain, read_publication(domain.name)) for domain in domains]
+    entries = [
+        Entry(published.repository, f"{domain.name}, {published.release_version or 'no version'}")
+        for domain, published in found
+        if published and (org is None or published.repository.split("/")[0] == org)
+    ]
+    if not entries:
+        raise UserError(
+            "nothing was published from here; run `./inv publish --domain <name>` first"
+        )
+    settings = domains[0].chain.publish
+    owner = org or entries[0].repo_id.split("/")[0]
+    return renew_collection(owner, settings.collection, entries, private=settings.private)
+
+
+def _order(domain: Domain, options: PublishOptions) -> tuple[Order, str]:
+    """What to publish and where; UserError where it must not be published."""
+    from shared.hub.order import Order
+    from shared.safety.secrets import refuse_secrets
+
+    folder = release_folder(domain.name)
+    release = read_release(folder)
+    if not release.publishable:
+        raise UserError(f"{domain.name} is not published: {release.not_publishable_because}")
+    _need_untouched(release, folder)
+    refuse_secrets(folder, files_below(folder))
+    settings = domain.chain.publish
+    order = Order(
+        folder,
+        key=release.key,
+        title=f"DocIntel {domain.name}: {release.rung}",
+        private=options.private or settings.private,
+        version=release.release_version,
+        overwrite=options.overwrite,
+    )
+    return order, repository_name(domain, release.base, options.org)
 
 
 def read_publication(domain: str) -> Publication | None:

@@ -23,7 +23,35 @@ Step = Callable[[str], None]
 
 def say(line: str) -> None:
     """Print one line to stderr (stdout is kept for tables and machine-readable output)."""
-    console.print(line, markup=False, soft_wrap=True)
+    if _listener is None:
+        console.print(line, markup=False, soft_wrap=True)
+    else:
+        _listener(line)
+
+
+_listener: Callable[[str], None] | None = None
+
+
+@contextmanager
+def told_to(listener: Callable[[str], None]) -> Iterator[None]:
+    """Within this, lines go to `listener`, and bars become lines: for the whole process."""
+    global _listener
+    before, _listener = _listener, listener
+    try:
+        yield
+    finally:
+        _listener = before
+
+
+@contextmanager
+def speaking_for(domain: str) -> Iterator[None]:
+    """Lines begin with the domain's name: several processes write to one terminal."""
+    with told_to(lambda line: console.print(labelled(domain, line), markup=False, soft_wrap=True)):
+        yield
+
+
+def labelled(domain: str, line: str) -> str:
+    return f"{domain:<12} │ {line.strip()}"
 
 
 @contextmanager
@@ -31,7 +59,7 @@ def bar(label: str, total: int, unit: str = "") -> Iterator[Step]:
     """Yield `step(detail)`, to be called once for each of `total` units of work."""
     with (
         _terminal_bar(label, total)
-        if sys.stderr.isatty()
+        if sys.stderr.isatty() and _listener is None
         else _plain_lines(label, total, unit) as s
     ):
         yield s

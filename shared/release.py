@@ -16,12 +16,12 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from shared import paths
-from shared.card.card import code_hash, render_card
+from shared.card.code import code_hash
 from shared.chain import Walk
 from shared.errors import UserError
 from shared.folders import swap_in
 from shared.gates import GateResult, failed, flatten
-from shared.hashing import files_below, sha256_file, sha256_json
+from shared.hashing import files_below, refuse_work, sha256_file, sha256_json
 from shared.hub.names import repository_name
 from shared.manifest import FILE_NAME, FileRecord, Manifest, Measurement, Strict
 from shared.olive.package import link_or_copy
@@ -41,11 +41,13 @@ class Release(Strict):
     A measurement is named `<stage>.<name>`; `manifests` gives the key of each stage's manifest.
     `source_files` and `domain_files`: SHA-256 of what it was made from. `card_template` and
     `card_code` (the hash of what renders it): with them the card can be made again. `files`: all
-    but release.json itself and the signature.
+    but release.json itself and the signature. `release_version` is publish.version of
+    fallback.toml; None lets the Hub's tags be counted on.
     """
 
     version: Literal[2] = 2
     key: str
+    release_version: str | None = None
     domain: str
     rung: str
     recipe: str = ""
@@ -115,6 +117,9 @@ def make_release(walked: Walk, *, force: bool = False) -> tuple[Release, bool]:
         say("      unchanged")
         sign_folder(folder, walked.domain.chain.publish.signing_key)
         return old, True
+    refuse_work(f"release of {walked.domain.name}")
+    from shared.card.card import render_card
+
     partial = folder.with_name(f".{RELEASE_FOLDER}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -166,6 +171,7 @@ def _describe(walked: Walk, key: str) -> Release:
     manifests = walked.manifests
     return Release(
         key=key,
+        release_version=walked.domain.chain.publish.version,
         domain=walked.domain.name,
         rung=rung.name,
         recipe=next((a.recipe for a in walked.attempts if a.outcome == "taken"), ""),

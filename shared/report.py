@@ -16,6 +16,7 @@ from shared.manifest import Measurement
 from shared.pipeline import Result, read_attempts, read_publication
 from shared.release import CARD_FILE, Release, read_release, release_folder
 from shared.signing import signed_by
+from shared.units import number
 
 TERMINAL = "rounded_outline"
 
@@ -58,7 +59,8 @@ def summary(result: Result) -> str:
     elif result.walk and "package" in result.walk.done:
         parts.append(f"package   {paths.shown(result.walk.package)}")
     if result.publication:
-        parts.append(f"published {result.publication.url} at {result.publication.revision}")
+        there = result.publication
+        parts.append(f"published {there.url} {there.release_version} at {there.revision}")
     return "\n".join(parts)
 
 
@@ -79,7 +81,8 @@ def overview(results: list[Result]) -> str:
 
 def _where(result: Result) -> str:
     if result.publication:
-        return result.publication.url
+        there = result.publication
+        return f"{there.url} {there.release_version}, {number(there.bytes_sent or 0, 'B')} sent"
     return paths.shown(release_folder(result.domain)) if result.release else "measured"
 
 
@@ -203,7 +206,8 @@ def _verdict(gates: list[GateResult], measurement: str) -> tuple[str, str]:
 def _uploaded(domain: str, release: Release) -> tuple[str, str, str]:
     published = read_publication(domain)
     if published and published.release_key == release.key:
-        return "uploaded", "done", f"{published.url} at {published.revision}"
+        named = f"{published.url} {published.release_version or ''}".strip()
+        return "uploaded", "done", f"{named} at {published.revision}"
     if published:
         return "uploaded", "not measured", f"an older release is up: {published.url}"
     reason = release.not_publishable_because or f"run `./inv publish --domain {domain}`"

@@ -22,7 +22,7 @@ from shared.olive.package import package_stage
 from shared.progress import say
 from shared.source import Source, source_stage
 from shared.stage import Done
-from shared.webgpu_bench.driver import has_gpu
+from shared.webgpu_bench.gpu import has_gpu
 from shared.webgpu_bench.stage import bench_stage
 
 Stage = Literal["source", "build", "package", "check", "bench", "gates"]

@@ -13,7 +13,7 @@ from typing import Any
 from shared import paths
 from shared.domain import Rung
 from shared.errors import RungFailed, UserError
-from shared.hashing import sha256_file, sha256_files, sha256_json
+from shared.hashing import refuse_work, sha256_file, sha256_files, sha256_json
 from shared.manifest import Measurement
 from shared.olive.weights import INDEX, weight_files
 from shared.safety.content import need_header, refuse_unsafe
@@ -59,6 +59,7 @@ def source_stage(rung: Rung, *, force: bool = False) -> Source:
 
 def _locate(source: str) -> Path:
     if source.startswith("hf:"):
+        refuse_work(source)
         from shared.hub.download import fetch_snapshot
 
         return fetch_snapshot(source)

@@ -26,7 +26,7 @@ from pydantic import ValidationError
 
 from shared import paths
 from shared.folders import swap_in
-from shared.hashing import files_below, sha256_file, sha256_json
+from shared.hashing import files_below, refuse_work, remember, sha256_file, sha256_json
 from shared.manifest import FILE_NAME, FileRecord, Manifest, Measurement
 from shared.progress import say
 
@@ -82,6 +82,7 @@ def run_stage(
     """
     if not force and (manifest := _finished(plan)):
         return Done(plan.folder, manifest, reused=True)
+    refuse_work(f"{plan.stage}/{plan.key}")
     work = plan.folder.with_name(f".{plan.key}.partial")
     plan.folder.parent.mkdir(parents=True, exist_ok=True)
     with _locked(plan):
@@ -92,6 +93,7 @@ def run_stage(
         work.mkdir(exist_ok=True)
         manifest = _measured(plan, produce, work)
         swap_in(work, plan.folder)
+        remember({plan.folder / name: r.sha256 for name, r in manifest.outputs.items()})
     return Done(plan.folder, manifest, reused=False)
 
 

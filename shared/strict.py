@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
+import sys
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -49,7 +52,9 @@ def loads_strictly(text: str) -> Any:
     And where values lie deeper than any file of ours has them: a bomb for whatever reads them next.
     """
     try:
-        value = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+        value = json.loads(
+            text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant, parse_int=_integer
+        )
     except RecursionError:
         raise ValueError(f"nested deeper than {DEEPEST_JSON} levels") from None
     _need_shallow(value)
@@ -104,8 +109,8 @@ def _sentence(error: ValidationError, model: type[BaseModel]) -> str:
 def _fields_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
     """The field names of the model that `loc` leads to, through lists and optional values."""
     for part in loc:
-        if isinstance(part, int):
-            continue
+        if isinstance(part, int) or part not in model.model_fields:
+            continue  # a place in a list, or a key of a table that has any keys
         annotation: Any = model.model_fields[part].annotation
         model = next((m for m in _models_in(annotation)), model)
     return [field.alias or name for name, field in model.model_fields.items()]
@@ -115,6 +120,20 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [model for argument in get_args(annotation) for model in _models_in(argument)]
+
+
+class LongInteger(int):
+    """An integer of more digits than Python prints (4,300); JSON has no such limit."""
+
+    def __repr__(self) -> str:
+        return f"an integer of about {math.ceil(self.bit_length() / math.log2(10)):,} digits"
+
+    __str__ = __repr__
+
+
+def _integer(digits: str) -> int:
+    short = len(digits) <= sys.int_info.default_max_str_digits
+    return int(digits) if short else LongInteger(Decimal(digits))
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -10,7 +10,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-from shared.card.front_matter import read_front_matter
 from shared.errors import UserError
 from shared.strict import read_json, read_text
 
@@ -43,6 +42,8 @@ def training_details(folder: Path) -> dict[str, str]:
 
 
 def _card(path: Path) -> dict[str, Any]:
+    from shared.card.front_matter import read_front_matter
+
     try:
         return read_front_matter(read_text(path))
     except (ValueError, UserError):

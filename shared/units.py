@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
+from shared.errors import UserError
+
 
 def number(value: bool | int | float | str | None, unit: str) -> str:
     """`0.975, share` → 97.5 %; bytes in GB or MB (1e9, 1e6); other floats to three figures."""
@@ -15,3 +19,22 @@ def number(value: bool | int | float | str | None, unit: str) -> str:
         figure = f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
         return f"{figure} {unit}".strip()
     return f"{value} {unit}".strip()
+
+
+def interval(low: float, high: float, unit: str) -> str:
+    """`0.48, 0.75, share` → 48–75 %; narrow ones with a decimal."""
+    if unit == "share":
+        digits = 0 if high - low >= 0.1 else 1
+        return f"{100 * low:.{digits}f}–{100 * high:.{digits}f} %"
+    if unit == "B":
+        return f"{number(low, unit)}–{number(high, unit)}"
+    return f"{number(low, '')}–{number(high, '')}"
+
+
+def parse_bytes(text: str, where: str) -> int:
+    """Bytes of "16GB", "800 MB" or a plain number; UserError naming `where` it was given."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", text.strip().lower())
+    if not found:
+        raise UserError(f"{where}: a size like 16GB is wanted, not {text!r}")
+    base = 1024 if found[3] else 1000
+    return int(float(found[1]) * base ** " kmgt".index(found[2] or " "))

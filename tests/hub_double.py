@@ -11,28 +11,43 @@ for another process), the client's own switch, and it uploads by git LFS, which 
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import huggingface_hub.constants
 import pytest
 
+from tests import hub_pulls  # noqa: F401 (its routes)
 from tests.hub_routes import READ_TOKEN, ROUTES, WRITE_TOKEN, Answer, Ask, give
-from tests.hub_store import Refusal, Repo, new_repo
+from tests.hub_store import Keeper, Refusal, Repo, new_repo
+
+SILENCE_SECONDS = 1.0
 
 
 class Fault(NamedTuple):
-    """The next such request is answered with `status`, once; `after` doing its work, if so wished."""
+    """What the next such request meets, once; `after` the Hub did its work, if so wished.
+
+    `how`: "status" answers with `status`; "cut" breaks the answer off in its middle; "silence"
+    answers too late; "hang up" closes the line in the middle of the request's body; "kill" ends
+    the process `hub.victim` with SIGKILL, and "kill in the body" in the middle of the request.
+    "then" lets `do(hub)` happen and answers as if nothing had. `skip`: so many such requests pass.
+    """
 
     method: str
     path: str
-    status: int
+    status: int = 500
     headers: dict[str, str] = {}  # noqa: RUF012 (never changed)
     after: bool = False
+    how: str = "status"
+    skip: int = 0
+    do: Callable[[HubDouble], object] | None = None
 
 
 class Request(NamedTuple):
@@ -63,18 +78,19 @@ class HubDouble:
     """Repositories in memory, served on 127.0.0.1 while the `with` block lasts.
 
     `faults` are consumed once each. A file named in `damaged` is stored with one bit flipped; with
-    "lfs" in it that happens to every LFS upload on its way. `page`: tree entries sent at once.
+    "lfs" in it that happens to every LFS upload on its way. `page`: entries sent at once.
     """
 
     def __init__(self) -> None:
         self.repos: dict[str, Repo] = {}
-        self.objects: dict[str, bytes] = {}
+        self.collections: dict[str, dict[str, Any]] = {}
+        self.keeper = Keeper()
         self.requests: list[Request] = []
         self.faults: list[Fault] = []
-        self.damaged: set[str] = set()
+        self.victim = 0
         self.page = 1000
         self._lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._server = _Server(("127.0.0.1", 0), _handler(self))
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         self.cdn = f"http://localhost:{self._server.server_port}/cdn"
 
@@ -86,14 +102,26 @@ class HubDouble:
         self._server.shutdown()
         self._server.server_close()
 
+    @property
+    def objects(self) -> dict[str, bytes]:
+        return self.keeper.objects
+
+    @property
+    def damaged(self) -> set[str]:
+        return self.keeper.damaged
+
+    @damaged.setter
+    def damaged(self, names: set[str]) -> None:
+        self.keeper.damaged = names
+
     def add(self, repo: str, files: dict[str, bytes], **kind: bool) -> str:
         """Put a repository there (`private`, `gated`) with one commit; its hash."""
         self.repos[repo] = new_repo(files, **kind)
         return self.repos[repo].refs["main"]
 
-    def files(self, repo: str) -> dict[str, bytes]:
-        """What the newest commit holds."""
-        return {name: blob.content for name, blob in self.repos[repo].at("main")[1].items()}
+    def files(self, repo: str, revision: str = "main") -> dict[str, bytes]:
+        """What the revision holds."""
+        return {name: blob.content for name, blob in self.repos[repo].at(revision)[1].items()}
 
     def asked(self, method: str, path: str = "") -> list[Request]:
         """The requests with that method whose path has that in it."""
@@ -105,18 +133,45 @@ class HubDouble:
             raise Refusal(404 if ask.token else 401, "Repository not found", "RepoNotFound")
         return repo
 
-    def answer(self, method: str, target: str, token: str, body: bytes) -> Answer:
-        """One request at a time: recorded, then answered by a fault or by its route."""
+    def take_fault(self, method: str, target: str) -> Fault | None:
+        """The fault that this request meets, if any; others that it would meet come nearer."""
+        path = unquote(urlsplit(target).path)
+        with self._lock:
+            for index, fault in enumerate(self.faults):
+                if fault.method in ("", method) and fault.path in path:
+                    if fault.skip == 0:
+                        return self.faults.pop(index)
+                    self.faults[index] = fault._replace(skip=fault.skip - 1)
+        return None
+
+    def answer(
+        self, method: str, target: str, token: str, body: bytes, fault: Fault | None
+    ) -> Answer:
+        """One request at a time: recorded, then answered by its route or by the fault."""
+        if fault and fault.how == "kill" and not fault.after:
+            self.kill()
         with self._lock:
             path = unquote(urlsplit(target).path)
             self.requests.append(Request(method, path, len(body), bool(token)))
-            fault = next((f for f in self.faults if f.method == method and f.path in path), None)
-            if fault is None:
-                return self._do(method, target, token, body)
-            self.faults.remove(fault)
-            if fault.after:
-                self._do(method, target, token, body)
-            return give({"error": "a fault"}, fault.status, fault.headers)
+            if fault and fault.do and not fault.after:
+                fault.do(self)
+            works = fault is None or fault.after or fault.how == "then"
+            answer = self._do(method, target, token, body) if works else Answer()
+            if fault and fault.do and fault.after:
+                fault.do(self)
+        if fault is None or fault.how in ("cut", "then"):
+            return answer
+        if fault.how == "kill" and fault.after:
+            self.kill()
+        if fault.how == "silence":
+            time.sleep(SILENCE_SECONDS)
+        return give({"error": "a fault"}, fault.status, fault.headers)
+
+    def kill(self) -> None:
+        """As a power cut would: nothing of the publisher runs after this line."""
+        while not self.victim:  # it may ask before its number is known here
+            time.sleep(0.001)
+        os.kill(self.victim, signal.SIGKILL)
 
     def _do(self, method: str, target: str, token: str, body: bytes) -> Answer:
         parts = urlsplit(target)
@@ -133,20 +188,41 @@ class HubDouble:
             return give({"error": str(refusal)}, refusal.status, refusal.headers)
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, *_: object) -> None:
+        """Whoever asked is gone: killed, or tired of waiting. Defects end up in answers."""
+
+
 def _handler(hub: HubDouble) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         disable_nagle_algorithm = True
 
         def serve(self) -> None:
+            fault = hub.take_fault(self.command, self.path)
+            if fault and fault.how in ("hang up", "kill in the body"):
+                self.close_connection = True
+                self.rfile.read(200)
+                if fault.how == "kill in the body":
+                    hub.kill()
+                return
             token = self.headers.get("Authorization", "").removeprefix("Bearer ")
-            answer = hub.answer(self.command, self.path, token, b"".join(self.body()))
+            body = b"".join(self.body())
+            answer = hub.answer(self.command, self.path, token, body, fault)
+            try:
+                self.send(answer, cut=fault is not None and fault.how == "cut")
+            except (BrokenPipeError, ConnectionResetError):
+                self.close_connection = True  # whoever asked is gone
+
+        def send(self, answer: Answer, cut: bool) -> None:
             self.send_response(answer.status)
-            for name, text in {"Content-Length": str(len(answer.body)), **answer.headers}.items():
+            size = len(answer.body) + (1000 if cut else 0)
+            for name, text in {"Content-Length": str(size), **answer.headers}.items():
                 self.send_header(name, text)
             self.end_headers()
             if self.command != "HEAD":
-                self.wfile.write(answer.body)
+                self.wfile.write(answer.body[: len(answer.body) // 2] if cut else answer.body)
+            self.close_connection = self.close_connection or cut
 
         def body(self) -> Iterator[bytes]:
             if "chunked" not in self.headers.get("Transfer-Encoding", ""):
@@ -160,6 +236,6 @@ def _handler(hub: HubDouble) -> type[BaseHTTPRequestHandler]:
         def log_message(self, *_: object) -> None:
             """The double keeps its own record."""
 
-        do_GET = do_HEAD = do_POST = do_PUT = serve
-
+    for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"):
+        setattr(Handler, f"do_{method}", Handler.serve)
     return Handler

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlencode
 
-from tests.hub_store import Refusal, apply_commit, flip_a_bit, is_lfs
+from tests.hub_store import Refusal, flip_a_bit, is_lfs
 
 if TYPE_CHECKING:
     from tests.hub_double import HubDouble
@@ -39,6 +39,10 @@ class Ask:
     @property
     def json(self) -> Any:
         return json.loads(self.body)
+
+    @property
+    def account(self) -> str:
+        return "writer" if self.token == WRITE_TOKEN else "reader"
 
     def may_write(self) -> None:
         if not self.token:
@@ -69,7 +73,7 @@ def give(value: Any, status: int = 200, headers: dict[str, str] | None = None) -
 def whoami(hub: HubDouble, ask: Ask) -> Answer:
     if not ask.token:
         raise Refusal(401, "Invalid username or password.")
-    return give({"type": "user", "name": "writer" if ask.token == WRITE_TOKEN else "reader"})
+    return give({"type": "user", "name": ask.account})
 
 
 @route("POST", "/api/repos/create")
@@ -104,11 +108,33 @@ def model_info(hub: HubDouble, ask: Ask) -> Answer:
 
 @route("GET", "/api/models/REPO/refs")
 def refs(hub: HubDouble, ask: Ask) -> Answer:
-    kinds: dict[str, list[dict[str, str]]] = {"branches": [], "tags": [], "converts": []}
-    for name, commit in hub.readable(ask).refs.items():
-        kind, folder = ("branches", "heads") if name == "main" else ("tags", "tags")
-        kinds[kind].append({"name": name, "ref": f"refs/{folder}/{name}", "targetCommit": commit})
-    return give(kinds)
+    repo = hub.readable(ask)
+    main = {"name": "main", "ref": "refs/heads/main", "targetCommit": repo.refs["main"]}
+    tags = [
+        {"name": name, "ref": f"refs/tags/{name}", "targetCommit": commit}
+        for name, commit in repo.tags.items()
+    ]
+    return give({"branches": [main], "tags": tags, "converts": []})
+
+
+@route("POST", "/api/models/REPO/tag/REV")
+def tag(hub: HubDouble, ask: Ask) -> Answer:
+    ask.may_write()
+    repo = hub.readable(ask)
+    if ask.json["tag"] in repo.tags:
+        raise Refusal(409, "Reference already exists")
+    repo.tags[ask.json["tag"]] = repo.at(ask.rest["rev"])[0]
+    return Answer()
+
+
+@route("GET", "/api/models/REPO/commits/REV")
+def commits(hub: HubDouble, ask: Ask) -> Answer:
+    date = "2026-11-23T12:00:00.000Z"
+    told = [
+        {"id": oid, "title": c.title, "message": "", "authors": [{"user": c.author}], "date": date}
+        for oid, c in hub.readable(ask).history(ask.rest["rev"])
+    ]
+    return give(told)
 
 
 @route("GET", "/api/models/REPO/tree/REV")
@@ -165,7 +191,7 @@ def lfs_upload(hub: HubDouble, ask: Ask) -> Answer:
     content = flip_a_bit(ask.body) if "lfs" in hub.damaged else ask.body
     if hashlib.sha256(content).hexdigest() != ask.rest["oid"]:
         raise Refusal(400, "The content does not have the SHA-256 that was announced")
-    hub.objects[ask.rest["oid"]] = content
+    hub.keeper.keep(ask.rest["oid"], content)
     return Answer()
 
 
@@ -177,10 +203,11 @@ def lfs_verify(hub: HubDouble, ask: Ask) -> Answer:
     return give({})
 
 
-@route("POST", "/api/models/REPO/commit/main")
+@route("POST", "/api/models/REPO/commit/REV")
 def commit(hub: HubDouble, ask: Ask) -> Answer:
     ask.may_write()
-    made = apply_commit(hub.readable(ask), ask.body, hub.objects, hub.damaged)
+    repo = hub.readable(ask)
+    made = hub.keeper.apply_commit(repo, ask.rest["rev"], ask.body, ask.account)
     return give({"commitOid": made, "commitUrl": f"{hub.url}/{ask.repo}/commit/{made}"})
 
 

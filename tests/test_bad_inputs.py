@@ -123,7 +123,7 @@ CONFIGS: list[Row] = [
     (
         "a number of five thousand digits",
         put("schema.json", '{"type": ' + "9" * 5000 + "}"),
-        "domains/legal/schema.json: not valid JSON: Exceeds the limit",
+        "domains/legal/schema.json: type: an integer of about 5,001 digits",
     ),
     ("text that is not UTF-8", put("prompt.md", b"\xff\xfe"), "prompt.md: not UTF-8 text (byte 0)"),
     ("a missing file", drop("card.md"), "domains/legal/card.md: the file is missing"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,11 +17,12 @@ import torch
 from onnxruntime.capi._pybind_state import quantize_matmul_4bits
 from transformers import AutoModelForCausalLM
 
+from shared import paths
 from shared.errors import RungFailed
 from shared.olive.blockwise import dequantize, quantize
 from shared.olive.external_data import ExternalDataWriter
 from shared.olive.graph import build_graph
-from shared.olive.int4 import Int4Options, write_int4
+from shared.olive.int4 import Int4Options, write_int4, write_together
 from shared.olive.weights import load_weights, weight_files
 from tests.tiny import ARCHITECTURES, write_tiny
 
@@ -302,3 +305,61 @@ class TestWeights:
         graph = build_graph(folder, "f32")
         with pytest.raises(RungFailed, match=r"no tensor 'model\.layers\.1\.mlp\.up_proj\.weight'"):
             write_int4(graph, weights, tmp_path / "m.onnx", Int4Options())
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_both_numeric_types_in_one_pass_are_the_bytes_of_one_at_a_time(
+    architecture: str, tiny: Tiny, tmp_path: Path
+) -> None:
+    """And each weight is quantised once: the codes do not depend on the graph's float type."""
+    kinds = {"model_q4f16.onnx": "f16", "model_q4.onnx": "f32"}
+    folder, weights = tiny(architecture), load_weights(tiny(architecture))
+    together, apart = tmp_path / "together", tmp_path / "apart"
+    together.mkdir()
+    apart.mkdir()
+    graphs = {together / name: build_graph(folder, dtype) for name, dtype in kinds.items()}
+    asked: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "shared.olive.int4.quantize", lambda w, b: (asked.append("once"), quantize(w, b))[1]
+        )
+        write_together(graphs, weights, Int4Options())
+    stored = [t.name for t in graphs[together / "model_q4.onnx"].proto.graph.initializer]
+    assert len(asked) == sum(name.endswith("_q4") for name in stored)
+    for name, dtype in kinds.items():
+        write_int4(build_graph(folder, dtype), weights, apart / name, Int4Options())
+    names = sorted(path.name for path in apart.iterdir())
+    assert names == sorted(path.name for path in together.iterdir()) and len(names) == 4
+    assert all((apart / n).read_bytes() == (together / n).read_bytes() for n in names)
+
+
+def test_olive_hashes_and_links_as_it_would_hash_and_copy(tmp_path: Path) -> None:
+    from olive import resource_path
+    from olive.model.config import model_config
+
+    from shared.olive.workflow import _without_reading_or_copying
+
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "weights").write_bytes(b"w" * 3_000_000)
+    theirs = model_config.hash_file(source / "weights")
+    with _without_reading_or_copying():
+        assert model_config.hash_file(source / "weights", block_size=1024) == theirs
+        resource_path.copy_dir(source, tmp_path / "copy", dirs_exist_ok=True)
+    linked = (tmp_path / "copy" / "weights").stat()
+    assert linked.st_ino == (source / "weights").stat().st_ino
+    assert resource_path.copy_dir.__name__ == "copy_dir", "put back afterwards"
+
+
+def test_olive_calls_nobody_where_its_telemetry_is_switched_off() -> None:
+    """In a process of its own: Olive's telemetry is one object for the whole process."""
+    script = (
+        "from shared.olive.workflow import _keep_olive_silent as silent\n"
+        "silent()\n"
+        "from olive.telemetry.telemetry import Telemetry\n"
+        "print(Telemetry()._logger)"
+    )
+    off = os.environ | {"OLIVE_DISABLE_TELEMETRY": "1", "CI": ""}
+    words = [sys.executable, "-c", script]
+    run = subprocess.run(words, cwd=paths.REPOSITORY, env=off, capture_output=True, text=True)
+    assert run.stdout.strip() == "None", run.stderr

@@ -1,28 +1,34 @@
-"""Publishing: the real client over real HTTP to tests/hub_double.py, so that no token is needed."""
+"""Publishing as a transaction: the real client over real HTTP to tests/hub_double.py."""
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from shared.errors import UserError
-from shared.hub.publish import Published, publish, repo_id
-from tests.hub_double import (
-    READ_TOKEN,
-    WRITE_TOKEN,
-    Fault,
-    HubDouble,
-    closed_port,
-    use_this_machine,
+from shared.hub.collection import Entry, renew_collection
+from shared.hub.names import repo_id
+from shared.hub.publish import plan
+from shared.hub.table import plan_table
+from tests.hub_double import Fault, HubDouble, use_this_machine
+from tests.hub_release import (
+    KEY,
+    NEXT_KEY,
+    REPO,
+    WEIGHTS,
+    on_disk,
+    on_the_hub,
+    order,
+    refused,
+    send,
+    write_release,
 )
+from tests.hub_store import Pull
 
 # The client itself passes open files to httpx2 in a way that httpx2 no longer likes.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
-
-REPO = "acme/docintel-legal-tiny-webgpu"
 
 
 @pytest.fixture
@@ -35,42 +41,7 @@ def hub(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubDouble]:
 
 @pytest.fixture
 def release(tmp_path: Path) -> Path:
-    """Two small files, and one that the Hub stores as LFS."""
-    folder = tmp_path / "release"
-    (folder / "onnx").mkdir(parents=True)
-    (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n# Card\n", encoding="utf-8")
-    (folder / "config.json").write_text("{}", encoding="utf-8")
-    (folder / "onnx" / "model_q4f16.onnx").write_bytes(bytes(range(256)) * 4000)
-    return folder
-
-
-@pytest.fixture
-def slept() -> list[float]:
-    return []
-
-
-def send(hub: HubDouble, folder: Path, slept: list[float] | None = None, **more: bool) -> Published:
-    naps = [] if slept is None else slept
-    return publish(folder, REPO, message="a release", endpoint=hub.url, sleep=naps.append, **more)
-
-
-def refused(hub: HubDouble, folder: Path, slept: list[float] | None = None, **more: bool) -> str:
-    """The sentence; no token may be in it, nor in the traceback."""
-    with pytest.raises(UserError) as raised:
-        send(hub, folder, slept, **more)
-    told = "".join(traceback.format_exception(raised.value))
-    assert WRITE_TOKEN not in told and READ_TOKEN not in told
-    assert "\n" not in str(raised.value)
-    return str(raised.value)
-
-
-def on_disk(folder: Path) -> dict[str, bytes]:
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
-
-
-def on_the_hub(hub: HubDouble) -> dict[str, bytes]:
-    return {name: c for name, c in hub.files(REPO).items() if name != ".gitattributes"}
+    return write_release(tmp_path / "release")
 
 
 class TestARepositoryName:
@@ -88,33 +59,55 @@ class TestPublishing:
     def test_puts_on_the_hub_what_the_folder_holds(self, hub: HubDouble, release: Path) -> None:
         done = send(hub, release)
         assert on_the_hub(hub) == on_disk(release)
-        assert hub.repos[REPO].at("main")[1]["onnx/model_q4f16.onnx"].lfs
+        assert hub.repos[REPO].at("main")[1][WEIGHTS].lfs
         assert done.revision == hub.repos[REPO].refs["main"]
         assert (done.url, done.files, done.unchanged) == (f"{hub.url}/{REPO}", 3, False)
-        assert done.bytes_sent == sum(map(len, on_disk(release).values()))
-        assert len(hub.asked("POST", "/commit/")) == 1
+        assert done.bytes_sent == sum(map(len, on_disk(release).values())) == hub.keeper.sent
 
-    def test_again_sends_nothing_and_makes_no_commit(self, hub: HubDouble, release: Path) -> None:
+    def test_stages_in_a_pull_request_and_changes_main_once(
+        self, hub: HubDouble, release: Path
+    ) -> None:
+        done = send(hub, release)
+        paths = [r.path for r in hub.asked("POST", "/commit/")]
+        assert paths == [f"/api/models/{REPO}/commit/refs/pr/1"]
+        assert [c.title for _, c in hub.repos[REPO].history("main")] == [
+            f"DocIntel legal: tiny, release {KEY} over {hub.repos[REPO].was[0][:12]} (#1)",
+            "initial commit",
+        ]
+        assert (done.pull_request, hub.repos[REPO].pulls[0].status) == (1, "merged")
+
+    def test_in_several_commits_where_there_is_much(
+        self, hub: HubDouble, release: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("shared.hub.staging.BATCH_FILES", 1)
+        send(hub, release)
+        assert len(hub.asked("POST", "/commit/")) == 3
+        assert len(hub.repos[REPO].was) == 2
+
+    def test_again_sends_nothing_and_makes_no_commit_and_no_tag(
+        self, hub: HubDouble, release: Path
+    ) -> None:
         first = send(hub, release)
         hub.requests.clear()
         again = send(hub, release)
         assert (again.unchanged, again.bytes_sent, again.revision) == (True, 0, first.revision)
-        assert [r.path for r in hub.asked("POST")] == ["/api/repos/create"]
-        assert not hub.asked("PUT")
+        assert again.version == first.version == "v1"
+        assert {r.method for r in hub.requests} == {"GET"}
+        assert hub.repos[REPO].tags == {"v1": first.revision}
 
     def test_a_changed_card_sends_the_card_alone(self, hub: HubDouble, release: Path) -> None:
         send(hub, release)
-        hub.requests.clear()
+        before = hub.keeper.sent
         card = release / "README.md"
         card.write_text("---\nlicense: mit\n---\n# Card, changed\n", encoding="utf-8")
-        assert send(hub, release).bytes_sent == card.stat().st_size
+        done = send(hub, release, key=NEXT_KEY)
+        assert done.bytes_sent == card.stat().st_size == hub.keeper.sent - before
         assert hub.files(REPO)["README.md"] == card.read_bytes()
-        assert not hub.asked("PUT") and not hub.asked("POST", "/lfs/")
 
     def test_takes_away_what_the_folder_has_no_more(self, hub: HubDouble, release: Path) -> None:
         send(hub, release)
-        (release / "onnx" / "model_q4f16.onnx").unlink()
-        assert not send(hub, release).unchanged
+        (release / WEIGHTS).unlink()
+        assert not send(hub, release, key=NEXT_KEY).unchanged
         assert set(hub.files(REPO)) == {".gitattributes", "README.md", "config.json"}
 
     def test_reads_a_listing_that_comes_in_pages(self, hub: HubDouble, release: Path) -> None:
@@ -131,158 +124,231 @@ class TestPublishing:
     ) -> None:
         hub.add(REPO, {})
         assert "is public already" in refused(hub, release, private=True)
-        assert not hub.asked("POST", "/commit/")
+        assert not hub.asked("POST")
 
 
-class TestTrouble:
-    @pytest.mark.parametrize("path", ["/repos/create", "/commit/"])
-    def test_that_passes_is_waited_for(
-        self, hub: HubDouble, release: Path, slept: list[float], path: str
+class TestAVersion:
+    def test_is_the_next_number_on_the_hub(self, hub: HubDouble, release: Path) -> None:
+        assert send(hub, release).version == "v1"
+        (release / "config.json").write_text('{"new": 1}', encoding="utf-8")
+        second = send(hub, release, key=NEXT_KEY)
+        assert second.version == "v2"
+        assert hub.repos[REPO].tags["v2"] == second.revision
+
+    def test_that_someone_took_a_moment_ago_is_stepped_over(
+        self, hub: HubDouble, release: Path
     ) -> None:
-        hub.faults = [Fault("POST", path, 500), Fault("POST", path, 503)]
-        send(hub, release, slept)
-        assert on_the_hub(hub) == on_disk(release)
-        assert slept == [1, 2]
-        assert len(hub.asked("PUT")) == 1
+        def take(double: HubDouble) -> None:
+            double.repos[REPO].tags["v1"] = double.repos[REPO].was[0]
 
-    def test_that_stays_ends_after_four_attempts(
-        self, hub: HubDouble, release: Path, slept: list[float]
+        hub.faults = [Fault("POST", "/tag/", how="then", do=take)]
+        assert send(hub, release).version == "v2"
+
+    def test_that_is_stated_is_the_tag(self, hub: HubDouble, release: Path) -> None:
+        assert send(hub, release, version="1.2.0").version == "v1.2.0"
+        assert send(hub, release, version="1.2.0").unchanged
+
+    def test_that_is_taken_by_other_content_is_refused_before_anything_is_sent(
+        self, hub: HubDouble, release: Path
     ) -> None:
-        hub.faults = [Fault("POST", "/repos/create", 503)] * 9
-        assert "is in trouble (503: a fault); see status.huggingface.co" in refused(
-            hub, release, slept
+        send(hub, release, version="1.2.0")
+        (release / "config.json").write_text('{"new": 1}', encoding="utf-8")
+        sent = hub.keeper.sent
+        assert "v1.2.0 is published with other content; raise publish.version" in refused(
+            hub, release, key=NEXT_KEY, version="1.2.0"
         )
-        assert slept == [1, 2, 4]
+        assert hub.keeper.sent == sent and len(hub.repos[REPO].pulls) == 1
 
-    def test_of_a_commit_whose_answer_is_lost_makes_no_second_one(
+    def test_of_content_that_came_back_is_a_new_number(self, hub: HubDouble, release: Path) -> None:
+        config = release / "config.json"
+        for text, key in (("{}", KEY), ('{"new": 1}', NEXT_KEY), ("{}", KEY)):
+            config.write_text(text, encoding="utf-8")
+            done = send(hub, release, key=key)
+        assert (done.version, done.unchanged) == ("v3", False)
+
+
+class TestSomeoneElse:
+    def edit(self, hub: HubDouble) -> None:
+        hub.repos[REPO].write({"README.md": b"by hand"}, "Fix a typo")
+
+    def change(self, release: Path) -> None:
+        (release / "config.json").write_text('{"new": 1}', encoding="utf-8")
+
+    def test_who_edited_main_is_not_overwritten_unasked(
         self, hub: HubDouble, release: Path
     ) -> None:
-        hub.faults = [Fault("POST", "/commit/", 502, after=True)]
-        done = send(hub, release)
-        assert (done.revision, done.unchanged) == (hub.repos[REPO].refs["main"], False)
-        assert len(hub.asked("POST", "/commit/")) == 1
+        send(hub, release)
+        self.edit(hub)
+        sentence = refused(hub, release, key=NEXT_KEY)
+        assert "main holds a change that no release made ('Fix a typo' by someone)" in sentence
+        assert "publish with --overwrite to replace it" in sentence
+        assert hub.files(REPO)["README.md"] == b"by hand" and len(hub.repos[REPO].pulls) == 1
 
-    @pytest.mark.parametrize(
-        "header", [{"Retry-After": "7"}, {"RateLimit": '"api";r=0;t=7', "X-Error-Message": "slow"}]
-    )
-    def test_of_too_many_requests_waits_as_long_as_the_hub_asks(
-        self, hub: HubDouble, release: Path, slept: list[float], header: dict[str, str]
-    ) -> None:
-        hub.faults = [Fault("POST", "/repos/create", 429, header)]
-        send(hub, release, slept)
-        assert slept == [7]
-
-    def test_of_an_hour_is_told_and_not_waited_for(
-        self, hub: HubDouble, release: Path, slept: list[float]
-    ) -> None:
-        hub.faults = [Fault("POST", "/repos/create", 429, {"Retry-After": "3600"})]
-        assert refused(hub, release, slept).endswith("(429); run it again in 3600 s")
-        assert not slept
-
-    def test_with_the_network_is_one_sentence(
-        self, hub: HubDouble, release: Path, slept: list[float]
-    ) -> None:
-        hub.url = closed_port()
-        assert "cannot be reached (connection refused)" in refused(hub, release, slept)
-        assert slept == [1, 2, 4]
-
-    def test_of_someone_elses_commit_in_between_is_told(
+    def test_is_overwritten_when_that_is_wanted_and_forgotten_then(
         self, hub: HubDouble, release: Path
     ) -> None:
-        hub.faults = [Fault("POST", "/commit/", 412)]
-        assert "changed by someone else meanwhile (412" in refused(hub, release)
+        send(hub, release)
+        self.edit(hub)
+        assert send(hub, release, overwrite=True).version == "v1"
+        assert on_the_hub(hub) == on_disk(release)
+        self.change(release)
+        assert send(hub, release, key=NEXT_KEY).version == "v2"
 
-    def test_with_room_is_told(self, hub: HubDouble, release: Path) -> None:
-        said = {"X-Error-Message": "Private repository storage limit reached"}
-        hub.faults = [Fault("POST", "/objects/batch", 403, said)]
-        assert "has no room for" in refused(hub, release)
-
-
-class TestTroubleWithXet:
-    """hf_xet is what uploads on the real Hub; it is not doubled, but its refusals are heard."""
-
-    @pytest.fixture(autouse=True)
-    def xet(self, hub: HubDouble, monkeypatch: pytest.MonkeyPatch) -> None:
-        pytest.importorskip("hf_xet")
-        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", False)
-
-    @pytest.mark.parametrize(
-        ("status", "sentence"),
-        [
-            (403, f"the token may not write to {REPO} (403)"),
-            (401, "does not accept the token (401)"),
-        ],
-    )
-    def test_is_one_sentence(
-        self, hub: HubDouble, release: Path, slept: list[float], status: int, sentence: str
+    def test_who_made_the_repository_is_not_overwritten_unasked(
+        self, hub: HubDouble, release: Path
     ) -> None:
-        hub.faults = [Fault("GET", "/xet-write-token/", status)] * 9
-        assert sentence in refused(hub, release, slept)
-        assert not slept
+        hub.add(REPO, {})
+        self.edit(hub)
+        assert "no release made" in refused(hub, release)
 
-
-class TestATokenThat:
-    def test_is_missing_is_asked_for(
-        self, hub: HubDouble, release: Path, monkeypatch: pytest.MonkeyPatch
+    def test_who_writes_while_we_stage_is_seen_before_the_merge(
+        self, hub: HubDouble, release: Path
     ) -> None:
-        monkeypatch.setattr("shared.hub.publish.get_token", lambda: None)
-        assert refused(hub, release) == "no Hub token: run `hf auth login` or set HF_TOKEN"
-        assert not hub.requests
+        send(hub, release)
+        self.change(release)
+        hub.faults = [Fault("POST", "/commit/", how="then", do=self.edit)]
+        assert "main was changed by someone else since pull request #2 was opened" in refused(
+            hub, release, key=NEXT_KEY
+        )
+        assert hub.files(REPO)["README.md"] == b"by hand"
+        assert not hub.asked("POST", "/2/merge")
+        assert "main was changed by someone else" in refused(hub, release, key=NEXT_KEY)
+        sent = hub.keeper.sent
+        done = send(hub, release, key=NEXT_KEY, overwrite=True)
+        assert on_the_hub(hub) == on_disk(release) and done.version == "v2"
+        assert hub.repos[REPO].pulls[1].status == "closed"
+        assert hub.keeper.sent - sent == sum(
+            len(hub.files(REPO)[n]) for n in ("config.json", "README.md")
+        )
 
-    def test_may_only_read_stops_it_at_once(
-        self,
-        hub: HubDouble,
-        release: Path,
-        slept: list[float],
-        monkeypatch: pytest.MonkeyPatch,
+    def test_who_writes_in_the_moment_of_the_merge_is_seen_after_it(
+        self, hub: HubDouble, release: Path
     ) -> None:
-        monkeypatch.setenv("HF_TOKEN", READ_TOKEN)
-        sentence = refused(hub, release, slept)
-        assert f"the token may not write to {REPO} (403" in sentence
-        assert "it needs the role 'write'" in sentence
-        assert not slept and len(hub.asked("POST")) == 1
+        send(hub, release)
+        self.change(release)
+        hub.faults = [Fault("POST", "/merge", how="then", do=self.edit)]
+        assert "in the moment of the merge (README.md); it is not tagged" in refused(
+            hub, release, key=NEXT_KEY
+        )
+        assert set(hub.repos[REPO].tags) == {"v1"}
+        assert "no release made ('Fix a typo'" in refused(hub, release, key=NEXT_KEY)
+        assert send(hub, release, key=NEXT_KEY, overwrite=True).version == "v2"
 
-    def test_is_no_longer_valid_is_told(
-        self, hub: HubDouble, release: Path, monkeypatch: pytest.MonkeyPatch
+    def test_with_a_pull_request_under_our_title_is_left_alone(
+        self, hub: HubDouble, release: Path
     ) -> None:
-        monkeypatch.setenv("HF_TOKEN", "hf_expired")
-        assert "does not accept the token (401: Invalid credentials" in refused(hub, release)
+        start = hub.add(REPO, {})
+        title = f"DocIntel legal: tiny, release {KEY} over {start[:12]}"
+        hub.repos[REPO].pulls.append(Pull(1, title, "stranger", start))
+        hub.repos[REPO].refs["refs/pr/1"] = start
+        assert send(hub, release).pull_request == 2
+        assert hub.repos[REPO].pulls[0].status == "draft"
 
-    def test_a_server_repeats_is_not_shown(self, hub: HubDouble, release: Path) -> None:
-        said = {"X-Error-Message": f"token {WRITE_TOKEN} lacks a right"}
-        hub.faults = [Fault("POST", "/repos/create", 403, said)] * 2
-        assert "token hf_*** lacks a right" in refused(hub, release)
+    def test_who_writes_to_the_pull_request_after_it_was_checked_is_seen(
+        self, hub: HubDouble, release: Path
+    ) -> None:
+        def push(double: HubDouble) -> None:
+            repo = double.repos[REPO]
+            tree = dict(repo.at("refs/pr/1")[1])
+            del tree["config.json"]
+            repo.commit(tree, "refs/pr/1", "a push", "someone")
 
-
-class TestWhatMustNotBePublished:
-    def test_is_an_upload_that_arrived_broken(self, hub: HubDouble, release: Path) -> None:
-        hub.damaged = {"lfs"}
-        sentence = refused(hub, release)
-        assert sentence.startswith("'onnx/model_q4f16.onnx' was not uploaded: ")
-        assert "SHA-256" in sentence
+        hub.faults = [Fault("GET", "/discussions/1", how="then", do=push, skip=1)]
+        assert "was changed by someone after it was checked" in refused(hub, release)
         assert on_the_hub(hub) == {}
 
-    def test_is_a_file_that_reads_back_otherwise(self, hub: HubDouble, release: Path) -> None:
-        hub.damaged = {"config.json"}
-        assert "config.json is not what was sent; run it again" in refused(hub, release)
 
-    def test_is_a_card_that_the_hub_does_not_take(self, hub: HubDouble, release: Path) -> None:
-        (release / "README.md").write_text("no front matter", encoding="utf-8")
-        assert "Invalid metadata in README.md" in refused(hub, release)
-        assert not hub.asked("PUT")
+class TestAnOlderPullRequest:
+    def leave(self, hub: HubDouble, release: Path) -> None:
+        """A run that is refused in the middle leaves its pull request open."""
+        hub.faults = [Fault("POST", "/merge", 403)]
+        refused(hub, release)
+        assert hub.repos[REPO].pulls[0].status == "open"
 
-    @pytest.mark.parametrize("name", [".env", "token", "onnx/server.pem", ".git/config"])
-    def test_is_a_secret(self, hub: HubDouble, release: Path, name: str) -> None:
-        (release / name).parent.mkdir(exist_ok=True)
-        (release / name).write_text("x", encoding="utf-8")
-        assert name.split("/")[0] in refused(hub, release)
-        assert not hub.requests
+    def test_of_this_release_is_continued(self, hub: HubDouble, release: Path) -> None:
+        self.leave(hub, release)
+        sent = hub.keeper.sent
+        assert send(hub, release).pull_request == 1
+        assert hub.keeper.sent == sent
 
-    def test_is_a_link_that_leads_outside(self, hub: HubDouble, release: Path) -> None:
-        (release / "passwords").symlink_to("/etc")
-        assert "a link that leads out of" in refused(hub, release)
-        assert not hub.requests
+    def test_of_another_release_is_closed_with_a_word(
+        self, hub: HubDouble, release: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        self.leave(hub, release)
+        (release / "config.json").write_text('{"new": 1}', encoding="utf-8")
+        sent = hub.keeper.sent
+        assert send(hub, release, key=NEXT_KEY).pull_request == 2
+        assert hub.repos[REPO].pulls[0].status == "closed"
+        assert "closed pull request #1: overtaken by #2" in capsys.readouterr().err
+        assert hub.keeper.sent - sent < 1000  # the weights are in the store
 
-    def test_is_an_empty_folder(self, hub: HubDouble, tmp_path: Path) -> None:
-        (tmp_path / "empty").mkdir()
-        assert "publishing it would empty" in refused(hub, tmp_path / "empty")
+    def test_that_someone_closed_is_followed_by_a_new_one(
+        self, hub: HubDouble, release: Path
+    ) -> None:
+        self.leave(hub, release)
+        hub.repos[REPO].pulls[0].status = "closed"
+        assert send(hub, release).pull_request == 2
+
+
+class TestADryRun:
+    def test_writes_nothing_and_tells_what_would_change(
+        self, hub: HubDouble, release: Path
+    ) -> None:
+        send(hub, release)
+        hub.requests.clear()
+        (release / "config.json").write_text('{"new": 1}', encoding="utf-8")
+        (release / "more.txt").write_text("more", encoding="utf-8")
+        (release / WEIGHTS).unlink()
+        found = plan(order(release, NEXT_KEY), REPO, endpoint=hub.url)
+        todo = found.difference
+        assert [file.name for file in todo.added] == ["more.txt"]
+        assert [file.name for file in todo.changed] == ["config.json"]
+        assert todo.deleted == [WEIGHTS]
+        assert [file.name for file in todo.unchanged] == ["README.md"]
+        assert (found.left_to_send, found.version, found.against) == (14, "v2", None)
+        assert {r.method for r in hub.requests} == {"GET"}
+        text = plan_table(found)
+        assert "14 B at most" in text and "nothing was written" in text
+
+    def test_of_a_new_repository_does_not_make_it(self, hub: HubDouble, release: Path) -> None:
+        found = plan(order(release, private=True), REPO, endpoint=hub.url)
+        assert (found.is_new, found.private, found.version) == (True, True, "v1")
+        assert not hub.repos and "(private, new)" in plan_table(found)
+
+    def test_counts_only_what_a_died_run_left_to_send(self, hub: HubDouble, release: Path) -> None:
+        TestAnOlderPullRequest().leave(hub, release)
+        found = plan(order(release), REPO, endpoint=hub.url)
+        assert (found.continues, found.left_to_send) == (1, 0)
+
+    def test_says_what_stands_against_it(self, hub: HubDouble, release: Path) -> None:
+        hub.add(REPO, {})
+        hub.repos[REPO].write({"README.md": b"by hand"}, "Fix a typo")
+        found = plan(order(release), REPO, endpoint=hub.url)
+        assert "no release made" in str(found.against)
+        assert "refused" in plan_table(found)
+
+    def test_of_what_is_there_names_its_version(self, hub: HubDouble, release: Path) -> None:
+        send(hub, release)
+        found = plan(order(release), REPO, endpoint=hub.url)
+        assert (bool(found.difference), found.version, found.left_to_send) == (False, "v1", 0)
+
+
+class TestACollection:
+    def test_holds_every_model_once_and_names_its_version(
+        self, hub: HubDouble, release: Path
+    ) -> None:
+        hub.add(REPO, {})
+        hub.add("acme/other", {})
+        entries = [Entry(REPO, "legal, v1"), Entry("acme/other", "tax, v4")]
+        for _ in range(2):
+            url, names = renew_collection("acme", "DocIntel", entries, endpoint=hub.url)
+        assert names == [f"{REPO} (legal, v1)", "acme/other (tax, v4)"]
+        assert url.startswith(f"{hub.url}/collections/acme/docintel")
+        _, names = renew_collection(
+            "acme", "DocIntel", [Entry(REPO, "legal, v2")], endpoint=hub.url
+        )
+        assert names == [f"{REPO} (legal, v2)", "acme/other (tax, v4)"]
+
+    def test_with_a_model_that_is_not_there_is_one_sentence(self, hub: HubDouble) -> None:
+        with pytest.raises(UserError, match="404: acme/none: not found"):
+            renew_collection("acme", "DocIntel", [Entry("acme/none", "")], endpoint=hub.url)

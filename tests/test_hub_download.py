@@ -48,7 +48,7 @@ def hub(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubDouble]:
 def commit(hub: HubDouble) -> str:
     """A model repository with a tag, and more in it than is wanted."""
     made = hub.add(REPO, WANTED | UNWANTED)
-    hub.repos[REPO].refs["v1"] = made
+    hub.repos[REPO].tags["v1"] = made
     return made
 
 

@@ -154,7 +154,7 @@ def test_a_copied_folder_is_a_new_domain(root: Path, tiny: Tiny) -> None:
     assert "tax" in (root / "models" / "tax" / "webgpu" / "README.md").read_text()
 
 
-def test_a_publishable_release_goes_up_as_one_commit_and_comes_down_the_same(
+def test_a_publishable_release_goes_up_as_one_change_of_main_and_comes_down_the_same(
     root: Path, tiny: Tiny, edit: Callable[[str, str, str], None]
 ) -> None:
     shutil.copytree(tiny("qwen2"), root / "models" / "legal" / "merged")

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from shared import paths
 from shared.card import tables
 from shared.card.front_matter import front_matter
 from shared.card.tables import fenced, words
 from shared.card.template import fill_in
 from shared.card.usage import usage_js, usage_js_constrained, usage_python, usage_verify
-from shared.hashing import files_below, sha256_files, sha256_json
+from shared.hashing import sha256_json
 
 if TYPE_CHECKING:
     from shared.release import Release
@@ -46,13 +45,6 @@ def render_card(release: Release, prompt: str) -> str:
     where = f"domains/{release.domain}/card.md"
     body = fill_in(release.card_template, _context(release, prompt), where)
     return f"---\n{front_matter(release, QUALITY)}\n---\n\n{body}"
-
-
-def code_hash() -> str:
-    """What a card's form depends on: two checkouts with the same hash render the same card."""
-    folder = paths.REPOSITORY / "shared"
-    names = [f"card/{name}" for name in files_below(folder / "card") if name.endswith(".py")]
-    return sha256_json(sha256_files(folder, [*names, "units.py"]))[:16]
 
 
 def _context(release: Release, prompt: str) -> dict[str, Any]:

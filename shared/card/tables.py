@@ -11,7 +11,7 @@ from tabulate import tabulate
 from shared.gates import GateResult
 from shared.manifest import Measurement
 from shared.rung_run import Attempt
-from shared.units import number
+from shared.units import interval, number
 
 Rows = Sequence[Sequence[str]]
 
@@ -28,7 +28,13 @@ def table(headers: Sequence[str], rows: Rows, style: str = "github") -> str:
         taken = sum(max(len(r[i]) for r in [headers, *rows]) + 3 for i in range(len(headers) - 1))
         widths = [None] * (len(headers) - 1) + [max(24, _terminal_width() - taken - 4)]
     return tabulate(
-        rows, headers=list(headers), tablefmt=style, disable_numparse=True, maxcolwidths=widths
+        rows,
+        headers=list(headers),
+        tablefmt=style,
+        disable_numparse=True,
+        maxcolwidths=widths,
+        break_long_words=False,  # an address in two pieces cannot be copied
+        break_on_hyphens=False,
     )
 
 
@@ -58,19 +64,35 @@ def _terminal_width() -> int:
 
 
 def shown(measurement: Measurement | None) -> str:
-    """A measurement as a person reads it: value, unit, n, and whether an adapter was software."""
+    """A measurement as a person reads it: value, unit, 95 % interval or standard error, n, and
+    whether an adapter was software.
+
+    >>> shown(Measurement(value=0.625, unit="share", n=50, low=0.48, high=0.75))
+    '62.5 % (48–75 %, n = 50)'
+    """
     if measurement is None:
         return "not measured"
     if measurement.value is None:
         return f"not measured: {measurement.reason}"
     text = number(measurement.value, measurement.unit)
-    if measurement.n is not None and measurement.unit == "share":
-        text += f" (n = {measurement.n})"
-    if measurement.standard_error is not None:
+    has_interval = measurement.low is not None and measurement.high is not None
+    certainty = _certainty(measurement)
+    text += f" ({certainty})" if certainty else ""
+    if measurement.standard_error is not None and not has_interval:
         text += f" ± {measurement.standard_error:.2g}"
     if measurement.software_adapter and measurement.unit in ("s", "tokens/s"):
         text += " (software adapter)"
     return text
+
+
+def _certainty(measurement: Measurement) -> str:
+    """The interval and n, where they are there and say something."""
+    parts = []
+    if measurement.low is not None and measurement.high is not None:
+        parts.append(interval(measurement.low, measurement.high, measurement.unit))
+    if measurement.n is not None and (parts or measurement.unit == "share"):
+        parts.append(f"n = {measurement.n}")
+    return ", ".join(parts)
 
 
 def attempts_table(attempts: Sequence[Attempt], style: str = "github") -> str:

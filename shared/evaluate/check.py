@@ -48,6 +48,7 @@ def check_stage(
     settings = {
         "prompt": domain.prompt,
         "schema": domain.schema,
+        "metrics": {name: how.model_dump() for name, how in domain.chain.metrics.items()},
         "max_new_tokens": domain.chain.check.max_new_tokens,
         "base": rung.base if rung.prompt_only else None,
         "origin": selection.origin,
@@ -58,7 +59,7 @@ def check_stage(
         inputs={"package": package.manifest.key, "records": records},
         settings=settings,
         tools=tool_versions("onnxruntime-genai", "transformers", "jsonschema"),
-        code=3,
+        code=4,
     )
     run = _Check(domain, rung, package.folder, selection)
     return run_stage(plan, run.produce, force=force, keep_partial=True)
@@ -113,7 +114,7 @@ class _Check:
     ) -> dict[str, Any]:
         ids = answerer.chat.prompt_ids(prompt, record.input)
         answer = answerer.answer(ids, self.domain.chain.check.max_new_tokens)
-        verdict = judge(answer.text, record.gold, self.domain.schema)
+        verdict = judge(answer.text, record, self.domain.schema, self.domain.chain.metrics)
         return {"system": system, "id": record.id, **asdict(answer), "verdict": asdict(verdict)}
 
     def _measurements(self, answers: list[dict[str, Any]]) -> dict[str, Measurement]:
@@ -137,8 +138,8 @@ class _Check:
             return {name: Measurement.missing(reason, "share") for name in RATES}
         verdicts = [Verdict(**a["verdict"]) for a in answers]
         how = f"greedy, {self.selection.origin}, onnxruntime-genai on the CPU"
-        fields = [right for v in verdicts for right in v.fields.values()]
-        samples = {
+        fields = [s for v in verdicts for s in v.fields.values() if s is not None]
+        samples: dict[str, Sequence[float]] = {
             "json_validity": [v.json for v in verdicts],
             "fenced": [v.fenced for v in verdicts],
             "schema_compliance": [v.schema for v in verdicts],

@@ -18,8 +18,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import httpx2
 from huggingface_hub import HfApi, get_token
@@ -34,6 +36,7 @@ from huggingface_hub.utils import disable_progress_bars, parse_ratelimit_headers
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt
 
 from shared.errors import UserError
+from shared.hub.client import TRANSIENT_STATUS
 from shared.progress import say
 
 ATTEMPTS = 4
@@ -42,7 +45,6 @@ LONGEST_WAIT_SECONDS = 300.0
 STILL_GOING_SECONDS = 30.0
 SAID_BY_THE_CLIENT = ("Invalid metadata in README.md", "LFS batch API returned errors")
 """ValueErrors whose text tells more than the HTTP error inside them, where there is one."""
-TRANSIENT_STATUS = frozenset({408, 429, 500, 502, 503, 504})
 NO_ROOM_STATUS = frozenset({402, 413, 507})
 
 Sleep = Callable[[float], None]
@@ -81,7 +83,15 @@ class Hub:
                 raise
             file = re.match(r"Error while uploading ('.+?') to the Hub", str(error))
             about = f"{file[1]} was not uploaded: " if file else ""
-            raise self.failure(scrub(about + sentence)) from None
+            asked = self._asked(_root(error), retrying.statistics.get("attempt_number", 1))
+            raise self.failure(scrub(about + sentence + asked)) from None
+
+    def _asked(self, error: BaseException, times: int) -> str:
+        """Which request failed, and how often it was made; a reader needs only the sentence."""
+        request = _request(error)
+        if not self.writing or request is None:
+            return ""
+        return f" [{request}, tried {'once' if times == 1 else f'{times} times'}]"
 
     @property
     def host(self) -> str:
@@ -96,9 +106,10 @@ class Hub:
         error = _root(_error(state))
         status = _status(error)
         trouble = f"answers {status}" if status else f"cannot be reached ({_why(error)})"
+        request = _request(error)
         say(
-            f"      {self.host} {trouble}; trying again in {_seconds_to_wait(state):.0f} s "
-            f"({state.attempt_number + 1} of {ATTEMPTS})"
+            f"      {self.host} {trouble}{f' to {request}' if request else ''}; trying again in "
+            f"{_seconds_to_wait(state):.0f} s ({state.attempt_number + 1} of {ATTEMPTS})"
         )
 
 
@@ -193,8 +204,32 @@ def _retry_after(error: BaseException) -> float | None:
     said = error.response.headers.get("Retry-After", "").strip()
     if said.isdigit():
         return float(said)
+    if said and (date := _date(said)):
+        return max(0.0, (date - datetime.now(UTC)).total_seconds())
     limit = parse_ratelimit_headers(error.response.headers)
     return float(limit.reset_in_seconds) if limit and _status(error) == 429 else None
+
+
+def _date(text: str) -> datetime | None:
+    """An HTTP date (RFC 9110, section 5.6.7), which is always in GMT."""
+    try:
+        return parsedate_to_datetime(text).replace(tzinfo=UTC)
+    except ValueError:
+        return None
+
+
+def _request(error: BaseException) -> str | None:
+    """`PUT /path`: never the query, in which a storage's URL carries its signature."""
+    if isinstance(error, HfHubHTTPError):
+        request = error.response.request
+    elif isinstance(error, httpx2.RequestError):
+        try:
+            request = error.request
+        except RuntimeError:  # raised outside of a request
+            return None
+    else:
+        return None
+    return f"{request.method} {unquote(request.url.path)}"[:160]
 
 
 def _status(error: BaseException) -> int | None:
@@ -245,17 +280,18 @@ def _refusal(hub: Hub, status: int, error: BaseException) -> str:
         return f"{hub.host} is in trouble ({code}); see status.huggingface.co and run it again"
     if status in (409, 412):
         return f"{hub.repo_id} was changed by someone else meanwhile ({status}); run it again"
-    return _denial(hub, status, code)
+    request = _request(error) or ""
+    return _denial(hub, status, code, writing=hub.writing and not request.startswith("GET"))
 
 
-def _denial(hub: Hub, status: int, code: str) -> str:
+def _denial(hub: Hub, status: int, code: str, writing: bool) -> str:
     """401, 403, 404: what a token must be able to do, which differs for reading and writing."""
     if status == 401 and hub.writing:
         return (
             f"{hub.host} does not accept the token ({code}); make one with the role 'write' at "
             f"{hub.api.endpoint}/settings/tokens and run `hf auth login`"
         )
-    if status == 403 and hub.writing:
+    if status == 403 and writing:
         return (
             f"the token may not write to {hub.repo_id} ({code}); it needs the role 'write', or "
             f"fine-grained write access to the repositories of {hub.org}"

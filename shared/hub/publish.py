@@ -1,227 +1,256 @@
-"""Publish a folder to the Hub: one commit, only what changed, and the result read back.
+"""Publish a folder as a transaction: staged in a pull request, verified there, merged, tagged.
 
->>> publish(Path("models/legal/webgpu"), "org/docintel-legal-smollm3-3b-webgpu", message="1.0")
-Published(repo_id='org/docintel-legal-smollm3-3b-webgpu', url=..., unchanged=False)
+>>> publish(Path("models/legal/webgpu"), "org/docintel-legal-smollm3-3b-webgpu",
+...         key="0123456789abcdef", title="DocIntel legal")
+Published(repo_id='org/docintel-legal-smollm3-3b-webgpu', url=..., version='v1', ...)
+
+main is the old release or the new one. Every step can be done twice, and what to do next is read
+from the Hub, so a run that died is finished by running it again, also on another machine.
 """
 
 from __future__ import annotations
 
-import hashlib
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
-from huggingface_hub.errors import HFValidationError, OIDCError
-from huggingface_hub.hf_api import RepoFile
-from huggingface_hub.utils import FORBIDDEN_FOLDERS, validate_repo_id
+from huggingface_hub import HfApi
 
 from shared.errors import UserError
-from shared.hashing import sha256_file
-from shared.hub.calls import Hub, Sleep, scrub, transferring
-from shared.progress import bar, say
+from shared.hub import staging as staged
+from shared.hub.calls import Hub, Sleep
+from shared.hub.client import single_tries
+from shared.hub.files import LocalFile, inspect_folder
+from shared.hub.order import Order, hub_token
+from shared.hub.remote import (
+    Difference,
+    Remote,
+    difference,
+    foreign_commit,
+    look,
+    look_if_there,
+    next_version,
+    told,
+    version_tags,
+)
+from shared.hub.versions import named, need_free_version, new_name, version_of
+from shared.progress import say
 
-SECRETS = (".env", ".env.*", "token", ".netrc", "id_rsa", "id_ed25519", "*.pem", "*.key")
-KEPT_ON_THE_HUB = ".gitattributes"
-"""The Hub writes it itself: which files it stores as LFS. It stays where the folder has none."""
 
-Change = CommitOperationAdd | CommitOperationDelete
+@dataclass(frozen=True)
+class Plan:
+    """What publishing would do. `against` says in one sentence why it would not be done."""
+
+    repo_id: str
+    is_new: bool
+    private: bool
+    difference: Difference
+    continues: int | None
+    left_to_send: int
+    version: str
+    against: str | None
 
 
 @dataclass(frozen=True)
 class Published:
-    """What the Hub holds now. `revision` is a commit; `files` counts those of the folder.
+    """What the Hub holds now. `revision` is main's commit, `version` its tag.
 
     `bytes_sent` is the size of the files that were new or changed: the Hub's storage may have had
-    parts of them. `unchanged` says that all was there and no commit was made.
+    parts of them. `unchanged` says that main was this release already, `tagged` that its tag is
+    new. `pull_request` is the number of the one that was merged.
     """
 
     repo_id: str
     url: str
     revision: str
+    version: str
     files: int
     bytes_sent: int
     unchanged: bool
-
-
-@dataclass(frozen=True)
-class LocalFile:
-    """A file to publish: `name` is its path in the repository, `size` in bytes."""
-
-    name: str
-    path: Path
-    size: int
-    sha256: str
-
-    def is_same_as(self, remote: RepoFile) -> bool:
-        """Whether the Hub's checksum for that file is this file's; sizes alone prove nothing."""
-        if remote.lfs is not None:
-            return (remote.lfs.size, remote.lfs.sha256) == (self.size, self.sha256)
-        return remote.size == self.size and remote.blob_id == _git_blob_id(self.path)
-
-
-@dataclass(frozen=True)
-class Remote:
-    """A repository at one commit. A new one may have no commit yet."""
-
-    revision: str | None
-    private: bool
-    files: dict[str, RepoFile]
-
-
-def repo_id(pattern: str, org: str, domain: str, base: str) -> str:
-    """`org/name`: `pattern` with {domain} and the model part of {base}, in lower case.
-
-    >>> repo_id("docintel-{domain}-{base}-webgpu", "acme", "legal", "HuggingFaceTB/SmolLM3-3B")
-    'acme/docintel-legal-smollm3-3b-webgpu'
-    """
-    try:
-        name = pattern.format(domain=domain, base=base.split("/")[-1]).lower()
-        validate_repo_id(f"{org}/{name}")
-    except (KeyError, IndexError, AttributeError):
-        raise UserError(f"{pattern!r}: only {{domain}} and {{base}} can stand in it") from None
-    except ValueError as error:  # a lone brace; or HFValidationError, which is one too
-        raise UserError(f"{pattern!r}: {error}") from None
-    return f"{org}/{name}"
+    tagged: bool
+    pull_request: int | None
 
 
 def publish(
-    folder: Path,
-    repo_id: str,
-    *,
-    private: bool = False,
-    message: str,
-    endpoint: str | None = None,
-    sleep: Sleep = time.sleep,
+    order: Order, repo_id: str, *, endpoint: str | None = None, sleep: Sleep = time.sleep
 ) -> Published:
-    """Make the repository equal to `folder`, as one commit; UserError says what stands against it.
+    """Make main equal to the folder, or leave it as it is; UserError says what stands against it.
 
-    The same folder published again is a no-op. Files that the folder does not have are deleted.
+    The same folder published again sends nothing. Files that the folder does not have are deleted.
     `endpoint` defaults to HF_ENDPOINT or the public Hub; `sleep` (seconds) is for tests.
     """
-    hub = Hub(HfApi(endpoint=endpoint, token=_token()), repo_id, writing=True, sleep=sleep)
-    files = _inspect(folder, repo_id)
-    hub.call(lambda: hub.api.create_repo(repo_id, private=private, exist_ok=True))
-    before = hub.call(lambda: _look(hub))
-    if private and not before.private:
-        raise UserError(f"{repo_id} is public already and should be private; change it there first")
-    changes = _changes(files, before)
-    revision = before.revision
-    if changes or revision is None:
-        revision = hub.call(lambda: _commit(hub, files, before, changes, message))
-        _verify(hub, files, revision)
-    sent = sum(c.upload_info.size for c in changes if isinstance(c, CommitOperationAdd))
-    url = f"{hub.api.endpoint}/{repo_id}"
-    return Published(repo_id, url, revision, len(files), sent, unchanged=not changes)
-
-
-def _token() -> str:
-    try:
-        token = get_token()
-    except OIDCError as error:
-        raise UserError(f"no Hub token: HF_OIDC_RESOURCE: {scrub(str(error))}") from None
-    if not token:
-        raise UserError("no Hub token: run `hf auth login` or set HF_TOKEN")
-    return token
-
-
-def _inspect(folder: Path, repo_id: str) -> list[LocalFile]:
-    """The folder's files with their hashes; UserError where one of them must not leave the machine."""
-    try:
-        validate_repo_id(repo_id)
-    except HFValidationError as error:
-        raise UserError(str(error)) from None
-    if not folder.is_dir():
-        raise UserError(f"{folder}: the folder is not there")
-    paths = [path for path in sorted(folder.rglob("*")) if _may_go(path, folder)]
-    if not paths:
-        raise UserError(f"{folder}: holds no files; publishing it would empty {repo_id}")
-    files = []
-    with bar("hash", total=len(paths), unit="files") as step:
-        for path in paths:
-            name = path.relative_to(folder).as_posix()
-            files.append(LocalFile(name, path, path.stat().st_size, sha256_file(path)))
-            step(name)
-    return files
-
-
-def _may_go(path: Path, folder: Path) -> bool:
-    """Whether it is a file to publish (False: a folder); UserError if it must not be."""
-    if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
-        raise UserError(f"{path}: a link that leads out of {folder}; put the file itself there")
-    if any(fnmatchcase(path.name.lower(), secret) for secret in SECRETS):
-        raise UserError(f"{path}: looks like a secret; remove it from the folder")
-    if path.name in FORBIDDEN_FOLDERS:
-        raise UserError(f"{path}: the Hub takes no {path.name} folder; remove it")
-    if path.is_dir() and not path.is_symlink():
-        return False
-    if not path.is_file():
-        raise UserError(f"{path}: not a plain file; remove it")
-    return True
-
-
-def _look(hub: Hub, revision: str | None = None) -> Remote:
-    """The repository at `revision` (default: its newest commit), with every file's checksum."""
-    info = hub.api.model_info(hub.repo_id, revision=revision)
-    if info.sha is None:
-        return Remote(None, bool(info.private), {})
-    listing = hub.api.list_repo_tree(hub.repo_id, recursive=True, revision=info.sha)
-    files = {item.path: item for item in listing if isinstance(item, RepoFile)}
-    return Remote(info.sha, bool(info.private), files)
-
-
-def _changes(files: list[LocalFile], remote: Remote) -> list[Change]:
-    """What a commit must do to make the repository equal to the folder; empty if it is."""
-    names = {file.name for file in files} | {KEPT_ON_THE_HUB}
-    changes: list[Change] = [
-        CommitOperationDelete(path_in_repo=name, is_folder=False)
-        for name in sorted(remote.files.keys() - names)
-    ]
-    for file in files:
-        there = remote.files.get(file.name)
-        if there is None or not file.is_same_as(there):
-            added = CommitOperationAdd(path_in_repo=file.name, path_or_fileobj=file.path)
-            added.upload_info.sha256 = bytes.fromhex(file.sha256)  # or it would be read once more
-            changes.append(added)
-    return changes
-
-
-def _commit(
-    hub: Hub, files: list[LocalFile], before: Remote, changes: list[Change], message: str
-) -> str:
-    """Commit `changes` on top of `before`; the new commit's hash. Safe to do twice.
-
-    Where an earlier attempt arrived and only its answer was lost, the repository is equal to the
-    folder by now. Where someone else committed meanwhile, the Hub refuses (412).
-    """
-    now = hub.api.model_info(hub.repo_id).sha
-    if now is not None and now != before.revision and not _changes(files, _look(hub, now)):
-        return now
-    sizes = [c.upload_info.size for c in changes if isinstance(c, CommitOperationAdd)]
-    label = f"upload {len(sizes)} of {len(files)} files, {sum(sizes) / 1e6:,.1f} MB"
-    gone = len(changes) - len(sizes)
-    say(f"      {label}" + (f"; delete {gone}" if gone else ""))
-    with transferring(label):
-        made = hub.api.create_commit(
-            hub.repo_id, changes, commit_message=message, parent_commit=before.revision
+    with _opened(order, repo_id, endpoint, sleep) as (hub, files):
+        account = _account(hub)
+        before = hub.call(lambda: _look_or_create(hub, order.private))
+        _need_private(hub, order, before)
+        number, sent, revision = None, 0, before.revision
+        if difference(files, before):
+            number, sent, revision = _replace(hub, account, files, before, order)
+        else:
+            _close(hub, account, order.key, "main holds this release already")
+        version, tagged = named(hub, files, revision, order)
+        return Published(
+            repo_id,
+            f"{hub.api.endpoint}/{repo_id}",
+            revision,
+            version,
+            files=len(files),
+            bytes_sent=sent,
+            unchanged=number is None,
+            tagged=tagged,
+            pull_request=number,
         )
-    return made.oid
 
 
-def _verify(hub: Hub, files: list[LocalFile], revision: str) -> None:
-    """Read the commit back: each file's size and checksum must be ours, and nothing else there."""
-    remote = hub.call(lambda: _look(hub, revision))
-    wrong = [change.path_in_repo for change in _changes(files, remote)]
+def plan(
+    order: Order, repo_id: str, *, endpoint: str | None = None, sleep: Sleep = time.sleep
+) -> Plan:
+    """What `publish` would do, found out by reading alone."""
+    with _opened(order, repo_id, endpoint, sleep) as (hub, files):
+        account = _account(hub)
+        before = hub.call(lambda: look_if_there(hub))
+        if before is not None:
+            return _plan_over(hub, account, files, before, order)
+        todo = difference(files, None)
+        first = f"v{order.version}" if order.version else next_version({})
+        return Plan(
+            repo_id,
+            is_new=True,
+            private=order.private,
+            difference=todo,
+            continues=None,
+            left_to_send=todo.bytes_to_send,
+            version=first,
+            against=None,
+        )
+
+
+def _plan_over(
+    hub: Hub, account: str, files: list[LocalFile], before: Remote, order: Order
+) -> Plan:
+    """The plan where there is something already: what an earlier run left is counted off."""
+    todo = left = difference(files, before)
+    pull = hub.call(lambda: staged.find(hub, account, order.key)) if todo else None
+    if pull:
+        left = difference(files, hub.call(lambda: look(hub, pull.revision)))
+    has = None if todo else hub.call(lambda: version_of(hub, files, before.revision, order))
+    return Plan(
+        hub.repo_id,
+        is_new=False,
+        private=before.private,
+        difference=todo,
+        continues=pull.number if pull else None,
+        left_to_send=left.bytes_to_send,
+        version=has or hub.call(lambda: new_name(hub, order)),
+        against=_against(hub, files, before, pull, order),
+    )
+
+
+@contextmanager
+def _opened(
+    order: Order, repo_id: str, endpoint: str | None, sleep: Sleep
+) -> Iterator[tuple[Hub, list[LocalFile]]]:
+    """The client and the folder's files; inside, each request is made once and told about."""
+    api = HfApi(endpoint=endpoint, token=hub_token())
+    files = inspect_folder(order.folder, repo_id)
+    with single_tries():
+        yield Hub(api, repo_id, writing=True, sleep=sleep), files
+
+
+def _account(hub: Hub) -> str:
+    return str(hub.call(lambda: hub.api.whoami())["name"])
+
+
+def _look_or_create(hub: Hub, private: bool) -> Remote:
+    """main as it is; a new repository has the Hub's own first commit. Safe to do twice."""
+    found = look_if_there(hub)
+    if found is None:
+        hub.api.create_repo(hub.repo_id, private=private, exist_ok=True)
+        found = look(hub)
+    return found
+
+
+def _need_private(hub: Hub, order: Order, before: Remote) -> None:
+    if order.private and not before.private:
+        raise UserError(
+            f"{hub.repo_id} is public already and should be private; change it there first"
+        )
+
+
+def _against(
+    hub: Hub, files: list[LocalFile], before: Remote, pull: staged.Staging | None, order: Order
+) -> str | None:
+    """The sentence that `publish` would end with, as far as reading can tell."""
+    try:
+        _need_private(hub, order, before)
+        if difference(files, before):
+            need_free_version(hub, files, order)
+            _need_no_loss(hub, before, order, pull)
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def _replace(
+    hub: Hub, account: str, files: list[LocalFile], before: Remote, order: Order
+) -> tuple[int, int, str]:
+    """Stage, verify, merge, verify: the pull request, the bytes sent, main's new commit."""
+    need_free_version(hub, files, order)
+    pull = hub.call(lambda: staged.find(hub, account, order.key))
+    _need_no_loss(hub, before, order, pull)
+    if pull and not pull.goes_out_from(before.revision):
+        _close(hub, account, order.key, "main has moved on; staged anew from there")
+    opened = hub.call(
+        lambda: staged.find_or_open(hub, account, order.key, order.title, before.revision)
+    )
+    _close(hub, account, None, f"overtaken by #{opened.number}", but=opened.number)
+    verified, sent = staged.fill(hub, opened, files, f"{order.title}, release {order.key}")
+    _need_equal(hub, files, verified, opened.revision)
+    say(f"      verified {len(files)} files on {opened.revision}; merging")
+    merged = hub.call(lambda: staged.merge(hub, opened, verified.revision))
+    _need_unmixed(hub, files, hub.call(lambda: look(hub, merged)))
+    return opened.number, sent, merged
+
+
+def _close(hub: Hub, account: str, key: str | None, why: str, *, but: int | None = None) -> None:
+    """Close this account's open pull requests for that release (None: for any), except `but`."""
+
+    def step() -> None:
+        pulls = [p for p in staged.ours(hub, account, key) if p.num != but]
+        staged.close(hub, pulls, why)
+
+    hub.call(step)
+
+
+def _need_no_loss(hub: Hub, before: Remote, order: Order, pull: staged.Staging | None) -> None:
+    """UserError where publishing would replace what others put on main, unless that is wanted."""
+    if order.overwrite:
+        return
+    if pull and not pull.goes_out_from(before.revision):
+        raise staged.moved(hub, pull, before.revision)
+    other = hub.call(lambda: foreign_commit(hub, before, version_tags(hub)))
+    if other:
+        raise UserError(
+            f"{hub.repo_id}: main holds a change that no release made ({told(other)}); nothing was "
+            "overwritten; look at it, then publish with --overwrite to replace it"
+        )
+
+
+def _need_equal(hub: Hub, files: list[LocalFile], remote: Remote, where: str) -> None:
+    """UserError unless the revision holds the folder's files, all of them and no others."""
+    wrong = difference(files, remote).names
+    if wrong:
+        more = f", nor are {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        raise UserError(f"{hub.repo_id} at {where}: {wrong[0]} is not what was sent{more}")
+
+
+def _need_unmixed(hub: Hub, files: list[LocalFile], remote: Remote) -> None:
+    """UserError where a commit of someone else came between the last look at main and the merge."""
+    wrong = difference(files, remote).names
     if wrong:
         raise UserError(
-            f"{hub.repo_id} at {revision}: {wrong[0]} is not what was sent"
-            + (f", nor are {len(wrong) - 1} more" if len(wrong) > 1 else "")
-            + "; run it again"
+            f"{hub.repo_id}: main was changed by someone else in the moment of the merge "
+            f"({', '.join(wrong[:3])}); it is not tagged; look at the change, then publish with "
+            "--overwrite to replace it"
         )
-
-
-def _git_blob_id(path: Path) -> str:
-    """What git calls a file's content, and the Hub every file of its that is not LFS (≤ 10 MB)."""
-    content = path.read_bytes()
-    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()

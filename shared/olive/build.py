@@ -1,8 +1,8 @@
-"""Stage 2, build: the domain's olive.json run by Olive, once for each numeric type a browser needs.
+"""Stage 2, build: the domain's olive.json run by Olive, for both numeric types a browser needs.
 
 q4f16 (4-bit weights, fp16 activations) is what adapters with shader-f16 load; q4 (fp32 activations)
-is for those without. The result depends on the weights' bytes and on the workflow, not on the
-domain: domains with the same model share it.
+is for those without. They share their 4-bit codes, which are computed once. The result depends on
+the weights' bytes and on the workflow, not on the domain: domains with the same model share it.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Any
 from shared.domain import Domain, Recipe, Rung
 from shared.errors import RungFailed
 from shared.manifest import Measurement, tool_versions
-from shared.olive.config import OLIVE_PASS, with_overrides
+from shared.olive.config import with_overrides
 from shared.progress import say
 from shared.source import Source, weights_hash
 from shared.stage import Done, Plan, Produced, run_stage
 
-DTYPES = {"q4f16": False, "q4": True}
-"""Name in Transformers.js → Olive's `use_webgpu_fp32`."""
+DTYPES = ("q4f16", "q4")
+"""Names in Transformers.js; the first is what Olive's workflow names, the second comes with it."""
 
 TOOLS = ("olive-ai", "mobius-onnx", "onnx", "onnx-ir", "torch", "transformers")
 
@@ -56,11 +56,10 @@ def _build(workflow: dict[str, Any], folder: Path, work: Path) -> Produced:
     say("      starting Olive")
     from shared.olive.workflow import run_workflow
 
-    for dtype, fp32 in DTYPES.items():
-        part = work / dtype
-        part.mkdir()
-        run_workflow(_for_dtype(workflow, fp32), folder, part)
-        _collect(part, work, dtype)
+    part = work / "olive"
+    part.mkdir()
+    run_workflow(workflow, folder, part, both=True)
+    _collect(part, work)
     return Produced(_sizes(work))
 
 
@@ -103,30 +102,22 @@ def _sizes(work: Path) -> dict[str, Measurement]:
     }
 
 
-def _for_dtype(workflow: dict[str, Any], fp32: bool) -> dict[str, Any]:
-    """The workflow with ModelBuilder's `use_webgpu_fp32` set, nothing else changed."""
-    passes = {
-        name: settings | {"use_webgpu_fp32": True}
-        if fp32 and settings["type"].lower() == OLIVE_PASS.lower()
-        else settings
-        for name, settings in workflow["passes"].items()
-    }
-    return workflow | {"passes": passes}
+def _collect(part: Path, work: Path) -> None:
+    """Move (never copy) the build's files into place under their final names.
 
-
-def _collect(part: Path, work: Path, dtype: str) -> None:
-    """Move one build's files into place under their final names.
-
-    Olive names every graph model.onnx; the external data keep the name that the graph refers to.
+    Olive names the graph model.onnx; the external data keep the name that the graph refers to.
     """
-    graphs = list(part.glob("*.onnx"))
-    data = sorted(part.glob(f"model_{dtype}.onnx_data*"))
-    if len(graphs) != 1 or not data:
-        found = ", ".join(sorted(p.name for p in part.iterdir()))
-        raise RungFailed(f"olive.json: expected one graph with data for {dtype}, found {found}")
-    graphs[0].rename(work / f"model_{dtype}.onnx")
-    for path in data:
+    first = next(iter(DTYPES))
+    if not (part / f"model_{first}.onnx").exists() and (part / "model.onnx").exists():
+        (part / "model.onnx").rename(part / f"model_{first}.onnx")
+    for dtype in DTYPES:
+        if not (part / f"model_{dtype}.onnx").exists() or not _data(part, dtype):
+            found = ", ".join(sorted(p.name for p in part.iterdir()))
+            raise RungFailed(f"olive.json: expected a graph with data for {dtype}, found {found}")
+    for path in sorted(part.iterdir()):
         path.rename(work / path.name)
-    (part / "genai_config.json").replace(work / "genai_config.json")
-    (part / "olive.log").rename(work / f"olive-{dtype}.log")
     part.rmdir()
+
+
+def _data(folder: Path, dtype: str) -> list[Path]:
+    return sorted(folder.glob(f"model_{dtype}.onnx_data*"))

@@ -22,6 +22,8 @@ PassSchema = dict[str, dict[str, dict[str, Any]]]
 
 OLIVE_PASS = "ModelBuilder"
 STREAMING_PASS = "shared.olive.streaming_pass.StreamingModelBuilder"
+STREAMING_PASS_BOTH = "shared.olive.streaming_pass.StreamingModelBuilderOfBoth"
+"""Writes q4f16 and q4 in one pass over the weights."""
 
 PASS_WRAPPER_KEYS = ["type", "config", "host", "evaluator"]
 

@@ -6,12 +6,15 @@ The names are Transformers.js's (src/utils/model-loader.js): `model_q4f16.onnx_d
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
 import onnx
 import torch
+
+from shared.hashing import written
 
 MAX_CHUNK_BYTES = 1_900_000_000
 ALIGNMENT = 64
@@ -25,7 +28,10 @@ ONNX_TYPES = {
 
 
 class ExternalDataWriter:
-    """Append tensors; each comes back as a TensorProto that points at its bytes."""
+    """Append tensors; each comes back as a TensorProto that points at its bytes.
+
+    A file's SHA-256 is computed on the way, so that nobody reads gigabytes again to hash them.
+    """
 
     def __init__(self, onnx_file: Path, max_chunk_bytes: int = MAX_CHUNK_BYTES) -> None:
         self._base = onnx_file.parent / f"{onnx_file.name}_data"
@@ -43,31 +49,40 @@ class ExternalDataWriter:
         error: BaseException | None,
         tb: TracebackType | None,
     ) -> None:
-        if self._file:
-            self._file.close()
+        self._close()
 
     def add(self, name: str, tensor: torch.Tensor) -> onnx.TensorProto:
         """Write `tensor` at the next aligned offset of the current chunk."""
         tensor = tensor.contiguous()
         length = tensor.numel() * tensor.element_size()
-        file = self._room_for(length)
-        file.write(tensor.view(-1).view(torch.uint8).numpy().data)
+        self._room_for(length)
+        self._write(tensor.view(-1).view(torch.uint8).numpy().data)
         proto = self._pointer(name, tensor, length)
         self._offset += length
         return proto
 
-    def _room_for(self, length: int) -> BinaryIO:
+    def _room_for(self, length: int) -> None:
         if self._file and self._offset + ALIGNMENT + length > self._limit:
-            self._file.close()
-            self._file = None
+            self._close()
         if self._file is None:
             suffix = f"_{len(self.chunks)}" if self.chunks else ""
             self.chunks.append(self._base.with_name(self._base.name + suffix))
             self._file, self._offset = self.chunks[-1].open("wb"), 0
+            self._hash = hashlib.sha256()
         padding = -self._offset % ALIGNMENT
-        self._file.write(b"\0" * padding)
+        self._write(b"\0" * padding)
         self._offset += padding
-        return self._file
+
+    def _write(self, data: bytes | memoryview) -> None:
+        assert self._file
+        self._file.write(data)
+        self._hash.update(data)
+
+    def _close(self) -> None:
+        if self._file:
+            self._file.close()
+            self._file = None
+            written(self.chunks[-1], self._hash.hexdigest())
 
     def _pointer(self, name: str, tensor: torch.Tensor, length: int) -> onnx.TensorProto:
         proto = onnx.TensorProto(

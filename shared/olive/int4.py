@@ -8,8 +8,10 @@ transposed. All other weights are stored in the graph's float type.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 import onnx
@@ -51,16 +53,61 @@ def write_int4(
 
     Raises RungFailed naming the tensor where a weight is missing, misshapen or not finite.
     """
-    with ExternalDataWriter(onnx_file) as data:
-        _Rewriter(graph, weights, data, options, on_weight).run()
-    onnx.save_model(graph.proto, str(onnx_file))
-    return data.chunks
+    return write_together({onnx_file: graph}, weights, options, on_weight)
+
+
+def write_together(
+    graphs: Mapping[Path, BareGraph],
+    weights: StateDict,
+    options: Int4Options,
+    on_weight: Callable[[str], None] = lambda name: None,
+) -> list[Path]:
+    """The same for several numeric types of one model, in one pass over its weights.
+
+    The 4-bit codes do not depend on the graph's float type: each weight is read and quantised once
+    and written to every file. The graphs are walked in step; where one had a node more, a weight
+    would be quantised again, with the same bytes.
+    """
+    quantizer = _Quantizer(options.block_size)
+    with ExitStack() as files:
+        rewriters = [
+            _Rewriter(graph, weights, files.enter_context(ExternalDataWriter(path)), options)
+            for path, graph in graphs.items()
+        ]
+        for rewriter in rewriters:
+            rewriter.quantizer = quantizer
+        rewriters[0].on_weight = on_weight
+        for _ in zip_longest(*(rewriter.steps() for rewriter in rewriters)):
+            pass
+    for path, graph in graphs.items():
+        onnx.save_model(graph.proto, str(path))
+    return [chunk for rewriter in rewriters for chunk in rewriter.data.chunks]
 
 
 def quantizable(graph: BareGraph, options: Int4Options) -> int:
     """How many times `write_int4` will report through `on_weight`."""
     heads = sum(n.op_type == "MatMul" for n in graph.proto.graph.node)
     return heads + options.quantize_embedding
+
+
+class _Quantizer:
+    """Quantises, and keeps the last result: the next graph asks for the same weight."""
+
+    def __init__(self, block_size: int) -> None:
+        self._block_size = block_size
+        self._last: tuple[str, torch.Tensor, torch.Tensor] | None = None
+
+    def __call__(
+        self, stem: str, weight: Callable[[], torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(packed codes, float32 scales) of the weight named `stem`; RungFailed naming it."""
+        if self._last is None or self._last[0] != stem:
+            self._last = None  # at no time are two weights' codes held
+            try:
+                self._last = (stem, *quantize(weight(), self._block_size))
+            except ValueError as error:
+                raise RungFailed(f"{stem}: {error}") from error
+        return self._last[1:]
 
 
 class _Rewriter:
@@ -72,17 +119,19 @@ class _Rewriter:
         weights: StateDict,
         data: ExternalDataWriter,
         options: Int4Options,
-        on_weight: Callable[[str], None],
     ) -> None:
         self.g = graph.proto.graph
-        self.weights = graph.rename(weights)
-        self.data, self.options, self.on_weight = data, options, on_weight
+        self.weights = graph.rename(dict(weights))
+        self.data, self.options = data, options
+        self.on_weight: Callable[[str], None] = lambda name: None
+        self.quantizer = _Quantizer(options.block_size)
         self.float_type = TORCH_TYPES[self.g.output[0].type.tensor_type.elem_type]
         self.constants: dict[str, onnx.NodeProto] = {}
         self.done = {tensor.name for tensor in self.g.initializer}
         self.stems: dict[tuple[int, torch.Size], str] = {}
 
-    def run(self) -> None:
+    def steps(self) -> Iterator[None]:
+        """One step a node."""
         nodes = list(self.g.node)
         made = {output for node in nodes for output in node.output}
         self.free = (
@@ -94,6 +143,7 @@ class _Rewriter:
         del self.g.node[:]
         for node in nodes:
             self._one(node)
+            yield
 
     def _one(self, node: onnx.NodeProto) -> None:
         if node.op_type in ("Transpose", "Concat") and all(map(self._constant, node.input)):
@@ -182,16 +232,12 @@ class _Rewriter:
 
     def _quantized(self, name: str) -> str:
         """Quantise and store the weight once; the stem under which its two tensors lie."""
-        weight = self._value(name)
         stem = self._stem(name)
         if name not in self.constants:  # a folded weight's memory may be another's next time
-            stem = self.stems.setdefault(_identity(weight), stem)
+            stem = self.stems.setdefault(_identity(self._value(name)), stem)
         self.on_weight(stem)
         if f"{stem}_q4" not in self.done:
-            try:
-                packed, scales = quantize(weight, self.options.block_size)
-            except ValueError as error:
-                raise RungFailed(f"{stem}: {error}") from error
+            packed, scales = self.quantizer(stem, lambda: self._value(name))
             self._store(f"{stem}_q4", packed)
             self._store(f"{stem}_scales", scales.to(self.float_type))
             for part in self._parts(name):

@@ -17,7 +17,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from shared.hashing import sha256_files
+from shared.hashing import carried, sha256_files
 from shared.olive.build import DTYPES
 from shared.source import Source, chat_template
 from shared.stage import Done, Plan, Produced, run_stage
@@ -76,10 +76,12 @@ def _lint(work: Path) -> dict[str, Any]:
 
 def link_or_copy(source: Path, target: Path) -> None:
     """Hard-link, or copy where the file system or a border between two of them forbids it."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
+    with carried([source]) as moved:
+        try:
+            os.link(source, target)
+            moved[source] = target
+        except OSError:
+            shutil.copyfile(source, target)
 
 
 def _config(folder: Path, chunks: dict[str, int]) -> dict[str, Any]:

@@ -18,12 +18,13 @@ from olive.passes.onnx.model_builder import ModelBuilder
 
 from shared.errors import RungFailed
 from shared.olive.graph import build_graph
-from shared.olive.int4 import Int4Options, quantizable, write_int4
+from shared.olive.int4 import Int4Options, quantizable, write_together
 from shared.olive.weights import load_weights
 from shared.olive.workflow import failures
 from shared.progress import bar
 
 ALGORITHMS = (None, "default")
+FLOAT_TYPES = {"model_q4f16.onnx": "f16", "model_q4.onnx": "f32"}
 SUPPORTED = {
     "precision",
     "int4_block_size",
@@ -39,6 +40,8 @@ SUPPORTED = {
 class StreamingModelBuilder(ModelBuilder):
     """Stands in for ModelBuilder (see `shared.olive.workflow.package_config`)."""
 
+    both = False
+
     def _run_for_config(
         self, model: HfModelHandler, config: Any, output_model_path: str
     ) -> ONNXModelHandler:
@@ -53,18 +56,28 @@ class StreamingModelBuilder(ModelBuilder):
     ) -> ONNXModelHandler:
         options = _options(config)
         folder, out = Path(model.model_name_or_path), Path(output_model_path)
-        dtype = "f32" if config.use_webgpu_fp32 else "f16"
-        name = "model_q4.onnx" if config.use_webgpu_fp32 else "model_q4f16.onnx"
+        names = list(FLOAT_TYPES) if self.both else [_name(config)]
         out.mkdir(parents=True, exist_ok=True)
-        graph = build_graph(folder, dtype)
-        with bar(f"quantise {name}", quantizable(graph, options), "weights") as step:
-            write_int4(graph, load_weights(folder), out / name, options, step)
-        write_ort_genai_config(graph.package, str(out), ep="cpu")
+        graphs = {out / name: build_graph(folder, FLOAT_TYPES[name]) for name in names}
+        last = graphs[out / names[-1]]
+        with bar(f"quantise {' and '.join(names)}", quantizable(last, options), "weights") as step:
+            write_together(graphs, load_weights(folder), options, step)
+        write_ort_genai_config(last.package, str(out), ep="cpu")
         return ONNXModelHandler(
             model_path=str(out),
-            onnx_file_name=name,
+            onnx_file_name=names[0],
             model_attributes={"additional_files": [str(out / "genai_config.json")]},
         )
+
+
+class StreamingModelBuilderOfBoth(StreamingModelBuilder):
+    """The same for q4f16 and q4 at once; the second lies beside the first, for whoever asked."""
+
+    both = True
+
+
+def _name(config: Any) -> str:
+    return "model_q4.onnx" if config.use_webgpu_fp32 else "model_q4f16.onnx"
 
 
 def _options(config: Any) -> Int4Options:

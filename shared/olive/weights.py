@@ -5,13 +5,14 @@ from __future__ import annotations
 import ctypes
 import mmap
 from pathlib import Path
-
-import torch
-from safetensors.torch import load_file
+from typing import TYPE_CHECKING
 
 from shared import paths
 from shared.errors import RungFailed
 from shared.strict import read_json
+
+if TYPE_CHECKING:  # a release in which nothing changed does without torch's second of import
+    import torch
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -55,6 +56,8 @@ def _indexed(folder: Path) -> list[str]:
 
 def load_weights(folder: Path) -> dict[str, torch.Tensor]:
     """All tensors of the model by name; each is a view into a memory-mapped file."""
+    from safetensors.torch import load_file
+
     weights: dict[str, torch.Tensor] = {}
     for name in weight_files(folder):
         weights |= load_file(folder / name)

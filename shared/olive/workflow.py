@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,31 +16,37 @@ from pathlib import Path
 from typing import Any
 
 from shared.errors import RungFailed
-from shared.olive.config import OLIVE_PASS, STREAMING_PASS
+from shared.hashing import sha256_file
+from shared.olive.config import OLIVE_PASS, STREAMING_PASS, STREAMING_PASS_BOTH
 
 failures: list[RungFailed] = []
 """What passes of ours raised: Olive's engine swallows it and goes on to end without a model."""
 
 
-def package_config() -> dict[str, Any]:
-    """Olive's own list of passes, with ModelBuilder replaced by the streaming one."""
+def package_config(both: bool = False) -> dict[str, Any]:
+    """Olive's own list of passes, with ModelBuilder replaced by the streaming one.
+
+    `both`: by the one that writes model_q4f16.onnx and model_q4.onnx in one pass over the weights.
+    """
     from olive.package_config import OlivePackageConfig
 
     # Olive remembers pass classes by type name for the whole process; ours must not be shadowed.
     OlivePackageConfig._pass_modules.clear()
     config = json.loads(Path(OlivePackageConfig.get_default_config_path()).read_text())
-    config["passes"][OLIVE_PASS]["module_path"] = STREAMING_PASS
+    config["passes"][OLIVE_PASS]["module_path"] = STREAMING_PASS_BOTH if both else STREAMING_PASS
     return dict(config)
 
 
-def run_workflow(config: dict[str, Any], model: Path, out: Path) -> None:
+def run_workflow(config: dict[str, Any], model: Path, out: Path, *, both: bool = False) -> None:
     """Run the workflow `config` on the model folder `model`, into the folder `out`.
 
-    `out` ends with model.onnx, its external data, genai_config.json and olive.log; Olive's cache
-    lives and dies inside it. Raises RungFailed with Olive's own words.
+    `out` ends with model.onnx, its external data, genai_config.json and olive.log (with `both` also
+    model_q4.onnx and its data); Olive's cache lives and dies inside it. Raises RungFailed with
+    Olive's own words.
     """
     from olive.workflows import run
 
+    _keep_olive_silent()
     bound = copy.deepcopy(config) | {
         "input_model": config["input_model"] | {"model_path": str(model)},
         "output_dir": str(out / ".olive-output"),
@@ -48,8 +55,8 @@ def run_workflow(config: dict[str, Any], model: Path, out: Path) -> None:
     }
     failures.clear()
     try:
-        with _log_to(out / "olive.log"):
-            result = run(bound, package_config=package_config())
+        with _log_to(out / "olive.log"), _without_reading_or_copying():
+            result = run(bound, package_config=package_config(both))
     except RungFailed:
         raise
     except Exception as error:
@@ -67,6 +74,35 @@ def _collect(model: Path, out: Path) -> None:
             path.rename(out / path.name)
     shutil.rmtree(out / ".olive-cache", ignore_errors=True)
     shutil.rmtree(out / ".olive-output", ignore_errors=True)
+
+
+def _keep_olive_silent() -> None:
+    """Make OLIVE_DISABLE_TELEMETRY=1 mean it: Olive 0.13 still sends a heartbeat with a device id, and
+    without a network waits for it, ten seconds at the end of every process."""
+    if os.environ.get("OLIVE_DISABLE_TELEMETRY") == "1":
+        from olive.telemetry.telemetry import Telemetry
+
+        Telemetry._create_logger = lambda self: None
+
+
+@contextmanager
+def _without_reading_or_copying() -> Iterator[None]:
+    """Two of Olive's habits cost a 3B model a minute on a slow disk; the results are the same.
+
+    It hashes all input weights to name its cache entry: the same SHA-256 is remembered here. And it
+    copies the finished model out of its cache: its own `hardlink_copy_dir` links it.
+    """
+    from olive import resource_path
+    from olive.common.utils import hardlink_copy_dir
+    from olive.model.config import model_config
+
+    before = model_config.hash_file, resource_path.copy_dir
+    model_config.hash_file = lambda path, block_size=0: sha256_file(Path(path))
+    resource_path.copy_dir = hardlink_copy_dir
+    try:
+        yield
+    finally:
+        model_config.hash_file, resource_path.copy_dir = before
 
 
 @contextmanager

@@ -7,6 +7,7 @@ $ CHROME_PATH=/opt/chrome/chrome ./inv test  # this one and no other
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shutil
@@ -43,13 +44,19 @@ class Browser:
 
     @cached_property
     def version(self) -> str:
-        """What the binary says of itself; empty when it does not start (missing libraries).
+        """What the binary says of itself; empty when it does not start (missing libraries)."""
+        return _version(self.path, self.path.stat().st_mtime_ns if self.path.exists() else 0)
 
-        Debian's start script may put a shell's complaint beside it, so a version is looked for.
-        """
-        code, output = _run([str(self.path), "--version"], seconds=20)
-        versions = [line.strip() for line in output.splitlines() if VERSION.search(line)]
-        return versions[0] if code == 0 and versions else ""
+
+@functools.cache
+def _version(path: Path, mtime_ns: int) -> str:
+    """Asked once for many domains, not once for each.
+
+    Debian's start script may put a shell's complaint beside it, so a version is looked for.
+    """
+    code, output = _run([str(path), "--version"], seconds=20)
+    versions = [line.strip() for line in output.splitlines() if VERSION.search(line)]
+    return versions[0] if code == 0 and versions else ""
 
 
 def find_browser() -> Browser | None:

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
 
-from shared.card.card import code_hash, render_card
+from shared.card.card import render_card
+from shared.card.code import code_hash
 from shared.card.front_matter import problems, read_front_matter
 from shared.card.tables import shown
 from shared.errors import UserError

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
-import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
@@ -28,6 +26,8 @@ from playwright.sync_api import (
     WebSocketRoute,
     sync_playwright,
 )
+
+from shared.webgpu_bench.gpu import has_gpu as has_gpu
 
 QUIET = (
     "--headless=new",
@@ -48,24 +48,6 @@ LINUX_HARDWARE = ("--enable-features=Vulkan", "--use-angle=vulkan")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 SOFTWARE_NAMES = re.compile(r"swiftshader|llvmpipe|lavapipe|microsoft basic render", re.IGNORECASE)
 ELSEWHERE = re.compile(r"^(https?|wss?)://", re.IGNORECASE)
-
-
-def has_gpu() -> bool:
-    """Whether a hardware adapter is worth asking for: macOS has one, on Linux we look."""
-    if sys.platform != "linux":
-        return True
-    return bool(sorted(Path("/dev/dri").glob("renderD*"))) or _nvidia_answers()
-
-
-def _nvidia_answers() -> bool:
-    command = shutil.which("nvidia-smi")
-    if command is None:
-        return False
-    try:
-        done = subprocess.run([command, "-L"], capture_output=True, timeout=20, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    return done.returncode == 0 and b"GPU" in done.stdout
 
 
 def flags(*, hardware: bool) -> list[str]:

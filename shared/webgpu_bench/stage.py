@@ -20,7 +20,7 @@ from shared.manifest import Measurement
 from shared.progress import say
 from shared.setup.browser import Browser, find_browser
 from shared.stage import Done, Plan, Produced, run_stage
-from shared.webgpu_bench.driver import has_gpu, run_in_browser
+from shared.webgpu_bench.gpu import has_gpu
 from shared.webgpu_bench.result import BrowserResult, Run
 
 MODELS_FAULT = ("load_failed", "run_failed", "out_of_budget")
@@ -132,6 +132,8 @@ class _Bench:
         return list(ids[-self.profile.prompt_tokens :])
 
     def _run(self, prompt: list[int]) -> BrowserResult:
+        from shared.webgpu_bench.driver import run_in_browser
+
         assert self.browser is not None
         budget = self.domain.chain.bench.time_budget_seconds
         kinds = ["warm-up"] * self.profile.warm_ups + ["run"] * self.profile.repetitions

@@ -1,0 +1,34 @@
+"""Take all domains below DOCINTEL_ROOT to a stage, as `release-all` does: UNTIL JOBS [SCHEDULER].
+
+Prints the seconds it took, imports included, and whether every domain got there.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+
+STARTED = time.monotonic()
+
+
+def main(until: str, jobs: str, scheduler: str = "") -> None:
+    from shared.domain import domain_names
+    from shared.pipeline import release_all, run_until
+    from shared.rung_run import Options
+
+    options = Options(rung="smollm3", records="1", until=until)  # type: ignore[arg-type]
+    if int(jobs) > 1 or scheduler:
+        from shared.schedule.run import run_units
+
+        results = run_units(domain_names(), options, int(jobs), None, scheduler or None)
+    elif until == "gates":
+        results = release_all(options)
+    else:
+        results = [run_until(name, options) for name in domain_names()]
+    errors = [result.error for result in results if not result.ok]
+    print(json.dumps({"seconds": time.monotonic() - STARTED, "errors": errors}))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

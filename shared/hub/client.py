@@ -1,0 +1,79 @@
+"""huggingface_hub's HTTP client, kept from hanging and from retrying behind our back.
+
+Its own client waits for ever on a silent server, and asks some requests again by itself, up to six
+times, for as long as a `Retry-After` says and without a word. Repeating is done in one place,
+shared/hub/calls.py, which tells about it and has a bound; so here each request is made once.
+
+>>> with single_tries():
+...     HfApi().create_commit(...)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx2
+from huggingface_hub import set_client_factory
+from huggingface_hub.utils import hf_raise_for_status
+from huggingface_hub.utils._http import default_client_factory, hf_request_event_hook
+
+from shared.errors import UserError
+
+TIMEOUT_VARIABLE = "DOCINTEL_HUB_TIMEOUT_SECONDS"
+TIMEOUT_SECONDS = 120.0
+"""Silence that ends a request: a commit over many files takes the Hub a while to answer."""
+CONNECT_SECONDS = 15.0
+TRANSIENT_STATUS = frozenset({408, 429, 500, 502, 503, 504})
+
+
+class NoAnswerError(Exception):
+    """A request that got no answer; the network's own error is its cause.
+
+    The client repeats a request that ends in one of httpx2's errors, and this is none of them.
+    """
+
+
+class _Client(httpx2.Client):
+    def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
+        try:
+            response = super().send(request, **options)
+        except httpx2.TransportError as error:
+            raise NoAnswerError(str(error)) from error
+        if response.status_code in TRANSIENT_STATUS:
+            response.read()
+            hf_raise_for_status(response)
+        return response
+
+
+def timeout_seconds() -> float:
+    """DOCINTEL_HUB_TIMEOUT_SECONDS, else TIMEOUT_SECONDS; UserError where it is no such number."""
+    said = os.environ.get(TIMEOUT_VARIABLE, "")
+    try:
+        seconds = float(said or TIMEOUT_SECONDS)
+    except ValueError:
+        seconds = 0.0
+    if not seconds > 0:
+        raise UserError(f"{TIMEOUT_VARIABLE}={said}: must be a number of seconds above 0")
+    return seconds
+
+
+@contextmanager
+def single_tries() -> Iterator[None]:
+    """While it lasts every request of huggingface_hub is made once, and silence ends it."""
+    seconds = timeout_seconds()
+
+    def make() -> httpx2.Client:
+        return _Client(
+            event_hooks={"request": [hf_request_event_hook]},
+            follow_redirects=True,
+            timeout=httpx2.Timeout(seconds, connect=min(seconds, CONNECT_SECONDS)),
+        )
+
+    set_client_factory(make)
+    try:
+        yield
+    finally:
+        set_client_factory(default_client_factory)

@@ -1,0 +1,86 @@
+"""The local side of a publication: a folder's files with their hashes, and what must not leave."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from huggingface_hub import CommitOperationAdd
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import FORBIDDEN_FOLDERS, validate_repo_id
+
+from shared.errors import UserError
+from shared.hashing import sha256_file
+from shared.progress import bar
+
+SECRETS = (".env", ".env.*", "token", ".netrc", "id_rsa", "id_ed25519", "*.pem", "*.key")
+
+
+@dataclass(frozen=True)
+class LocalFile:
+    """A file to publish: `name` is its path in the repository, `size` in bytes."""
+
+    name: str
+    path: Path
+    size: int
+    sha256: str
+
+    def is_same_as(self, remote: RepoFile) -> bool:
+        """Whether the Hub's checksum for that file is this file's; sizes alone prove nothing.
+
+        The Hub lists SHA-256 for what it stores as LFS, and git's own hash of the content (SHA-1
+        over `blob <size>\\0` and the bytes) for everything else.
+        """
+        if remote.lfs is not None:
+            return (remote.lfs.size, remote.lfs.sha256) == (self.size, self.sha256)
+        return remote.size == self.size and remote.blob_id == _git_blob_id(self.path)
+
+    def addition(self) -> CommitOperationAdd:
+        """What a commit needs to add it; its SHA-256 is not computed once more."""
+        added = CommitOperationAdd(path_in_repo=self.name, path_or_fileobj=self.path)
+        added.upload_info.sha256 = bytes.fromhex(self.sha256)
+        return added
+
+
+def inspect_folder(folder: Path, repo_id: str) -> list[LocalFile]:
+    """The folder's files with their hashes; UserError where one of them must not leave the machine."""
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise UserError(str(error)) from None
+    if not folder.is_dir():
+        raise UserError(f"{folder}: the folder is not there")
+    paths = [path for path in sorted(folder.rglob("*")) if _may_go(path, folder)]
+    if not paths:
+        raise UserError(f"{folder}: holds no files; publishing it would empty {repo_id}")
+    files = []
+    with bar("hash", total=len(paths), unit="files") as step:
+        for path in paths:
+            name = path.relative_to(folder).as_posix()
+            files.append(LocalFile(name, path, path.stat().st_size, sha256_file(path)))
+            step(name)
+    return files
+
+
+def _may_go(path: Path, folder: Path) -> bool:
+    """Whether it is a file to publish (False: a folder); UserError if it must not be."""
+    if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
+        raise UserError(f"{path}: a link that leads out of {folder}; put the file itself there")
+    if any(fnmatchcase(path.name.lower(), secret) for secret in SECRETS):
+        raise UserError(f"{path}: looks like a secret; remove it from the folder")
+    if path.name in FORBIDDEN_FOLDERS:
+        raise UserError(f"{path}: the Hub takes no {path.name} folder; remove it")
+    if path.is_dir() and not path.is_symlink():
+        return False
+    if not path.is_file():
+        raise UserError(f"{path}: not a plain file; remove it")
+    return True
+
+
+def _git_blob_id(path: Path) -> str:
+    """What git calls a file's content, and the Hub every file of its that is not LFS (≤ 10 MB)."""
+    content = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()

@@ -1,0 +1,62 @@
+"""`release-all` with several workers: what is finished is found here, the rest is handed out."""
+
+from __future__ import annotations
+
+import psutil
+
+from shared.errors import UserError
+from shared.hashing import NotDone, only_what_is_done
+from shared.pipeline import Result, release_domain, run_until
+from shared.progress import say, told_to
+from shared.rung_run import Options
+from shared.schedule.units import units_of
+from shared.units import number
+
+
+def run_units(
+    names: list[str],
+    options: Options,
+    jobs: int,
+    memory: int | None = None,
+    scheduler: str | None = None,
+) -> list[Result]:
+    """One result a domain, in the order of `names`. UserError where jobs or the cluster are no good.
+
+    A domain in which nothing changed never leaves this process: starting a worker for it would take
+    longer than the answer.
+    """
+    if jobs < 1:
+        raise UserError(f"--jobs: at least 1 is wanted, not {jobs}")
+    results = {} if options.force else _unchanged(names, options)
+    chains = [units_of(name, options) for name in names if name not in results]
+    if chains and scheduler:
+        from shared.schedule.cluster import run_on_cluster
+
+        done = run_on_cluster(chains, scheduler)
+    elif chains:
+        from shared.schedule.local import run_local
+
+        budget = memory or psutil.virtual_memory().available
+        say(f"{len(chains)} domains, up to {jobs} at once, in {number(budget, 'B')} of memory")
+        done = run_local(chains, jobs, budget)
+    else:
+        done = []
+    results |= {result.domain: result for result in done}
+    return [results[name] for name in names]
+
+
+def _unchanged(names: list[str], options: Options) -> dict[str, Result]:
+    """The results of those domains in which there is nothing to do."""
+    found = {}
+    for name in names:
+        lines: list[str] = []
+        try:
+            with only_what_is_done(), told_to(lines.append):
+                run = release_domain if options.until == "gates" else run_until
+                result = run(name, options)
+        except NotDone:
+            continue
+        found[name] = result
+        for line in lines:
+            say(line)
+    return found

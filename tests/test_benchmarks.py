@@ -1,0 +1,66 @@
+"""The benchmarks run, with small inputs; how fast anything is stands in docs/, not here."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from benchmarks.build import OURS, STOCK, Build
+from benchmarks.build import render as build_table
+from benchmarks.scaling import CLUSTER, WAYS, Report, Run, bench_scaling, render
+from benchmarks.worlds import disk_floor
+from shared import paths
+
+
+@pytest.mark.slow
+def test_scaling_runs_every_way_and_writes_its_document(
+    tmp_path: Path, embedded: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = paths.REPOSITORY / "build" / "embedded"  # its tokenizer, instead of making it again
+    shutil.copytree(made, tmp_path / "build" / "embedded", copy_function=os.link)
+    monkeypatch.setenv("DOCINTEL_ROOT", str(tmp_path))
+    document = tmp_path / "performance.md"
+    report = bench_scaling((1,), unchanged_bytes=3_000_000, document=document)
+    assert {run.way for run in report.runs} == {*WAYS, CLUSTER}
+    assert all(run.seconds > 0 and run.peak_rss_bytes > 1e8 for run in report.runs)
+    assert len(report.unchanged) == 3
+    text = document.read_text()
+    assert report.machine in text and "| domains" in text
+
+
+def test_the_document_shows_the_numbers_of_the_report_and_no_others() -> None:
+    run = Run(way="one after the other", domains=4, seconds=12.345, peak_rss_bytes=1_500_000_000)
+    again = run.model_copy(update={"way": "unchanged release-all", "seconds": 0.75})
+    report = Report(
+        machine="2 cores",
+        load_before=0.1,
+        taken="2026-01-02",
+        write_bytes_per_second=5e8,
+        read_bytes_per_second=1.6e9,
+        runs=[run],
+        unchanged=[again],
+        unchanged_source_bytes=6_150_000_000,
+        profile={"write both files": 3.21},
+    )
+    text = render(report)
+    for words in ("12.3 s, 1.500 GB", "0.75 s", "6.150 GB", "2 cores", "write both files", "3.2 s"):
+        assert words in text
+    assert "profiler" not in render(report.model_copy(update={"profile": {}}))
+
+
+def test_the_floor_is_measured_and_leaves_nothing(tmp_path: Path) -> None:
+    wrote, read = disk_floor(tmp_path, size=1 << 25)
+    assert wrote > 0 and read > 0 and not list(tmp_path.iterdir())
+
+
+def test_a_build_is_held_against_ours_of_the_same_model_and_a_failed_one_is_not() -> None:
+    ours = Build(architecture="phi3", tool=OURS, seconds=60, peak_rss_bytes=10**9, bytes=2)
+    stock = ours.model_copy(
+        update={"tool": STOCK, "seconds": 150.0, "peak_rss_bytes": 20_000_000_000}
+    )
+    assert "150 s (2.5×)" in build_table([ours, stock])
+    assert "20.000 GB (20.0×)" in build_table([ours, stock])
+    assert "×" not in build_table([ours, stock.model_copy(update={"error": "KeyError"})])

@@ -1,0 +1,359 @@
+"""Many domains at once: the same results as one after the other, whoever fails or is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from shared import paths
+from shared.errors import UserError
+from shared.pipeline import Result
+from shared.rung_run import STAGES, Options
+from shared.schedule.local import run_local
+from shared.schedule.run import run_units
+from shared.schedule.units import Unit, memory_of, run_unit, units_of
+from shared.units import parse_bytes
+from tests.test_commands import invoke
+from tests.tiny import write_tiny
+
+DOMAINS = {"alpha": "llama", "beta": "qwen2", "delta": "smollm3", "gamma": "phi3"}
+World = Callable[..., Path]
+CHECK = Options(rung="smollm3", records="1", until="check")
+
+
+def make_world(root: Path, embedded: Path, domains: dict[str, str] = DOMAINS) -> Path:
+    """A root with a domain for each name, each with a small merged model of its own."""
+    for name, architecture in domains.items():
+        shutil.copytree(paths.REPOSITORY / "domains" / "legal", root / "domains" / name)
+        write_tiny(root / "models" / name / "merged", architecture, embedded)
+    return root
+
+
+@pytest.fixture
+def world(tmp_path: Path, embedded: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    """`world(name, count)` makes a root with so many domains and points DOCINTEL_ROOT at it."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+    def make(name: str, count: int = len(DOMAINS)) -> Path:
+        root = make_world(tmp_path / name, embedded, dict(list(DOMAINS.items())[:count]))
+        monkeypatch.setenv("DOCINTEL_ROOT", str(root))
+        return root
+
+    yield make
+
+
+def packages(root: Path) -> dict[str, str]:
+    """Every packaged file's hash, by `key/name`; all that is independent of the clock."""
+    return {
+        f"{manifest.parent.name}/{name}": record["sha256"]
+        for manifest in root.glob("build/package/*/manifest.json")
+        for name, record in json.loads(manifest.read_bytes())["outputs"].items()
+    }
+
+
+def finished(root: Path) -> dict[str, int]:
+    """Every finished stage and when its manifest was written, in nanoseconds."""
+    return {str(p): p.stat().st_mtime_ns for p in root.glob("build/*/*/manifest.json")}
+
+
+def answers(root: Path) -> dict[str, list[int]]:
+    """What each domain's model answered, by the check's key."""
+    return {
+        path.parent.name: [i for ln in path.read_text().splitlines() for i in _ids(ln)]
+        for path in root.glob("build/check/*/answers.jsonl")
+    }
+
+
+def _ids(line: str) -> list[int]:
+    return list(json.loads(line)["output_ids"])
+
+
+class TestUnits:
+    def test_are_a_domains_stages_from_the_package_on(self, root: Path) -> None:
+        expected = list(STAGES[STAGES.index("package") :])
+        assert [unit.until for unit in units_of("legal", Options())] == expected
+
+    def test_end_where_the_command_ends(self, root: Path) -> None:
+        assert [u.until for u in units_of("legal", Options(until="build"))] == ["build"]
+        assert units_of("legal", CHECK)[-1].until == "check"
+        assert not any(unit.release for unit in units_of("legal", CHECK))
+
+    def test_are_one_where_everything_is_forced(self, root: Path) -> None:
+        (unit,) = units_of("legal", Options(force=True))
+        assert unit.release and unit.browser
+
+    def test_claim_memory_by_the_size_of_the_weights(self, root: Path, embedded: Path) -> None:
+        write_tiny(root / "models" / "legal" / "merged", "llama", embedded)
+        size = (root / "models" / "legal" / "merged" / "model.safetensors").stat().st_size
+        assert units_of("legal", CHECK)[-1].memory == memory_of("check", size)
+        assert memory_of("check", 6_150_000_000) > 3_100_000_000, "what it was measured to take"
+
+    @pytest.mark.parametrize(
+        ("text", "size"), [("16GB", 16e9), ("800 MB", 8e8), ("1.5g", 1.5e9), ("2GiB", 2**31)]
+    )
+    def test_budgets_are_read_as_people_write_them(self, text: str, size: float) -> None:
+        assert parse_bytes(text, "--memory-budget") == size
+
+    def test_a_budget_that_is_no_size_is_refused(self) -> None:
+        with pytest.raises(UserError, match="--memory-budget: a size like 16GB is wanted"):
+            parse_bytes("a lot", "--memory-budget")
+
+    def test_a_defect_of_ours_ends_one_domain_and_keeps_its_traceback(
+        self, root: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("shared.schedule.units.run_until", lambda *_: 1 / 0)
+        result = run_unit(Unit("legal", CHECK, release=False, memory=0, browser=False))
+        assert "ZeroDivisionError" in (result.error or "")
+        assert "Traceback" in (root / "build" / "failures" / "legal.txt").read_text()
+
+
+class TestTwoAtOnce:
+    @pytest.mark.slow
+    def test_give_what_one_after_the_other_gives_and_one_failing_domain_stops_no_other(
+        self, world: World
+    ) -> None:
+        alone = world("alone")
+        for name in DOMAINS:
+            assert run_unit(units_of(name, CHECK)[-1]).ok
+        both = world("both")
+        broken = both / "models" / "gamma" / "merged" / "config.json"
+        broken.write_text(broken.read_text().replace('"phi3"', '"fnet"'))
+        results = run_units(list(DOMAINS), CHECK, jobs=2)
+        assert [r.domain for r in results] == list(DOMAINS)
+        assert [r.ok for r in results] == [True, True, True, False]
+        assert results[0].walk and results[0].walk.done["check"].folder.is_relative_to(both)
+        attempt = json.loads((both / "build" / "attempts" / "gamma.json").read_text())[0]
+        assert "no graph is known for 'fnet'" in attempt["reason"]
+        assert len({name.split("/")[0] for name in packages(both)}) == 3
+        assert packages(both).items() <= packages(alone).items()
+        assert len(answers(both)) == 3 and answers(both).items() <= answers(alone).items()
+
+        before = finished(both)
+        broken.write_text(broken.read_text().replace('"fnet"', '"phi3"'))
+        assert all(r.ok for r in run_units(list(DOMAINS), CHECK, jobs=2)), "mended, it goes on"
+        assert packages(both) == packages(alone)
+        assert {k: v for k, v in finished(both).items() if k in before} == before
+
+    @pytest.mark.slow
+    def test_a_killed_worker_loses_only_time(self, world: World) -> None:
+        root = world("killed", 2)
+        killed: list[int] = []
+        hunter = threading.Thread(target=_kill_a_worker, args=(root, killed), daemon=True)
+        hunter.start()
+        options = Options(rung="smollm3", until="package")
+        results = run_units(list(DOMAINS)[:2], options, jobs=2)
+        assert killed, "nobody was killed: the test shows nothing"
+        assert all(r.ok for r in results), [r.error for r in results]
+
+    def test_a_unit_that_kills_every_worker_is_given_up(
+        self, root: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("shared.schedule.local._work", _die)
+        (result,) = run_local([units_of("legal", CHECK)], jobs=1, budget=1)
+        assert result.error == "legal·package: 3 worker processes died on it"
+
+
+def _die(unit: Unit) -> tuple[Result, int]:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+def _kill_a_worker(root: Path, killed: list[int]) -> None:
+    """SIGKILL one child of this process as soon as a build is half done."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if list(root.glob("build/build/.*.partial/olive/*")):
+            workers = [p for p in psutil.Process().children() if "spawn_main" in _line(p)]
+            if workers:
+                killed.append(workers[0].pid)
+                workers[0].kill()
+                return
+        time.sleep(0.02)
+
+
+def _line(process: psutil.Process) -> str:
+    with_words = process.as_dict(["cmdline"])["cmdline"] or []
+    return " ".join(with_words)
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_workers_too(world: World) -> None:
+    root = world("interrupted", 2)
+    words = ["release-all", "--rung", "smollm3", "--records", "1", "--jobs", "2"]
+    run = subprocess.Popen(
+        [sys.executable, "-m", "invoke", *words], cwd=paths.REPOSITORY, stderr=subprocess.PIPE
+    )
+    deadline = time.monotonic() + 120
+    while not list(root.glob("build/build/.*.partial")):
+        assert run.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    family = psutil.Process(run.pid).children(recursive=True)
+    assert len(family) >= 2
+    run.send_signal(signal.SIGINT)
+    _, said = run.communicate(timeout=60)
+    assert run.returncode == 130 and b"interrupted" in said
+    _, alive = psutil.wait_procs(family, timeout=15)
+    assert not alive
+
+
+@contextmanager
+def cluster(root: Path, workers: int) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
+    """A Dask scheduler and single-threaded workers, as a person starts them; address, workers."""
+    dask = [sys.executable, "-m", "distributed.cli.dask_scheduler"]
+    common = {"cwd": paths.REPOSITORY, "stderr": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
+    file = root / "scheduler.json"
+    words = ["--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file)]
+    environment = os.environ | {"PYTHONPATH": str(paths.REPOSITORY)}
+    started = [subprocess.Popen([*dask, *words], env=environment, **common)]  # type: ignore[call-overload]
+    try:
+        while not file.exists() or not file.read_text():
+            assert started[0].poll() is None
+            time.sleep(0.1)
+        address = str(json.loads(file.read_text())["address"])
+        worker = [sys.executable, "-m", "distributed.cli.dask_worker", address, "--no-nanny"]
+        worker += ["--nthreads", "1", "--no-dashboard", "--resources", "MEMORY=8e9 BROWSER=1"]
+        worker += ["--local-directory", str(root / "dask")]
+        started += [
+            subprocess.Popen(worker, env=environment, **common)  # type: ignore[call-overload]
+            for _ in range(workers)
+        ]
+        yield address, started[1:]
+    finally:
+        for process in reversed(started):
+            process.kill()
+            process.wait(20)
+
+
+def wait_for_workers(address: str, count: int) -> None:
+    from distributed import Client
+
+    with Client(address, set_as_default=False) as client:
+        client.wait_for_workers(count, timeout=60)
+
+
+class TestOnACluster:
+    def test_a_worker_that_does_not_see_the_files_is_refused_in_one_sentence(
+        self,
+        root: Path,
+        embedded: Path,
+        tmp_path_factory: pytest.TempPathFactory,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        write_tiny(root / "models" / "legal" / "merged", "llama", embedded)
+        elsewhere = tmp_path_factory.mktemp("elsewhere")
+        with monkeypatch.context() as other:
+            other.setenv("DOCINTEL_ROOT", str(elsewhere))
+            made = cluster(elsewhere, 1)
+            address, _ = made.__enter__()
+        try:
+            wait_for_workers(address, 1)
+            with pytest.raises(UserError, match=f"does not see {root}; mount it there"):
+                run_units(["legal"], CHECK, jobs=1, scheduler=address)
+        finally:
+            made.__exit__(None, None, None)
+
+    def test_no_scheduler_is_said_in_one_sentence(
+        self, root: Path, embedded: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        write_tiny(root / "models" / "legal" / "merged", "llama", embedded)
+        monkeypatch.setattr("shared.schedule.cluster.CONNECT_SECONDS", 1)
+        with pytest.raises(UserError, match="no Dask scheduler answers there"):
+            run_units(["legal"], CHECK, jobs=1, scheduler="tcp://127.0.0.1:9")
+
+    @pytest.mark.slow
+    def test_everything_is_finished_once_though_a_worker_is_killed_in_the_middle(
+        self, world: World
+    ) -> None:
+        root = world("cluster")
+        with cluster(root, 2) as (address, workers):
+            wait_for_workers(address, 2)
+            seen: dict[str, int] = {}
+
+            def kill_in_the_middle() -> None:
+                deadline = time.monotonic() + 180
+                while time.monotonic() < deadline:
+                    done = finished(root)
+                    if len([d for d in done if "/package/" in d]) >= 1 and list(
+                        root.glob("build/*/.*.partial")
+                    ):
+                        workers[0].kill()
+                        seen.update(done)
+                        return
+                    time.sleep(0.02)
+
+            hunter = threading.Thread(target=kill_in_the_middle)
+            hunter.start()
+            results = run_units(list(DOMAINS), CHECK, jobs=1, scheduler=address)
+            hunter.join()
+        assert seen, "nobody was killed: the test shows nothing"
+        assert all(r.ok for r in results), [r.error for r in results]
+        after = finished(root)
+        assert len([k for k in after if "/check/" in k]) == len(DOMAINS)
+        assert {k: v for k, v in after.items() if k in seen} == seen, "finished stages were redone"
+
+
+class TestAnUnchangedRelease:
+    """Two domains released, then asked again."""
+
+    SCRIPT = """
+import sys
+from shared.rung_run import Options
+from shared.pipeline import release_all
+results = release_all(Options(rung="smollm3", records="1"), jobs=int(sys.argv[1]))
+assert all(result.ok for result in results), [result.error for result in results]
+heavy = ("torch", "olive", "onnxruntime", "onnxruntime_genai", "onnx", "transformers", "playwright")
+print([name for name in heavy if name in sys.modules])
+"""
+
+    def release(self, root: Path, jobs: int, tools: Path) -> str:
+        """In a process of its own, on a machine without a browser."""
+        run = subprocess.run(
+            [sys.executable, "-c", self.SCRIPT, str(jobs)],
+            cwd=paths.REPOSITORY,
+            env=os.environ | {"DOCINTEL_ROOT": str(root), "PATH": str(tools)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert run.returncode == 0, run.stderr
+        return run.stdout.strip().splitlines()[-1] + run.stderr
+
+    @pytest.mark.slow
+    def test_loads_no_library_that_takes_long_and_starts_no_worker(
+        self, world: World, tmp_path: Path
+    ) -> None:
+        root = world("unchanged", 2)
+        tools = tmp_path / "tools"  # no browser in it: the bench says "not measured", at once
+        tools.mkdir()
+        said = self.release(root, 2, tools)
+        assert "alpha        │ [2/9] alpha" in said, "lines say whose they are"
+        before = finished(root)
+        for jobs in (1, 2):
+            assert self.release(root, jobs, tools).startswith("[]")
+        assert finished(root) == before
+
+
+def test_rehash_reads_the_weights_again(root: Path, embedded: Path) -> None:
+    write_tiny(root / "models" / "legal" / "merged", "llama", embedded)
+    memory = root / "build" / "hashes.sqlite"
+    memory.parent.mkdir()
+    memory.write_bytes(b"not a database, which must cost nothing but time")
+    from shared.hashing import forget, sha256_file
+
+    weights = root / "models" / "legal" / "merged" / "model.safetensors"
+    assert sha256_file(weights) == sha256_file(weights)
+    forget()
+    assert not memory.exists()
+    assert "--rehash" in invoke("--help", "release-all").stdout

@@ -19,7 +19,7 @@ from shared.manifest import Strict
 from shared.progress import say
 from shared.release import RELEASE_FILE, Release, make_release, read_release, release_folder
 from shared.rung_run import STAGES_IN_ALL, Attempt, Options
-from shared.signing import SIGNATURE_FILE
+from shared.signature_file import SIGNATURE_FILE
 from shared.strict import read_text
 
 if TYPE_CHECKING:
@@ -187,16 +187,20 @@ def publish_collection(org: str | None = None) -> tuple[str, list[str]]:
 
 def _order(domain: Domain, options: PublishOptions) -> tuple[Order, str]:
     """What to publish and where; UserError where it must not be published."""
+    from shared.addressed import addressed
     from shared.hub.order import Order
-    from shared.safety.secrets import refuse_secrets
+    from shared.signing import need_signed
 
     folder = release_folder(domain.name)
     release = read_release(folder)
     if not release.publishable:
         raise UserError(f"{domain.name} is not published: {release.not_publishable_because}")
-    _need_untouched(release, folder)
-    refuse_secrets(folder, files_below(folder))
     settings = domain.chain.publish
+    _need_untouched(release, folder)
+    need_signed(folder, settings.signing_key)
+    repository = repository_name(domain, release.base, options.org)
+    folder = addressed(folder, release, repository, settings.signing_key)
+    _need_untouched(read_release(folder), folder)
     order = Order(
         folder,
         key=release.key,
@@ -205,7 +209,7 @@ def _order(domain: Domain, options: PublishOptions) -> tuple[Order, str]:
         version=release.release_version,
         overwrite=options.overwrite,
     )
-    return order, repository_name(domain, release.base, options.org)
+    return order, repository
 
 
 def read_publication(domain: str) -> Publication | None:

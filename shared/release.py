@@ -27,7 +27,8 @@ from shared.manifest import FILE_NAME, FileRecord, Manifest, Measurement, Strict
 from shared.olive.package import link_or_copy
 from shared.progress import say
 from shared.rung_run import STAGES_IN_ALL, Attempt
-from shared.signing import SIGNATURE_FILE, sign_folder
+from shared.signature_file import SIGNATURE_FILE
+from shared.signing import sign_folder
 from shared.strict import LARGEST_RELEASE, nearest, read_text
 
 RELEASE_FILE = "release.json"

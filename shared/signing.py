@@ -11,7 +11,6 @@ is allowed, and said. The key is read by model-signing alone: neither it nor its
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,14 +19,12 @@ from typing import Any
 
 from shared import paths
 from shared.errors import UserError
+from shared.hashing import NotDone, refuse_work
 from shared.progress import say
+from shared.signature_file import CLIENT_FILES, SIGNATURE_FILE, read_signature
 
-SIGNATURE_FILE = "model.sig"
 KEY_VARIABLE = "DOCINTEL_SIGNING_KEY"
 PASSWORD_VARIABLE = "DOCINTEL_SIGNING_PASSWORD"
-CLIENT_FILES = ".cache/huggingface"
-"""What `hf download --local-dir` leaves beside the files; .gitattributes is the Hub's own."""
-LARGEST_SIGNATURE = 4_000_000
 
 
 def signing_key(configured: str | None) -> Path | None:
@@ -49,6 +46,7 @@ def sign_folder(folder: Path, configured: str | None = None) -> bool:
         public = _public_pem(key)
         if _is_signed(folder, public):
             return True
+        refuse_work(f"signature of {paths.shown(folder)}")
         partial = folder.with_name(f".{folder.name}.{SIGNATURE_FILE}.{os.getpid()}")
         try:
             _signer(key).set_hashing_config(_hashing()).sign(folder, partial)
@@ -78,32 +76,34 @@ def signed_by(folder: Path) -> str | None:
 
     A claim, not a check. UserError where the file is no signature.
     """
-    path = folder / SIGNATURE_FILE
-    if not path.exists():
-        return None
-    try:
-        if path.stat().st_size > LARGEST_SIGNATURE:
-            raise ValueError
-        material = json.loads(path.read_bytes())["verificationMaterial"]
-        return str(material.get("publicKey", {}).get("hint") or "a Sigstore certificate")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise UserError(f"{paths.shown(path)}: is no signature of model-signing") from None
+    found = read_signature(folder)
+    return None if found is None else found.by or "a Sigstore certificate"
+
+
+def need_signed(folder: Path, configured: str | None = None) -> None:
+    """UserError where a signature would go out that is not over these files, or not by our key."""
+    where = paths.shown(folder / SIGNATURE_FILE)
+    found, key = read_signature(folder), signing_key(configured)
+    again = "run `./inv release` again, which signs"
+    if found is not None and not found.is_over(folder):
+        raise UserError(f"{where}: is not over the files that lie there; {again}")
+    if key is None:
+        return
+    if found is None:
+        raise UserError(f"{where}: missing, though there is a signing key; {again}")
+    with _spoken(f"signing key {paths.shown(key)}"):
+        ours = found.is_of(_public_pem(key))
+    if not ours:
+        raise UserError(f"{where}: was made with another key than {paths.shown(key)}; {again}")
 
 
 def _is_signed(folder: Path, public: bytes) -> bool:
     """Whether model.sig is of this key and over these files: checked, not taken from its word."""
     try:
-        if signed_by(folder) != hashlib.sha256(public).hexdigest():
-            return False
-        pem = folder.with_name(f".{folder.name}.{os.getpid()}.public")
-        pem.write_bytes(public)
-        try:
-            check_signature(folder, pem)
-        finally:
-            pem.unlink()
+        found = read_signature(folder)
     except UserError:
         return False
-    return True
+    return found is not None and found.is_of(public) and found.is_over(folder)
 
 
 def _public_pem(key: Path) -> bytes:
@@ -141,7 +141,7 @@ def _spoken(where: str) -> Iterator[None]:
 
     try:
         yield
-    except UserError:
+    except (UserError, NotDone):
         raise
     except ModuleNotFoundError as error:
         raise UserError(

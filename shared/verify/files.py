@@ -10,17 +10,19 @@ from shared.hashing import files_below, sha256_now
 from shared.release import RELEASE_FILE, Release
 from shared.safety.content import refuse_unsafe
 from shared.safety.secrets import refuse_secrets
-from shared.signing import CLIENT_FILES, SIGNATURE_FILE, check_signature, signed_by
+from shared.signature_file import CLIENT_FILES, SIGNATURE_FILE
+from shared.signing import check_signature, signed_by
 from shared.units import number
 from shared.verify.line import need
 
-NOT_OURS = (f"{CLIENT_FILES}/", ".gitattributes")
-"""What the Hub and its client leave in a folder; no runtime reads it."""
-
 
 def present(folder: Path) -> list[str]:
-    """Every file in the folder that someone might load."""
-    return [name for name in files_below(folder) if not name.startswith(NOT_OURS)]
+    """Every file in the folder that someone might load: all but what the Hub and its client leave."""
+    return [name for name in files_below(folder) if not _is_the_hubs(name)]
+
+
+def _is_the_hubs(name: str) -> bool:
+    return name == ".gitattributes" or name.startswith(f"{CLIENT_FILES}/")
 
 
 def safe(folder: Path) -> str:

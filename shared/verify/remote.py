@@ -61,6 +61,7 @@ def fetch(target: str, *, endpoint: str | None = None, sleep: Sleep = time.sleep
     files = {item.path: item for item in listing if isinstance(item, RepoFile)}
     for name in files:
         need(_stays_inside(name), f"{repo_id}: {name!r} would lead out of the folder")
+        need(not _is_the_clients(name), f"{repo_id}: {name!r} would pass for the client's own")
     folder = paths.build() / "verify" / repo_id.replace("/", "--") / str(commit)
     size = sum(file.size for file in files.values())
     _need_room(folder, size)
@@ -100,6 +101,11 @@ def _is_same(path: Path, file: RepoFile) -> bool:
 
 def _stays_inside(name: str) -> bool:
     return not re.search(r"(^|/)\.\.(/|$)|^/|\\|\0|:", name)
+
+
+def _is_the_clients(name: str) -> bool:
+    """`.cache/huggingface/` is where the client notes what it has: a repository has no say there."""
+    return name.casefold().split("/")[0] == ".cache"
 
 
 def _need_room(folder: Path, size: int) -> None:

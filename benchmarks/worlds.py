@@ -48,7 +48,9 @@ def make_world(root: Path, count: int) -> Path:
 def _write_model(folder: Path, number: int, tokenizer: Path) -> None:
     torch.manual_seed(number)
     config = KINDS[number % len(KINDS)](**SHAPE)
-    AutoModelForCausalLM.from_config(config).to(torch.bfloat16).save_pretrained(folder)
+    AutoModelForCausalLM.from_config(config, trust_remote_code=False).to(
+        torch.bfloat16
+    ).save_pretrained(folder)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         shutil.copyfile(tokenizer / name, folder / name)
 

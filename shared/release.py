@@ -29,7 +29,7 @@ from shared.progress import say
 from shared.rung_run import STAGES_IN_ALL, Attempt
 from shared.signature_file import SIGNATURE_FILE
 from shared.signing import sign_folder
-from shared.strict import LARGEST_RELEASE, nearest, read_text
+from shared.strict import LARGEST_RELEASE, loads_strictly, nearest, read_text
 
 RELEASE_FILE = "release.json"
 CARD_FILE = "README.md"
@@ -91,11 +91,15 @@ def read_release(folder: Path) -> Release:
             raise UserError(
                 f"{paths.shown(path)}: {path.stat().st_size} bytes; that is no manifest"
             )
-        return Release.model_validate_json(path.read_bytes())
+        content = path.read_bytes()
+        loads_strictly(content.decode())
+        return Release.model_validate_json(content)
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{paths.shown(path)}: missing; run `./inv release` first") from None
     except ValidationError as error:
         raise UserError(f"{paths.shown(path)}: {_first(error)}") from None
+    except ValueError as error:
+        raise UserError(f"{paths.shown(path)}: not valid JSON: {error}") from None
 
 
 def _first(error: ValidationError) -> str:

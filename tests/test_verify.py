@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,7 @@ from shared.hashing import sha256_now
 from shared.manifest import FileRecord
 from shared.release import Release, read_release
 from shared.safety.content import refuse_unsafe
-from shared.signing import check_signature, sign_folder, signed_by
-from shared.verify import card, layout
+from shared.verify import card
 from shared.verify.line import Line
 from shared.verify.remote import fetch
 from shared.verify.report import before_loading, verify
@@ -396,171 +394,6 @@ class TestOverHttp:
     def test_neither_folder_nor_repository_is_a_sentence(self, root: Path, target: str) -> None:
         with pytest.raises(UserError, match="neither a folder nor a repository; write org/name"):
             list(verify(target))
-
-
-@pytest.mark.slow
-class TestLoading:
-    def test_that_does_not_end_is_a_line(self, release: Path) -> None:
-        (line,) = layout.loads(release, seconds=0.05)
-        assert line.ok is False and line.words.startswith("had not loaded after")
-
-    def test_that_fails_is_a_line_for_each(self, release: Path) -> None:
-        (release / "onnx" / "model_q4.onnx").write_bytes(b"not a graph")
-        (release / "tokenizer.json").write_text("{}")
-        lines = {line.name: line for line in layout.loads(release)}
-        assert [name for name, line in lines.items() if line.ok is False] == [
-            "tokenizer",
-            "loads q4",
-        ]
-
-    def test_keeps_tokens_and_keys_from_the_process(
-        self, release: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        seen: dict[str, str] = {}
-
-        def run(*_: Any, env: dict[str, str], **__: Any) -> Any:
-            seen.update(env)
-            raise subprocess.TimeoutExpired("x", 1)
-
-        monkeypatch.setenv("HF_TOKEN", "hf_" + "x" * 34)
-        monkeypatch.setenv("DOCINTEL_SIGNING_KEY", "key.pem")
-        monkeypatch.setattr(subprocess, "run", run)
-        list(layout.loads(release))
-        assert "HF_HUB_OFFLINE" in seen
-        assert "HF_TOKEN" not in seen and "DOCINTEL_SIGNING_KEY" not in seen
-
-    @pytest.mark.parametrize(
-        "template",
-        [
-            "{{ ''.__class__.__mro__[1].__subclasses__() }}",
-            "{{ messages.append({'role': 'user', 'content': 'x'}) }}",
-            "{% for a in range(999999) %}{% endfor %}",
-        ],
-    )
-    def test_renders_templates_in_a_sandbox(self, release: Path, template: str) -> None:
-        for name in ("tokenizer_config.json", "chat_template.jinja"):
-            path = release / name
-            if name.endswith(".json"):
-                edit_json(name, lambda c: c.update(chat_template=template))(release)
-            else:
-                path.write_text(template)
-        line = next(line for line in layout.loads(release) if line.name == "tokenizer")
-        assert line.ok is False
-        assert "unsafe" in line.words or "Range too big" in line.words, line.words
-
-
-def make_key(folder: Path, name: str, curve: str = "prime256v1") -> tuple[Path, Path]:
-    """(private, public), as the README says to make them."""
-    private, public = folder / f"{name}.pem", folder / f"{name}.pub.pem"
-    make = ["openssl", "ecparam", "-name", curve, "-genkey", "-noout", "-out", str(private)]
-    subprocess.run(make, check=True, capture_output=True)
-    show = ["openssl", "ec", "-in", str(private), "-pubout", "-out", str(public)]
-    subprocess.run(show, check=True, capture_output=True)
-    return private, public
-
-
-class TestASignature:
-    @pytest.fixture
-    def keys(self, tmp_path: Path) -> tuple[Path, Path]:
-        return make_key(tmp_path, "ours")
-
-    def test_by_the_publishers_key_holds(self, release: Path, keys: tuple[Path, Path]) -> None:
-        assert sign_folder(release, str(keys[0]))
-        check_signature(release, keys[1])
-        assert failing(release, public_key=keys[1]) == {}
-
-    def test_by_another_key_fails(
-        self, release: Path, keys: tuple[Path, Path], tmp_path: Path
-    ) -> None:
-        sign_folder(release, str(make_key(tmp_path, "theirs")[0]))
-        (only,) = failing(release, public_key=keys[1]).items()
-        assert only[0] == "signature" and "was made with another key" in only[1]
-
-    def test_whose_claim_of_a_key_is_forged_fails(
-        self, release: Path, keys: tuple[Path, Path], tmp_path: Path
-    ) -> None:
-        sign_folder(release, str(keys[0]))
-        hint = signed_by(release)
-        (release / "model.sig").unlink()
-        sign_folder(release, str(make_key(tmp_path, "theirs")[0]))
-        path = release / "model.sig"
-        path.write_text(path.read_text().replace(str(signed_by(release)), str(hint)))
-        assert "not a signature by this" in failing(release, public_key=keys[1])["signature"]
-
-    @pytest.mark.parametrize("change", [flip, change_a_number_and_its_hash])
-    def test_over_other_files_fails(
-        self, release: Path, keys: tuple[Path, Path], change: Change
-    ) -> None:
-        sign_folder(release, str(keys[0]))
-        change(release)
-        found = failing(release, public_key=keys[1])["signature"]
-        assert "is not the file that was signed" in found
-
-    def test_that_is_missing_fails_where_a_key_is_given(
-        self, release: Path, keys: tuple[Path, Path]
-    ) -> None:
-        assert "unsigned" in failing(release, public_key=keys[1])["signature"]
-
-    def test_that_is_none_fails(self, release: Path) -> None:
-        (release / "model.sig").write_text("{}")
-        assert "is no signature of model-signing" in failing(release)["signature"]
-
-    def test_is_not_made_again_over_the_same_files(
-        self, release: Path, keys: tuple[Path, Path]
-    ) -> None:
-        sign_folder(release, str(keys[0]))
-        before = (release / "model.sig").read_bytes()
-        sign_folder(release, str(keys[0]))
-        assert (release / "model.sig").read_bytes() == before
-        assert sorted(p.name for p in release.parent.iterdir()) == ["webgpu"], "left behind"
-
-    def test_is_made_again_over_others(self, release: Path, keys: tuple[Path, Path]) -> None:
-        sign_folder(release, str(keys[0]))
-        flip(release)
-        sign_folder(release, str(keys[0]))
-        check_signature(release, keys[1])
-
-    def test_survives_what_the_hubs_client_leaves_in_a_folder(
-        self, release: Path, keys: tuple[Path, Path]
-    ) -> None:
-        sign_folder(release, str(keys[0]))
-        (release / ".gitattributes").write_text("*.onnx filter=lfs\n")
-        (release / ".cache" / "huggingface").mkdir(parents=True)
-        (release / ".cache" / "huggingface" / "x.metadata").write_text("1")
-        assert failing(release, public_key=keys[1]) == {}
-
-    @pytest.mark.parametrize(
-        ("content", "words"),
-        [
-            (None, "cannot be read: No such file or directory"),
-            ("-----BEGIN EC PRIVATE KEY-----\nc2VjcmV0\n-----END EC PRIVATE KEY-----\n", "is no"),
-            ("not a key: s3cr3t", "cannot be used: no such PEM key"),
-        ],
-    )
-    def test_with_a_bad_key_is_a_sentence_that_does_not_quote_it(
-        self, release: Path, tmp_path: Path, content: str | None, words: str
-    ) -> None:
-        key = tmp_path / "bad.pem"
-        if content:
-            key.write_text(content)
-        with pytest.raises(UserError, match=words) as raised:
-            sign_folder(release, str(key))
-        assert "c2VjcmV0" not in str(raised.value) and "s3cr3t" not in str(raised.value)
-        assert not (release / "model.sig").exists()
-
-    def test_with_a_key_of_an_unknown_curve_is_a_sentence(
-        self, release: Path, tmp_path: Path
-    ) -> None:
-        key = make_key(tmp_path, "odd", "secp256k1")[0]
-        with pytest.raises(UserError, match="is no elliptic-curve key of a known curve"):
-            sign_folder(release, str(key))
-
-    def test_key_is_taken_from_the_environment(
-        self, release: Path, keys: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setenv("DOCINTEL_SIGNING_KEY", str(keys[0]))
-        assert sign_folder(release)
-        check_signature(release, keys[1])
 
 
 def test_a_release_folder_holds_nothing_unsafe(pristine: Path) -> None:

@@ -48,7 +48,9 @@ def _measure(parent: Path, package: Path, text: str) -> Produced:
 
     from shared.evaluate.forced import ForcedModel
 
-    ids = AutoTokenizer.from_pretrained(package, local_files_only=True).encode(text)[:TOKENS]
+    ids = AutoTokenizer.from_pretrained(
+        package, local_files_only=True, trust_remote_code=False
+    ).encode(text)[:TOKENS]
     ours = ForcedModel(package / "onnx" / f"model_{next(iter(DTYPES))}.onnx")
     divergence, agreement = compare_logits(parent_logits(parent, ids), ours.feed(ids))
     how = "teacher-forced on held-out text, q4f16 on the CPU against PyTorch on the parent"
@@ -82,7 +84,9 @@ def parent_logits(folder: Path, ids: list[int]) -> np.ndarray:
     logging.disable_progress_bar()
     size = sum(p.stat().st_size for p in folder.glob("*.safetensors"))
     dtype = torch.float32 if size < 2_000_000_000 else torch.bfloat16
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype, local_files_only=True, trust_remote_code=False
+    )
     with torch.inference_mode():
         return np.asarray(model(torch.tensor([ids])).logits[0].float().numpy())
 

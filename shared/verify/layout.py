@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from shared import paths
 from shared.olive.build import DTYPES
@@ -20,6 +22,11 @@ from shared.strict import read_json
 from shared.verify.line import Line, need
 
 SECONDS = 300.0
+CODE_KEY = re.compile(
+    r"auto_map|custom_pipelines|custom_generate|custom_op|library_path|trust_remote", re.I
+)
+LIBRARY = re.compile(r"\.(so|dll|dylib)(\.\d+)*$", re.I)
+"""onnxruntime-genai loads the shared library that `custom_ops_library` names; providers, others."""
 NO_CODE = ("config.json", "tokenizer_config.json", "generation_config.json", "genai_config.json")
 
 
@@ -30,7 +37,8 @@ def configured(folder: Path) -> str:
         need((folder / name).is_file(), f"{paths.shown(folder / name)}: missing")
     for name, value in found.items():
         need(isinstance(value, dict), f"{paths.shown(folder / name)}: must be one JSON object")
-        need("auto_map" not in value, f"{paths.shown(folder / name)}: auto_map: names code to run")
+        key = next(_code_named_in(value), None)
+        need(key is None, f"{paths.shown(folder / name)}: {key}: names code to run")
     template = found["tokenizer_config.json"].get("chat_template")
     need(isinstance(template, str), "tokenizer_config.json: chat_template: missing")
     beside = folder / "chat_template.jinja"
@@ -38,6 +46,17 @@ def configured(folder: Path) -> str:
         same = beside.read_text(encoding="utf-8") == template
         need(same, "chat_template.jinja is not the template of tokenizer_config.json")
     return "JSON objects that name no code; the chat template is inside"
+
+
+def _code_named_in(value: Any, key: str = "") -> Iterator[str]:
+    """Each place, at any depth, where a runtime would take Python (auto_map) or a library from."""
+    if isinstance(value, dict | list):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for name, item in items:
+            where = f"{key}.{name}" if key else str(name)
+            if CODE_KEY.search(str(name)) or (isinstance(item, str) and LIBRARY.search(item)):
+                yield where
+            yield from _code_named_in(item, where)
 
 
 def graph(folder: Path, dtype: str) -> str:

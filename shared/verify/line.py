@@ -5,21 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from shared.errors import UserError
+from shared.errors import UserError, printable
 
 MARKS = {True: "✓", False: "✗", None: "–"}
 
 
 @dataclass(frozen=True)
 class Line:
-    """`ok` is None where nothing was checked, which is neither."""
+    """`ok` is None where nothing was checked, which is neither.
+
+    Its words may quote the release: printed, they stay one line and steer no terminal, so that no
+    release can print a ✓ of its own.
+    """
 
     name: str
     ok: bool | None
     words: str
 
     def __str__(self) -> str:
-        return f"{MARKS[self.ok]} {self.name:<12} {self.words}"
+        words = " ".join(printable(self.words).split())
+        return f"{MARKS[self.ok]} {printable(self.name):<12} {words}"
 
 
 def line(name: str, check: Callable[[], str]) -> Line:

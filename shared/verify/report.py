@@ -47,14 +47,20 @@ def verify_folder(folder: Path, public_key: Path | None = None) -> Iterator[Line
 
 
 def before_loading(folder: Path, public_key: Path | None = None) -> Iterator[Line]:
-    """All that can be known of a release folder without loading it."""
+    """All that can be known of a release folder without loading it.
+
+    What leads out of the folder, or is a bomb, is not even opened: then this ends at `safe`.
+    """
+    safe = line("safe", lambda: files.safe(folder))
+    yield safe
+    if not safe.ok:
+        return
     try:
         release = read_release(folder)
     except UserError as error:
         yield Line(RELEASE_FILE, False, " ".join(str(error).split()))
         return
     yield Line(RELEASE_FILE, True, _whose(release))
-    yield line("safe", lambda: files.safe(folder))
     yield line("complete", lambda: files.complete(folder, release))
     yield line("hashes", lambda: files.unchanged(folder, release))
     yield _signature(folder, public_key)

@@ -159,7 +159,7 @@ def publish_release(domain: Domain, options: PublishOptions | None = None) -> Pu
 
 
 def plan_publication(domain: Domain, options: PublishOptions) -> Plan:
-    """What publish_release would do; nothing is written, neither here nor on the Hub."""
+    """What publish_release would do; nothing is changed on the Hub, nor here outside of build/."""
     from shared.hub.publish import plan
 
     return plan(*_order(domain, options))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,19 +9,9 @@ import pytest
 from shared.errors import UserError
 from shared.signing import check_signature, sign_folder, signed_by
 from tests.releases import pristine, release
-from tests.test_verify import Change, change_a_number_and_its_hash, failing, flip
+from tests.test_verify import Change, change_a_number_and_its_hash, failing, flip, make_key
 
 __all__ = ["pristine", "release"]
-
-
-def make_key(folder: Path, name: str, curve: str = "prime256v1") -> tuple[Path, Path]:
-    """(private, public), as the README says to make them."""
-    private, public = folder / f"{name}.pem", folder / f"{name}.pub.pem"
-    make = ["openssl", "ecparam", "-name", curve, "-genkey", "-noout", "-out", str(private)]
-    subprocess.run(make, check=True, capture_output=True)
-    show = ["openssl", "ec", "-in", str(private), "-pubout", "-out", str(public)]
-    subprocess.run(show, check=True, capture_output=True)
-    return private, public
 
 
 class TestASignature:

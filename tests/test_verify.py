@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ from shared.release import Release, read_release
 from shared.safety.content import refuse_unsafe
 from shared.verify import card
 from shared.verify.line import Line
-from shared.verify.remote import fetch
 from shared.verify.report import before_loading, verify
 from tests.hub_double import HubDouble, use_this_machine
 from tests.releases import pristine, release
@@ -134,6 +134,16 @@ def shrink_the_size(data: dict[str, Any]) -> None:
         for name in measured:
             if name.endswith("q4f16_bytes"):
                 measured[name]["value"] = 1000
+
+
+def make_key(folder: Path, name: str, curve: str = "prime256v1") -> tuple[Path, Path]:
+    """(private, public), as the README says to make them."""
+    private, public = folder / f"{name}.pem", folder / f"{name}.pub.pem"
+    make = ["openssl", "ecparam", "-name", curve, "-genkey", "-noout", "-out", str(private)]
+    subprocess.run(make, check=True, capture_output=True)
+    show = ["openssl", "ec", "-in", str(private), "-pubout", "-out", str(public)]
+    subprocess.run(show, check=True, capture_output=True)
+    return private, public
 
 
 SPOILT: list[tuple[str, Change, str, str]] = [
@@ -354,46 +364,6 @@ class TestAnUntouchedRelease:
 def contents(folder: Path) -> dict[str, bytes]:
     files = (path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
-
-
-class TestOverHttp:
-    @pytest.fixture
-    def hub(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubDouble]:
-        use_this_machine(monkeypatch)
-        with HubDouble() as double:
-            yield double
-
-    def test_a_flipped_byte_fails(self, release: Path, hub: HubDouble) -> None:
-        flip(release)
-        hub.add(REPO, contents(release))
-        failed = {x.name for x in verify(REPO, endpoint=hub.url) if x.ok is False}
-        assert failed == {"hashes"}
-
-    def test_a_missing_file_fails(self, release: Path, hub: HubDouble) -> None:
-        (release / "onnx" / "model_q4.onnx_data").unlink()
-        hub.add(REPO, contents(release))
-        failed = {x.name for x in verify(REPO, endpoint=hub.url) if x.ok is False}
-        assert failed == {"complete", "graph q4"}
-
-    def test_what_was_damaged_since_it_was_fetched_is_fetched_again(
-        self, release: Path, hub: HubDouble
-    ) -> None:
-        hub.add(REPO, contents(release))
-        fetch(REPO, endpoint=hub.url)
-        weights = next((release.parents[2] / "build" / "verify").rglob("model_q4.onnx_data"))
-        content = weights.read_bytes()
-        weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-        failed = {x.name for x in verify(REPO, endpoint=hub.url) if x.ok is False}
-        assert failed == set() and weights.read_bytes() == content
-
-    def test_a_repository_that_is_not_there_is_a_sentence(self, root: Path, hub: HubDouble) -> None:
-        with pytest.raises(UserError, match=r"acme/none is not on 127\.0\.0\.1"):
-            list(verify("acme/none", endpoint=hub.url))
-
-    @pytest.mark.parametrize("target", ["models/legal/webgpu", "a/b@../c", "x", "-/y@v", "a/b@"])
-    def test_neither_folder_nor_repository_is_a_sentence(self, root: Path, target: str) -> None:
-        with pytest.raises(UserError, match="neither a folder nor a repository; write org/name"):
-            list(verify(target))
 
 
 def test_a_release_folder_holds_nothing_unsafe(pristine: Path) -> None:

@@ -22,6 +22,7 @@ from shared.strict import read_json
 from shared.verify.line import Line, need
 
 SECONDS = 300.0
+SECRET_VARIABLE = re.compile("TOKEN|KEY|PASSWORD|PASSWD|SECRET|CREDENTIAL|AUTH", re.I)
 CODE_KEY = re.compile(
     r"auto_map|custom_pipelines|custom_generate|custom_op|library_path|trust_remote", re.I
 )
@@ -71,7 +72,7 @@ def loads(folder: Path, seconds: float = SECONDS) -> Iterator[Line]:
     """What the process of its own reports; a ✗ where it died or did not end."""
     command = [sys.executable, "-m", "shared.verify.load", str(folder.resolve()), *DTYPES]
     offline = {"HF_HUB_OFFLINE": "1", "PYTHONPATH": _python_path()}
-    kept = {k: v for k, v in os.environ.items() if "TOKEN" not in k and "KEY" not in k}
+    kept = {k: v for k, v in os.environ.items() if not SECRET_VARIABLE.search(k)}
     try:
         run = subprocess.run(
             command,

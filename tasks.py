@@ -210,6 +210,29 @@ def publish_collection(c: Context, org: str = "") -> None:
     print("\n".join([url, *(f"  {name}" for name in names)]))
 
 
+@task(
+    positional=["what"],
+    help={
+        "what": "a release folder, or org/name[@commit or tag] on the Hub",
+        "public_key": "the publisher's public key (PEM), to check who signed it",
+    },
+)
+@command
+def verify(c: Context, what: str, public_key: str = "") -> None:
+    """Check a release as a stranger: hashes, figures, signature, and that it loads.
+
+    Needs neither the merged weights nor a GPU. One line a check: ✓ holds, ✗ does not, – not checked.
+    """
+    from shared.verify.report import verify as run
+
+    failed = 0
+    for line in run(what, public_key=Path(public_key).expanduser() if public_key else None):
+        print(line, flush=True)
+        failed += line.ok is False
+    if failed:
+        raise UserError(f"{what}: {failed} check{'s' * (failed > 1)} did not hold; see ✗ above")
+
+
 @task
 @command
 def domains(c: Context) -> None:

@@ -93,7 +93,7 @@ def full_size_model(architecture: str) -> Path:
 
 def _write(config: PretrainedConfig, tokenizer: Path, work: Path) -> Produced:
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     config.architectures = [type(model).__name__]
     config.save_pretrained(work)
     shapes = {name: p.shape for name, p in model.named_parameters()}

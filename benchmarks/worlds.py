@@ -55,7 +55,9 @@ def _take_any_architecture(domain: Path) -> None:
 def _write_model(folder: Path, number: int, tokenizer: Path) -> None:
     torch.manual_seed(number)
     config = KINDS[number % len(KINDS)](**SHAPE)
-    AutoModelForCausalLM.from_config(config).to(torch.bfloat16).save_pretrained(folder)
+    AutoModelForCausalLM.from_config(config, trust_remote_code=False).to(
+        torch.bfloat16
+    ).save_pretrained(folder)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         shutil.copyfile(tokenizer / name, folder / name)
 

@@ -149,6 +149,7 @@ class PublishSettings(Strict):
     """Where a release goes: `<org>/<name>`; {domain} and {base} are filled in.
 
     `version`: what it is tagged as, "1.2.0" → v1.2.0; without it releases are numbered v1, v2, …
+    `signing_key`: path of an elliptic-curve private key (PEM); DOCINTEL_SIGNING_KEY overrides it.
     """
 
     org: str = Field(min_length=1)
@@ -158,6 +159,7 @@ class PublishSettings(Strict):
     collection: str = Field(
         default="DocIntel: language models for the browser", min_length=1, max_length=60
     )
+    signing_key: str | None = None
 
 
 class Chain(Strict):

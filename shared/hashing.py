@@ -85,6 +85,11 @@ def sha256_file(path: Path) -> str:
     return digest
 
 
+def sha256_now(path: Path) -> str:
+    """Hash of a file's bytes as they are on the disk now, for who trusts no time stamp."""
+    return _digest(path)
+
+
 def sha256_files(folder: Path, names: Iterable[str]) -> dict[str, str]:
     """Hash of each named file in `folder`, by name."""
     return {name: sha256_file(folder / name) for name in sorted(names)}

@@ -8,16 +8,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shared import paths
+from shared.card.template import check_template
 from shared.chain import Walk, walk
 from shared.domain import Domain, domain_names, load_domain
 from shared.errors import UserError
 from shared.evaluate.compare import write_newest
 from shared.folders import write_text
 from shared.hashing import files_below, sha256_files
+from shared.hub.names import repository_name
 from shared.manifest import Strict
 from shared.progress import say
 from shared.release import RELEASE_FILE, Release, make_release, read_release, release_folder
 from shared.rung_run import STAGES_IN_ALL, Attempt, Options
+from shared.signature_file import SIGNATURE_FILE
+from shared.strict import read_text
 
 if TYPE_CHECKING:
     from shared.hub.order import Order
@@ -71,6 +75,7 @@ def release_domain(name: str, options: Options, *, publish: PublishOptions | Non
     release: Release | None = None
     try:
         domain = load_domain(name)
+        _need_publishable_words(domain)
         walked = _walk(domain, options)
         write_attempts(name, walked.attempts)
         if walked.rung is None:
@@ -80,6 +85,14 @@ def release_domain(name: str, options: Options, *, publish: PublishOptions | Non
     except UserError as error:
         return Result(name, walked, release, error=str(error))
     return Result(name, walked, release, published)
+
+
+def _need_publishable_words(domain: Domain) -> None:
+    """A mistake in the card's words or the repository's name is told before hours of building."""
+    where = domain.folder / "card.md"
+    check_template(read_text(where), paths.shown(where))
+    for rung in domain.chain.rung:
+        repository_name(domain, rung.base)
 
 
 def run_until(name: str, options: Options) -> Result:
@@ -154,7 +167,7 @@ def publish_release(domain: Domain, options: PublishOptions | None = None) -> Pu
 
 
 def plan_publication(domain: Domain, options: PublishOptions) -> Plan:
-    """What publish_release would do; nothing is written, neither here nor on the Hub."""
+    """What publish_release would do; nothing is changed on the Hub, nor here outside of build/."""
     from shared.hub.publish import plan
 
     return plan(*_order(domain, options))
@@ -182,15 +195,20 @@ def publish_collection(org: str | None = None) -> tuple[str, list[str]]:
 
 def _order(domain: Domain, options: PublishOptions) -> tuple[Order, str]:
     """What to publish and where; UserError where it must not be published."""
-    from shared.hub.names import repository_name
+    from shared.addressed import addressed
     from shared.hub.order import Order
+    from shared.signing import need_signed
 
     folder = release_folder(domain.name)
     release = read_release(folder)
     if not release.publishable:
         raise UserError(f"{domain.name} is not published: {release.not_publishable_because}")
-    _need_untouched(release, folder)
     settings = domain.chain.publish
+    _need_untouched(release, folder)
+    need_signed(folder, settings.signing_key)
+    repository = repository_name(domain, release.base, options.org)
+    folder = addressed(folder, release, repository, settings.signing_key)
+    _need_untouched(read_release(folder), folder)
     order = Order(
         folder,
         key=release.key,
@@ -199,7 +217,7 @@ def _order(domain: Domain, options: PublishOptions) -> tuple[Order, str]:
         version=release.release_version,
         overwrite=options.overwrite,
     )
-    return order, repository_name(domain, release.base, options.org)
+    return order, repository
 
 
 def read_publication(domain: str) -> Publication | None:
@@ -216,7 +234,8 @@ def _publication_file(domain: str) -> Path:
 def _need_untouched(release: Release, folder: Path) -> None:
     """UserError unless the folder holds the files that were measured, all of them and no others."""
     expected = {name: record.sha256 for name, record in release.files.items()}
-    found = sha256_files(folder, [n for n in files_below(folder) if n != RELEASE_FILE])
+    names = [n for n in files_below(folder) if n not in (RELEASE_FILE, SIGNATURE_FILE)]
+    found = sha256_files(folder, names)
     changed = sorted(n for n in expected.keys() | found.keys() if expected.get(n) != found.get(n))
     if changed:
         raise UserError(

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from shared.errors import printable
+
 console = Console(stderr=True, highlight=False)
 PLAIN_EVERY_SECONDS = 10.0
 
@@ -23,6 +25,7 @@ Step = Callable[[str], None]
 
 def say(line: str) -> None:
     """Print one line to stderr (stdout is kept for tables and machine-readable output)."""
+    line = printable(line)
     if _listener is None:
         console.print(line, markup=False, soft_wrap=True)
     else:

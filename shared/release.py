@@ -11,20 +11,25 @@ import shutil
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from shared import paths
+from shared.card.code import code_hash
 from shared.chain import Walk
 from shared.errors import UserError
 from shared.folders import swap_in
 from shared.gates import GateResult, failed, flatten
-from shared.hashing import files_below, refuse_work, sha256_file, sha256_files, sha256_json
-from shared.manifest import FILE_NAME, FileRecord, Measurement, Strict
+from shared.hashing import files_below, refuse_work, sha256_file, sha256_json
+from shared.hub.names import repository_name
+from shared.manifest import FILE_NAME, FileRecord, Manifest, Measurement, Strict
 from shared.olive.package import link_or_copy
 from shared.progress import say
 from shared.rung_run import STAGES_IN_ALL, Attempt
+from shared.signature_file import SIGNATURE_FILE
+from shared.signing import sign_folder
+from shared.strict import LARGEST_RELEASE, loads_strictly, nearest, read_text
 
 RELEASE_FILE = "release.json"
 CARD_FILE = "README.md"
@@ -34,16 +39,25 @@ RELEASE_FOLDER = "webgpu"
 class Release(Strict):
     """What a release folder says of itself. `key` changes with anything the release depends on.
 
-    `release_version` is publish.version of fallback.toml; None lets the Hub's tags be counted on.
+    A measurement is named `<stage>.<name>`; `manifests` gives the key of each stage's manifest.
+    `source_files` and `domain_files`: SHA-256 of what it was made from. `card_template` and
+    `card_code` (the hash of what renders it): with them the card can be made again. `files`: all
+    but release.json itself and the signature. `release_version` is publish.version of
+    fallback.toml; None lets the Hub's tags be counted on.
     """
 
-    version: int = 1
+    version: Literal[2] = 2
     key: str
     release_version: str | None = None
     domain: str
     rung: str
+    recipe: str = ""
+    repository: str = ""
     base: str
     licence: str
+    licence_name: str | None = None
+    licence_link: str | None = None
+    commercial_use: bool = True
     prompt_only: bool
     publishable: bool
     not_publishable_because: str | None
@@ -53,6 +67,11 @@ class Release(Strict):
     git_clean: bool | None
     manifests: dict[str, str]
     tools: dict[str, str]
+    source_files: dict[str, str] = Field(default_factory=dict)
+    domain_files: dict[str, str] = Field(default_factory=dict)
+    card_template: str = ""
+    card_code: str = ""
+    example: str | None = None
     measurements: dict[str, Measurement]
     facts: dict[str, dict[str, Any]]
     gates: list[GateResult]
@@ -68,13 +87,28 @@ def read_release(folder: Path) -> Release:
     """The release.json of a release folder; UserError where there is none or it is not ours."""
     path = folder / RELEASE_FILE
     try:
-        return Release.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
+        if path.stat().st_size > LARGEST_RELEASE:
+            raise UserError(
+                f"{paths.shown(path)}: {path.stat().st_size} bytes; that is no manifest"
+            )
+        content = path.read_bytes()
+        loads_strictly(content.decode())
+        return Release.model_validate_json(content)
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{paths.shown(path)}: missing; run `./inv release` first") from None
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(map(str, first["loc"]))
-        raise UserError(f"{paths.shown(path)}: {key}: {first['msg'].lower()}") from None
+        raise UserError(f"{paths.shown(path)}: {_first(error)}") from None
+    except ValueError as error:
+        raise UserError(f"{paths.shown(path)}: not valid JSON: {error}") from None
+
+
+def _first(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    key = ".".join(map(str, first["loc"]))
+    if first["type"] == "extra_forbidden":
+        hint = nearest(str(first["loc"][-1]), list(Release.model_fields))
+        return f"{key}: unknown key; {hint}"
+    return f"{key}: {first['msg'].lower()}" if key else first["msg"]
 
 
 def make_release(walked: Walk, *, force: bool = False) -> tuple[Release, bool]:
@@ -86,6 +120,7 @@ def make_release(walked: Walk, *, force: bool = False) -> tuple[Release, bool]:
         say("      unchanged")
         say(f"[9/{STAGES_IN_ALL}] {walked.domain.name} · release folder")
         say("      unchanged")
+        sign_folder(folder, walked.domain.chain.publish.signing_key)
         return old, True
     refuse_work(f"release of {walked.domain.name}")
     from shared.card.card import render_card
@@ -94,11 +129,13 @@ def make_release(walked: Walk, *, force: bool = False) -> tuple[Release, bool]:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     _fill(partial, walked)
-    release = _describe(walked, key)
-    (partial / CARD_FILE).write_text(render_card(walked, release), encoding="utf-8")
+    release = _describe(walked, key).model_copy(update={"files": _files(partial)})
+    card = render_card(release, walked.domain.prompt)
+    (partial / CARD_FILE).write_text(card, encoding="utf-8")
     say(f"[9/{STAGES_IN_ALL}] {walked.domain.name} · release folder")
     release = release.model_copy(update={"files": _files(partial)})
-    (partial / RELEASE_FILE).write_text(release.model_dump_json(indent=2) + "\n")
+    (partial / RELEASE_FILE).write_text(release.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    sign_folder(partial, walked.domain.chain.publish.signing_key)
     swap_in(partial, folder)
     return release, False
 
@@ -106,9 +143,9 @@ def make_release(walked: Walk, *, force: bool = False) -> tuple[Release, bool]:
 def _key(walked: Walk) -> str:
     attempts = [a.model_dump(exclude={"seconds", "measured"}) for a in walked.attempts]
     keys = {stage: done.manifest.key for stage, done in walked.done.items()}
-    card = paths.REPOSITORY / "shared" / "card"
-    code = sha256_files(card, [n for n in files_below(card) if n.endswith(".py")])
-    return sha256_json([walked.domain.name, walked.domain.hashes, attempts, keys, code])[:16]
+    name = repository_name(walked.domain, walked.rung.base) if walked.rung else ""
+    settled = [name, Release.model_fields["version"].default, code_hash()]
+    return sha256_json([walked.domain.name, walked.domain.hashes, attempts, keys, settled])[:16]
 
 
 def _unchanged(folder: Path, key: str) -> Release | None:
@@ -142,8 +179,13 @@ def _describe(walked: Walk, key: str) -> Release:
         release_version=walked.domain.chain.publish.version,
         domain=walked.domain.name,
         rung=rung.name,
+        recipe=next((a.recipe for a in walked.attempts if a.outcome == "taken"), ""),
+        repository=repository_name(walked.domain, rung.base),
         base=rung.base,
         licence=rung.licence,
+        licence_name=rung.licence_name,
+        licence_link=rung.licence_link,
+        commercial_use=rung.commercial_use,
         prompt_only=rung.prompt_only,
         publishable=because is None,
         not_publishable_because=because,
@@ -153,12 +195,41 @@ def _describe(walked: Walk, key: str) -> Release:
         git_clean=clean,
         manifests={stage: manifest.key for stage, manifest in manifests.items()},
         tools={k: v for manifest in manifests.values() for k, v in manifest.tools.items()},
-        measurements=flatten(manifests),
-        facts={stage: manifest.facts for stage, manifest in manifests.items()},
+        source_files=manifests["source"].inputs,
+        domain_files=walked.domain.hashes,
+        card_template=read_text(walked.domain.folder / "card.md"),
+        card_code=code_hash(),
+        example=_example(walked),
+        measurements=flatten(manifests) | _costs(manifests),
+        facts={stage: m.facts for stage, m in manifests.items()} | _devices(walked.package),
         gates=walked.gates,
         attempts=walked.attempts,
         files={},
     )
+
+
+def _devices(package: Path) -> dict[str, Any]:
+    """For which classes of device it is made, as the card's table has it."""
+    from shared.webgpu_bench.preflight import COLUMNS, cells, package_footprints, preflight
+
+    rows = [cells(row) for row in preflight(package_footprints(package))]
+    return {"preflight": {"devices": [dict(zip(COLUMNS, row, strict=True)) for row in rows]}}
+
+
+def _costs(manifests: dict[str, Manifest]) -> dict[str, Measurement]:
+    """What each stage took, as measurements like the others."""
+    costs: dict[str, Measurement] = {}
+    for stage, m in manifests.items():
+        took = Measurement(value=m.wall_seconds, unit="s", how=f"wall clock of the stage {stage}")
+        peak = Measurement(value=m.peak_rss_bytes, unit="B", how="resident memory, all processes")
+        costs |= {f"{stage}.wall_seconds": took, f"{stage}.peak_rss_bytes": peak}
+    return costs
+
+
+def _example(walked: Walk) -> str | None:
+    """An input for the Hub's widget: the first held-out record that is our own text."""
+    own = (r.input for r in walked.domain.records if r.source is None and r.licence is None)
+    return next(own, None)
 
 
 def not_publishable(walked: Walk) -> str | None:
@@ -180,6 +251,7 @@ def _files(folder: Path) -> dict[str, FileRecord]:
     return {
         name: FileRecord(sha256=sha256_file(folder / name), bytes=(folder / name).stat().st_size)
         for name in files_below(folder)
+        if name not in (RELEASE_FILE, SIGNATURE_FILE)
     }
 
 

@@ -17,6 +17,7 @@ from shared.gates import GateResult
 from shared.manifest import Measurement
 from shared.pipeline import Result, read_attempts, read_publication
 from shared.release import CARD_FILE, Release, read_release, release_folder
+from shared.signing import signed_by
 from shared.units import number
 
 TERMINAL = "rounded_outline"
@@ -56,6 +57,7 @@ def summary(result: Result) -> str:
             parts.append(
                 "licence   non-commercial: the base model's licence forbids commercial use"
             )
+        parts.append(f"signed    {_signed(result.domain)}")
         parts.append(f"publish   no: {because}" if because else "publish   it may be published")
     elif result.walk and "package" in result.walk.done:
         parts.append(f"package   {paths.shown(result.walk.package)}")
@@ -63,6 +65,11 @@ def summary(result: Result) -> str:
         there = result.publication
         parts.append(f"published {there.url} {there.release_version} at {there.revision}")
     return "\n".join(parts)
+
+
+def _signed(domain: str) -> str:
+    by = signed_by(release_folder(domain))
+    return f"by public key {by[:16]}…" if by else "no: DOCINTEL_SIGNING_KEY names no key"
 
 
 def check_report(result: Result) -> str:

@@ -16,8 +16,10 @@ from shared.errors import RungFailed, UserError
 from shared.hashing import refuse_work, sha256_file, sha256_files, sha256_json
 from shared.manifest import Measurement
 from shared.olive.weights import INDEX, weight_files
+from shared.safety.content import need_header, refuse_unsafe
 from shared.stage import Done, Plan, Produced, run_stage
 from shared.strict import loads_strictly, read_json, read_text
+from shared.training import training_details
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 OPTIONAL_FILES = (
@@ -25,6 +27,7 @@ OPTIONAL_FILES = (
     "chat_template.jinja",
     "special_tokens_map.json",
     "added_tokens.json",
+    "adapter_config.json",
     "README.md",
     "LICENSE",
     INDEX,
@@ -46,9 +49,11 @@ def source_stage(rung: Rung, *, force: bool = False) -> Source:
     """Fetch and inspect the rung's source; RungFailed with one sentence where it cannot serve."""
     try:
         folder = _locate(rung.source)
+        _refuse_code(rung.source, folder)
         files = sha256_files(folder, _files(folder))
         _need_type(folder, rung)
-        plan = Plan("source", inputs=files, settings={"licence": rung.licence, "base": rung.base})
+        settings = {"licence": rung.licence, "base": rung.base}
+        plan = Plan("source", inputs=files, settings=settings, code=2)
         return Source(folder, run_stage(plan, lambda work: _inspect(folder, rung), force=force))
     except RungFailed:
         raise
@@ -80,6 +85,17 @@ def _locate(source: str) -> Path:
     if not folder.is_dir():
         raise RungFailed(f"{source}: the folder is not there; put the merged 16-bit model in it")
     return folder
+
+
+def _refuse_code(source: str, folder: Path) -> None:
+    """No pickle, archive or link out; a snapshot's files are links into the Hub cache's blobs."""
+    refuse_unsafe(folder, within=folder.parent.parent if source.startswith("hf:") else None)
+    for name in ("config.json", "tokenizer_config.json"):
+        if (folder / name).is_file() and "auto_map" in _need_object(folder / name):
+            raise RungFailed(
+                f"{paths.shown(folder / name)}: auto_map: names code to be run, which is never "
+                "done here; remove the key"
+            )
 
 
 def _files(folder: Path) -> list[str]:
@@ -115,6 +131,7 @@ def _inspect(folder: Path, rung: Rung) -> Produced:
         "licence": rung.licence,
         "base": rung.base,
         "chat_template_sha256": sha256_json(chat_template(folder)),
+        "training": training_details(folder),
     }
     size = sum((folder / name).stat().st_size for name in weight_files(folder))
     how = "read from the safetensors headers"
@@ -157,9 +174,11 @@ def _need_shape(folder: Path, config: dict[str, Any], rung: Rung) -> None:
             )
 
 
-def _need_object(path: Path) -> None:
-    if not isinstance(read_json(path), dict):
+def _need_object(path: Path) -> dict[str, Any]:
+    value = read_json(path)
+    if not isinstance(value, dict):
         raise RungFailed(f"{paths.shown(path)}: must be one JSON object")
+    return value
 
 
 def _weights(folder: Path) -> tuple[int, list[str], int]:
@@ -168,6 +187,7 @@ def _weights(folder: Path) -> tuple[int, list[str], int]:
 
     tensors, dtypes, parameters = 0, set(), 0
     for name in weight_files(folder):
+        need_header(folder / name)
         try:
             with safe_open(folder / name, framework="pt") as file:
                 for key in file.keys():  # noqa: SIM118 (not a dict)

@@ -18,13 +18,22 @@ from shared.errors import UserError
 
 Model = TypeVar("Model", bound=BaseModel)
 
+LARGEST_TEXT = 64_000_000
+"""Bytes. A tokenizer.json with a vocabulary of 250,000 has some 35 MB."""
+LARGEST_RELEASE = 16_000_000
+DEEPEST_JSON = 64
+
 
 def read_text(path: Path) -> str:
     """The file's text; UserError where it is missing or not UTF-8."""
     try:
+        if path.stat().st_size > LARGEST_TEXT:
+            raise UserError(f"{paths.shown(path)}: {path.stat().st_size:,} bytes; too large a text")
         return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{paths.shown(path)}: the file is missing") from None
+    except IsADirectoryError:
+        raise UserError(f"{paths.shown(path)}: a folder; a file is wanted") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{paths.shown(path)}: not UTF-8 text (byte {error.start})") from None
 
@@ -38,10 +47,27 @@ def read_json(path: Path) -> Any:
 
 
 def loads_strictly(text: str) -> Any:
-    """json.loads that raises ValueError on NaN, Infinity and duplicate keys (RFC 8259, section 4)."""
-    return json.loads(
-        text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant, parse_int=_integer
-    )
+    """json.loads that raises ValueError on NaN, Infinity and duplicate keys (RFC 8259, section 4).
+
+    And where values lie deeper than any file of ours has them: a bomb for whatever reads them next.
+    """
+    try:
+        value = json.loads(
+            text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant, parse_int=_integer
+        )
+    except RecursionError:
+        raise ValueError(f"nested deeper than {DEEPEST_JSON} levels") from None
+    _need_shallow(value)
+    return value
+
+
+def _need_shallow(value: Any) -> None:
+    level, depth = [value], 0
+    while level := [v for v in level if isinstance(v, dict | list)]:
+        depth += 1
+        if depth > DEEPEST_JSON:
+            raise ValueError(f"nested deeper than {DEEPEST_JSON} levels")
+        level = [w for v in level for w in (v.values() if isinstance(v, dict) else v)]
 
 
 def read_toml(path: Path, model: type[Model]) -> Model:

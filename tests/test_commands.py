@@ -36,18 +36,8 @@ def invoke(
 
 COMMANDS = [
     *("release", "release-all", "build", "check", "bench", "bench-all", "bench-build", "card"),
-    *(
-        "bench-scaling",
-        "publish",
-        "publish-collection",
-        "domains",
-        "status",
-        "doctor",
-        "serve",
-        "clean",
-        "test",
-        "lint",
-    ),
+    *("bench-scaling", "publish", "publish-collection", "verify", "domains", "status", "doctor"),
+    *("serve", "clean", "test", "lint"),
 ]
 
 

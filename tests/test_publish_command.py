@@ -36,6 +36,7 @@ def make_release(domain: str = "legal", key: str = "0123456789abcdef") -> Path:
     folder = release_folder(domain)
     if not folder.exists():
         write_files(folder)
+        (folder / "prompt.md").write_text("Answer.\n")
     (folder / RELEASE_FILE).unlink(missing_ok=True)
     files = {
         name: FileRecord(sha256=sha256_file(folder / name), bytes=(folder / name).stat().st_size)
@@ -43,7 +44,8 @@ def make_release(domain: str = "legal", key: str = "0123456789abcdef") -> Path:
     }
     write_manifest(folder, files)
     text = json.loads((folder / RELEASE_FILE).read_text())
-    (folder / RELEASE_FILE).write_text(json.dumps(text | {"key": key, "domain": domain}))
+    text |= {"key": key, "domain": domain, "repository": NAME.replace("legal", domain)}
+    (folder / RELEASE_FILE).write_text(json.dumps(text))
     return folder
 
 

@@ -70,10 +70,12 @@ def test_a_file_that_was_changed_after_measuring_is_not_published(
 
 def write_release(folder: Path, files: dict[str, FileRecord]) -> None:
     release = Release(
-        **dict.fromkeys(("key", "rung", "base", "licence", "why", "created"), "x"),
+        **dict.fromkeys(("key", "rung", "licence", "why", "created"), "x"),
         **dict.fromkeys(("git_commit", "git_clean", "not_publishable_because"), None),
         **{key: {} for key in ("manifests", "tools", "measurements", "facts")},
         domain="legal",
+        base="acme/x",
+        repository="docintel/docintel-legal-x-webgpu",
         prompt_only=False,
         publishable=True,
         gates=[],

@@ -1,32 +1,25 @@
-"""The model card: front matter checked by huggingface_hub, body from the domain's card.md.
+"""The model card: front matter, and the domain's card.md with its places filled in.
 
-card.md is a Jinja2 template rendered in a sandbox; an unknown name in it is an error. The template
-holds words and places, never numbers.
+The card is a function of release.json and prompt.md, which lie beside it, and of nothing else: so
+`./inv verify` makes it again from them and holds every line against the one it finds.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from huggingface_hub import EvalResult, ModelCardData
-from jinja2 import StrictUndefined, TemplateError
-from jinja2.sandbox import SandboxedEnvironment
-
-from shared import paths
 from shared.card import tables
 from shared.card.fidelity import fidelity_section
-from shared.card.quality import MODE_WORDS, WORDS, quality_note, quality_tables
-from shared.card.usage import usage_js, usage_python
-from shared.chain import Walk
-from shared.errors import UserError
-from shared.hub.names import repository_name
+from shared.card.front_matter import front_matter
+from shared.card.quality import quality_note, quality_tables
+from shared.card.tables import fenced, words
+from shared.card.template import fill_in
+from shared.card.usage import usage_js, usage_js_constrained, usage_python, usage_verify
+from shared.hashing import sha256_json
 from shared.manifest import Measurement
 
 if TYPE_CHECKING:
     from shared.release import Release
-
-INDEXED = ("json_validity", "schema_compliance", "field_score", "field_score_nonnull")
-"""What of the release's figures goes into the model-index."""
 
 BROWSER = {
     "bench.loads": "loads on WebGPU",
@@ -42,63 +35,58 @@ BROWSER = {
 }
 
 
-def render_card(walked: Walk, release: Release) -> str:
-    """README.md of the release; UserError naming card.md where the template is at fault."""
-    template = walked.domain.folder / "card.md"
-    environment = SandboxedEnvironment(
-        undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False
-    )
-    try:
-        body = environment.from_string(template.read_text(encoding="utf-8")).render(
-            _context(walked, release)
-        )
-    except TemplateError as error:
-        line = getattr(error, "lineno", None)
-        place = f"{paths.shown(template)}:{line}" if line else paths.shown(template)
-        raise UserError(f"{place}: {error.message or type(error).__name__}") from None
-    return f"---\n{_front_matter(walked, release)}\n---\n\n{body}"
+def render_card(release: Release, prompt: str) -> str:
+    """README.md of the release; UserError naming card.md or fallback.toml where one is at fault."""
+    where = f"domains/{release.domain}/card.md"
+    body = fill_in(release.card_template, _context(release, prompt), where)
+    return f"---\n{front_matter(release)}\n---\n\n{body}"
 
 
-def _context(walked: Walk, release: Release) -> dict[str, Any]:
-    name = repository_name(walked.domain, release.base)
+def _context(release: Release, prompt: str) -> dict[str, Any]:
+    title = release.repository.split("/")[-1]
     recipes = tables.recipes_table(release.attempts)
+    facts = _as_words(release.facts.get("check", {}))
     return {
         "domain": release.domain,
-        "title": name.split("/")[-1],
+        "title": title,
         "summary": _summary(release),
-        "notices": _notices(walked, release),
-        "usage_js": usage_js(name),
-        "usage_python": usage_python(name.split("/")[-1]),
-        "prompt": walked.domain.prompt,
-        "check_table": quality_tables(_of_check(release), release.facts.get("check", {})),
-        "check_note": quality_note(release.facts.get("check", {})),
+        "notices": _notices(release),
+        "usage_js": usage_js(release.repository),
+        "usage_js_constrained": usage_js_constrained(),
+        "usage_python": usage_python(title),
+        "usage_verify": usage_verify(release.repository),
+        "prompt": fenced(prompt),
+        "check_table": quality_tables(_of_check(release), facts),
+        "check_note": quality_note(facts),
         "fidelity": fidelity_section(release),
         "bench_table": tables.measurements_table(release.measurements, BROWSER),
         "bench_note": _bench_note(release),
-        "files_table": _files_table(walked),
+        "devices_table": _devices_table(release),
+        "files_table": _files_table(release),
         "attempts_table": "\n\n".join(
             filter(None, (tables.attempts_table(release.attempts), recipes))
         ),
         "gates_table": tables.gates_table(release.gates),
-        "provenance": _provenance(walked, release),
+        "provenance": _provenance(release),
     }
 
 
 def _summary(release: Release) -> str:
     kind = "The base model with a prompt" if release.prompt_only else "A fine-tuned model"
-    return f"{kind} for {release.domain} documents, from {release.base}, quantised to 4 bits."
+    base = words(release.base)
+    return f"{kind} for {release.domain} documents, from {base}, quantised to 4 bits."
 
 
-def _notices(walked: Walk, release: Release) -> str:
+def _notices(release: Release) -> str:
     notes = []
     if release.not_publishable_because:
-        notes.append(f"**Not to be published**: {release.not_publishable_because}")
+        notes.append(f"**Not to be published**: {words(release.not_publishable_because)}")
     if release.facts.get("bench", {}).get("software_adapter"):
         notes.append(
             "**No GPU was at hand**: the browser ran on a software adapter. Loading, placement and "
             "agreement with the CPU are measured; speed on a GPU is not."
         )
-    if walked.rung and not walked.rung.commercial_use:
+    if not release.commercial_use:
         notes.append("**Non-commercial**: the base model's licence forbids commercial use.")
     return "\n\n".join(f"> {note}" for note in notes)
 
@@ -110,69 +98,64 @@ def _of_check(release: Release) -> dict[str, Measurement]:
     }
 
 
+def _as_words(facts: Any) -> Any:
+    """The same facts, every text in them harmless in a paragraph (shared.card.tables.words)."""
+    if isinstance(facts, dict):
+        return {key: _as_words(value) for key, value in facts.items()}
+    if isinstance(facts, list):
+        return [_as_words(value) for value in facts]
+    return words(facts) if isinstance(facts, str) else facts
+
+
 def _bench_note(release: Release) -> str:
     facts = release.facts.get("bench", {})
     if "browser" not in facts:
         return "No browser was at hand."
     where = release.measurements["bench.loads"].where
-    return f"{where}; {facts['browser']}. Why {facts['dtype']}: {facts['dtype_reason']}."
+    why = f"Why {facts['dtype']}: {facts['dtype_reason']}."
+    return words(f"{where}; {facts['browser']}. {why}")
 
 
-def _files_table(walked: Walk) -> str:
-    outputs = walked.done["package"].manifest.outputs
-    rows = [(name, f"{r.bytes:,}", f"`{r.sha256[:16]}…`") for name, r in sorted(outputs.items())]
+def _devices_table(release: Release) -> str:
+    """What runs on which device, as the preflight's stage wrote it down."""
+    found = release.facts.get("preflight", {}).get("devices")
+    if not found:
+        return "Not measured: no preflight was made for this release."
+    return tables.table(list(found[0]), [[str(v) for v in row.values()] for row in found])
+
+
+def _files_table(release: Release) -> str:
+    """Every file but the card, which cannot state its own hash, and what is written after it."""
+    rows = [
+        (f"`{name}`", f"{record.bytes:,}", f"`{record.sha256[:16]}…`")
+        for name, record in sorted(release.files.items())
+        if name != "README.md"
+    ]
     return tables.table(("file", "bytes", "SHA-256"), rows)
 
 
-def _provenance(walked: Walk, release: Release) -> str:
-    build = walked.done["build"].manifest
+def _provenance(release: Release) -> str:
+    m, source = release.measurements, release.source_files
     tools = ", ".join(f"{name} {version}" for name, version in sorted(release.tools.items()))
+    weights = ["config.json", *sorted(n for n in source if n.endswith(".safetensors"))]
+    digest = sha256_json([source.get(name) for name in weights])
+    cost = [tables.shown(m.get(f"build.{name}")) for name in ("wall_seconds", "peak_rss_bytes")]
+    state = {True: "", False: ", with changes not committed", None: ""}[release.git_clean]
     rows = [
         ("path taken", f"{release.rung}: {release.why}"),
-        ("weights", f"SHA-256 of all `{build.inputs['weights'][:16]}…`"),
-        ("parameters", tables.shown(release.measurements.get("source.parameters"))),
-        ("build", f"{build.wall_seconds:.1f} s, peak memory {build.peak_rss_bytes / 1e9:.2f} GB"),
+        ("recipe", release.recipe),
+        ("weights", f"SHA-256 of all `{digest[:16]}…`"),
+        ("parameters", tables.shown(m.get("source.parameters"))),
+        ("build", f"{cost[0]}, peak memory {cost[1]}"),
+        ("code", f"{release.git_commit or 'not in git'}{state}"),
         ("tools", tools),
-        ("training details", "not provided"),
+        *_training(release),
     ]
     return tables.table(("what", "which"), rows)
 
 
-def _front_matter(walked: Walk, release: Release) -> str:
-    rung = walked.rung
-    assert rung is not None
-    named = {"license_name": rung.licence_name, "license_link": rung.licence_link}
-    extra: dict[str, Any] = {key: value for key, value in named.items() if value}
-    data = ModelCardData(
-        language="en",
-        license=rung.licence,
-        library_name="transformers.js",
-        pipeline_tag="text-generation",
-        tags=["onnx", "webgpu", "docintel", release.domain],
-        base_model=rung.base,
-        base_model_relation="quantized",
-        model_name=repository_name(walked.domain, rung.base).split("/")[-1],
-        eval_results=_eval_results(release),
-        **extra,
-    )
-    return str(data.to_yaml(line_break="\n")).strip()
-
-
-def _eval_results(release: Release) -> list[EvalResult]:
-    """The model-index: this model's own measured shares on the domain's records."""
-    facts = release.facts.get("check", {})
-    found = _of_check(release)
-    return [
-        EvalResult(
-            task_type="text-generation",
-            dataset_type=f"docintel-{release.domain}",
-            dataset_name=f"DocIntel {release.domain}: {facts.get('origin', 'records')}",
-            metric_type=f"{mode}_{name}",
-            metric_name=f"{WORDS[name]} ({MODE_WORDS[mode].lower()})",
-            metric_value=round(float(measurement.value), 4),
-        )
-        for mode in facts.get("modes", ())
-        for name in INDEXED
-        if (measurement := found.get(f"release.{mode}.{name}")) is not None
-        and isinstance(measurement.value, int | float)
-    ]
+def _training(release: Release) -> list[tuple[str, str]]:
+    """As the weights' own card or adapter_config.json tells it; nothing of it was measured here."""
+    found = release.facts.get("source", {}).get("training", {})
+    rows = [(f"training: {name}", str(text)) for name, text in found.items()]
+    return rows or [("training details", "not provided")]

@@ -31,7 +31,8 @@ def fidelity_section(release: Release) -> str:
     found = {name: release.measurements.get(f"fidelity.{name}") for name in ROWS}
     if "tokens" not in facts or not any(found.values()):
         return "Not measured."
-    return f"{fidelity_table(found)}\n\n{fidelity_note(facts)}"
+    safe = facts | {"origin": tables.words(facts["origin"])}
+    return f"{fidelity_table(found)}\n\n{fidelity_note(safe)}"
 
 
 def fidelity_table(found: Mapping[str, Measurement | None], style: str = "github") -> str:

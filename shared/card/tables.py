@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Sequence
 
@@ -16,9 +17,14 @@ Rows = Sequence[Sequence[str]]
 
 
 def table(headers: Sequence[str], rows: Rows, style: str = "github") -> str:
-    """A table in tabulate's style; figures stay text. On a terminal the last column is wrapped."""
+    """A table in tabulate's style; figures stay text. On a terminal the last column is wrapped.
+
+    In Markdown every cell is held to its cell: no name or reason can end the row or begin HTML.
+    """
     widths: list[int | None] | None = None
-    if style != "github":
+    if style == "github":
+        rows = [[cell(text) for text in row] for row in rows]
+    else:
         taken = sum(max(len(r[i]) for r in [headers, *rows]) + 3 for i in range(len(headers) - 1))
         widths = [None] * (len(headers) - 1) + [max(24, _terminal_width() - taken - 4)]
     return tabulate(
@@ -30,6 +36,27 @@ def table(headers: Sequence[str], rows: Rows, style: str = "github") -> str:
         break_long_words=False,  # an address in two pieces cannot be copied
         break_on_hyphens=False,
     )
+
+
+def cell(text: str) -> str:
+    """One line in which HTML, links and column borders are only characters; `code` stays code."""
+    text = " ".join(str(text).split()).replace("|", "\\|").replace("<", "&lt;").replace(">", "&gt;")
+    parts = re.split(r"(`+[^`]+`+)", text)
+    outside = [re.sub(r"([\[\]])", r"\\\1", part) for part in parts[::2]]
+    return "".join(a + b for a, b in zip(outside, [*parts[1::2], ""], strict=True))
+
+
+def words(text: str) -> str:
+    """`text` for a Markdown paragraph: one line, every mark of Markdown and HTML only a character."""
+    text = re.sub(r"([\\`*_\[\]|#~])", r"\\\1", " ".join(str(text).split()))
+    return text.replace("<", "&lt;").replace(">", "&gt;")
+
+
+def fenced(text: str, language: str = "text") -> str:
+    """`text` as a code block that nothing in it can end (CommonMark, section 4.5)."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{text}\n{fence}"
 
 
 def _terminal_width() -> int:

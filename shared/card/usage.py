@@ -21,6 +21,19 @@ const messages = [
 const [{{ generated_text }}] = await generate(messages, {{ max_new_tokens: 256, do_sample: false }});
 console.log(JSON.parse(generated_text.at(-1).content));"""
 
+JS_CONSTRAINED = """\
+import {{ StructuredOutputProcessor }} from "@huggingface/transformers-structured-output";
+
+const json_schema = await (await fetch(file("schema.json"))).json();
+// A processor remembers how far one answer has come: make a new one for each.
+const held = new StructuredOutputProcessor(generate.tokenizer, {{ type: "json_schema", json_schema }});
+const [answer] = await generate(messages, {{
+  max_new_tokens: 256,
+  do_sample: false,
+  logits_processor: held,
+}});
+console.log(JSON.parse(answer.generated_text.at(-1).content));"""
+
 PYTHON = """\
 import json, pathlib
 import onnxruntime_genai as og
@@ -43,12 +56,26 @@ while not generator.is_done():
     generator.generate_next_token()
 print(tokenizer.decode(generator.get_sequence(0)[len(ids):]))"""
 
+VERIFY = """\
+./inv verify {name}
+./inv verify {name} --public-key publisher.pem  # who signed it"""
+
 
 def usage_js(name: str) -> str:
     """Loading `org/name` in a page with Transformers.js."""
     return JS.format(name=name)
 
 
+def usage_js_constrained() -> str:
+    """Going on from `usage_js`: the same question, the answer held to schema.json token by token."""
+    return JS_CONSTRAINED.format()
+
+
 def usage_python(folder: str) -> str:
     """Loading a downloaded folder with onnxruntime-genai on the CPU."""
     return PYTHON.format(name=folder)
+
+
+def usage_verify(name: str) -> str:
+    """Checking `org/name` from a checkout of this repository."""
+    return VERIFY.format(name=name)

@@ -14,7 +14,9 @@ class Chat:
     """A folder's tokenizer; needs no model."""
 
     def __init__(self, folder: Path) -> None:
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
 
     def prompt_ids(self, system: str | None, user: str) -> list[int]:
         """Token ids of the system prompt, if any, the user's text, and the answer's opening."""

@@ -117,7 +117,7 @@ def scrub(text: str) -> str:
     """`text` without tokens: the one in use, and anything that has a Hub token's form."""
     token = get_token()
     hidden = text.replace(token, "hf_***") if token else text
-    return re.sub(r"hf_[A-Za-z0-9]+", "hf_***", hidden)
+    return re.sub(r"\b(hf|api_org)_[A-Za-z0-9]+", r"\1_***", hidden)
 
 
 def within(seconds: float, action: Callable[[], T]) -> T:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd
@@ -15,8 +14,8 @@ from huggingface_hub.utils import FORBIDDEN_FOLDERS, validate_repo_id
 from shared.errors import UserError
 from shared.hashing import sha256_file
 from shared.progress import bar
-
-SECRETS = (".env", ".env.*", "token", ".netrc", "id_rsa", "id_ed25519", "*.pem", "*.key")
+from shared.safety.content import holds
+from shared.safety.secrets import secret_in
 
 
 @dataclass(frozen=True)
@@ -69,14 +68,16 @@ def _may_go(path: Path, folder: Path) -> bool:
     """Whether it is a file to publish (False: a folder); UserError if it must not be."""
     if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
         raise UserError(f"{path}: a link that leads out of {folder}; put the file itself there")
-    if any(fnmatchcase(path.name.lower(), secret) for secret in SECRETS):
-        raise UserError(f"{path}: looks like a secret; remove it from the folder")
     if path.name in FORBIDDEN_FOLDERS:
         raise UserError(f"{path}: the Hub takes no {path.name} folder; remove it")
     if path.is_dir() and not path.is_symlink():
         return False
     if not path.is_file():
         raise UserError(f"{path}: not a plain file; remove it")
+    if found := secret_in(path):
+        raise UserError(f"{path}: looks like a secret ({found}); remove it from the folder")
+    if found := holds(path):
+        raise UserError(f"{path}: holds {found}; remove it from the folder")
     return True
 
 

@@ -25,6 +25,12 @@ STREAMING_PASS = "shared.olive.streaming_pass.StreamingModelBuilder"
 STREAMING_PASS_BOTH = "shared.olive.streaming_pass.StreamingModelBuilderOfBoth"
 """Writes q4f16 and q4 in one pass over the weights."""
 
+CODE_KEYS = (
+    *("model_script", "script_dir", "user_script", "module_path", "python_environment_path"),
+    *("prepend_to_path", "dockerfile", "build_context_path", "requirements_file"),
+)
+"""Where Olive would take Python or a program from a place that the workflow names."""
+
 PASS_WRAPPER_KEYS = ["type", "config", "host", "evaluator"]
 
 
@@ -38,7 +44,7 @@ def check_olive_config(config: Any, path: Path) -> dict[str, Any]:
     for key in ("input_model", "passes"):
         if not isinstance(config.get(key), dict) or not config[key]:
             raise UserError(f"{where}: {key}: required, but missing or empty")
-    _no_remote_code(config, where, "")
+    _no_code(config, where, "")
     for name, settings in config["passes"].items():
         _check_pass(settings, schema["passes"], where, f"passes.{name}")
     return config
@@ -77,16 +83,20 @@ def _check_pass(settings: Any, passes: PassSchema, where: str, key: str) -> None
             raise UserError(f"{where}: {key}.{name}: {value!r} is not one of {shown}")
 
 
-def _no_remote_code(value: Any, where: str, key: str) -> None:
-    """trust_remote_code runs code that came with the weights: off, wherever it stands."""
+def _no_code(value: Any, where: str, key: str) -> None:
+    """No code from the weights (trust_remote_code) or from beside them: a domain is a copied folder."""
     if isinstance(value, list):
         for number, item in enumerate(value):
-            _no_remote_code(item, where, f"{key}{number}.")
+            _no_code(item, where, f"{key}{number}.")
     elif isinstance(value, dict):
         for name, item in value.items():
             if name.startswith("trust_remote") and item:
                 raise UserError(f"{where}: {key}{name}: cannot be switched on")
-            _no_remote_code(item, where, f"{key}{name}.")
+            if name in CODE_KEYS and item is not None:
+                raise UserError(
+                    f"{where}: {key}{name}: names code to be run, which a domain cannot"
+                )
+            _no_code(item, where, f"{key}{name}.")
 
 
 def _no_strangers(found: dict[str, Any], valid: list[str], where: str, prefix: str) -> None:

@@ -26,11 +26,7 @@ def weight_files(folder: Path) -> list[str]:
     where the index names a file that is missing or outside the folder.
     """
     if (folder / INDEX).is_file():
-        names = sorted(set(read_json(folder / INDEX).get("weight_map", {}).values()))
-        for name in names:
-            if Path(name).name != name or not (folder / name).is_file():
-                raise RungFailed(f"{paths.shown(folder / INDEX)}: weight_map: {name!r} is not here")
-        return names
+        return _indexed(folder)
     if (folder / SINGLE).is_file():
         return [SINGLE]
     unsafe = sorted(p.name for pattern in UNSAFE for p in folder.glob(pattern))
@@ -39,6 +35,23 @@ def weight_files(folder: Path) -> list[str]:
         f"{paths.shown(folder)}: needs {SINGLE}, found {found}; "
         "save the model with save_pretrained(..., safe_serialization=True)"
     )
+
+
+def _indexed(folder: Path) -> list[str]:
+    where = f"{paths.shown(folder / INDEX)}: weight_map"
+    index = read_json(folder / INDEX)
+    files = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(files, dict) or not all(isinstance(name, str) for name in files.values()):
+        raise RungFailed(f"{where}: must be an object of tensor names and file names")
+    names = sorted(set(files.values()))
+    for name in names:
+        if Path(name).name != name or not (folder / name).is_file():
+            raise RungFailed(f"{where}: {name!r} is not here")
+        if not name.endswith(".safetensors"):
+            raise RungFailed(f"{where}: {name!r} is not safetensors, and nothing else is read")
+    if not names:
+        raise RungFailed(f"{where}: names no file")
+    return names
 
 
 def load_weights(folder: Path) -> dict[str, torch.Tensor]:

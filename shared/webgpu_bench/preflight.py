@@ -98,21 +98,24 @@ def preflight(footprints: Mapping[str, Footprint]) -> list[Row]:
     return [_row(profile, footprints) for profile in read_profiles()]
 
 
+COLUMNS = ("device class", "loads", "weights", "longest text", "longest single pass", "notes")
+
+
 def preflight_table(rows: list[Row], style: str = "github") -> str:
     """The rows as a table, for a terminal, a card or docs."""
-    cells = [
-        (
-            row.profile,
-            row.verdict,
-            number(row.weight_bytes, "B") if row.weight_bytes else "–",
-            "unknown" if row.context is None else f"{row.context:,}",
-            f"{row.prompt:,}",
-            row.notes,
-        )
-        for row in rows
-    ]
-    headers = ("device class", "loads", "weights", "longest text", "longest single pass", "notes")
-    return table(headers, cells, style)
+    return table(COLUMNS, [cells(row) for row in rows], style)
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    """A row's words, in the order of COLUMNS."""
+    return (
+        row.profile,
+        row.verdict,
+        number(row.weight_bytes, "B") if row.weight_bytes else "–",
+        "unknown" if row.context is None else f"{row.context:,}",
+        f"{row.prompt:,}",
+        row.notes,
+    )
 
 
 def _row(profile: Profile, footprints: Mapping[str, Footprint]) -> Row:

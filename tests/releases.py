@@ -1,0 +1,50 @@
+"""A whole release folder of a tiny model, by the real stages but for the browser's."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from shared import paths
+from shared.chain import Walk, walk
+from shared.domain import load_domain
+from shared.gates import judge_gates
+from shared.manifest import Measurement
+from shared.release import make_release, release_folder
+from shared.rung_run import Options
+from shared.stage import Plan, Produced, run_stage
+from shared.webgpu_bench.stage import NAMES
+
+
+def walked(tiny: Callable[[str], Path]) -> Walk:
+    """Under DOCINTEL_ROOT: legal's first rung with a tiny Qwen2, measured on the CPU alone."""
+    root = paths.root()
+    shutil.copytree(paths.REPOSITORY / "domains" / "legal", root / "domains" / "legal")
+    shutil.copytree(tiny("qwen2"), root / "models" / "legal" / "merged")
+    domain = load_domain("legal")
+    made = walk(domain, Options(rung="smollm3", records="1", until="check"))
+    missing = {name: Measurement.missing("no browser in this test") for name in NAMES}
+    made.done["bench"] = run_stage(Plan("bench", {"none": "at all"}), lambda _: Produced(missing))
+    made.gates = judge_gates(domain.chain.gate, made.manifests)
+    return made
+
+
+@pytest.fixture(scope="session")
+def pristine(tiny: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The release folder, made once a session; never to be changed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DOCINTEL_ROOT", str(tmp_path_factory.mktemp("pristine")))
+        patch.delenv("DOCINTEL_SIGNING_KEY", raising=False)
+        make_release(walked(tiny))
+        return release_folder("legal")
+
+
+@pytest.fixture
+def release(root: Path, pristine: Path) -> Path:
+    """A copy of it at models/legal/webgpu of the test's own world, to be spoilt."""
+    folder = root / "models" / "legal" / "webgpu"
+    shutil.copytree(pristine, folder)
+    return folder

@@ -1,0 +1,190 @@
+"""Rules of the whole repository that a reviewer would otherwise have to look for by eye.
+
+Each is read from the syntax trees of all our Python, and each is shown to find what it looks for.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import socket
+import subprocess
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shared import paths
+from shared.domain import load_domain
+from shared.errors import UserError
+from shared.hub.calls import scrub
+from shared.olive.config import with_overrides
+from shared.webgpu_bench.server import HOST, serve
+
+OURS = ("shared", "benchmarks", "examples")
+RUNS_CODE = {
+    *("eval", "exec", "compile", "__import__", "pickle.load", "pickle.loads", "torch.load"),
+    *("joblib.load", "numpy.load", "np.load", "yaml.load", "yaml.unsafe_load", "yaml.full_load"),
+    *("os.system", "os.popen", "marshal.loads", "shelve.open", "dill.load", "dill.loads"),
+}
+UNPACKS = {"extractall", "extract", "unpack_archive"}
+TEMPLATES = {"Environment", "Template", "SandboxedEnvironment", "NativeEnvironment"}
+
+
+def ours() -> list[Path]:
+    files = [paths.REPOSITORY / "tasks.py"]
+    for name in OURS:
+        files += (paths.REPOSITORY / name).rglob("*.py")
+    found = [path for path in files if not {"node_modules", ".venv"} & set(path.parts)]
+    assert len(found) > 90, "the repository was not found"
+    return found
+
+
+def name_of(call: ast.Call) -> str:
+    """`torch.load` for torch.load(…); the last part alone where the first is no plain name."""
+    return ast.unparse(call.func) if isinstance(call.func, ast.Name | ast.Attribute) else ""
+
+
+def keywords(call: ast.Call) -> dict[str | None, object]:
+    return {k.arg: getattr(k.value, "value", k.value) for k in call.keywords}
+
+
+def runs_code(call: ast.Call) -> bool:
+    return name_of(call) in RUNS_CODE or keywords(call).get("shell") is True
+
+
+def unpacks(call: ast.Call) -> bool:
+    return name_of(call).split(".")[-1] in UNPACKS
+
+
+def trusts_remote_code(call: ast.Call) -> bool:
+    """An Auto class asks a person at the terminal unless it is told False."""
+    name = name_of(call)
+    loads = re.search(r"\bAuto\w+\.from_(pretrained|config)$", name)
+    said = keywords(call).get("trust_remote_code", None if loads else False)
+    return said is not False
+
+
+def renders_unsandboxed(call: ast.Call) -> bool:
+    return name_of(call).split(".")[-1] in TEMPLATES
+
+
+def listens_to_all(call: ast.Call) -> bool:
+    text = ast.unparse(call)
+    return bool(re.search(r"['\"](0\.0\.0\.0|::)['\"]|INADDR_ANY|ServerClass\(\(''", text))
+
+
+RULES = {
+    runs_code: ["torch.load('x')", "eval(text)", "subprocess.run(x, shell=True)", "yaml.load(x)"],
+    unpacks: ["archive.extractall(folder)", "shutil.unpack_archive(x)"],
+    trusts_remote_code: [
+        "AutoTokenizer.from_pretrained(folder)",
+        "transformers.AutoModel.from_config(c, trust_remote_code=flag)",
+        "f(trust_remote_code=True)",
+    ],
+    renders_unsandboxed: ["jinja2.Template(text)", "Environment()"],
+    listens_to_all: ["HTTPServer(('0.0.0.0', 0), H)", "s.bind(('::', 80))"],
+}
+
+
+def calls(text: str) -> Iterator[ast.Call]:
+    return (node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call))
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_no_call_of_ours(rule: object) -> None:
+    assert callable(rule)
+    found = [
+        f"{path.relative_to(paths.REPOSITORY)}:{call.lineno}: {ast.unparse(call)[:80]}"
+        for path in ours()
+        for call in calls(path.read_text(encoding="utf-8"))
+        if rule(call)
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    ("rule", "text"),
+    [(r, t) for r, texts in RULES.items() for t in texts],
+    ids=lambda x: str(x)[:40],
+)
+def test_each_rule_finds_what_it_looks_for(rule: object, text: str) -> None:
+    assert callable(rule)
+    (call,) = calls(text)
+    assert rule(call)
+
+
+def test_no_token_or_key_is_an_argument_of_a_process() -> None:
+    """What stands in the process list is read by everybody on the machine."""
+    for path in ours():
+        for call in calls(path.read_text(encoding="utf-8")):
+            if name_of(call) in ("subprocess.run", "subprocess.Popen", "subprocess.check_output"):
+                words = ast.unparse(call.args[0]) if call.args else ""
+                assert not re.search(r"token|password|secret|HF_TOKEN", words, re.I), (path, words)
+
+
+class TestALoopbackServer:
+    def test_is_not_reachable_at_the_machines_other_addresses(self, tmp_path: Path) -> None:
+        (tmp_path / "index.html").write_text("hello")
+        listed = subprocess.run(["hostname", "-I"], capture_output=True, text=True, check=False)
+        others = [a for a in listed.stdout.split() if ":" not in a and not a.startswith("127.")]
+        with serve({"/": tmp_path}) as url:
+            assert urllib.request.urlopen(url, timeout=5).read() == b"hello"
+            port = int(url.rsplit(":", 1)[1].strip("/"))
+            for address in [*others, "127.0.0.2"]:
+                with pytest.raises(OSError):
+                    socket.create_connection((address, port), timeout=2).close()
+        assert HOST == "127.0.0.1"
+
+    def test_follows_no_link_out_of_its_folder(self, tmp_path: Path) -> None:
+        (tmp_path / "secret.txt").write_text("secret")
+        (tmp_path / "page").mkdir()
+        (tmp_path / "page" / "link.txt").symlink_to(tmp_path / "secret.txt")
+        with serve({"/": tmp_path / "page"}) as url, pytest.raises(urllib.error.HTTPError) as no:
+            urllib.request.urlopen(f"{url}link.txt", timeout=5)
+        assert no.value.code == 404
+
+
+@pytest.mark.parametrize(
+    "name", ["../legal", "legal/../legal", "/etc", ".", "..", "a b", "l\0", ""]
+)
+def test_a_domains_name_leads_nowhere_else(root: Path, name: str) -> None:
+    with pytest.raises(UserError, match="no such domain"):
+        load_domain(name)
+
+
+@pytest.mark.parametrize("token", ["hf_" + "aB1" * 11, "api_org_" + "aB1" * 11])
+def test_a_token_in_a_message_is_hidden(token: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert token not in scrub(f"401 for {token} at x")
+    monkeypatch.setenv("HF_TOKEN", "of-another-form-12345")
+    assert "12345" not in scrub("said: of-another-form-12345")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key"),
+    [
+        ('"load_kwargs": {', '"model_script": "evil.py", "load_kwargs": {', "model_script"),
+        ('"load_kwargs": {', '"script_dir": ".", "load_kwargs": {', "script_dir"),
+        (
+            '"type": "LocalSystem"',
+            '"type": "PythonEnvironment", "python_environment_path": "x"',
+            "python_environment_path",
+        ),
+        ('"load_kwargs": {', '"load_kwargs": { "trust_remote_code_": 1,', "trust_remote_code_"),
+    ],
+)
+def test_a_domain_folder_names_no_code(root: Path, old: str, new: str, key: str) -> None:
+    path = root / "domains" / "legal" / "olive.json"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(UserError, match=rf"olive\.json: .*{key}: (names code|cannot be switched)"):
+        load_domain("legal")
+
+
+def test_a_rungs_override_switches_no_remote_code_on(root: Path) -> None:
+    override = {"input_model.load_kwargs.trust_remote_code": True}
+    with pytest.raises(UserError, match="trust_remote_code: cannot be switched on"):
+        with_overrides(load_domain("legal").olive, override, "fallback.toml")

@@ -1,0 +1,88 @@
+"""A file that looks like a secret never leaves the machine; a release's own hashes are none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from shared.errors import UserError
+from shared.hashing import files_below
+from shared.safety.content import holds, refuse_unsafe
+from shared.safety.secrets import refuse_secrets, secret_in_text
+from tests.releases import pristine
+
+__all__ = ["pristine"]
+# Put together here, so that no scanner takes this file itself for a leak.
+TOKENS = {
+    "a Hub token": "hf_" + "aBcD" * 9,
+    "a Hub token of an organisation": "api_org_" + "aBcD" * 9,
+    "aws access key": "AKIA" + "ABCDEFGH23456789",
+    "github token": "ghp_" + "a1B2" * 9,
+    "private key": "-----BEGIN " + "PRIVATE KEY-----",
+    "openai token": "sk-" + "a" * 20 + "T3BlbkFJ" + "b" * 20,
+    "pypi token": "pypi-AgEIcHlwaS5vcmc" + "x" * 80,
+    "slack token": "xoxb-" + "1" * 12 + "-" + "a" * 24,
+}
+
+
+@pytest.mark.parametrize("kind", TOKENS)
+def test_a_token_in_a_file_is_refused_and_not_repeated(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "notes.md").write_text(f"# Notes\nkey = {TOKENS[kind]}\n")
+    with pytest.raises(UserError, match="looks like a secret") as raised:
+        refuse_secrets(tmp_path, ["notes.md"])
+    assert TOKENS[kind] not in str(raised.value)
+    assert "notes.md" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [".env", ".env.local", "id_rsa", "server.pem", "MY.KEY", "token", ".netrc", "credentials.json"],
+)
+def test_a_file_named_like_a_secret_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("")
+    with pytest.raises(UserError, match=r"looks like a secret \(by its name\)"):
+        refuse_secrets(tmp_path, [name])
+
+
+def test_a_private_key_in_a_binary_file_is_refused(tmp_path: Path) -> None:
+    key = b"-----BEGIN EC " + b"PRIVATE KEY-----"
+    (tmp_path / "model.onnx").write_bytes(b"\0\1" + key)
+    with pytest.raises(UserError, match="a private key"):
+        refuse_secrets(tmp_path, ["model.onnx"])
+
+
+def test_nothing_in_a_release_looks_like_a_secret(pristine: Path) -> None:
+    """tokenizer.json is the embedded model's; release.json and README.md are full of hashes."""
+    names = files_below(pristine)
+    assert {"tokenizer.json", "release.json", "README.md", "schema.json"} <= set(names)
+    refuse_secrets(pristine, names)
+    refuse_unsafe(pristine, names)
+
+
+def test_nothing_in_the_embedded_model_looks_like_a_secret_or_a_pickle(embedded: Path) -> None:
+    refuse_secrets(embedded, files_below(embedded))
+    refuse_unsafe(embedded)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a" * 64,
+        "0123456789abcdef" * 4,
+        '"sha256": "872be49dbb638044a2c3c6d1e5f0b9a8872be49dbb638044a2c3c6d1e5f0b9a8"',
+        "see http://127.0.0.1:8000 and https://huggingface.co/a/b",
+        'the word "password": it is a word',
+        "hf_hub_download, hf_transfer, hf_xet",
+    ],
+)
+def test_hashes_addresses_and_words_are_none(text: str) -> None:
+    assert secret_in_text(text) is None
+
+
+@pytest.mark.parametrize("size", [640, 0x0380, 0x0480, 0x0580, 0x280 + 65536])
+def test_a_safetensors_header_of_any_length_is_no_pickle(tmp_path: Path, size: int) -> None:
+    """640 = 0x0280: its length begins with the very bytes of a pickle of protocol 2."""
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(size.to_bytes(8, "little") + b'{"__metadata__":{"format":"pt"}}'.ljust(size))
+    assert holds(path) is None

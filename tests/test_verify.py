@@ -1,0 +1,370 @@
+"""`verify` as a stranger runs it: an untouched release passes, each kind of change has its line."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+
+from shared.card.card import render_card
+from shared.errors import UserError
+from shared.hashing import sha256_now
+from shared.manifest import FileRecord
+from shared.release import Release, read_release
+from shared.safety.content import refuse_unsafe
+from shared.verify import card
+from shared.verify.line import Line
+from shared.verify.report import before_loading, verify
+from tests.hub_double import HubDouble, use_this_machine
+from tests.releases import pristine, release
+from tests.test_commands import invoke
+
+__all__ = ["pristine", "release"]
+Change = Callable[[Path], None]
+REPO = "acme/docintel-legal-tiny-webgpu"
+
+
+def outcome(folder: Path) -> dict[str, Line]:
+    return {line.name: line for line in verify(str(folder))}
+
+
+def failing(folder: Path, public_key: Path | None = None) -> dict[str, str]:
+    """The checks that do not hold, and why; without loading."""
+    return {x.name: x.words for x in before_loading(folder, public_key) if x.ok is False}
+
+
+def write(folder: Path, found: Release) -> None:
+    (folder / "release.json").write_text(found.model_dump_json(indent=2) + "\n")
+
+
+def relist(folder: Path) -> None:
+    """What a forger would do as well: list the changed files' hashes in release.json."""
+    found = read_release(folder)
+    for name in found.files:
+        path = folder / name
+        if path.is_file():
+            found.files[name] = FileRecord(sha256=sha256_now(path), bytes=path.stat().st_size)
+        else:
+            found.files = {n: r for n, r in found.files.items() if n != name}
+    write(folder, found)
+
+
+def forged(change: Change) -> Change:
+    """The change, with hashes and the card's words put right: only its meaning is wrong."""
+
+    def do(folder: Path) -> None:
+        change(folder)
+        relist(folder)
+        found = read_release(folder)
+        prompt = (folder / "prompt.md").read_text().strip()
+        without = {n: r for n, r in found.files.items() if n != "README.md"}
+        text = render_card(found.model_copy(update={"files": without}), prompt)
+        (folder / "README.md").write_text(text, encoding="utf-8")
+        relist(folder)
+
+    return do
+
+
+def edit_json(name: str, change: Callable[[dict[str, Any]], object]) -> Change:
+    def do(folder: Path) -> None:
+        data = json.loads((folder / name).read_text())
+        change(data)
+        (folder / name).write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+
+    return do
+
+
+def flip(folder: Path) -> None:
+    """One bit in the weights; size and time stamps stay."""
+    path = folder / "onnx" / "model_q4f16.onnx_data"
+    before = path.stat()
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def change_a_number(folder: Path) -> None:
+    path = folder / "README.md"
+    text = path.read_text(encoding="utf-8")
+    assert "| 0.0 % (n = 1)" in text
+    path.write_text(text.replace("| 0.0 % (n = 1)", "| 9.0 % (n = 1)", 1), encoding="utf-8")
+
+
+def change_a_number_and_its_hash(folder: Path) -> None:
+    change_a_number(folder)
+    relist(folder)
+
+
+def swap_two_tokens(data: dict[str, Any]) -> None:
+    words = data["model"]["vocab"]
+    words["Ġthe"], words["Ġof"] = words["Ġof"], words["Ġthe"]
+
+
+def lead_out(folder: Path) -> None:
+    path = folder / "onnx" / "model_q4.onnx"
+    model = onnx.load(str(path), load_external_data=False)
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = "../../../../../etc/passwd"
+    path.write_bytes(model.SerializeToString())
+
+
+def unlink(name: str) -> Change:
+    return lambda folder: (folder / name).unlink()
+
+
+def set_in(key: str, value: Any) -> Change:
+    return edit_json("release.json", lambda data: data.update({key: value}))
+
+
+def raise_a_share(data: dict[str, Any]) -> None:
+    data["measurements"]["check.release.free.json_validity"]["value"] = 0.99
+
+
+def shrink_the_size(data: dict[str, Any]) -> None:
+    for measured in (data["measurements"], data["attempts"][0]["measured"]):
+        for name in measured:
+            if name.endswith("q4f16_bytes"):
+                measured[name]["value"] = 1000
+
+
+def make_key(folder: Path, name: str, curve: str = "prime256v1") -> tuple[Path, Path]:
+    """(private, public), as the README says to make them."""
+    private, public = folder / f"{name}.pem", folder / f"{name}.pub.pem"
+    make = ["openssl", "ecparam", "-name", curve, "-genkey", "-noout", "-out", str(private)]
+    subprocess.run(make, check=True, capture_output=True)
+    show = ["openssl", "ec", "-in", str(private), "-pubout", "-out", str(public)]
+    subprocess.run(show, check=True, capture_output=True)
+    return private, public
+
+
+SPOILT: list[tuple[str, Change, str, str]] = [
+    ("a flipped byte in the weights", flip, "hashes", "model_q4f16.onnx_data: not the file that"),
+    ("a changed number in the card", change_a_number, "figures", "README.md:"),
+    ("that, with its hash", change_a_number_and_its_hash, "figures", "says '"),
+    (
+        "a swapped tokenizer",
+        edit_json("tokenizer.json", swap_two_tokens),
+        "hashes",
+        "tokenizer.json: not the file that was measured",
+    ),
+    (
+        "that, forged",
+        forged(edit_json("tokenizer.json", swap_two_tokens)),
+        "source",
+        "tokenizer.json is not the one of the weights that were measured",
+    ),
+    (
+        "an extra file",
+        lambda folder: (folder / "notes.txt").write_text("hello") and None,
+        "complete",
+        "notes.txt: not in release.json",
+    ),
+    (
+        "a missing chunk",
+        unlink("onnx/model_q4f16.onnx_data"),
+        "complete",
+        "onnx/model_q4f16.onnx_data: missing",
+    ),
+    (
+        "that, forged",
+        forged(unlink("onnx/model_q4f16.onnx_data")),
+        "graph q4f16",
+        "the graph reads this data file, which is not there",
+    ),
+    (
+        "a chunk too many in config.json",
+        forged(
+            edit_json(
+                "config.json",
+                lambda c: c["transformers.js_config"]["use_external_data_format"].update(
+                    {"model_q4.onnx": 2}
+                ),
+            )
+        ),
+        "graph q4",
+        "gives model_q4.onnx 2 data files; there are 1",
+    ),
+    ("data outside of the folder", forged(lead_out), "graph q4", "reads its data from '../../"),
+    (
+        "code named in config.json",
+        forged(edit_json("config.json", lambda c: c.update(auto_map={"AutoModel": "m.M"}))),
+        "layout",
+        "config.json: auto_map: names code to run",
+    ),
+    (
+        "another chat template beside",
+        forged(lambda folder: (folder / "chat_template.jinja").write_text("{{ 1 }}") and None),
+        "layout",
+        "chat_template.jinja is not the template of tokenizer_config.json",
+    ),
+    (
+        "a better share in release.json",
+        edit_json("release.json", raise_a_share),
+        "figures",
+        "release.json leads to",
+    ),
+    (
+        "that, forged",
+        forged(edit_json("release.json", raise_a_share)),
+        "manifests",
+        "gate 'JSON validity': says '0.0 %, wanted ≥ 98.0 %', measured was 99.0 %",
+    ),
+    (
+        "a smaller size, forged",
+        forged(edit_json("release.json", shrink_the_size)),
+        "manifests",
+        "package.q4f16_bytes: says 0.0 MB, the files have",
+    ),
+    (
+        "a measurement from nowhere",
+        forged(
+            edit_json(
+                "release.json", lambda r: r["measurements"].update({"wish.speed": {"value": 1}})
+            )
+        ),
+        "manifests",
+        "wish.speed: no manifest of the stage 'wish' is named",
+    ),
+    ("another licence", set_in("licence", "mit"), "origin", "license: says 'apache-2.0'"),
+    ("another base", set_in("base", "acme/other"), "origin", "base_model: says 'HuggingFaceTB"),
+    (
+        "no front matter",
+        lambda folder: (folder / "README.md").write_text("# A model\n") and None,
+        "origin",
+        "README.md: has no front matter",
+    ),
+    (
+        "a link",
+        lambda folder: (
+            (folder / "schema.json").unlink() or (folder / "schema.json").symlink_to("config.json")
+        ),
+        "safe",
+        "schema.json: a link; a release holds plain files",
+    ),
+    (
+        "a pickle",
+        lambda folder: (
+            (folder / "onnx" / "model_q4.onnx_data").write_bytes(
+                b"\x80\x04\x95\x1a\x00\x00\x00\x00\x00\x00\x00\x8c\x05posix\x94\x8c\x06system\x94\x93."
+            )
+            and None
+        ),
+        "safe",
+        "onnx/model_q4.onnx_data: holds a pickle, which can run code when read",
+    ),
+    (
+        "a card template that loops",
+        set_in("card_template", "{% for a in 'x' * 9 %}{% endfor %}"),
+        "figures",
+        "domains/legal/card.md:1: only {{ name }} and {% if name %} may stand here, found for",
+    ),
+    ("no manifest", unlink("release.json"), "release.json", "release.json: missing"),
+    (
+        "a manifest with another key",
+        set_in("lisence", "mit"),
+        "release.json",
+        "lisence: unknown key; did you mean 'licence'?",
+    ),
+    (
+        "a manifest of another version",
+        set_in("version", 1),
+        "release.json",
+        "version: input should be 2",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("change", "check", "words"), [c[1:] for c in SPOILT], ids=[c[0] for c in SPOILT]
+)
+def test_verify_fails_on(release: Path, change: Change, check: str, words: str) -> None:
+    change(release)
+    lines = outcome(release)
+    assert lines[check].ok is False and words in lines[check].words, lines[check].words
+    assert not any(name.startswith("loads ") for name in lines), "loaded all the same"
+
+
+def test_a_digit_changed_anywhere_in_the_card_fails(release: Path) -> None:
+    """Every third digit of the whole file, front matter, tables, prompt and snippets alike."""
+    path, found = release / "README.md", read_release(release)
+    text = path.read_text(encoding="utf-8")
+    assert "the same, with all" in card.figures(release, found)
+    for at in [i for i, letter in enumerate(text) if letter.isdecimal()][::3]:
+        other = str((int(text[at]) + 1) % 10)
+        path.write_text(text[:at] + other + text[at + 1 :], encoding="utf-8")
+        with pytest.raises(UserError, match=r"README\.md:"):
+            card.figures(release, found)
+
+
+class TestACardOfAnotherVersionOfTheCode:
+    def test_may_have_other_words_around_the_same_figures(self, release: Path) -> None:
+        path = release / "README.md"
+        path.write_text(path.read_text().replace("No browser was at hand.", "No browser here."))
+        found = read_release(release).model_copy(update={"card_code": "another"})
+        assert "figures stand in release.json" in card.figures(release, found)
+
+    def test_must_have_no_other_figure(self, release: Path) -> None:
+        change_a_number(release)
+        found = read_release(release).model_copy(update={"card_code": "another"})
+        with pytest.raises(UserError, match=r"README\.md: 9\.0 is no figure of release\.json"):
+            card.figures(release, found)
+
+
+@pytest.mark.slow
+class TestAnUntouchedRelease:
+    def test_passes_and_is_loaded(self, release: Path) -> None:
+        lines = outcome(release)
+        assert {n: line.ok for n, line in lines.items() if line.ok is not True} == {
+            "signature": None
+        }
+        assert "a session on the CPU" in lines["loads q4f16"].words
+        assert "unsigned" in lines["signature"].words
+
+    def test_passes_over_http_without_a_token(
+        self, release: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        use_this_machine(monkeypatch)
+        monkeypatch.delenv("HF_TOKEN")
+        with HubDouble() as hub:
+            commit = hub.add(REPO, contents(release))
+            hub.repos[REPO].refs["v1"] = commit
+            found = {line.name: line for line in verify(f"{REPO}@v1", endpoint=hub.url)}
+            assert [n for n, line in found.items() if line.ok is not True] == ["signature"]
+            assert found["download"].words.startswith(f"{REPO} at {commit[:12]}: 15 files")
+            hub.requests.clear()
+            again = list(verify(f"{REPO}@v1", endpoint=hub.url))
+            assert all(line.ok is not False for line in again)
+            assert not hub.asked("GET", "/cdn/"), "weights fetched twice"
+
+    def test_prints_a_line_a_check_and_ends_with_0(self, release: Path, root: Path) -> None:
+        run = invoke("verify", "models/legal/webgpu", root=root)
+        assert run.returncode == 0, run.stdout + run.stderr
+        assert all(line[0] in "✓–" for line in run.stdout.splitlines())
+
+    def test_ends_with_1_and_one_sentence_once_it_is_touched(
+        self, release: Path, root: Path
+    ) -> None:
+        flip(release)
+        run = invoke("verify", "models/legal/webgpu", root=root)
+        assert run.returncode == 1 and "Traceback" not in run.stderr
+        assert run.stderr.strip() == (
+            "error: models/legal/webgpu: 1 check did not hold; see ✗ above"
+        )
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def test_a_release_folder_holds_nothing_unsafe(pristine: Path) -> None:
+    refuse_unsafe(pristine)

@@ -1,0 +1,68 @@
+"""Loading a stranger's release: in a process of its own, without tokens, within a time, sandboxed."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shared.verify import layout
+from tests.releases import pristine, release
+from tests.test_verify import edit_json
+
+__all__ = ["pristine", "release"]
+
+
+@pytest.mark.slow
+class TestLoading:
+    def test_that_does_not_end_is_a_line(self, release: Path) -> None:
+        (line,) = layout.loads(release, seconds=0.05)
+        assert line.ok is False and line.words.startswith("had not loaded after")
+
+    def test_that_fails_is_a_line_for_each(self, release: Path) -> None:
+        (release / "onnx" / "model_q4.onnx").write_bytes(b"not a graph")
+        (release / "tokenizer.json").write_text("{}")
+        lines = {line.name: line for line in layout.loads(release)}
+        assert [name for name, line in lines.items() if line.ok is False] == [
+            "tokenizer",
+            "loads q4",
+        ]
+
+    def test_keeps_tokens_and_keys_from_the_process(
+        self, release: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        seen: dict[str, str] = {}
+
+        def run(*_: Any, env: dict[str, str], **__: Any) -> Any:
+            seen.update(env)
+            raise subprocess.TimeoutExpired("x", 1)
+
+        monkeypatch.setenv("HF_TOKEN", "hf_" + "x" * 34)
+        monkeypatch.setenv("DOCINTEL_SIGNING_KEY", "key.pem")
+        monkeypatch.setenv("DOCINTEL_SIGNING_PASSWORD", "sesame")
+        monkeypatch.setattr(subprocess, "run", run)
+        list(layout.loads(release))
+        assert "HF_HUB_OFFLINE" in seen
+        assert not [name for name in seen if name == "HF_TOKEN" or "SIGNING" in name]
+        assert "sesame" not in seen.values()
+
+    @pytest.mark.parametrize(
+        "template",
+        [
+            "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+            "{{ messages.append({'role': 'user', 'content': 'x'}) }}",
+            "{% for a in range(999999) %}{% endfor %}",
+        ],
+    )
+    def test_renders_templates_in_a_sandbox(self, release: Path, template: str) -> None:
+        for name in ("tokenizer_config.json", "chat_template.jinja"):
+            path = release / name
+            if name.endswith(".json"):
+                edit_json(name, lambda c: c.update(chat_template=template))(release)
+            else:
+                path.write_text(template)
+        line = next(line for line in layout.loads(release) if line.name == "tokenizer")
+        assert line.ok is False
+        assert "unsafe" in line.words or "Range too big" in line.words, line.words

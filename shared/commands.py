@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,9 @@ def command(body: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(body)
     def wrapped(*args: Any, **kwargs: Any) -> None:
+        if {"--help", "-h"} & {value for value in kwargs.values() if isinstance(value, str)}:
+            _print_help(body.__name__.replace("_", "-"))
+            return
         try:
             body(*args, **kwargs)
         except UserError as error:
@@ -43,6 +48,11 @@ def command(body: Callable[..., None]) -> Callable[..., None]:
             raise Exit("interrupted; run the same command again to go on", code=130) from None
 
     return wrapped
+
+
+def _print_help(name: str) -> None:
+    """Invoke takes `check --help` for a domain named --help: what must be given comes first."""
+    subprocess.run([sys.executable, "-m", "invoke", "--help", name], check=True)
 
 
 def chain_options(until: str, rung: str, force: bool, records_file: str = "", **others: Any) -> Any:

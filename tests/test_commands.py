@@ -37,7 +37,7 @@ def invoke(
 COMMANDS = [
     *("release", "release-all", "build", "check", "bench", "bench-all", "bench-build", "card"),
     *("bench-scaling", "publish", "publish-collection", "verify", "domains", "status", "doctor"),
-    *("serve", "clean", "test", "lint"),
+    *("serve", "clean", "test", "lint", "preflight", "fidelity", "compare", "show"),
 ]
 
 
@@ -52,6 +52,9 @@ class TestHelp:
     def test_explains_every_option(self, name: str) -> None:
         text = invoke("--help", name).stdout
         assert "--domain" in text and "--rung" in text and "fallback.toml" in text
+
+    def test_is_what_a_command_with_help_behind_it_prints(self) -> None:
+        assert invoke("check", "--help").stdout == invoke("--help", "check").stdout != ""
 
     @pytest.mark.parametrize("words", ["invoke --list", "invoke domains"])
     def test_in_the_readme_is_what_the_command_prints(self, words: str) -> None:

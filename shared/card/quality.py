@@ -62,8 +62,9 @@ def quality_note(facts: Mapping[str, Any]) -> str:
         f"{facts['records']} records ({facts['origin']}), greedy decoding on the CPU; the release in "
         "onnxruntime-genai, the others in PyTorch. In brackets: 95 % intervals. One fixed answer: "
         "what the best constant answer would score on these records.",
-        f"**Which mode?** {facts['advice']}",
     ]
+    if "advice" in facts:
+        lines.append(f"**Which mode?** {facts['advice']}")
     broken = [f"{e['system']} {e['id']}: {e['cause']}" for e in facts.get("exceptions", [])]
     if "constrained" in facts.get("modes", ()):
         lines.append(

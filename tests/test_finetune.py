@@ -151,6 +151,8 @@ class TestTheExample:
         note = json.loads((merged.parent / "adapter" / "finetune.json").read_bytes())
         assert note["records"] == 9 and note["steps"] == 6
         assert (merged.parent / "adapter" / "adapter_model.safetensors").is_file()
+        words = (merged.parent / "adapter" / "README.md").read_text()
+        assert "on 9 records: 6 steps" in words and "More Information" not in words
         assert not list((paths.build() / "finetune").glob("*.safetensors"))
         before = (merged / "model.safetensors").stat().st_mtime_ns
         capsys.readouterr()

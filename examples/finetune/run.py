@@ -123,9 +123,24 @@ def _write(model: Any, base: Path, target: Path, note: dict[str, Any]) -> None:
     model.peft_config["default"].base_model_name_or_path = note["base"]
     model.save_pretrained(adapter, save_embedding_layers=False)  # else it asks the Hub
     (adapter / NOTE).write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
+    (adapter / "README.md").write_text(_words(note), encoding="utf-8")
     model.merge_and_unload().to(torch.bfloat16).save_pretrained(merged)
     for name in (*TOKENIZER_FILES, *OPTIONAL_FILES):
         if (base / name).is_file() and not (merged / name).exists():
             shutil.copyfile(base / name, merged / name)
     swap_in(merged, target / "merged")
     swap_in(adapter, target / "adapter")
+
+
+def _words(note: dict[str, Any]) -> str:
+    """The adapter's card, in place of peft's form to be filled in."""
+    losses = note["losses_nats_per_token"]
+    last = losses[-10:]
+    return (
+        f"---\nbase_model: {note['base']}\nlibrary_name: peft\n---\n\n"
+        f"LoRA matrices for {note['base']}, trained by DocIntel's examples/finetune on "
+        f"{note['records']} records: {note['steps']} steps, {note['examples_seen']:,} examples, "
+        f"{note['seconds'] / 60:.1f} minutes; loss {losses[0]:.3f} nats a token of answer in the "
+        f"first step, {sum(last) / len(last):.3f} over the last {len(last)}. "
+        f"{NOTE} has the recipe and every step's loss; the merged model lies in ../merged.\n"
+    )

@@ -21,7 +21,7 @@ Model = TypeVar("Model", bound=BaseModel)
 LARGEST_TEXT = 64_000_000
 """Bytes. A tokenizer.json with a vocabulary of 250,000 has some 35 MB."""
 LARGEST_RELEASE = 16_000_000
-DEEPEST_JSON = 64
+DEEPEST_JSON = 100
 
 
 def read_text(path: Path) -> str:

@@ -17,12 +17,14 @@ from shared.release import make_release, release_folder
 from shared.rung_run import Options
 from shared.stage import Plan, Produced, run_stage
 from shared.webgpu_bench.stage import NAMES
+from tests.stand_ins import take_any_architecture
 
 
 def walked(tiny: Callable[[str], Path]) -> Walk:
     """Under DOCINTEL_ROOT: legal's first rung with a tiny Qwen2, measured on the CPU alone."""
     root = paths.root()
     shutil.copytree(paths.REPOSITORY / "domains" / "legal", root / "domains" / "legal")
+    take_any_architecture(root / "domains" / "legal")
     shutil.copytree(tiny("qwen2"), root / "models" / "legal" / "merged")
     domain = load_domain("legal")
     made = walk(domain, Options(rung="smollm3", records="1", until="check"))

@@ -109,12 +109,12 @@ CONFIGS: list[Row] = [
     (
         "JSON a thousand levels deep",
         put("schema.json", "[" * 1000 + "]" * 1000),
-        "domains/legal/schema.json: not valid JSON: nested deeper than 64 levels",
+        "domains/legal/schema.json: not valid JSON: nested deeper than 100 levels",
     ),
     (
         "JSON so deep that the parser gives up",
         put("schema.json", "[" * 200_000),
-        "domains/legal/schema.json: not valid JSON: nested deeper than 64 levels",
+        "domains/legal/schema.json: not valid JSON: nested deeper than 100 levels",
     ),
     (
         "a number of five thousand digits",
@@ -194,7 +194,7 @@ FOLDERS: list[Row] = [
     (
         "a config as deep as a well",
         put("config.json", '{"a":' * 500 + "1" + "}" * 500),
-        "models/legal/merged/config.json: not valid JSON: nested deeper than 64 levels",
+        "models/legal/merged/config.json: not valid JSON: nested deeper than 100 levels",
     ),
     (
         "code named in the config",

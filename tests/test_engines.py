@@ -68,7 +68,7 @@ class TestTheTables:
     def test_ratios_stand_on_onnxruntimes_cpu_and_software_is_starred(self) -> None:
         text = engines_table(rows()[:3])
         assert "decode vs native" in text and "1.00×" in text
-        assert "webgpu-q4*" in text and "not measured: no <shader-f16> here" in text
+        assert "webgpu-q4*" in text and "not measured: no &lt;shader-f16&gt; here" in text
 
     def test_without_a_reference_there_is_no_ratio(self) -> None:
         assert ratio_text(rows()[0], None) == ""

@@ -9,8 +9,9 @@ import onnx
 import pytest
 from onnx import TensorProto
 
-from shared.evaluate import overflow
-from shared.evaluate.overflow import Peak, at_risk, by_layer, find_peaks, headroom
+from shared.evaluate import overflow, probes
+from shared.evaluate.overflow import at_risk, by_layer, headroom
+from shared.evaluate.probes import Peak, find_peaks
 from tests.spoil import copied, scale_tensor
 
 TEXT = [list(range(100, 160))]
@@ -47,7 +48,7 @@ class TestTheFinder:
         assert head.largest < overflow.LARGEST_F16 * overflow.AT_RISK
 
     def test_probes_leave_the_graph_valid(self, package: Path) -> None:
-        model, watched = overflow._probed(package / "onnx" / "model_q4.onnx")
+        model, watched = probes._probed(package / "onnx" / "model_q4.onnx")
         proto = onnx.load_from_string(model)
         outputs = [o.name for o in proto.graph.output if o.name.endswith("/peak")]
         assert len(outputs) == len(watched) == len(set(outputs))

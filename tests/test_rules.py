@@ -52,7 +52,11 @@ def keywords(call: ast.Call) -> dict[str | None, object]:
 
 
 def runs_code(call: ast.Call) -> bool:
-    return name_of(call) in RUNS_CODE or keywords(call).get("shell") is True
+    """numpy's arrays without pickles run nothing."""
+    said = keywords(call)
+    if name_of(call) in ("np.load", "numpy.load") and said.get("allow_pickle") is False:
+        return False
+    return name_of(call) in RUNS_CODE or said.get("shell") is True
 
 
 def unpacks(call: ast.Call) -> bool:
@@ -77,7 +81,14 @@ def listens_to_all(call: ast.Call) -> bool:
 
 
 RULES = {
-    runs_code: ["torch.load('x')", "eval(text)", "subprocess.run(x, shell=True)", "yaml.load(x)"],
+    runs_code: [
+        "np.load(x, allow_pickle=True)",
+        "np.load(x)",
+        "torch.load('x')",
+        "eval(text)",
+        "subprocess.run(x, shell=True)",
+        "yaml.load(x)",
+    ],
     unpacks: ["archive.extractall(folder)", "shutil.unpack_archive(x)"],
     trusts_remote_code: [
         "AutoTokenizer.from_pretrained(folder)",

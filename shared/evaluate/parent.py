@@ -20,7 +20,11 @@ class Parent:
 
         logging.disable_progress_bar()
         self._model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=getattr(torch, dtype), local_files_only=True
+            folder,
+            dtype=getattr(torch, dtype),
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
         ).eval()
         self._cache: Any = None
         self.read = np.empty(0, np.int64)

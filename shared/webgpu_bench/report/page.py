@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 from jinja2 import FileSystemLoader, StrictUndefined
-from jinja2.sandbox import SandboxedEnvironment
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from shared.units import number
 from shared.webgpu_bench.engines.job import processor
@@ -55,7 +55,7 @@ class Bar:
 
 def render_page(rows: Sequence[Row]) -> str:
     """The whole page as HTML."""
-    environment = SandboxedEnvironment(
+    environment = ImmutableSandboxedEnvironment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=StrictUndefined,

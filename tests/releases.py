@@ -11,6 +11,7 @@ import pytest
 from shared import paths
 from shared.chain import Walk, walk
 from shared.domain import load_domain
+from shared.evaluate.overflow import overflow_stage
 from shared.gates import judge_gates
 from shared.manifest import Measurement
 from shared.release import make_release, release_folder
@@ -30,6 +31,7 @@ def walked(tiny: Callable[[str], Path]) -> Walk:
     made = walk(domain, Options(rung="smollm3", records="1", until="check"))
     missing = {name: Measurement.missing("no browser in this test") for name in NAMES}
     made.done["bench"] = run_stage(Plan("bench", {"none": "at all"}), lambda _: Produced(missing))
+    made.done["overflow"] = overflow_stage(domain, made.done["package"])
     made.gates = judge_gates(domain.chain.gate, made.manifests)
     return made
 

@@ -111,7 +111,7 @@ RELEASES: list[RemoteRow] = [
     (
         "a manifest a thousand levels deep",
         lambda hub: hub.add("a/b", {"release.json": b"[" * 5000}),
-        "release.json: not valid JSON: nested deeper than 64 levels",
+        "release.json: not valid JSON: nested deeper than 100 levels",
     ),
 ]
 

@@ -1,4 +1,4 @@
-"""A graph with a probe behind every activation: Abs and ReduceMax, so that one number leaves it each."""
+"""A graph with a probe behind every activation: Abs and ReduceMax, so that it leaves as one number."""
 
 from __future__ import annotations
 

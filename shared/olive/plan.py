@@ -35,7 +35,9 @@ def planned_graph(config: Path, dtype: str, options: Int4Options) -> onnx.ModelP
 def _meta_weights(folder: Path) -> StateDict:
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+        model = AutoModelForCausalLM.from_config(
+            config, dtype=torch.bfloat16, trust_remote_code=False
+        )
     return model.state_dict()
 
 

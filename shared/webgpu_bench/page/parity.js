@@ -49,20 +49,23 @@ const base64 = (array) => {
 /**
  * Read `rows` (token ids, all of one length), `batch` of them at a time, `piece` tokens a pass. Several
  * rows at once go on token by token: onnxruntime-web's attention reads more with a cache for one row only.
+ * Stops where the longest pass so far would no longer end in time: `late(ms)`.
  * Fills `answer.pieces`: each the row and position it starts at, its extent, and base64 of its
  * ids [rows, tokens, top_k] int32, logits alike float32, log_sums [rows, tokens] float32.
  */
 export async function readTexts(network, { rows, batch, piece, top_k }, answer, late, onPiece) {
   const length = rows[0].length;
+  let longest = 0;
   for (let first = 0; first < rows.length; first += batch) {
     const some = rows.slice(first, first + batch);
     let cache = null;
     for (let start = 0, end; start < length; start = end) {
-      if (late()) return;
+      if (late(longest)) return;
       const began = performance.now();
       end = Math.min(length, start + (start && some.length > 1 ? 1 : piece));
       const outputs = await pass(network, some, start, end, cache);
       answer.pieces.push({ row: first, start, ...packed(outputs.logits, top_k), ms: performance.now() - began });
+      longest = Math.max(longest, answer.pieces.at(-1).ms);
       cache = carried(outputs, cache);
       onPiece((first + some.length * (end / length)) / rows.length);
     }

@@ -25,6 +25,12 @@ STREAMING_PASS = "shared.olive.streaming_pass.StreamingModelBuilder"
 STREAMING_PASS_BOTH = "shared.olive.streaming_pass.StreamingModelBuilderOfBoth"
 """Writes q4f16 and q4 in one pass over the weights."""
 
+OWN_PASSES = {"CalibratedQuant": "shared.olive.calibrated_pass.CalibratedQuant"}
+"""Passes of ours that olive.json may name beside Olive's."""
+
+LIKE_OWN = "Rtn"
+"""The pass of Olive's whose entry in its list ours get: any device, 4 and 8 bits."""
+
 PASS_WRAPPER_KEYS = ["type", "config", "host", "evaluator"]
 
 
@@ -102,7 +108,7 @@ def _olive_schema() -> dict[str, Any]:
         paths.REPOSITORY
         / "build"
         / "olive-schema"
-        / f"{sha256_json(['v1', version])[:8]}-{version}.json"
+        / f"{sha256_json(['v2', version])[:8]}-{version}.json"
     )
     if cache.exists():
         return dict(json.loads(cache.read_text()))
@@ -118,7 +124,9 @@ def _read_from_olive() -> dict[str, Any]:
     from olive.package_config import OlivePackageConfig
     from olive.workflows.run.config import RunConfig, RunEngineConfig
 
-    package = OlivePackageConfig.load_default_config()
+    from shared.olive.workflow import package_config
+
+    package = OlivePackageConfig.model_validate(package_config())
     top = [*RunConfig.model_fields, *RunEngineConfig.model_fields]
     wanted = sorted(package.passes)
     return {"top": sorted(set(top)), "passes": {name: _keys_of(package, name) for name in wanted}}

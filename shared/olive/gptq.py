@@ -172,9 +172,7 @@ class _Slice:
             if self.feedback is not None and end < self.rest.shape[0]:
                 self.rest[end:].addmm_(self.feedback[first:end, end:].t(), errors, alpha=-1)
 
-    def _round(
-        self, first: int, end: int, scale: torch.Tensor, zero: torch.Tensor
-    ) -> torch.Tensor:
+    def _round(self, first: int, end: int, scale: torch.Tensor, zero: torch.Tensor) -> torch.Tensor:
         """Codes of one block's columns; their errors [block, n], over the factor's diagonal."""
         values = self.rest[first:end]
         errors = torch.zeros_like(values)
@@ -204,9 +202,7 @@ def _factor(hessian: torch.Tensor, damp: float) -> tuple[torch.Tensor, torch.Ten
     return torch.linalg.cholesky(inverse, upper=True), importance.clamp(min=float(floor))
 
 
-def _pack(
-    codes: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor, form: Format
-) -> Blocks:
+def _pack(codes: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor, form: Format) -> Blocks:
     rows, columns = codes.shape
     packed = pack(codes, form.bits).view(rows, columns // form.block_size, -1)
     points = None if form.symmetric else pack(zeros.to(torch.uint8), form.bits)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -51,6 +52,38 @@ class Format:
     def highest(self) -> int:
         """The largest code."""
         return int(2**self.bits - 1)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a weight's inputs say: H's diagonal [K], and the upper Cholesky factor [K, K] of H⁻¹."""
+
+    importance: torch.Tensor
+    feedback: torch.Tensor
+
+
+def inputs_of(hessian: torch.Tensor, damp: float = DAMP) -> Inputs:
+    """From H = Σ x·xᵀ [K, K] float32. Inputs that were always zero count as much as the damping."""
+    diagonal = hessian.diagonal()
+    extra = damp * float(diagonal.mean().clamp(min=1e-12))
+    importance = diagonal.clamp(min=extra)
+    damped = hessian.clone()
+    damped.diagonal().add_(extra)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
+    del damped
+    return Inputs(importance, torch.linalg.cholesky(inverse, upper=True))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch's own threads off for the while: on a machine with other work they wait for each other
+    after every operation, which makes a small Cholesky factor thirty times slower."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def search(
@@ -103,21 +136,19 @@ def _as_stored(scale: torch.Tensor) -> torch.Tensor:
 
 def gptq(
     weight: torch.Tensor,
-    hessian: torch.Tensor | None,
+    inputs: Inputs | None,
     form: Format,
     shrink: tuple[float, ...] = SHRINK,
-    damp: float = DAMP,
 ) -> Blocks:
-    """Quantise `weight` [N, K] for inputs with `hessian` [K, K] float32, Σ x·xᵀ.
+    """Quantise `weight` [N, K] for what its inputs were like.
 
-    Without a hessian every column counts alike and nothing is passed on: round to nearest, with
+    Without `inputs` every column counts alike and nothing is passed on: round to nearest, with
     the scale search that `shrink` asks for ((1.0,): none). Raises ValueError where K is no multiple
     of the block size or a value is not finite.
     """
     rows, columns = weight.shape
     if columns % form.block_size:
         raise ValueError(f"row length {columns} is not a multiple of {form.block_size}")
-    feedback, importance = _factor(hessian, damp) if hessian is not None else (None, None)
     count = columns // form.block_size
     codes = torch.empty(rows, columns, dtype=torch.uint8)
     scales, zeros = torch.empty(rows, count), torch.empty(rows, count)
@@ -126,32 +157,32 @@ def gptq(
         rest = weight[start:stop].to(torch.float32).t().contiguous()  # columns lie together
         if not torch.isfinite(rest).all():
             raise ValueError("the weight holds values that are not finite")
-        part = _Slice(rest, feedback, importance, form, shrink)
+        part = _Slice(rest, inputs, form, shrink)
         part.run()
         codes[start:stop], scales[start:stop], zeros[start:stop] = part.result()
 
-    step = min(ROWS, -(-rows // _threads()))
+    step = min(ROWS, -(-rows // threads()))
     spans = [(start, min(rows, start + step)) for start in range(0, rows, step)]
-    with ThreadPoolExecutor(_threads(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with ThreadPoolExecutor(threads(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
         for done in [pool.submit(work, *span) for span in spans]:
             done.result()
     return _pack(codes, scales, zeros, form)
 
 
 class _Slice:
-    """Some rows of a weight, transposed to [K, n]; `feedback` is H⁻¹'s upper Cholesky factor."""
+    """Some rows of a weight, transposed to [K, n]."""
 
     def __init__(
         self,
         rest: torch.Tensor,
-        feedback: torch.Tensor | None,
-        importance: torch.Tensor | None,
+        inputs: Inputs | None,
         form: Format,
         shrink: tuple[float, ...],
     ) -> None:
-        self.rest, self.feedback, self.form, self.shrink = rest, feedback, form, shrink
+        self.rest, self.form, self.shrink = rest, form, shrink
         columns, rows = rest.shape
-        self.importance = torch.ones(columns) if importance is None else importance
+        self.feedback = inputs.feedback if inputs else None
+        self.importance = inputs.importance if inputs else torch.ones(columns)
         self.codes = torch.empty(columns, rows, dtype=torch.uint8)
         self.scales = torch.empty(columns // form.block_size, rows)
         self.zeros = torch.empty_like(self.scales)
@@ -191,17 +222,6 @@ class _Slice:
         return self.codes.t(), self.scales.t(), self.zeros.t()
 
 
-def _factor(hessian: torch.Tensor, damp: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """(upper Cholesky factor of the damped H's inverse, H's diagonal); never-used inputs are free."""
-    importance = hessian.diagonal().clone()
-    damped = hessian.clone()
-    damped.diagonal().add_(damp * importance.mean().clamp(min=1e-12))
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
-    del damped
-    floor = importance.mean().clamp(min=1e-12) * damp
-    return torch.linalg.cholesky(inverse, upper=True), importance.clamp(min=float(floor))
-
-
 def _pack(codes: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor, form: Format) -> Blocks:
     rows, columns = codes.shape
     packed = pack(codes, form.bits).view(rows, columns // form.block_size, -1)
@@ -238,5 +258,6 @@ def dequantized(blocks: Blocks) -> torch.Tensor:
     return codes.mul_(blocks.scales.to(torch.float32).unsqueeze(-1)).flatten(1)
 
 
-def _threads() -> int:
+def threads() -> int:
+    """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

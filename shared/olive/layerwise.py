@@ -8,14 +8,25 @@ transformers has mapped from its files. What is finished is written to a shard a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from shared.olive.gptq import SHRINK, Format, dequantized, gptq
+from shared.olive.gptq import (
+    SHRINK,
+    Format,
+    Inputs,
+    dequantized,
+    gptq,
+    inputs_of,
+    one_thread,
+    threads,
+)
 from shared.olive.quantized import Blocks
 
 Write = Callable[[str, Blocks], None]
@@ -42,22 +53,40 @@ def quantize_decoder(
     their own. `write(module name, blocks)` gets each result, `step(module name)` says where it is.
     A tied table is quantised for its use as the head, which is where its errors show.
     """
+    with one_thread():
+        hidden, arguments = _first_inputs(model, texts) if texts and feedback else ([], [])
+        hidden = _layers(model, hidden, arguments, form, write, step, shrink)
+        _head(model, hidden, form, write, step, shrink)
+
+
+def _layers(
+    model: Any,
+    hidden: list[torch.Tensor],
+    arguments: list[dict[str, Any]],
+    form: FormatOf,
+    write: Write,
+    step: Callable[[str], None],
+    shrink: tuple[float, ...],
+) -> list[torch.Tensor]:
+    """Quantise the layers in turn; what the last one passes on."""
     base = model.model
-    hidden, arguments = _inputs(model, texts) if texts and feedback else ([], [])
     for number, layer in enumerate(base.layers):
         layer.to(torch.float32)
         linears = {n: m for n, m in layer.named_modules() if isinstance(m, nn.Linear)}
-        hessians = _hessians(layer, linears, hidden, arguments)
+        inputs = _seen_inputs(layer, linears, hidden, arguments)
         for name, module in linears.items():
             full = f"model.layers.{number}.{name}"
             step(full)
-            blocks = gptq(module.weight.data, hessians.get(name), form(full), shrink)
+            blocks = gptq(module.weight.data, inputs.get(name), form(full), shrink)
             write(full, blocks)
             module.weight.data = dequantized(blocks)
-        hessians.clear()
-        hidden = [_forward(layer, x, a) for x, a in zip(hidden, arguments, strict=True)]
+        inputs.clear()
+        with ThreadPoolExecutor(
+            threads(), initializer=torch.set_num_threads, initargs=(1,)
+        ) as pool:
+            hidden = list(pool.map(partial(_forward, layer), hidden, arguments))
         layer.to("meta")
-    _head(model, hidden, form, write, step, shrink)
+    return hidden
 
 
 def _head(
@@ -73,18 +102,21 @@ def _head(
     with torch.inference_mode():
         for x in hidden:
             hessian = _add(hessian, norm(x))
+    inputs = None if hessian is None else inputs_of(hessian)
     table, head = base.embed_tokens.weight, model.lm_head.weight
     step("lm_head")
     if table.data_ptr() == head.data_ptr():
-        write("model.embed_tokens", gptq(head.data, hessian, form("model.embed_tokens"), shrink))
+        write("model.embed_tokens", gptq(head.data, inputs, form("model.embed_tokens"), shrink))
         return
-    write("lm_head", gptq(head.data, hessian, form("lm_head"), shrink))
+    write("lm_head", gptq(head.data, inputs, form("lm_head"), shrink))
     step("model.embed_tokens")
     write("model.embed_tokens", gptq(table.data, None, form("model.embed_tokens"), shrink))
 
 
 @torch.inference_mode()
-def _inputs(model: Any, texts: list[list[int]]) -> tuple[list[torch.Tensor], list[dict[str, Any]]]:
+def _first_inputs(
+    model: Any, texts: list[list[int]]
+) -> tuple[list[torch.Tensor], list[dict[str, Any]]]:
     """What the first layer is given for each text: hidden states [1, tokens, width], the rest."""
     hidden: list[torch.Tensor] = []
     arguments: list[dict[str, Any]] = []
@@ -122,13 +154,13 @@ def _forward(layer: nn.Module, hidden: torch.Tensor, arguments: dict[str, Any]) 
     return output[0] if isinstance(output, tuple) else output
 
 
-def _hessians(
+def _seen_inputs(
     layer: nn.Module,
     linears: dict[str, nn.Linear],
     hidden: list[torch.Tensor],
     arguments: list[dict[str, Any]],
-) -> dict[str, torch.Tensor]:
-    """Σ x·xᵀ of each linear layer's inputs; those that share their input share one matrix."""
+) -> dict[str, Inputs]:
+    """What each linear layer's inputs were like; those that share their input share the result."""
     sums: dict[str, torch.Tensor] = {}
     shared: dict[str, str] = {}
     with _watched(linears) as seen:
@@ -140,7 +172,8 @@ def _hessians(
                 shared[name] = first.setdefault((value.data_ptr(), value.shape), name)
                 if shared[name] == name:
                     sums[name] = _add(sums.get(name), value)
-    return {name: sums[owner] for name, owner in shared.items()}
+    results = {name: inputs_of(sums.pop(name)) for name in list(sums)}
+    return {name: results[owner] for name, owner in shared.items()}
 
 
 @contextmanager

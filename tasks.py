@@ -224,6 +224,54 @@ def bench_all(c: Context, rung: str = "", force: bool = False) -> None:
         raise UserError("; ".join(result.error or "" for result in results if not result.ok))
 
 
+@task(
+    help=DOMAIN
+    | {
+        "budget": "the most bytes a build may have, like 2GB",
+        "rung": "tune for this rung's model; default: the first",
+        "recipes": "only these, separated by commas (shared/tune/recipes.json)",
+        "records": "how many held-out records to measure on",
+        "records_file": "measure on the records of this JSONL file instead of the domain's own",
+        "write": "put the chosen recipe into the domain's olive.json",
+    }
+)
+@command
+def tune(
+    c: Context,
+    domain: str,
+    budget: str = "2GB",
+    rung: str = "",
+    recipes: str = "",
+    records: int = 8,
+    records_file: str = "",
+    write: bool = False,
+) -> None:
+    """Build a domain's model by every recipe, measure each against its parent, choose the best.
+
+    Table, plot and figures go to build/reports/. What was built or measured before is not redone.
+    """
+    from shared.report import TERMINAL
+    from shared.tune.report import render
+    from shared.tune.report import write as write_report
+    from shared.tune.run import tune as run
+    from shared.tune.run import write_choice
+    from shared.units import parse_bytes
+
+    found = run(
+        domain,
+        parse_bytes(budget, "--budget"),
+        rung=rung,
+        only=recipes,
+        records=records,
+        records_file=Path(records_file).expanduser() if records_file else None,
+    )
+    print(render(found, TERMINAL))
+    for path in write_report(found):
+        print(paths.shown(path))
+    if write:
+        write_choice(found)
+
+
 @task(help={"arch": "smollm3, phi3 or qwen2.5"})
 @command
 def bench_build(c: Context, arch: str) -> None:

@@ -1,4 +1,4 @@
-"""Olive's data interface to token ids that `shared.olive.calibration` wrote; loaded by Olive by path."""
+"""Olive's data interface to token ids that `shared.olive.calibration` wrote; Olive loads this."""
 
 from __future__ import annotations
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.build import OURS, STOCK, Build
+from benchmarks.build import render as build_table
 from benchmarks.scaling import CLUSTER, WAYS, Report, Run, bench_scaling, render
 from benchmarks.worlds import disk_floor
 from shared import paths
@@ -52,3 +54,13 @@ def test_the_document_shows_the_numbers_of_the_report_and_no_others() -> None:
 def test_the_floor_is_measured_and_leaves_nothing(tmp_path: Path) -> None:
     wrote, read = disk_floor(tmp_path, size=1 << 25)
     assert wrote > 0 and read > 0 and not list(tmp_path.iterdir())
+
+
+def test_a_build_is_held_against_ours_of_the_same_model_and_a_failed_one_is_not() -> None:
+    ours = Build(architecture="phi3", tool=OURS, seconds=60, peak_rss_bytes=10**9, bytes=2)
+    stock = ours.model_copy(
+        update={"tool": STOCK, "seconds": 150.0, "peak_rss_bytes": 20_000_000_000}
+    )
+    assert "150 s (2.5×)" in build_table([ours, stock])
+    assert "20.000 GB (20.0×)" in build_table([ours, stock])
+    assert "×" not in build_table([ours, stock.model_copy(update={"error": "KeyError"})])

@@ -22,7 +22,13 @@ def table(headers: Sequence[str], rows: Rows, style: str = "github") -> str:
         taken = sum(max(len(r[i]) for r in [headers, *rows]) + 3 for i in range(len(headers) - 1))
         widths = [None] * (len(headers) - 1) + [max(24, _terminal_width() - taken - 4)]
     return tabulate(
-        rows, headers=list(headers), tablefmt=style, disable_numparse=True, maxcolwidths=widths
+        rows,
+        headers=list(headers),
+        tablefmt=style,
+        disable_numparse=True,
+        maxcolwidths=widths,
+        break_long_words=False,  # an address in two pieces cannot be copied
+        break_on_hyphens=False,
     )
 
 

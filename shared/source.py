@@ -30,6 +30,9 @@ OPTIONAL_FILES = (
     INDEX,
 )
 
+SHAPE = ("hidden_size", "num_hidden_layers", "num_attention_heads")
+"""Keys of config.json that fine-tuning leaves as they are."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -44,12 +47,23 @@ def source_stage(rung: Rung, *, force: bool = False) -> Source:
     try:
         folder = _locate(rung.source)
         files = sha256_files(folder, _files(folder))
+        _need_type(folder, rung)
         plan = Plan("source", inputs=files, settings={"licence": rung.licence, "base": rung.base})
         return Source(folder, run_stage(plan, lambda work: _inspect(folder, rung), force=force))
     except RungFailed:
         raise
     except UserError as error:
         raise RungFailed(str(error)) from error
+
+
+def base_stage(rung: Rung, *, force: bool = False) -> Source | None:
+    """The weights before fine-tuning, taken and inspected as any source; None where none are named.
+
+    RungFailed with one sentence where they cannot be had.
+    """
+    if rung.base_source is None:
+        return None
+    return source_stage(rung.model_copy(update={"source": rung.base_source}), force=force)
 
 
 def _locate(source: str) -> Path:
@@ -111,6 +125,36 @@ def _inspect(folder: Path, rung: Rung) -> Produced:
         },
         facts=facts,
     )
+
+
+def _need_type(folder: Path, rung: Rung) -> None:
+    """Weights of another architecture are another model, whatever folder they lie in."""
+    config = read_json(folder / "config.json")
+    found = config.get("model_type") if isinstance(config, dict) else None
+    if isinstance(config, dict) and rung.model_type not in (None, found):
+        raise RungFailed(
+            f"{paths.shown(folder / 'config.json')}: model_type: {found!r} is not what the rung "
+            f"{rung.name} is made from ({rung.base}: {rung.model_type!r})"
+        )
+    if isinstance(config, dict) and rung.model_type and rung.base_source:
+        _need_shape(folder, config, rung)
+
+
+def _need_shape(folder: Path, config: dict[str, Any], rung: Rung) -> None:
+    """Fine-tuning changes no dimension, so weights of others have another base. A base that would
+    have to be fetched, or is not there, is not looked at."""
+    assert rung.base_source
+    try:
+        base = None if rung.base_source.startswith("hf:") else _locate(rung.base_source)
+        theirs = read_json(base / "config.json") if base else {}
+    except RungFailed:
+        return
+    for name in SHAPE:
+        if name in theirs and config.get(name) != theirs[name]:
+            raise RungFailed(
+                f"{paths.shown(folder / 'config.json')}: {name}: {config.get(name)} is not "
+                f"{rung.base}'s {theirs[name]}, which the rung {rung.name} is made from"
+            )
 
 
 def _need_object(path: Path) -> None:

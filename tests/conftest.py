@@ -14,6 +14,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from shared import paths
+from tests.stand_ins import take_any_architecture
 
 
 @pytest.fixture(scope="session")
@@ -28,6 +29,7 @@ def embedded() -> Path:
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty world with the domain `legal` in it; everything the code writes lands there."""
     shutil.copytree(paths.REPOSITORY / "domains" / "legal", tmp_path / "domains" / "legal")
+    take_any_architecture(tmp_path / "domains" / "legal")
     monkeypatch.setenv("DOCINTEL_ROOT", str(tmp_path))
     yield tmp_path
 
@@ -70,6 +72,7 @@ def package(
 
     root = tmp_path_factory.mktemp("package")
     shutil.copytree(paths.REPOSITORY / "domains" / "legal", root / "domains" / "legal")
+    take_any_architecture(root / "domains" / "legal")
     shutil.copytree(tiny("qwen2"), root / "models" / "legal" / "merged")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DOCINTEL_ROOT", str(root))

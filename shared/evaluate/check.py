@@ -1,4 +1,4 @@
-"""Stage 4, check: onnxruntime-genai on the CPU answers held-out records; the answers are measured.
+"""Stage 5, check: onnxruntime-genai on the CPU answers held-out records; the answers are measured.
 
 Two systems answer the same records: the release with the domain's prompt, and the plain base model
 without it. Bad answers are a measurement, not a crash. Each answer is appended to answers.jsonl as

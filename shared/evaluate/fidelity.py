@@ -1,103 +1,177 @@
-"""How far a 4-bit build is from its 16-bit parent: KL divergence and agreement on given text.
+"""How far a 4-bit build is from its 16-bit parent, on held-out text; and which recipe is kept.
 
-Both models read the same held-out text; at every position the parent's distribution p is held
-against the build's q. KL(p‖q) = Σ p·(ln p − ln q), in nats per token, is the measure of llama.cpp's
-`--kl-divergence` (tools/perplexity); top-1 agreement is the share of positions with the same
-likeliest token. Used to choose between recipes; the rule stands in `better`.
+Both models read the same text; at every position the parent's distribution p is held against the
+build's q. KL(p‖q) = Σ p·(ln p − ln q), in nats per token, and what stands beside it are llama.cpp's
+`--kl-divergence` statistics (tools/perplexity): mean and 99th percentile, how often both find the same
+token likeliest, both perplexities and their ratio. The parent's side comes from the reference
+(shared/evaluate/reference.py); the standard errors from shared/evaluate/spread.py. `better` chooses
+between recipes by the same figures.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass
 from functools import cmp_to_key
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from shared.domain import Domain
+from shared.domain import Domain, Record
+from shared.evaluate import spread
 from shared.hashing import sha256_json
 from shared.manifest import Manifest, Measurement, tool_versions
 from shared.olive.build import DTYPES
-from shared.progress import say
+from shared.progress import bar, say
 from shared.source import Source, weights_hash
 from shared.stage import Done, Plan, Produced, run_stage
 from shared.units import number
 
-TOKENS = 256
+SPEED_PROMPT = 32
 DECODED = 32
 SLOWER_BY = 0.5
 """A recipe slower than this share of the fastest one's decode speed is not kept for quality."""
 
+MEASURED = {
+    "kl_divergence": "nats/token",
+    "kl_divergence_p99": "nats/token",
+    "agreement": "share",
+    "perplexity": "",
+    "parent_perplexity": "",
+    "perplexity_ratio": "",
+    "answer_kl_divergence": "nats/token",
+    "answer_agreement": "share",
+}
+"""Each with a standard error; `answer_` ones over the tokens of the right answers alone."""
 
-def fidelity_stage(domain: Domain, source: Source, package: Done, *, force: bool = False) -> Done:
-    """Measure `kl_divergence`, `agreement` and `cpu_decode_tokens_per_second` of the q4f16 file."""
-    text = "\n\n".join(record.input for record in domain.records)
+
+def fidelity_stage(
+    domain: Domain,
+    source: Source,
+    package: Done,
+    records: tuple[Record, ...] | None = None,
+    origin: str = "our own held-out records",
+    *,
+    force: bool = False,
+) -> Done:
+    """Measure MEASURED and `cpu_decode_tokens_per_second` of the q4f16 file on the CPU.
+
+    `records`: whose text is read; the domain's own if None. Where this has been done, neither torch
+    nor the reference is needed.
+    """
+    text = _text(domain, domain.records if records is None else records, origin)
+    tokens = domain.chain.fidelity.tokens
     plan = Plan(
         "fidelity",
         inputs={"package": package.manifest.key, "weights": weights_hash(source.folder)},
-        settings={"text": sha256_json(text), "tokens": TOKENS},
-        tools=tool_versions("onnxruntime", "torch", "transformers"),
+        settings={"text": sha256_json(text), "tokens": tokens, "origin": origin},
+        tools=tool_versions("onnxruntime", "torch", "transformers", "scipy"),
+        code=2,
     )
-    return run_stage(plan, lambda work: _measure(source.folder, package.folder, text), force=force)
+    return run_stage(plan, lambda _: _measure(source, package, text, tokens, force), force=force)
 
 
-def _measure(parent: Path, package: Path, text: str) -> Produced:
-    say("      reading held-out text with the 16-bit parent and the 4-bit build")
-    from transformers import AutoTokenizer
+def _text(domain: Domain, records: tuple[Record, ...], origin: str) -> dict[str, Any]:
+    pairs = [[r.input, json.dumps(r.gold, ensure_ascii=False)] for r in records]
+    return {"system": domain.prompt, "pairs": pairs, "origin": origin}
 
+
+def _measure(
+    source: Source, package: Done, text: dict[str, Any], tokens: int, force: bool
+) -> Produced:
     from shared.evaluate.forced import ForcedModel
+    from shared.evaluate.reference import HeldOut, reference_stage
 
-    ids = AutoTokenizer.from_pretrained(package, local_files_only=True).encode(text)[:TOKENS]
-    ours = ForcedModel(package / "onnx" / f"model_{next(iter(DTYPES))}.onnx")
-    divergence, agreement = compare_logits(parent_logits(parent, ids), ours.feed(ids))
-    how = "teacher-forced on held-out text, q4f16 on the CPU against PyTorch on the parent"
-    spread = float(divergence.std(ddof=1) / math.sqrt(len(divergence)))
+    pairs = tuple((question, answer) for question, answer in text["pairs"])
+    held_out = HeldOut(text["system"], pairs, text["origin"])
+    reference = reference_stage(source, held_out, tokens, force=force)
+    graph = package.folder / "onnx" / f"model_{next(iter(DTYPES))}.onnx"
+    distances = _read_all(ForcedModel(graph, exact=True), reference)
+    facts = reference.manifest.facts
+    how = (
+        f"teacher-forced on {facts['origin']} ({facts['passages']} records), q4f16 on the CPU "
+        f"against the 16-bit parent in {facts['dtype']}"
+    )
+    count = int(facts["tokens"])
+    found = _measurements(distances, how)
+    speed = ForcedModel(graph).decode_speed(_prompt(reference), DECODED)
+    found["cpu_decode_tokens_per_second"] = Measurement(
+        value=speed, unit="tokens/s", how="greedy, CPU"
+    )
+    hidden = float(np.concatenate([d["hidden"] for d in distances]).mean())
     return Produced(
-        {
-            "kl_divergence": Measurement(
-                value=float(divergence.mean()),
-                unit="nats/token",
-                how=how,
-                n=len(ids),
-                standard_error=spread,
-            ),
-            "agreement": Measurement(
-                value=float(agreement.mean()), unit="share", how=how, n=len(ids)
-            ),
-            "cpu_decode_tokens_per_second": Measurement(
-                value=ours.decode_speed(ids[:32], DECODED), unit="tokens/s", how="greedy, CPU"
-            ),
-        }
+        found,
+        facts={
+            "origin": facts["origin"],
+            "records": facts["passages"],
+            "tokens": count,
+            "reference": reference.manifest.key,
+            "reference_bytes": sum(r.bytes for r in reference.manifest.outputs.values()),
+            "hidden_by_the_cut_at_most": hidden,
+        },
     )
 
 
-def parent_logits(folder: Path, ids: list[int]) -> np.ndarray:
-    """Logits [tokens, vocab] float32 of the 16-bit model, by PyTorch: computed in float32 where its
-    weights are under 2 GB, else in bfloat16, which is what fits."""
-    import torch
-    from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
+def _prompt(reference: Done) -> list[int]:
+    from shared.evaluate.reference import passages
 
-    logging.disable_progress_bar()
-    size = sum(p.stat().st_size for p in folder.glob("*.safetensors"))
-    dtype = torch.float32 if size < 2_000_000_000 else torch.bfloat16
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
-    with torch.inference_mode():
-        return np.asarray(model(torch.tensor([ids])).logits[0].float().numpy())
+    return [int(i) for i in next(passages(reference.folder)).ids[:SPEED_PROMPT]]
 
 
-def compare_logits(parent: np.ndarray, ours: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(KL divergence in nats, same top-1 as 0/1) per position, from logits [tokens, vocab]."""
-    p, q = _log_softmax(parent), _log_softmax(ours)
-    divergence = (np.exp(p) * (p - q)).sum(axis=-1)
-    agreement = (parent.argmax(axis=-1) == ours.argmax(axis=-1)).astype(np.float64)
-    return divergence, agreement
+def _read_all(model: Any, reference: Done) -> list[dict[str, np.ndarray]]:
+    """Per record, arrays over its scored tokens: divergence, hidden, same, nll, parent, answer."""
+    from shared.evaluate.cut import distance
+    from shared.evaluate.reference import passages, predictions
+
+    say("      reading the same text with the 4-bit build")
+    found = []
+    with bar("fidelity", int(reference.manifest.facts["passages"])) as step:
+        for passage in passages(reference.folder):
+            assert passage.cut is not None
+            parts, first = [], 0
+            for logits, following in predictions(model, passage):
+                parts.append(vars(distance(passage.cut, logits, following, first)))
+                first += len(following)
+            joined = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+            positions = np.arange(passage.first, len(passage.ids))
+            found.append(
+                joined | {"parent": passage.cut.nll, "answer": positions >= passage.answer}
+            )
+            step(f"record {len(found)}")
+    return found
 
 
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
+def _measurements(distances: list[dict[str, np.ndarray]], how: str) -> dict[str, Measurement]:
+    """MEASURED from the arrays of `_read_all`."""
+    all_of = {name: [d[name] for d in distances] for name in distances[0]}
+    answers = [d for d in distances if d["answer"].any()]
+    of_answers = {n: [d[n][d["answer"]] for d in answers] for n in ("divergence", "same")}
+    losses = [d["nll"] - d["parent"] for d in distances]
+    figures = {
+        "kl_divergence": spread.mean(all_of["divergence"]),
+        "kl_divergence_p99": spread.percentile(all_of["divergence"], 99),
+        "agreement": spread.mean(all_of["same"]),
+        "perplexity": spread.exponential(all_of["nll"]),
+        "parent_perplexity": spread.exponential(all_of["parent"]),
+        "perplexity_ratio": spread.exponential(losses),
+    }
+    if answers:
+        figures["answer_kl_divergence"] = spread.mean(of_answers["divergence"])
+        figures["answer_agreement"] = spread.mean(of_answers["same"])
+    sizes = {True: sum(int(d["answer"].sum()) for d in answers), False: sum(map(len, losses))}
+    return {
+        name: Measurement(
+            value=figures[name][0],
+            unit=unit,
+            how=how,
+            n=sizes[name.startswith("answer_")],
+            standard_error=figures[name][1],
+        )
+        if name in figures
+        else Measurement.missing("no answer lies within the tokens that were read", unit)
+        for name, unit in MEASURED.items()
+    }
 
 
 @dataclass(frozen=True)

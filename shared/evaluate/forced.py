@@ -42,7 +42,25 @@ class ForcedModel:
             raise RungFailed(f"onnxruntime cannot load {graph.name}: {first}") from error
         self._inputs = {i.name: i for i in self._session.get_inputs()}
         self._outputs = [o.name for o in self._session.get_outputs()]
+        self._length = 0
+        self._cache: dict[str, np.ndarray] = {}
+        self.read = np.empty(0, np.int64)
+        """Room for whoever feeds it to remember what the cache holds."""
         self.reset()
+
+    @property
+    def length(self) -> int:
+        """How many tokens the cache holds."""
+        return self._length
+
+    def rewind(self, length: int) -> None:
+        """Forget all but the first `length` tokens."""
+        if length < self._length:
+            self._length = length
+            self._cache = {
+                name: np.ascontiguousarray(value[:, :, :length])
+                for name, value in self._cache.items()
+            }
 
     def reset(self) -> None:
         """Forget the text so far."""

@@ -5,7 +5,7 @@ no state but its name: it walks the domain's rungs from the start, finds what is
 the rest. A unit that was lost with its process is simply run again.
 
 >>> [unit.until for unit in units_of("legal", Options())]
-['package', 'check', 'bench', 'gates']
+['package', 'fidelity', 'check', 'bench', 'gates']
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Stage 5, bench: the packaged model in a real browser, measured and held against the CPU.
+"""Stage 6, bench: the packaged model in a real browser, measured and held against the CPU.
 
 The page loads the package with Transformers.js on WebGPU from a loopback server. On a software
 adapter the run is short and every measurement says so: it proves loading, placement and agreement,

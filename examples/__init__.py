@@ -1,0 +1,1 @@
+"""Worked examples beside the release path: nothing in shared/ needs them."""

@@ -1,0 +1,73 @@
+"""Training records, held apart from every record that a model is later judged on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from shared import paths
+from shared.domain import Domain, Record, read_records
+from shared.errors import UserError
+
+RUN_WORDS = 8
+OVERLAP = 0.5
+"""From this share of common runs of eight words on, two texts count as the same passage."""
+
+Runs = frozenset[tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Training:
+    """What is trained on; `left_out`: ids of records too near to a held-out one."""
+
+    records: tuple[Record, ...]
+    left_out: tuple[str, ...]
+
+
+def training_records(domain: Domain, path: Path, heldout: Sequence[Path] = ()) -> Training:
+    """Read `path`; near copies of held-out records are left out, real ones are an error.
+
+    Held out are the domain's own records, an eval.jsonl beside `path`, and the files of `heldout`.
+    Raises UserError where an id or a whole text is a held-out one: that is the wrong file.
+    """
+    files = [*heldout, path.parent / "eval.jsonl"]
+    kept_apart = list(domain.records)
+    for file in dict.fromkeys(files):
+        if file in heldout or file.exists():
+            kept_apart += read_records(file, domain.schema)
+    return keep_apart(read_records(path, domain.schema), kept_apart, paths.shown(path))
+
+
+def keep_apart(records: Sequence[Record], heldout: Sequence[Record], where: str) -> Training:
+    """The records that may be trained on, by id, by text and by common runs of words."""
+    ids, texts = {r.id for r in heldout}, {_plain(r.input) for r in heldout}
+    for record in records:
+        if record.id in ids or _plain(record.input) in texts:
+            raise UserError(
+                f"{where}: {record.id}: is a held-out record; what is trained on cannot be judged on"
+            )
+    others = [runs_of(record.input) for record in heldout]
+    near = {r.id for r in records if is_near(runs_of(r.input), others)}
+    kept = tuple(record for record in records if record.id not in near)
+    if not kept:
+        raise UserError(f"{where}: every record is nearly a held-out one; nothing is left")
+    return Training(kept, tuple(sorted(near)))
+
+
+def runs_of(text: str) -> Runs:
+    """All runs of eight words; of a shorter text, the text itself."""
+    words = _plain(text).split()
+    if len(words) <= RUN_WORDS:
+        return frozenset([tuple(words)])
+    return frozenset(tuple(words[i : i + RUN_WORDS]) for i in range(len(words) - RUN_WORDS + 1))
+
+
+def is_near(runs: Runs, others: Iterable[Runs]) -> bool:
+    """Whether half of the shorter text's runs stand in the other one too."""
+    return any(len(runs & other) >= OVERLAP * min(len(runs), len(other)) for other in others)
+
+
+def _plain(text: str) -> str:
+    """Lower case, letters and digits only, single spaces."""
+    return " ".join("".join(c if c.isalnum() else " " for c in text.lower()).split())

@@ -1,0 +1,146 @@
+"""From records to models/<domain>/merged and adapter/, each visible only when it is whole."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from examples.finetune.packing import encode
+from examples.finetune.records import Training, training_records
+from examples.finetune.train import Course, Recipe, train, with_adapter
+from shared import paths
+from shared.domain import Domain, load_domain
+from shared.embedded import PACKAGE, embedded_model
+from shared.errors import UserError
+from shared.evaluate.chat import Chat
+from shared.folders import swap_in
+from shared.hashing import sha256_json
+from shared.manifest import tool_versions
+from shared.progress import say
+from shared.source import OPTIONAL_FILES, TOKENIZER_FILES, weights_hash
+
+BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
+NOTE = "finetune.json"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the command line asked for. `base`: a model folder; the embedded model if None."""
+
+    domain: str
+    records: Path
+    heldout: tuple[Path, ...] = ()
+    recipe: Recipe = field(default_factory=Recipe)
+    base: Path | None = None
+    replace: bool = False
+
+
+def finetune(job: Job) -> Path:
+    """Train, merge, write; gives back models/<domain>/merged. UserError where that is taken."""
+    domain = load_domain(job.domain)
+    target = paths.models(domain.name)
+    training = training_records(domain, job.records, job.heldout)
+    base = job.base or embedded_model(PACKAGE)
+    key = _key(domain, training, job.recipe, base)
+    _need_room(target, key, job.replace)
+    if _is_done(target, key):
+        say(f"      unchanged: {paths.shown(target / 'merged')}")
+        return target / "merged"
+    left = f", {len(training.left_out)} left out" if training.left_out else ""
+    say(
+        f"      {len(training.records)} training records{left}; {job.recipe.minutes:.0f} min at most"
+    )
+    chat = Chat(base)
+    examples = [encode(chat, domain.prompt, record) for record in training.records]
+    model = with_adapter(_load(base), job.recipe)
+    course = train(model, examples, job.recipe, _state(key))
+    _write(model, base, target, _note(job, training, course, key))
+    _state(key).unlink()
+    return target / "merged"
+
+
+def _load(folder: Path) -> Any:
+    """The weights in float32: on a CPU bfloat16 is slower, and Adam's small steps vanish in it."""
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+
+
+def _key(domain: Domain, training: Training, recipe: Recipe, base: Path) -> str:
+    records = [record.model_dump() for record in training.records]
+    parts = [domain.prompt, records, asdict(recipe), weights_hash(base)]
+    return sha256_json([parts, tool_versions("torch", "transformers", "peft")])[:16]
+
+
+def _state(key: str) -> Path:
+    return paths.build() / "finetune" / f"{key}.safetensors"
+
+
+def _need_room(target: Path, key: str, replace: bool) -> None:
+    merged = target / "merged"
+    if merged.exists() and not replace and not (target / "adapter" / NOTE).exists():
+        raise UserError(
+            f"{paths.shown(merged)}: holds a model that this example did not write; "
+            "--replace puts the new one in its place"
+        )
+
+
+def _is_done(target: Path, key: str) -> bool:
+    note = target / "adapter" / NOTE
+    merged = (target / "merged" / "config.json").exists()
+    return merged and note.exists() and json.loads(note.read_bytes())["key"] == key
+
+
+def _note(job: Job, training: Training, course: Course, key: str) -> dict[str, Any]:
+    losses = course.losses or []
+    return {
+        "key": key,
+        "base": BASE if job.base is None else job.base.name,
+        "records": len(training.records),
+        "left_out_as_near_copies_of_held_out_records": list(training.left_out),
+        "recipe": asdict(job.recipe),
+        "steps": course.step,
+        "examples_seen": course.step * job.recipe.examples_per_pack,
+        "seconds": round(course.seconds, 1),
+        "losses_nats_per_token": losses,
+    }
+
+
+def _write(model: Any, base: Path, target: Path, note: dict[str, Any]) -> None:
+    """merged/ in bfloat16 with the base's tokenizer files, adapter/ with the note on the run."""
+    import torch
+
+    target.mkdir(parents=True, exist_ok=True)
+    adapter, merged = target / ".adapter.partial", target / ".merged.partial"
+    for folder in (adapter, merged):
+        shutil.rmtree(folder, ignore_errors=True)
+    model.peft_config["default"].base_model_name_or_path = note["base"]
+    model.save_pretrained(adapter, save_embedding_layers=False)  # else it asks the Hub
+    (adapter / NOTE).write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
+    (adapter / "README.md").write_text(_words(note), encoding="utf-8")
+    model.merge_and_unload().to(torch.bfloat16).save_pretrained(merged)
+    for name in (*TOKENIZER_FILES, *OPTIONAL_FILES):
+        if (base / name).is_file() and not (merged / name).exists():
+            shutil.copyfile(base / name, merged / name)
+    swap_in(merged, target / "merged")
+    swap_in(adapter, target / "adapter")
+
+
+def _words(note: dict[str, Any]) -> str:
+    """The adapter's card, in place of peft's form to be filled in."""
+    losses = note["losses_nats_per_token"]
+    last = losses[-10:]
+    return (
+        f"---\nbase_model: {note['base']}\nlibrary_name: peft\n---\n\n"
+        f"LoRA matrices for {note['base']}, trained by DocIntel's examples/finetune on "
+        f"{note['records']} records: {note['steps']} steps, {note['examples_seen']:,} examples, "
+        f"{note['seconds'] / 60:.1f} minutes; loss {losses[0]:.3f} nats a token of answer in the "
+        f"first step, {sum(last) / len(last):.3f} over the last {len(last)}. "
+        f"{NOTE} has the recipe and every step's loss; the merged model lies in ../merged.\n"
+    )

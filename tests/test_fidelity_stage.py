@@ -1,0 +1,171 @@
+"""The stage: parent and build read the same text; what was computed is not computed again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shared.chain import walk
+from shared.domain import load_domain
+from shared.evaluate import reference
+from shared.evaluate.chat import Chat
+from shared.evaluate.cut import distance
+from shared.evaluate.fidelity import MEASURED
+from shared.evaluate.forced import ForcedModel
+from shared.evaluate.parent import Parent
+from shared.evaluate.reference import HeldOut, as_passages, passages, predictions, reference_stage
+from shared.rung_run import Options
+from shared.source import source_stage
+
+Edit = Callable[[str, str, str], None]
+UNTIL = Options(rung="smollm3", until="fidelity")
+
+
+@pytest.fixture
+def world(root: Path, tiny: Callable[[str], Path], edit: Edit) -> Path:
+    edit("fallback.toml", "tokens = 1024", "tokens = 300")
+    shutil.copytree(tiny("smollm3"), root / "models" / "legal" / "merged")
+    return root
+
+
+def test_measures_everything_with_its_standard_error(world: Path) -> None:
+    walked = walk(load_domain("legal"), UNTIL)
+    found = walked.manifests["fidelity"].measurements
+    for name in MEASURED:
+        assert found[name].value is not None and found[name].standard_error is not None, name
+    assert found["kl_divergence"].n == 300
+    assert (
+        0 < float(found["kl_divergence"].value or 0) < float(found["kl_divergence_p99"].value or 0)
+    )
+
+
+def test_a_second_run_gives_the_same_numbers_from_the_same_reference(world: Path) -> None:
+    def figures() -> dict[str, float]:
+        manifest = walk(load_domain("legal"), UNTIL).manifests["fidelity"]
+        return {name: float(manifest.measurements[name].value or 0) for name in MEASURED}
+
+    first = figures()
+    (made,) = (world / "build" / "reference").glob("[0-9a-f]*")
+    before = (made / "manifest.json").stat().st_mtime_ns
+    shutil.rmtree(world / "build" / "fidelity")
+    assert figures() == first
+    assert (made / "manifest.json").stat().st_mtime_ns == before
+
+
+def test_an_unchanged_run_imports_no_torch(world: Path) -> None:
+    walk(load_domain("legal"), UNTIL)
+    code = (
+        "import sys; from shared.chain import walk; from shared.domain import load_domain; "
+        "from shared.rung_run import Options; "
+        "w = walk(load_domain('legal'), Options(rung='smollm3', until='fidelity')); "
+        "assert w.done['fidelity'].reused; "
+        "assert not {'torch', 'olive', 'onnxruntime', 'transformers'} & set(sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-1000:]
+
+
+def test_another_file_of_records_is_another_text(world: Path) -> None:
+    own = walk(load_domain("legal"), UNTIL).manifests["fidelity"]
+    lines = (world / "domains" / "legal" / "eval.jsonl").read_text().splitlines()[:3]
+    file = world / "theirs.jsonl"
+    file.write_text("\n".join(lines))
+    options = Options(rung="smollm3", until="fidelity", records_file=file)
+    theirs = walk(load_domain("legal"), options).manifests["fidelity"]
+    assert theirs.key != own.key and theirs.facts["origin"].endswith("theirs.jsonl")
+
+
+def held_out() -> HeldOut:
+    domain = load_domain("legal")
+    pairs = tuple((r.input, json.dumps(r.gold)) for r in domain.records[:4])
+    return HeldOut(domain.prompt, pairs, "four records")
+
+
+class TestTheReference:
+    def test_goes_on_after_a_kill_with_the_passages_that_are_missing(
+        self, world: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        source = source_stage(load_domain("legal").rung("smollm3"))
+        read, seen = reference.read, []
+
+        def dying(model: object, passage: object) -> object:
+            if len(seen) == 2:
+                raise KeyboardInterrupt
+            seen.append(passage)
+            return read(model, passage)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(reference, "read", dying)
+        with pytest.raises(KeyboardInterrupt):
+            reference_stage(source, held_out(), 10_000)
+        assert not list((world / "build" / "reference").glob("[0-9a-f]*"))
+        seen.clear()
+        done = reference_stage(source, held_out(), 10_000)
+        assert len(seen) == 2 and len(list(passages(done.folder))) == 4
+
+    def test_of_pieces_is_the_model_on_the_whole_text(self, world: Path) -> None:
+        """Chunks and the cache of the common beginning change nothing but the last bits."""
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        folder = world / "models" / "legal" / "merged"
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        parent = Parent(folder, "float32")
+        for passage in as_passages(Chat(folder), held_out(), 10_000):
+            with torch.inference_mode():
+                whole = model(torch.from_numpy(passage.ids)[None]).logits[0].numpy()
+            found = np.concatenate([logits for logits, _ in predictions(parent, passage)])
+            assert np.allclose(found, whole[passage.first - 1 : -1], atol=1e-3)
+
+    def test_scores_each_record_from_where_it_differs_from_the_others(self, world: Path) -> None:
+        chat = Chat(world / "models" / "legal" / "merged")
+        text = held_out()
+        found = as_passages(chat, text, 10_000)
+        for passage, (question, answer) in zip(found, text.pairs, strict=True):
+            scored = chat.tokenizer.decode(passage.ids[passage.first :])
+            assert question[20:] in scored and answer in scored
+            assert text.system[:40] not in scored
+            assert chat.tokenizer.decode(passage.ids[passage.answer :]).startswith(answer)
+
+    def test_stops_at_the_tokens_asked_for(self, world: Path) -> None:
+        chat = Chat(world / "models" / "legal" / "merged")
+        found = as_passages(chat, held_out(), 100)
+        assert sum(len(p.ids) - p.first for p in found) == 100
+
+
+def test_the_build_in_pieces_is_the_build_at_once(package: Path) -> None:
+    """onnxruntime's cache is rewound to the common beginning between the records."""
+    graph = package / "onnx" / "model_q4.onnx"
+    ids = list(range(50, 90))
+    model = ForcedModel(graph, exact=True)
+    whole = model.feed(ids)
+    model.rewind(10)
+    model.feed([7, 8, 9])
+    model.rewind(10)
+    assert np.allclose(model.feed(ids[10:]), whole[10:], atol=1e-3)
+
+
+@pytest.mark.slow
+def test_the_cut_costs_less_than_a_tenth_of_the_standard_error_on_a_real_model(
+    root: Path, embedded: Path
+) -> None:
+    """Held against the uncut distributions of the embedded model, one passage."""
+    domain = load_domain("legal")
+    pairs = tuple((r.input, json.dumps(r.gold)) for r in domain.records[:2])
+    (passage, *_) = as_passages(Chat(embedded), HeldOut(domain.prompt, pairs, ""), 150)
+    parent = Parent(embedded, "float32")
+    other = Parent(embedded, "bfloat16")
+    p, q = (np.concatenate([a for a, _ in predictions(m, passage)]) for m in (parent, other))
+    q = q * 0.9  # a poorer model than a rounded one
+    following = passage.ids[passage.first :]
+    uncut = distance(reference.cut(p, following, tail=0), q, following).divergence
+    found = distance(reference.cut(p, following), q, following)
+    short = uncut - found.divergence
+    assert (short > -1e-4).all() and (short <= found.hidden + 1e-4).all()
+    assert short.mean() < 0.1 * uncut.std() / np.sqrt(len(uncut))

@@ -1,0 +1,207 @@
+"""examples/finetune: packing changes no loss, a killed run goes on, and the chain takes the result."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from examples.finetune import train as training
+from examples.finetune.packing import Example, encode, pack
+from examples.finetune.records import keep_apart, training_records
+from examples.finetune.run import Job, finetune
+from examples.finetune.train import Course, Recipe, answer_loss, pace, train, with_adapter
+from shared import paths
+from shared.chain import walk
+from shared.domain import Record, load_domain
+from shared.errors import UserError
+from shared.evaluate.chat import Chat
+from shared.rung_run import Options
+from shared.source import base_stage
+
+Tiny = Callable[[str], Path]
+SHORT = Recipe(epochs=2, rank=4, first_layer=1, examples_per_pack=3, warm_up_steps=1)
+
+
+def record(number: int, text: str = "") -> Record:
+    gold = load_domain("legal").records[number].gold
+    return Record(id=f"own-{number}", input=text or f"Number {number} of a kind. " * 3, gold=gold)
+
+
+def load(folder: Path) -> Any:
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+
+
+@pytest.fixture
+def examples(root: Path, tiny: Tiny) -> list[Example]:
+    chat = Chat(tiny("llama"))
+    return [encode(chat, "Answer in JSON.", record(i)) for i in range(5)]
+
+
+class TestAPack:
+    def test_has_the_loss_of_its_examples_alone(self, examples: list[Example], tiny: Tiny) -> None:
+        model = load(tiny("llama"))
+        alone = []
+        for example in examples:
+            ids = torch.tensor([[*example.prompt, *example.answer]])
+            labels = ids.clone()
+            labels[0, : len(example.prompt)] = -100
+            alone.append(float(model(input_ids=ids, labels=labels).loss.detach()))
+        assert len({round(loss, 3) for loss in alone}) == len(alone)
+        assert float(answer_loss(model, examples).detach()) == pytest.approx(
+            sum(alone) / 5, abs=1e-4
+        )
+
+    def test_holds_the_prompt_once(self, examples: list[Example]) -> None:
+        whole = sum(len(e.prompt) + len(e.answer) for e in examples)
+        shared = len(
+            [a for a, b in zip(examples[0].prompt, examples[1].prompt, strict=False) if a == b]
+        )
+        assert shared > 5 and pack(examples).ids.shape[1] < whole - 3 * 5
+
+
+class TestTheLearningRate:
+    def test_is_zero_when_the_time_is_up_however_many_steps_are_left(self) -> None:
+        assert pace(Course(step=10, seconds=900.0), 10_000, Recipe(minutes=15)) == 0
+        assert pace(Course(step=10_000, seconds=1.0), 10_000, Recipe(minutes=15)) == 0
+        assert pace(Course(step=10, seconds=1.0), 10_000, Recipe(minutes=15)) > 0.99
+
+
+class TestTraining:
+    def test_goes_on_after_a_kill_to_the_very_same_weights(
+        self,
+        examples: list[Example],
+        tiny: Tiny,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(training, "SAVE_EVERY_SECONDS", 0.0)
+        straight = with_adapter(load(tiny("llama")), SHORT)
+        course = train(straight, examples, SHORT, tmp_path / "straight.safetensors")
+        assert course.step == 4 and course.losses and course.losses[-1] < course.losses[0]
+
+        calls, loss = [], training.answer_loss
+
+        def dying(model: Any, batch: Any) -> torch.Tensor:
+            calls.append(batch)
+            if len(calls) == 3:
+                raise KeyboardInterrupt
+            return loss(model, batch)
+
+        monkeypatch.setattr(training, "answer_loss", dying)
+        state = tmp_path / "killed.safetensors"
+        with pytest.raises(KeyboardInterrupt):
+            train(with_adapter(load(tiny("llama")), SHORT), examples, SHORT, state)
+        again = with_adapter(load(tiny("llama")), SHORT)
+        resumed = train(again, examples, SHORT, state)
+        assert len(calls) == 5, "two steps, the one it died in, and the two that were missing"
+        assert resumed.losses == course.losses
+        theirs = dict(again.named_parameters())
+        assert all(torch.equal(p, theirs[name]) for name, p in straight.named_parameters())
+
+
+class TestTrainingRecords:
+    def test_of_the_held_out_set_are_refused(self, root: Path) -> None:
+        domain = load_domain("legal")
+        for wrong in (
+            record(0).model_copy(update={"id": domain.records[3].id}),
+            record(0, domain.records[3].input.upper() + "."),
+        ):
+            with pytest.raises(UserError, match="is a held-out record"):
+                keep_apart([record(1), wrong], domain.records, "train.jsonl")
+
+    def test_near_a_held_out_one_are_left_out_and_named(self, root: Path) -> None:
+        domain = load_domain("legal")
+        near = record(0, domain.records[3].input + " Some words more.")
+        found = keep_apart([record(1), near], domain.records, "train.jsonl")
+        assert found.left_out == (near.id,) and [r.id for r in found.records] == ["own-1"]
+
+    def test_are_held_apart_from_the_eval_jsonl_beside_them_too(
+        self, root: Path, tmp_path: Path
+    ) -> None:
+        for name in ("train.jsonl", "eval.jsonl"):
+            (tmp_path / name).write_text(record(1).model_dump_json() + "\n")
+        with pytest.raises(UserError, match="own-1: is a held-out record"):
+            training_records(load_domain("legal"), tmp_path / "train.jsonl")
+
+
+@pytest.fixture
+def job(root: Path, tiny: Tiny) -> Job:
+    file = root / "train.jsonl"
+    texts = [f"Matter {i}: " + " ".join(f"w{i}x{j}" for j in range(12)) for i in range(9)]
+    lines = [record(i, text).model_dump_json() for i, text in enumerate(texts)]
+    file.write_text("\n".join(lines))
+    return Job("legal", file, recipe=SHORT, base=tiny("llama"))
+
+
+class TestTheExample:
+    def test_writes_merged_and_adapter_and_does_nothing_twice(
+        self, job: Job, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        merged = finetune(job)
+        assert merged == paths.models("legal") / "merged"
+        note = json.loads((merged.parent / "adapter" / "finetune.json").read_bytes())
+        assert note["records"] == 9 and note["steps"] == 6
+        assert (merged.parent / "adapter" / "adapter_model.safetensors").is_file()
+        words = (merged.parent / "adapter" / "README.md").read_text()
+        assert "on 9 records: 6 steps" in words and "More Information" not in words
+        assert not list((paths.build() / "finetune").glob("*.safetensors"))
+        before = (merged / "model.safetensors").stat().st_mtime_ns
+        capsys.readouterr()
+        finetune(job)
+        assert "unchanged" in capsys.readouterr().err
+        assert (merged / "model.safetensors").stat().st_mtime_ns == before
+
+    def test_changes_the_weights_from_the_first_layer_asked_for_and_no_shape(
+        self, job: Job
+    ) -> None:
+        assert job.base
+        old, new = (load_file(f / "model.safetensors") for f in (job.base, finetune(job)))
+        assert {n: t.shape for n, t in old.items()} == {n: t.shape for n, t in new.items()}
+        assert {t.dtype for t in new.values()} == {torch.bfloat16}
+        changed = {name for name in old if not torch.equal(old[name], new[name])}
+        assert changed and not any(".layers.0." in n or "embed" in n for n in changed)
+
+    def test_replaces_no_model_that_it_did_not_write(self, job: Job, tiny: Tiny) -> None:
+        theirs = paths.models("legal") / "merged"
+        shutil.copytree(tiny("smollm3"), theirs)
+        with pytest.raises(UserError, match="--replace puts the new one in its place"):
+            finetune(job)
+        assert json.loads((theirs / "config.json").read_text())["model_type"] == "smollm3"
+        finetune(replace(job, replace=True))
+        assert json.loads((theirs / "config.json").read_text())["model_type"] == "llama"
+
+
+class TestTheChain:
+    """With the domain's own fallback.toml, whose rungs say what they are made from."""
+
+    @pytest.fixture
+    def merged(self, root: Path, embedded: Path) -> Path:
+        shutil.copy(paths.REPOSITORY / "domains/legal/fallback.toml", root / "domains/legal")
+        (root / "build").mkdir()
+        (root / "build" / "embedded").symlink_to(embedded.parent)
+        return root / "models" / "legal" / "merged"
+
+    def test_takes_a_tuned_smollm2_with_its_base_named(self, merged: Path, embedded: Path) -> None:
+        shutil.copytree(embedded, merged)
+        walked = walk(load_domain("legal"), Options(until="source"))
+        assert walked.rung and walked.rung.name == "smollm2"
+        assert walked.rung.base == "HuggingFaceTB/SmolLM2-135M-Instruct"
+        base = base_stage(walked.rung)
+        assert base and base.folder == paths.build() / "embedded" / embedded.name
+        assert "'llama' is not what the rung smollm3" in walked.attempts[0].reason
+
+    def test_takes_no_other_llama_by_that_name(self, merged: Path, tiny: Tiny) -> None:
+        shutil.copytree(tiny("llama"), merged)
+        walked = walk(load_domain("legal"), Options(until="source"))
+        reasons = {a.rung: a.reason for a in walked.attempts}
+        assert "hidden_size: 64 is not HuggingFaceTB/SmolLM2-135M-In" in reasons["smollm2"]
+        assert walked.rung and walked.rung.name == "embedded"

@@ -247,8 +247,9 @@ def bench_all(c: Context, rung: str = "", force: bool = False) -> None:
     | {
         "budget": "the most bytes a build may have, like 2GB",
         "rung": "tune for this rung's model; default: the first",
-        "recipes": "only these, separated by commas (shared/tune/recipes.json)",
-        "records": "how many held-out records to measure on",
+        "recipes": "only these, separated by commas: names in shared/tune/recipes.json",
+        "tokens": "held-out tokens that each build and its parent are compared on",
+        "records": "let the best three answer so many held-out records, and compare their scores",
         "records_file": "measure on the records of this JSONL file instead of the domain's own",
         "write": "put the chosen recipe into the domain's olive.json",
     }
@@ -260,29 +261,28 @@ def tune(
     budget: str = "2GB",
     rung: str = "",
     recipes: str = "",
-    records: int = 8,
+    tokens: int = 4096,
+    records: int = 0,
     records_file: str = "",
     write: bool = False,
 ) -> None:
     """Build a domain's model by every recipe, measure each against its parent, choose the best.
 
-    Table, plot and figures go to build/reports/. What was built or measured before is not redone.
+    The best is the one with the lowest KL divergence within the budget and within 5 % of the fastest
+    one's decode speed. Calibration reads calibration.jsonl alone; a record of it that is also
+    measured is an error. What was built or measured before is not redone, so a run that was cut short
+    goes on. Table, plot and figures go to build/reports/; docs/recipes.md explains the recipes.
     """
     from shared.report import TERMINAL
     from shared.tune.report import render
     from shared.tune.report import write as write_report
+    from shared.tune.run import Settings, write_choice
     from shared.tune.run import tune as run
-    from shared.tune.run import write_choice
     from shared.units import parse_bytes
 
-    found = run(
-        domain,
-        parse_bytes(budget, "--budget"),
-        rung=rung,
-        only=recipes,
-        records=records,
-        records_file=Path(records_file).expanduser() if records_file else None,
-    )
+    file = Path(records_file).expanduser() if records_file else None
+    settings = Settings(parse_bytes(budget, "--budget"), tokens, records, file)
+    found = run(domain, settings, rung=rung, only=recipes)
     print(render(found, TERMINAL))
     for path in write_report(found):
         print(paths.shown(path))

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from pathlib import Path
 
 from shared import paths
-from shared.card.tables import table
+from shared.card.tables import shown, table
+from shared.evaluate.statistics import Paired
 from shared.manifest import Measurement
 from shared.tune.run import Tried, Tuning
+from shared.tune.tasks import SHOWN
 from shared.units import number
 
 COLUMNS = {
@@ -17,19 +20,20 @@ COLUMNS = {
     "bits_per_weight": "bits per weight",
     "kl_divergence": "KL divergence",
     "agreement": "agreement",
+    "answer_agreement": "agreement within answers",
     "perplexity_ratio": "perplexity ratio",
     "build_seconds": "build",
     "peak_rss": "peak memory",
     "cpu_decode_tokens_per_second": "CPU decode",
 }
-WEBGPU = Measurement.missing("software adapter")
+WEBGPU = "WebGPU decode speed: not measured: tune opens no browser; `./inv bench` does."
 
 
 def rows(tuning: Tuning) -> list[list[str]]:
     """One row a recipe that was built, the best KL divergence first; `*` marks the chosen one and
     `+` those that no other beats in both bytes and KL divergence."""
     built = [t for t in tuning.tried if t.measured]
-    built.sort(key=lambda t: t.value("kl_divergence") if "kl_divergence" in t.measured else 1e9)
+    built.sort(key=lambda t: t.value("kl_divergence") if t.is_open else math.inf)
     front = pareto(built)
     return [
         [_name(t, t is tuning.chosen, t in front), *(_cell(t, column) for column in COLUMNS)]
@@ -56,7 +60,7 @@ def _cell(tried: Tried, column: str) -> str:
 
 def pareto(tried: list[Tried]) -> list[Tried]:
     """Those that no other one beats in both bytes and KL divergence."""
-    measured = [t for t in tried if "kl_divergence" in t.measured]
+    measured = [t for t in tried if t.is_open]
     return [
         t
         for t in measured
@@ -73,17 +77,45 @@ def render(tuning: Tuning, style: str = "github") -> str:
     """The table, what could not be made, and the choice."""
     lines = [table(["recipe", *COLUMNS.values()], rows(tuning), style), ""]
     lines.append("`*` chosen, `+` not beaten in both bytes and KL divergence.")
-    tokens = next((m.n for t in tuning.tried if (m := t.measured.get("kl_divergence"))), 0)
-    lines.append(
-        f"Measured on {tokens:,} tokens of {tuning.records} held-out records; standard errors are "
-        f"those of a sample of records. WebGPU decode speed: not measured: {WEBGPU.reason}."
-    )
-    lines += ["", f"Chosen: {tuning.why}."]
+    first = next((t.measured["kl_divergence"] for t in tuning.tried if t.is_open), None)
+    if first:
+        lines.append(
+            f"Over {first.n:,} tokens; {first.how}. Behind ± stand standard errors, with records as "
+            f"the sample. {WEBGPU}"
+        )
+    lines += ["", f"Chosen: {tuning.why}.", *_tasks(tuning, style)]
     failed = [t for t in tuning.tried if t.error]
     if failed:
         lines += ["", "Could not be made to work:", ""]
         lines += [f"- {t.recipe.name} ({t.recipe.why}): {t.error}" for t in failed]
     return "\n".join(lines)
+
+
+def _tasks(tuning: Tuning, style: str) -> list[str]:
+    """The table of those that answered records, each held against the one of lowest divergence."""
+    asked = [t for t in tuning.tried if t.tasks]
+    if not asked:
+        return []
+    asked.sort(key=lambda t: t.value("kl_divergence"))
+    first, table_rows = asked[0], []
+    for t in asked:
+        assert t.tasks and first.tasks
+        cells = [shown(t.tasks.measured[name]) for name in SHOWN]
+        pair = "" if t is first else _pair(t.tasks.against(first.tasks))
+        table_rows.append([t.recipe.name, *cells, pair])
+    count = len(first.tasks.verdicts) if first.tasks else 0
+    head = ["recipe", "valid JSON", "satisfies the schema", "field score"]
+    return [
+        "",
+        f"Answers to {count} records, with 95 % intervals:",
+        "",
+        table([*head, f"field score less {first.recipe.name}'s"], table_rows, style),
+    ]
+
+
+def _pair(found: Paired) -> str:
+    low, high = 100 * found.low, 100 * found.high
+    return f"{100 * found.difference:+.1f} points ({low:+.1f} to {high:+.1f}): {found.word}"
 
 
 def write(tuning: Tuning) -> list[Path]:
@@ -112,7 +144,7 @@ def as_json(tuning: Tuning) -> dict[str, object]:
         "domain": tuning.domain.name,
         "rung": tuning.rung,
         "budget_bytes": tuning.budget,
-        "records": tuning.records,
+        "origin": tuning.origin,
         "chosen": tuning.chosen.recipe.name if tuning.chosen else None,
         "why": tuning.why,
         "recipes": {
@@ -120,11 +152,16 @@ def as_json(tuning: Tuning) -> dict[str, object]:
                 "why": t.recipe.why,
                 "error": t.error or None,
                 "over_budget": t.over_budget,
-                "measured": {k: m.model_dump(exclude_none=True) for k, m in t.measured.items()},
+                "measured": _dumped(t.measured),
+                "tasks": _dumped(t.tasks.measured) if t.tasks else None,
             }
             for t in tuning.tried
         },
     }
+
+
+def _dumped(found: dict[str, Measurement]) -> dict[str, object]:
+    return {name: m.model_dump(exclude_none=True) for name, m in found.items()}
 
 
 def draw(tuning: Tuning, file: Path) -> None:
@@ -134,7 +171,7 @@ def draw(tuning: Tuning, file: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    measured = [t for t in tuning.tried if "kl_divergence" in t.measured]
+    measured = [t for t in tuning.tried if t.is_open]
     figure, axes = pyplot.subplots(figsize=(9, 5.5), layout="constrained")
     front = sorted(pareto(measured), key=lambda t: t.value("bits_per_weight"))
     axes.plot(*_points(front), color="0.75", zorder=1)

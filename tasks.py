@@ -251,6 +251,7 @@ def bench_all(c: Context, rung: str = "", force: bool = False) -> None:
         "tokens": "held-out tokens that each build and its parent are compared on",
         "records": "let the best three answer so many held-out records, and compare their scores",
         "records_file": "measure on the records of this JSONL file instead of the domain's own",
+        "document": "renew this rung's table in a Markdown file, like docs/recipes.md",
         "write": "put the chosen recipe into the domain's olive.json",
     }
 )
@@ -264,6 +265,7 @@ def tune(
     tokens: int = 4096,
     records: int = 0,
     records_file: str = "",
+    document: str = "",
     write: bool = False,
 ) -> None:
     """Build a domain's model by every recipe, measure each against its parent, choose the best.
@@ -274,7 +276,7 @@ def tune(
     goes on. Table, plot and figures go to build/reports/; docs/recipes.md explains the recipes.
     """
     from shared.report import TERMINAL
-    from shared.tune.report import render
+    from shared.tune.report import put_into, render
     from shared.tune.report import write as write_report
     from shared.tune.run import Settings, write_choice
     from shared.tune.run import tune as run
@@ -286,6 +288,8 @@ def tune(
     print(render(found, TERMINAL))
     for path in write_report(found):
         print(paths.shown(path))
+    if document:
+        put_into(Path(document).expanduser(), found)
     if write:
         write_choice(found)
 

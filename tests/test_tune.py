@@ -19,7 +19,7 @@ from shared.manifest import Measurement
 from shared.olive.calibration import wants_calibration
 from shared.tune.measure import weight_bits
 from shared.tune.recipes import TuneRecipe, load_recipes
-from shared.tune.report import pareto, render, write
+from shared.tune.report import pareto, put_into, render, write
 from shared.tune.run import Settings, Tried, Tuning, choose, tune, write_choice
 from shared.tune.tasks import TaskScore
 
@@ -132,6 +132,18 @@ class TestTheReport:
         told = json.loads(data.read_text())
         assert told["chosen"] == "b" and told["recipes"]["bad"]["error"] == "Olive says no"
         assert plot.read_bytes().startswith(b"\x89PNG")
+
+    def test_renews_its_block_of_a_document_and_nothing_else(
+        self, tuning: Tuning, tmp_path: Path
+    ) -> None:
+        document = tmp_path / "doc.md"
+        document.write_text("# A\n<!-- tuned: legal embedded -->\nold\n<!-- end -->\nafter\n")
+        put_into(document, tuning)
+        text = document.read_text()
+        assert text.startswith("# A\n") and text.endswith("<!-- end -->\nafter\n")
+        assert "| b*+" in text and "old" not in text
+        with pytest.raises(UserError, match="has no block <!-- tuned: legal other -->"):
+            put_into(document, dataclasses.replace(tuning, rung="other"))
 
 
 def test_the_choice_can_be_written_into_the_domain(root: Path) -> None:

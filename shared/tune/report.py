@@ -9,6 +9,7 @@ from pathlib import Path
 
 from shared import paths
 from shared.card.tables import shown, table
+from shared.errors import UserError
 from shared.evaluate.statistics import Paired
 from shared.manifest import Measurement
 from shared.tune.run import Tried, Tuning
@@ -26,6 +27,7 @@ COLUMNS = {
     "peak_rss": "peak memory",
     "cpu_decode_tokens_per_second": "CPU decode",
 }
+END = "<!-- end -->"
 WEBGPU = "WebGPU decode speed: not measured: tune opens no browser; `./inv bench` does."
 
 
@@ -136,6 +138,20 @@ def write(tuning: Tuning) -> list[Path]:
     data.write_text(json.dumps(as_json(tuning), indent=2) + "\n", encoding="utf-8")
     draw(tuning, plot)
     return [markdown, sheet, data, plot]
+
+
+def put_into(document: Path, tuning: Tuning) -> None:
+    """Renew the document's block of this rung; UserError where it has none.
+
+    The block lies between `<!-- tuned: <domain> <rung> -->` and `<!-- end -->`.
+    """
+    name = f"<!-- tuned: {tuning.domain.name} {tuning.rung} -->"
+    text = document.read_text(encoding="utf-8") if document.is_file() else ""
+    before, mark, rest = text.partition(name)
+    _, end, after = rest.partition(END)
+    if not mark or not end:
+        raise UserError(f"--document: {paths.shown(document)} has no block {name} … {END}")
+    document.write_text(f"{before}{mark}\n{render(tuning)}\n{end}{after}", encoding="utf-8")
 
 
 def as_json(tuning: Tuning) -> dict[str, object]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -115,13 +115,6 @@ def chat_tokens(tokenizer: Any, prompt: str, record: Record) -> list[int]:
     ]
     text = tokenizer.apply_chat_template(messages, tokenize=False)
     return list(tokenizer.encode(text, add_special_tokens=False))[:MAX_TOKENS]
-
-
-def common_start(texts: Sequence[list[int]]) -> int:
-    """How many tokens all texts begin with alike."""
-    shortest = min(map(len, texts))
-    differs = (i for i in range(shortest) if len({ids[i] for ids in texts}) > 1)
-    return next(differs, 0 if len(texts) == 1 else shortest - 2)
 
 
 def _tokenise(source: Source, domain: Domain, records: Iterable[Record], work: Path) -> Produced:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from shared.olive.calibration import common_start
 from shared.olive.gptq import (
     SHRINK,
     Format,
@@ -33,29 +31,6 @@ from shared.olive.quantized import Blocks
 
 Write = Callable[[str, Blocks], None]
 FormatOf = Callable[[str], Format]
-
-
-@dataclass
-class Seen:
-    """What the next layer is given for each text: hidden states [1, tokens, width], and the rest.
-
-    Positions before `starts` do not count: the prompt that all texts begin with counts once.
-    """
-
-    hidden: list[torch.Tensor]
-    arguments: list[dict[str, Any]]
-    starts: list[int]
-
-    def each(self) -> Iterator[tuple[torch.Tensor, dict[str, Any], int]]:
-        """Text by text."""
-        return zip(self.hidden, self.arguments, self.starts[: len(self.hidden)], strict=True)
-
-
-def counted_from(texts: list[list[int]]) -> list[int]:
-    """The first position of each text that counts: what all begin with counts in the first only."""
-    if len(texts) < 2:
-        return [0] * len(texts)
-    return [0] + [common_start(texts)] * (len(texts) - 1)
 
 
 class _Stop(Exception):
@@ -80,25 +55,25 @@ def quantize_decoder(
     """
     with one_thread():
         hidden, arguments = _first_inputs(model, texts) if texts and feedback else ([], [])
-        seen = Seen(hidden, arguments, counted_from(texts))
-        _layers(model, seen, form, write, step, shrink)
-        _head(model, seen, form, write, step, shrink)
+        hidden = _layers(model, hidden, arguments, form, write, step, shrink)
+        _head(model, hidden, form, write, step, shrink)
 
 
 def _layers(
     model: Any,
-    given: Seen,
+    hidden: list[torch.Tensor],
+    arguments: list[dict[str, Any]],
     form: FormatOf,
     write: Write,
     step: Callable[[str], None],
     shrink: tuple[float, ...],
-) -> None:
-    """Quantise the layers in turn; `given` ends as what the last one passes on."""
+) -> list[torch.Tensor]:
+    """Quantise the layers in turn; what the last one passes on."""
     base = model.model
     for number, layer in enumerate(base.layers):
         layer.to(torch.float32)
         linears = {n: m for n, m in layer.named_modules() if isinstance(m, nn.Linear)}
-        inputs = _seen_inputs(layer, linears, given)
+        inputs = _seen_inputs(layer, linears, hidden, arguments)
         for name, module in linears.items():
             full = f"model.layers.{number}.{name}"
             step(full)
@@ -109,13 +84,14 @@ def _layers(
         with ThreadPoolExecutor(
             threads(), initializer=torch.set_num_threads, initargs=(1,)
         ) as pool:
-            given.hidden = list(pool.map(partial(_forward, layer), given.hidden, given.arguments))
+            hidden = list(pool.map(partial(_forward, layer), hidden, arguments))
         layer.to("meta")
+    return hidden
 
 
 def _head(
     model: Any,
-    given: Seen,
+    hidden: list[torch.Tensor],
     form: FormatOf,
     write: Write,
     step: Callable[[str], None],
@@ -124,8 +100,8 @@ def _head(
     base, hessian = model.model, None
     norm = base.norm.to(torch.float32)
     with torch.inference_mode():
-        for x, _, start in given.each():
-            hessian = _add(hessian, norm(x[:, start:]))
+        for x in hidden:
+            hessian = _add(hessian, norm(x))
     inputs = None if hessian is None else inputs_of(hessian)
     table, head = base.embed_tokens.weight, model.lm_head.weight
     step("lm_head")
@@ -181,20 +157,21 @@ def _forward(layer: nn.Module, hidden: torch.Tensor, arguments: dict[str, Any]) 
 def _seen_inputs(
     layer: nn.Module,
     linears: dict[str, nn.Linear],
-    given: Seen,
+    hidden: list[torch.Tensor],
+    arguments: list[dict[str, Any]],
 ) -> dict[str, Inputs]:
     """What each linear layer's inputs were like; those that share their input share the result."""
     sums: dict[str, torch.Tensor] = {}
     shared: dict[str, str] = {}
     with _watched(linears) as seen:
-        for x, arguments, start in given.each():
+        for x, given in zip(hidden, arguments, strict=True):
             seen.clear()
-            _forward(layer, x, arguments)
+            _forward(layer, x, given)
             first: dict[tuple[int, torch.Size], str] = {}
             for name, value in seen.items():
                 shared[name] = first.setdefault((value.data_ptr(), value.shape), name)
                 if shared[name] == name:
-                    sums[name] = _add(sums.get(name), value[:, start:])
+                    sums[name] = _add(sums.get(name), value)
     results = {name: inputs_of(sums.pop(name)) for name in list(sums)}
     return {name: results[owner] for name, owner in shared.items()}
 

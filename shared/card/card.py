@@ -15,6 +15,7 @@ from jinja2.sandbox import SandboxedEnvironment
 from shared import paths
 from shared.card import tables
 from shared.card.fidelity import fidelity_section
+from shared.card.recipe import comparison, recipe_words
 from shared.card.usage import usage_js, usage_python
 from shared.chain import Walk
 from shared.errors import UserError
@@ -146,11 +147,13 @@ def _provenance(walked: Walk, release: Release) -> str:
         ("path taken", f"{release.rung}: {release.why}"),
         ("weights", f"SHA-256 of all `{build.inputs['weights'][:16]}…`"),
         ("parameters", tables.shown(release.measurements.get("source.parameters"))),
+        ("recipe", recipe_words(build)),
         ("build", f"{build.wall_seconds:.1f} s, peak memory {build.peak_rss_bytes / 1e9:.2f} GB"),
         ("tools", tools),
         ("training details", "not provided"),
     ]
-    return tables.table(("what", "which"), rows)
+    other = comparison(release.domain, release.rung, build)
+    return f"{tables.table(('what', 'which'), rows)}\n\n{other}"
 
 
 def _front_matter(walked: Walk, release: Release) -> str:

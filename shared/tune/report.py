@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 
 from shared import paths
+from shared.card.recipe import report_file
 from shared.card.tables import shown, table
 from shared.errors import UserError
 from shared.evaluate.statistics import Paired
@@ -122,12 +123,9 @@ def _pair(found: Paired) -> str:
 
 def write(tuning: Tuning) -> list[Path]:
     """Markdown, CSV, JSON and the plot under build/reports/."""
-    folder = paths.build() / "reports"
-    folder.mkdir(parents=True, exist_ok=True)
-    stem = folder / f"tune-{tuning.domain.name}-{tuning.rung}"
-    markdown, sheet, data, plot = (
-        Path(f"{stem}{suffix}") for suffix in (".md", ".csv", ".json", ".png")
-    )
+    data = report_file(tuning.domain.name, tuning.rung)
+    markdown, sheet, plot = (data.with_suffix(end) for end in (".md", ".csv", ".png"))
+    data.parent.mkdir(parents=True, exist_ok=True)
     markdown.write_text(render(tuning) + "\n", encoding="utf-8")
     with sheet.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -159,6 +157,7 @@ def as_json(tuning: Tuning) -> dict[str, object]:
     return {
         "domain": tuning.domain.name,
         "rung": tuning.rung,
+        "weights": tuning.weights,
         "budget_bytes": tuning.budget,
         "origin": tuning.origin,
         "chosen": tuning.chosen.recipe.name if tuning.chosen else None,
@@ -167,6 +166,7 @@ def as_json(tuning: Tuning) -> dict[str, object]:
             t.recipe.name: {
                 "why": t.recipe.why,
                 "error": t.error or None,
+                "build": t.build_key or None,
                 "over_budget": t.over_budget,
                 "measured": _dumped(t.measured),
                 "tasks": _dumped(t.tasks.measured) if t.tasks else None,

@@ -23,7 +23,7 @@ from shared.olive.build import build_stage
 from shared.olive.calibration import chat_tokens
 from shared.olive.package import package_stage
 from shared.progress import say
-from shared.source import Source, source_stage
+from shared.source import Source, source_stage, weights_hash
 from shared.stage import Done
 from shared.tune.measure import decode_speeds, weight_bits
 from shared.tune.recipes import TuneRecipe, load_recipes
@@ -53,6 +53,7 @@ class Tried:
     measured: dict[str, Measurement] = field(default_factory=dict)
     package: Done | None = None
     error: str = ""
+    build_key: str = ""
     over_budget: bool = False
     tasks: TaskScore | None = None
 
@@ -77,6 +78,7 @@ class Tuning:
     tried: list[Tried]
     chosen: Tried | None
     why: str
+    weights: str = ""
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,7 @@ class _Bench:
         build = build_stage(changed, rung, self.source, measured=self.records)
         tried.package = package_stage(self.source, build)
         manifest = build.manifest
+        tried.build_key = manifest.key
         tried.measured = {
             "bytes": manifest.measurements["q4f16_bytes"],
             "bits_per_weight": _bits_per_weight(tried.package.folder / GRAPH, self.source),
@@ -156,7 +159,10 @@ def tune(name: str, settings: Settings, *, rung: str = "", only: str = "") -> Tu
             say(f"{t.recipe.name}: {len(asked)} answers")
             assert t.package
             t.tasks = task_score(bench.domain, t.package, asked)
-    return Tuning(bench.domain, bench.rung, settings.budget, bench.origin, tried, best, why)
+    weights = weights_hash(bench.source.folder)
+    return Tuning(
+        bench.domain, bench.rung, settings.budget, bench.origin, tried, best, why, weights
+    )
 
 
 def _loss(tried: Tried) -> float:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import fnmatch
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from olive.passes.pass_config import BasePassConfig, PassConfigParam
 
 from shared.errors import RungFailed
 from shared.olive.gptq import SHRINK, Format
+from shared.olive.graph import build_graph
 from shared.olive.layerwise import ShardWriter, quantize_decoder
 from shared.olive.weights import INDEX, load_weights
 from shared.olive.workflow import failures
@@ -66,6 +68,7 @@ class CalibratedQuant(Pass):
         folder = Path(model.model_name_or_path)
         out.mkdir(parents=True, exist_ok=True)
         texts = read_tokens(config.calibration) if config.feedback else []
+        build_graph(folder, "f16")  # what has no graph should fail now, not after an hour's work
         loaded = _load(folder)
         shards, used = ShardWriter(out), dict[str, Format]()
 
@@ -73,7 +76,10 @@ class CalibratedQuant(Pass):
             used[name] = _format(config, name)
             return used[name]
 
-        modules = sum(isinstance(m, torch.nn.Linear) for m in loaded.modules()) + (
+        def asked(name: str) -> Format:
+            return _format(config, name)
+
+        modules = _refuse_odd_rows(loaded, asked) + (
             loaded.lm_head.weight.data_ptr() != loaded.model.embed_tokens.weight.data_ptr()
         )
         shrink = SHRINK if config.search else (1.0,)
@@ -108,6 +114,18 @@ def _load(folder: Path) -> Any:
         folder, dtype="auto", local_files_only=True, trust_remote_code=False
     )
     return model.eval().requires_grad_(False)
+
+
+def _refuse_odd_rows(model: Any, form: Callable[[str], Format]) -> int:
+    """How many linear layers there are; RungFailed where one's rows hold no whole blocks."""
+    linears = {n: m for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
+    for name, module in linears.items():
+        size = form(name).block_size
+        if module.in_features % size:
+            raise RungFailed(
+                f"olive.json: {name}: row length {module.in_features} is not a multiple of {size}"
+            )
+    return len(linears)
 
 
 def _format(config: Any, name: str) -> Format:

@@ -2,8 +2,8 @@
 
 q4f16 (4-bit weights, fp16 activations) is what adapters with shader-f16 load; q4 (fp32 activations)
 is for those without. They share their 4-bit codes, which are computed once. The result depends on
-the weights' bytes, on the workflow and on the calibration text where there is some; domains in which all of
-these are alike share it.
+the weights' bytes, on the workflow and, where it has some, on the calibration text; domains in which
+all of these are alike share it.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from shared.commands import DOMAIN, RECORDS, RUNGS, SYSTEMS, chain_options, comm
 from shared.environment import set_variables
 from shared.errors import UserError
 from shared.evaluate.tasks import check, compare, fidelity, show  # noqa: F401 - taken in
+from shared.tune.tasks import tune  # noqa: F401 - taken in
 from shared.webgpu_bench.tasks import bench, bench_all, preflight, serve  # noqa: F401 - taken in
 
 set_variables()

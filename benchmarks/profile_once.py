@@ -17,11 +17,13 @@ def main(model: str, out: str, block_size: str) -> None:
     started = time.monotonic()
     import shared.olive.streaming_pass  # noqa: F401 (timed apart from the work)
     from shared.domain import domain_names, load_domain
+    from shared.olive.config import builder_pass
     from shared.olive.workflow import run_workflow
 
     parts = {"import torch, Olive, Mobius": time.monotonic() - started}
     workflow = load_domain(domain_names()[0]).olive
-    workflow["passes"]["int4"]["int4_block_size"] = int(block_size)
+    name, builder = builder_pass(workflow)
+    workflow["passes"] = {name: builder | {"int4_block_size": int(block_size)}}
     profile = cProfile.Profile()
     started = time.monotonic()
     profile.runcall(run_workflow, workflow, Path(model), Path(out), both=True)

@@ -32,6 +32,7 @@ from shared.olive.config import check_olive_config
 from shared.strict import loads_strictly, nearest, read_json, read_text, read_toml
 from shared.units import parse_bytes
 
+OPTIONAL_FILES = ("calibration.jsonl",)
 FILES = ("olive.json", "fallback.toml", "card.md", "prompt.md", "schema.json", "eval.jsonl")
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,40}")
 
@@ -249,8 +250,12 @@ def load_domain(name: str) -> Domain:
         prompt=read_text(folder / "prompt.md").strip().replace("{domain}", name),
         schema=schema,
         records=read_records(folder / "eval.jsonl", schema),
-        hashes={file: sha256_file(folder / file) for file in FILES},
+        hashes={file: sha256_file(folder / file) for file in (*FILES, *_present(folder))},
     )
+
+
+def _present(folder: Path) -> list[str]:
+    return [file for file in OPTIONAL_FILES if (folder / file).is_file()]
 
 
 def read_records(path: Path, schema: dict[str, Any]) -> tuple[Record, ...]:

@@ -17,6 +17,7 @@ from pydantic import Field, ValidationError
 
 from shared import paths
 from shared.card.code import code_hash
+from shared.card.recipe import recipe_facts
 from shared.chain import Walk
 from shared.errors import UserError
 from shared.folders import swap_in
@@ -201,7 +202,9 @@ def _describe(walked: Walk, key: str) -> Release:
         card_code=code_hash(),
         example=_example(walked),
         measurements=flatten(manifests) | _costs(manifests),
-        facts={stage: m.facts for stage, m in manifests.items()} | _devices(walked.package),
+        facts={stage: m.facts for stage, m in manifests.items()}
+        | _devices(walked.package)
+        | {"recipe": recipe_facts(walked.domain.name, rung.name, manifests["build"])},
         gates=walked.gates,
         attempts=walked.attempts,
         files={},

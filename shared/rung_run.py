@@ -207,7 +207,13 @@ class RungRun:
         keep = paths.models(self.domain.name) / "onnx" if self.options.keep_onnx else None
         force = self.options.force
         return build_stage(
-            self.domain, self.rung, self._source, self.recipe, keep_onnx=keep, force=force
+            self.domain,
+            self.rung,
+            self._source,
+            self.recipe,
+            keep_onnx=keep,
+            measured=self.selection.records,
+            force=force,
         )
 
     @property

@@ -115,6 +115,13 @@ def synthetic(domain: str, **changes: Any) -> Release:
                 "advice": "Decode freely.",
                 "exceptions": [{"system": "base", "id": "r7", "cause": "cut off after 160 tokens"}],
             },
+            "recipe": {
+                "words": "CalibratedQuant (bits 4, group_size 32, sym true) → ModelBuilder",
+                "others": {
+                    "rows": [["rounded", *"abcde"], ["calibrated, this release", *"fghij"]],
+                    "why": "_nearest_",
+                },
+            },
             "fidelity": {
                 "tokens": 1000,
                 "records": 12,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -111,6 +112,13 @@ def test_broken_json_beside_the_weights_ends_the_rung_not_the_chain(
 
 class TestSharing:
     def test_two_domains_with_the_same_bytes_build_once(self, root: Path, tiny: Tiny) -> None:
+        """Where nothing of the domain goes into the weights: no calibration."""
+        olive = root / "domains" / "legal" / "olive.json"
+        workflow = json.loads(olive.read_text())
+        del workflow["passes"]["calibrated"]
+        olive.write_text(json.dumps(workflow))
+        toml = olive.with_name("fallback.toml")
+        toml.write_text(toml.read_text().replace('"passes.calibrated.group_size" = 128, ', ""))
         shutil.copytree(root / "domains" / "legal", root / "domains" / "tax")
         give(root, "merged", tiny("qwen2"))
         shutil.copytree(root / "models" / "legal", root / "models" / "tax")
@@ -118,6 +126,17 @@ class TestSharing:
         second = walk(load_domain("tax"), BUILD_ONLY)
         assert not first.done["build"].reused
         assert second.done["build"].reused and second.done["package"].reused
+
+    def test_two_domains_that_calibrate_with_prompts_of_their_own_do_not(
+        self, root: Path, tiny: Tiny
+    ) -> None:
+        shutil.copytree(root / "domains" / "legal", root / "domains" / "tax")
+        give(root, "merged", tiny("qwen2"))
+        shutil.copytree(root / "models" / "legal", root / "models" / "tax")
+        first = walk(load_domain("legal"), BUILD_ONLY)
+        assert not walk(load_domain("tax"), BUILD_ONLY).done["build"].reused
+        assert walk(load_domain("legal"), BUILD_ONLY).done["build"].reused
+        assert "calibration" in first.done["build"].manifest.inputs
 
     def test_the_second_run_does_nothing(self, root: Path, tiny: Tiny) -> None:
         give(root, "merged", tiny("qwen2"))

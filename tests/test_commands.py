@@ -37,7 +37,7 @@ def invoke(
 COMMANDS = [
     *("release", "release-all", "build", "check", "bench", "bench-all", "bench-build", "card"),
     *("bench-scaling", "publish", "publish-collection", "verify", "domains", "status", "doctor"),
-    *("serve", "clean", "test", "lint", "preflight", "fidelity", "compare", "show"),
+    *("serve", "clean", "test", "lint", "preflight", "fidelity", "compare", "show", "tune"),
 ]
 
 

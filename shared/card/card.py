@@ -12,6 +12,7 @@ from shared.card import tables
 from shared.card.fidelity import fidelity_section
 from shared.card.front_matter import front_matter
 from shared.card.quality import quality_note, quality_tables
+from shared.card.recipe import comparison
 from shared.card.tables import fenced, words
 from shared.card.template import fill_in
 from shared.card.usage import usage_js, usage_js_constrained, usage_python, usage_verify
@@ -136,6 +137,7 @@ def _files_table(release: Release) -> str:
 
 def _provenance(release: Release) -> str:
     m, source = release.measurements, release.source_files
+    recipe = release.facts.get("recipe", {})
     tools = ", ".join(f"{name} {version}" for name, version in sorted(release.tools.items()))
     weights = ["config.json", *sorted(n for n in source if n.endswith(".safetensors"))]
     digest = sha256_json([source.get(name) for name in weights])
@@ -143,7 +145,7 @@ def _provenance(release: Release) -> str:
     state = {True: "", False: ", with changes not committed", None: ""}[release.git_clean]
     rows = [
         ("path taken", f"{release.rung}: {release.why}"),
-        ("recipe", release.recipe),
+        ("recipe", f"{release.recipe}: {recipe.get('words', 'not told')}"),
         ("weights", f"SHA-256 of all `{digest[:16]}…`"),
         ("parameters", tables.shown(m.get("source.parameters"))),
         ("build", f"{cost[0]}, peak memory {cost[1]}"),
@@ -151,7 +153,8 @@ def _provenance(release: Release) -> str:
         ("tools", tools),
         *_training(release),
     ]
-    return tables.table(("what", "which"), rows)
+    others = comparison(release.domain, recipe.get("others"))
+    return f"{tables.table(('what', 'which'), rows)}\n\n{others}"
 
 
 def _training(release: Release) -> list[tuple[str, str]]:

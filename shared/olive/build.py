@@ -2,17 +2,20 @@
 
 q4f16 (4-bit weights, fp16 activations) is what adapters with shader-f16 load; q4 (fp32 activations)
 is for those without. They share their 4-bit codes, which are computed once. The result depends on
-the weights' bytes and on the workflow, not on the domain: domains with the same model share it.
+the weights' bytes, on the workflow and, where it has some, on the calibration text; domains in which
+all of these are alike share it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from shared.domain import Domain, Recipe, Rung
+from shared.domain import Domain, Recipe, Record, Rung
 from shared.errors import RungFailed
 from shared.manifest import Measurement, tool_versions
+from shared.olive.calibration import TOKENS, bound, calibration_stage, wants_calibration
 from shared.olive.config import with_overrides
 from shared.progress import say
 from shared.source import Source, weights_hash
@@ -31,17 +34,24 @@ def build_stage(
     recipe: Recipe = "olive",
     *,
     keep_onnx: Path | None = None,
+    measured: Iterable[Record] = (),
     force: bool = False,
 ) -> Done:
     """Build all DTYPES: `model_<dtype>.onnx`, their external data, genai_config.json, logs.
 
     `keep_onnx`: where the full-precision ONNX goes, for the recipe that makes one ("optimum").
+    `measured`: records that this run measures besides the domain's own; none may calibrate.
     """
     where = f"domains/{domain.name}/fallback.toml: rung {rung.name}"
     workflow = with_overrides(domain.olive, rung.olive, where)
     weights = {"weights": weights_hash(source.folder)}
     if recipe == "optimum":
         return _optimum_stage(source.folder, weights, _block_size(workflow), keep_onnx, force)
+    tokens = None
+    if wants_calibration(workflow):
+        calibration = calibration_stage(domain, source, measured)
+        weights["calibration"] = calibration.manifest.key
+        tokens = calibration.folder / TOKENS
     plan = Plan(
         "build",
         inputs=weights,
@@ -49,7 +59,8 @@ def build_stage(
         tools=tool_versions(*TOOLS),
         code=2,
     )
-    return run_stage(plan, lambda work: _build(workflow, source.folder, work), force=force)
+    ready = bound(workflow, tokens) if tokens else workflow
+    return run_stage(plan, lambda work: _build(ready, source.folder, work), force=force)
 
 
 def _build(workflow: dict[str, Any], folder: Path, work: Path) -> Produced:

@@ -31,6 +31,12 @@ CODE_KEYS = (
 )
 """Where Olive would take Python or a program from a place that the workflow names."""
 
+OWN_PASSES = {"CalibratedQuant": "shared.olive.calibrated_pass.CalibratedQuant"}
+"""Passes of ours that olive.json may name beside Olive's."""
+
+LIKE_OWN = "Rtn"
+"""The pass of Olive's whose entry in its list ours get: any device, 4 and 8 bits."""
+
 PASS_WRAPPER_KEYS = ["type", "config", "host", "evaluator"]
 
 
@@ -63,6 +69,14 @@ def with_overrides(config: dict[str, Any], overrides: dict[str, Any], where: str
             target = target[part]
         target[last] = value
     return check_olive_config(changed, Path(where))
+
+
+def builder_pass(workflow: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Name and settings of the pass that writes the ONNX file, the last of its type."""
+    found = [(k, v) for k, v in workflow["passes"].items() if v["type"] == OLIVE_PASS]
+    if not found:
+        raise UserError(f"olive.json: passes: no pass of type {OLIVE_PASS}")
+    return found[-1]
 
 
 def _check_pass(settings: Any, passes: PassSchema, where: str, key: str) -> None:
@@ -112,7 +126,7 @@ def _olive_schema() -> dict[str, Any]:
         paths.REPOSITORY
         / "build"
         / "olive-schema"
-        / f"{sha256_json(['v1', version])[:8]}-{version}.json"
+        / f"{sha256_json(['v2', version])[:8]}-{version}.json"
     )
     if cache.exists():
         return dict(json.loads(cache.read_text()))
@@ -128,7 +142,9 @@ def _read_from_olive() -> dict[str, Any]:
     from olive.package_config import OlivePackageConfig
     from olive.workflows.run.config import RunConfig, RunEngineConfig
 
-    package = OlivePackageConfig.load_default_config()
+    from shared.olive.workflow import package_config
+
+    package = OlivePackageConfig.model_validate(package_config())
     top = [*RunConfig.model_fields, *RunEngineConfig.model_fields]
     wanted = sorted(package.passes)
     return {"top": sorted(set(top)), "passes": {name: _keys_of(package, name) for name in wanted}}

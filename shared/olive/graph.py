@@ -109,6 +109,10 @@ def _read_config(folder: Path) -> Any:
     if config.model_type not in registry:
         raise RungFailed(f"{where}: model_type: no graph is known for {config.model_type!r}")
     refuse_unsupported(config, where)
+    if hasattr(config, "quantization_config"):  # the codes are put in here, not by Mobius
+        if config.quantization_config.get("tie_word_embeddings"):  # Olive notes it there instead
+            config.tie_word_embeddings = True
+        del config.quantization_config
     return config
 
 

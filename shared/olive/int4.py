@@ -3,7 +3,8 @@
 What Mobius leaves:  Gather(embed, ids) · MatMul(x, Transpose([Concat](weights)))
 What is written:     GatherBlockQuantized · MatMulNBits, the tied embedding's bytes stored once.
 Hugging Face linear weights are [out, in] = [N, K], which is MatMulNBits's own order: nothing is
-transposed. All other weights are stored in the graph's float type.
+transposed. All other weights are stored in the graph's float type. What an Olive pass has quantised
+already (`shared.olive.quantized`) is written as it is, each module with its own bits and blocks.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from shared.errors import RungFailed
 from shared.olive.blockwise import quantize
 from shared.olive.external_data import ExternalDataWriter, TensorSink
 from shared.olive.graph import BareGraph, StateDict
+from shared.olive.quantized import Blocks, Checkpoint, Layout, is_ticket
 from shared.olive.weights import forget_pages
 
 TORCH_TYPES = {onnx.TensorProto.FLOAT: torch.float32, onnx.TensorProto.FLOAT16: torch.float16}
@@ -44,7 +46,7 @@ class Int4Options:
 
 def write_int4(
     graph: BareGraph,
-    weights: StateDict,
+    weights: StateDict | Checkpoint,
     onnx_file: Path,
     options: Int4Options,
     on_weight: Callable[[str], None] = lambda name: None,
@@ -58,7 +60,7 @@ def write_int4(
 
 def write_together(
     graphs: Mapping[Path, BareGraph],
-    weights: StateDict,
+    weights: StateDict | Checkpoint,
     options: Int4Options,
     on_weight: Callable[[str], None] = lambda name: None,
 ) -> list[Path]:
@@ -68,11 +70,13 @@ def write_together(
     and written to every file. The graphs are walked in step; where one had a node more, a weight
     would be quantised again, with the same bytes.
     """
-    quantizer = Quantizer(options.block_size)
+    checkpoint = weights if isinstance(weights, Checkpoint) else None
+    state = weights.state if isinstance(weights, Checkpoint) else weights
+    quantizer = Quantizer(options.block_size, checkpoint)
     with ExitStack() as files:
         data = [files.enter_context(ExternalDataWriter(path)) for path in graphs]
         rewriters = [
-            Rewriter(graph, weights, sink, options)
+            Rewriter(graph, state, sink, options)
             for graph, sink in zip(graphs.values(), data, strict=True)
         ]
         for rewriter in rewriters:
@@ -94,21 +98,33 @@ def quantizable(graph: BareGraph, options: Int4Options) -> int:
 class Quantizer:
     """Quantises, and keeps the last result: the next graph asks for the same weight."""
 
-    def __init__(self, block_size: int) -> None:
+    def __init__(self, block_size: int, checkpoint: Checkpoint | None = None) -> None:
         self.block_size = block_size
-        self._last: tuple[str, torch.Tensor, torch.Tensor] | None = None
+        self._checkpoint = checkpoint
+        self._last: tuple[str, Blocks] | None = None
 
-    def __call__(
-        self, stem: str, weight: Callable[[], torch.Tensor]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """(packed codes, float32 scales) of the weight named `stem`; RungFailed naming it."""
+    def __call__(self, stem: str, weight: Callable[[], torch.Tensor]) -> Blocks:
+        """The codes of the weight named `stem`; RungFailed naming it."""
         if self._last is None or self._last[0] != stem:
             self._last = None  # at no time are two weights' codes held
             try:
-                self._last = (stem, *quantize(weight(), self.block_size))
+                self._last = (stem, self._blocks(weight()))
             except ValueError as error:
                 raise RungFailed(f"{stem}: {error}") from error
-        return self._last[1:]
+        return self._last[1]
+
+    def _blocks(self, weight: torch.Tensor) -> Blocks:
+        if self._checkpoint and is_ticket(weight):
+            return self._checkpoint.blocks(weight)
+        packed, scales = quantize(weight, self.block_size)
+        return Blocks(4, self.block_size, packed, scales)
+
+    def forget(self, weight: torch.Tensor) -> None:
+        """The pages of a weight that was written may go."""
+        if self._checkpoint and is_ticket(weight):
+            self._checkpoint.forget(weight)
+        else:
+            forget_pages(weight)
 
 
 class Rewriter:
@@ -130,6 +146,7 @@ class Rewriter:
         self.constants: dict[str, onnx.NodeProto] = {}
         self.done = {tensor.name for tensor in self.g.initializer}
         self.stems: dict[tuple[int, torch.Size], str] = {}
+        self.layouts: dict[str, Layout] = {}
 
     def steps(self) -> Iterator[None]:
         """One step a node."""
@@ -164,8 +181,9 @@ class Rewriter:
         return quantized and self._constant(node.input[1])
 
     def _is_table_lookup(self, node: onnx.NodeProto) -> bool:
-        quantized = self.options.quantize and self.options.quantize_embedding
-        return quantized and node.op_type == "Gather" and node.input[0] in self.free
+        if node.op_type != "Gather" or node.input[0] not in self.free or not self.options.quantize:
+            return False
+        return self.options.quantize_embedding or is_ticket(self._value(node.input[0]))
 
     def _constant(self, name: str) -> bool:
         return name in self.free or name in self.constants
@@ -188,18 +206,19 @@ class Rewriter:
                 f"{node.name}: expected a transposed weight, found {transpose.op_type}"
             )
         stem = self._quantized(transpose.input[0])
-        rows, blocks, half = self._dims(f"{stem}_q4")
+        layout = self.layouts[stem]
+        inputs = [node.input[0], f"{stem}_q4", f"{stem}_scales"]
         self.g.node.append(
             helper.make_node(
                 "MatMulNBits",
-                [node.input[0], f"{stem}_q4", f"{stem}_scales"],
+                [*inputs, f"{stem}_zeros"] if layout.has_zeros else inputs,
                 list(node.output),
                 name=node.name,
                 domain="com.microsoft",
-                K=blocks * half * 2,
-                N=rows,
-                bits=4,
-                block_size=self.options.block_size,
+                K=layout.columns,
+                N=layout.rows,
+                bits=layout.bits,
+                block_size=layout.block_size,
                 accuracy_level=self.options.accuracy_level,
             )
         )
@@ -207,42 +226,45 @@ class Rewriter:
     def _embedding(self, node: onnx.NodeProto) -> None:
         """Gather(table, ids) → GatherBlockQuantized over the bytes that a tied head also reads."""
         stem = self._quantized(node.input[0])
-        rows, blocks, half = self._dims(f"{stem}_q4")
-        shape = helper.make_tensor(
-            f"{stem}_shape", onnx.TensorProto.INT64, [2], [rows, blocks * half]
-        )
+        layout = self.layouts[stem]
+        table = [layout.rows, layout.columns * layout.bits // 8]
+        shape = helper.make_tensor(f"{stem}_shape", onnx.TensorProto.INT64, [2], table)
         self.g.initializer.append(shape)
         self.g.node.append(
             helper.make_node(
                 "Reshape", [f"{stem}_q4", shape.name], [f"{stem}_2d"], name=f"{node.name}/table"
             )
         )
+        inputs = [f"{stem}_2d", node.input[1], f"{stem}_scales"]
         self.g.node.append(
             helper.make_node(
                 "GatherBlockQuantized",
-                [f"{stem}_2d", node.input[1], f"{stem}_scales"],
+                [*inputs, f"{stem}_zeros"] if layout.has_zeros else inputs,
                 list(node.output),
                 name=node.name,
                 domain="com.microsoft",
-                bits=4,
-                block_size=self.options.block_size,
+                bits=layout.bits,
+                block_size=layout.block_size,
                 gather_axis=0,
                 quantize_axis=1,
             )
         )
 
     def _quantized(self, name: str) -> str:
-        """Quantise and store the weight once; the stem under which its two tensors lie."""
+        """Quantise and store the weight once; the stem under which its tensors lie."""
         stem = self._stem(name)
         if name not in self.constants:  # a folded weight's memory may be another's next time
             stem = self.stems.setdefault(_identity(self._value(name)), stem)
         self.on_weight(stem)
-        if f"{stem}_q4" not in self.done:
-            packed, scales = self.quantizer(stem, lambda: self._value(name))
-            self._store(f"{stem}_q4", packed)
-            self._store(f"{stem}_scales", scales.to(self.float_type))
+        if stem not in self.layouts:
+            blocks = self.quantizer(stem, lambda: self._value(name))
+            self._store(f"{stem}_q4", blocks.packed)
+            self._store(f"{stem}_scales", blocks.scales.to(self.float_type))
+            if blocks.zeros is not None:
+                self._store(f"{stem}_zeros", blocks.zeros)
+            self.layouts[stem] = blocks.layout
             for part in self._parts(name):
-                forget_pages(self.weights[part])
+                self.quantizer.forget(self.weights[part])
         return stem
 
     def _parts(self, name: str) -> list[str]:
@@ -260,9 +282,6 @@ class Rewriter:
         if name not in self.done:
             self.done.add(name)
             self.g.initializer.append(self.data.add(name, tensor))
-
-    def _dims(self, name: str) -> list[int]:
-        return next(list(t.dims) for t in reversed(self.g.initializer) if t.name == name)
 
     def _externalise_large_constants(self) -> None:
         """Rotary caches come inside the bare graph; megabytes belong beside it."""

@@ -17,6 +17,7 @@ from shared.errors import RungFailed
 from shared.olive.external_data import ONNX_TYPES
 from shared.olive.graph import StateDict, build_graph
 from shared.olive.int4 import Int4Options, Quantizer, Rewriter
+from shared.olive.quantized import Blocks
 
 GRAPH_TYPES = {"q4f16": "f16", "q4": "f32"}
 
@@ -51,12 +52,11 @@ class _Shapes:
 class _ShapeQuantizer(Quantizer):
     """The shapes that quantising gives, without arithmetic."""
 
-    def __call__(
-        self, stem: str, weight: Callable[[], torch.Tensor]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def __call__(self, stem: str, weight: Callable[[], torch.Tensor]) -> Blocks:
         rows, columns = weight().shape
         size = self.block_size
         if columns % size:
             raise RungFailed(f"{stem}: row length {columns} is not a multiple of block size {size}")
         packed = torch.empty(rows, columns // size, size // 2, dtype=torch.uint8, device="meta")
-        return packed, torch.empty(rows, columns // size, dtype=torch.float32, device="meta")
+        scales = torch.empty(rows, columns // size, dtype=torch.float32, device="meta")
+        return Blocks(4, size, packed, scales)

@@ -19,7 +19,7 @@ from olive.passes.onnx.model_builder import ModelBuilder
 from shared.errors import RungFailed
 from shared.olive.graph import build_graph
 from shared.olive.int4 import Int4Options, quantizable, write_together
-from shared.olive.weights import load_weights
+from shared.olive.quantized import Checkpoint
 from shared.olive.workflow import failures
 from shared.progress import bar
 
@@ -61,7 +61,7 @@ class StreamingModelBuilder(ModelBuilder):
         graphs = {out / name: build_graph(folder, FLOAT_TYPES[name]) for name in names}
         last = graphs[out / names[-1]]
         with bar(f"quantise {' and '.join(names)}", quantizable(last, options), "weights") as step:
-            write_together(graphs, load_weights(folder), options, step)
+            write_together(graphs, Checkpoint(folder), options, step)
         write_ort_genai_config(last.package, str(out), ep="cpu")
         return ONNXModelHandler(
             model_path=str(out),

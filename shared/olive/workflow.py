@@ -17,7 +17,13 @@ from typing import Any
 
 from shared.errors import RungFailed
 from shared.hashing import sha256_file
-from shared.olive.config import OLIVE_PASS, STREAMING_PASS, STREAMING_PASS_BOTH
+from shared.olive.config import (
+    LIKE_OWN,
+    OLIVE_PASS,
+    OWN_PASSES,
+    STREAMING_PASS,
+    STREAMING_PASS_BOTH,
+)
 
 failures: list[RungFailed] = []
 """What passes of ours raised: Olive's engine swallows it and goes on to end without a model."""
@@ -34,6 +40,8 @@ def package_config(both: bool = False) -> dict[str, Any]:
     OlivePackageConfig._pass_modules.clear()
     config = json.loads(Path(OlivePackageConfig.get_default_config_path()).read_text())
     config["passes"][OLIVE_PASS]["module_path"] = STREAMING_PASS_BOTH if both else STREAMING_PASS
+    for name, module_path in OWN_PASSES.items():
+        config["passes"][name] = config["passes"][LIKE_OWN] | {"module_path": module_path}
     return dict(config)
 
 

@@ -1,0 +1,177 @@
+"""An Olive pass of our own: GPTQ with a scale search in every block, for the tied head as well.
+
+Olive 0.13's Gptq takes each block's scale from its largest value and leaves the embedding alone. This
+one (`shared.olive.gptq`) searches the scale by what an error costs, and quantises the tied table for
+its use as the head. It writes the folder that Olive's own passes write (`quant_method` "olive"), so
+that the same builder, and Olive's own modules, read it.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from olive.hardware.accelerator import AcceleratorSpec
+from olive.model import HfModelHandler
+from olive.passes import Pass
+from olive.passes.pass_config import BasePassConfig, PassConfigParam
+
+from shared.errors import RungFailed
+from shared.olive.gptq import SHRINK, Format
+from shared.olive.graph import build_graph
+from shared.olive.layerwise import ShardWriter, quantize_decoder
+from shared.olive.weights import INDEX, load_weights
+from shared.olive.workflow import failures
+from shared.progress import bar
+from shared.strict import read_json
+
+KEPT_FILES = ("*.json", "*.jinja", "*.txt", "LICENSE", "*.model")
+
+
+class CalibratedQuant(Pass):
+    """4- and 8-bit weights by GPTQ and a scale search, calibrated on the domain's own text."""
+
+    @classmethod
+    def _default_config(cls, accelerator_spec: AcceleratorSpec) -> dict[str, PassConfigParam]:
+        def option(kind: Any, default: Any, words: str) -> PassConfigParam:
+            return PassConfigParam(type_=kind, default_value=default, description=words)
+
+        return {
+            "bits": option(int, 4, "4 or 8"),
+            "group_size": option(int, 32, "values per block"),
+            "sym": option(bool, True, "no zero points: zero is the middle code"),
+            "search": option(bool, True, "search each block's scale instead of taking its extreme"),
+            "feedback": option(bool, True, "GPTQ: later columns make up for earlier ones' errors"),
+            "calibration": option(
+                str, None, "a JSON file with token ids; domains/<name>/calibration.jsonl, bound"
+            ),
+            "overrides": option(
+                dict, None, "module name, * for any part → {bits, group_size, sym}; the last counts"
+            ),
+        }
+
+    def _run_for_config(
+        self, model: HfModelHandler, config: type[BasePassConfig], output_model_path: str
+    ) -> HfModelHandler:
+        try:
+            return self._quantise(model, config, Path(output_model_path))
+        except RungFailed as error:
+            failures.append(error)
+            raise
+
+    def _quantise(self, model: HfModelHandler, config: Any, out: Path) -> HfModelHandler:
+        folder = Path(model.model_name_or_path)
+        out.mkdir(parents=True, exist_ok=True)
+        texts = read_tokens(config.calibration) if config.feedback else []
+        build_graph(folder, "f16")  # what has no graph should fail now, not after an hour's work
+        loaded = _load(folder)
+        shards, used = ShardWriter(out), dict[str, Format]()
+
+        def form(name: str) -> Format:
+            used[name] = _format(config, name)
+            return used[name]
+
+        def asked(name: str) -> Format:
+            return _format(config, name)
+
+        modules = _refuse_odd_rows(loaded, asked) + (
+            loaded.lm_head.weight.data_ptr() != loaded.model.embed_tokens.weight.data_ptr()
+        )
+        shrink = SHRINK if config.search else (1.0,)
+        try:
+            with bar("calibrate and quantise", modules, "weights") as step:
+                quantize_decoder(
+                    loaded, texts, form, shards.blocks, step, shrink=shrink, feedback=bool(texts)
+                )
+        except ValueError as error:
+            raise RungFailed(f"olive.json: {type(self).__name__}: {error}") from error
+        _finish(folder, out, shards, used, config)
+        return HfModelHandler(str(out), task=model.task)
+
+
+def read_tokens(path: str | None) -> list[list[int]]:
+    """Token ids of the calibration texts; RungFailed where none were bound."""
+    if not path:
+        raise RungFailed("olive.json: calibration: required where feedback is on, but missing")
+    texts = read_json(Path(path))
+    if not isinstance(texts, list) or not texts:
+        raise RungFailed(f"{path}: holds no token ids")
+    return texts
+
+
+def _load(folder: Path) -> Any:
+    """The 16-bit model for calibration, its layers in their own float type."""
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype="auto", local_files_only=True, trust_remote_code=False
+    )
+    return model.eval().requires_grad_(False)
+
+
+def _refuse_odd_rows(model: Any, form: Callable[[str], Format]) -> int:
+    """How many linear layers there are; RungFailed where one's rows hold no whole blocks."""
+    linears = {n: m for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
+    for name, module in linears.items():
+        size = form(name).block_size
+        if module.in_features % size:
+            raise RungFailed(
+                f"olive.json: {name}: row length {module.in_features} is not a multiple of {size}"
+            )
+    return len(linears)
+
+
+def _format(config: Any, name: str) -> Format:
+    settings = {"bits": config.bits, "group_size": config.group_size, "sym": config.sym}
+    for pattern, changes in (config.overrides or {}).items():
+        if fnmatch.fnmatchcase(name, pattern):
+            settings |= changes
+    form = Format(int(settings["bits"]), int(settings["group_size"]), bool(settings["sym"]))
+    if form.bits not in (4, 8) or form.block_size not in (16, 32, 64, 128, 256):
+        raise RungFailed(
+            f"olive.json: {name}: {form.bits} bits in blocks of {form.block_size}: only 4 and 8 bits "
+            "in blocks of 16 to 256"
+        )
+    return form
+
+
+def _finish(
+    folder: Path, out: Path, shards: ShardWriter, used: dict[str, Format], config: Any
+) -> None:
+    """What was not quantised, the index, config.json with its quantization_config, the tokenizer."""
+    tied = "lm_head" not in used
+    for name, tensor in load_weights(folder).items():
+        module = name.removesuffix(".weight")
+        if module not in used and not (tied and module == "lm_head"):
+            shards.tensor(name, tensor)
+    for pattern in KEPT_FILES:
+        for path in folder.glob(pattern):
+            if path.name not in ("config.json", INDEX, "manifest.json"):
+                shutil.copyfile(path, out / path.name)
+    (out / INDEX).write_text(json.dumps(shards.finish()))
+    general = {"bits": config.bits, "group_size": config.group_size, "symmetric": config.sym}
+    overrides = {}
+    for name, form in used.items():
+        own = {"bits": form.bits, "group_size": form.block_size, "symmetric": form.symmetric}
+        if own != general:
+            overrides[name] = {k: v for k, v in own.items() if v != general[k]}
+    quantised = general | {
+        "quant_method": "olive",
+        "embeds": True,
+        "lm_head": True,
+        "modules_to_not_convert": None,
+        "overrides": overrides or None,
+        "tie_word_embeddings": tied,
+    }
+    if tied and (head := overrides.get("model.embed_tokens")):
+        overrides["lm_head"] = head
+    settings = read_json(folder / "config.json") | {"quantization_config": quantised}
+    settings["tie_word_embeddings"] = False  # as Olive has it: the quantised tensors are tied
+    (out / "config.json").write_text(json.dumps(settings, indent=2))

@@ -1,0 +1,161 @@
+"""The text that a recipe is calibrated on: the domain's own, never what it is measured on.
+
+A pass of olive.json that names "calibration.jsonl" gets the domain's file of that name: records like
+those of eval.jsonl, in chat form with the domain's prompt and their gold answers, as token ids. A
+record that is also measured would let the quantiser fit what it is judged by; so every text is held
+against all records that are measured, by id and by runs of words, and one in common is an error.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from shared import paths
+from shared.domain import Domain, Record, read_records
+from shared.errors import UserError
+from shared.hashing import sha256_json
+from shared.manifest import Measurement, tool_versions
+from shared.source import Source
+from shared.stage import Done, Plan, Produced, run_stage
+
+FILE = "calibration.jsonl"
+KEYS = ("calibration", "data_config")
+"""Keys of passes that take calibration text: ours, and Olive's own."""
+
+OTHER_KEYS = ("calibration_data_config", "train_data_config", "eval_data_config")
+"""Keys of Olive's passes that take text which cannot be bound to the file, and so is refused."""
+
+WORDS_IN_COMMON = 13
+"""A run of as many words in two texts is no accident (the length GPT-3's authors used)."""
+
+TOKENS = "tokens.json"
+MAX_TOKENS = 512
+
+
+def wants_calibration(workflow: dict[str, Any]) -> bool:
+    """Whether a pass of the workflow names the calibration file.
+
+    Raises UserError where a pass takes text from anywhere else: that could be held-out text.
+    """
+    wanted = False
+    for name, settings in zip(workflow["passes"], _passes(workflow), strict=True):
+        for key in (*KEYS, *OTHER_KEYS):
+            value = settings.get(key)
+            if value is not None and (value != FILE or key in OTHER_KEYS):
+                raise UserError(
+                    f"olive.json: passes.{name}.{key}: only {FILE!r}, which is "
+                    "held against the held-out records, may calibrate a model"
+                )
+            wanted = wanted or value == FILE
+    return wanted
+
+
+def calibration_stage(
+    domain: Domain, source: Source, measured: Iterable[Record] = (), *, force: bool = False
+) -> Done:
+    """Token ids of the domain's calibration text, in `tokens.json`.
+
+    Raises UserError where the file is missing, or where it shares an id or a text with the domain's
+    own held-out records or with `measured`, those of another file that this run measures.
+    """
+    path = domain.folder / FILE
+    if not path.is_file():
+        raise UserError(
+            f"{paths.shown(path)}: olive.json calibrates on it, but it is missing; write a few dozen "
+            "records of your training data into it, or take that pass out of olive.json"
+        )
+    records = read_records(path, domain.schema)
+    refuse_common(records, [*domain.records, *measured], paths.shown(path))
+    tokenizer = source.done.manifest
+    plan = Plan(
+        "calibration",
+        inputs={"source": tokenizer.key, "prompt": sha256_json(domain.prompt)},
+        settings={"records": [r.model_dump() for r in records], "tokens": MAX_TOKENS},
+        tools=tool_versions("transformers"),
+    )
+    return run_stage(plan, lambda work: _tokenise(source, domain, records, work), force=force)
+
+
+def refuse_common(calibration: Iterable[Record], measured: Iterable[Record], where: str) -> None:
+    """UserError naming the first calibration record that is also measured, wholly or in part."""
+    ids, runs = set(), dict[tuple[str, ...], str]()
+    for record in measured:
+        ids.add(record.id)
+        for run in _word_runs(record.input):
+            runs.setdefault(run, record.id)
+    for record in calibration:
+        if record.id in ids:
+            raise UserError(f"{where}: {record.id}: a held-out record has this id")
+        for run in _word_runs(record.input):
+            if run in runs:
+                raise UserError(
+                    f"{where}: {record.id}: its text is also in the held-out record {runs[run]}; "
+                    "what a model is measured on must not calibrate it"
+                )
+
+
+def _word_runs(text: str) -> set[tuple[str, ...]]:
+    """All runs of WORDS_IN_COMMON words; of a shorter text, all of it."""
+    words = re.findall(r"\w+", text.lower())
+    last = max(1, len(words) - WORDS_IN_COMMON + 1)
+    return {tuple(words[i : i + WORDS_IN_COMMON]) for i in range(last)}
+
+
+def chat_tokens(tokenizer: Any, prompt: str, record: Record) -> list[int]:
+    """A record as the model sees it when it answers right: prompt, input and gold answer."""
+    messages = [
+        {"role": "system", "content": prompt},
+        {"role": "user", "content": record.input},
+        {"role": "assistant", "content": json.dumps(record.gold, ensure_ascii=False)},
+    ]
+    text = tokenizer.apply_chat_template(messages, tokenize=False)
+    return list(tokenizer.encode(text, add_special_tokens=False))[:MAX_TOKENS]
+
+
+def _tokenise(source: Source, domain: Domain, records: Iterable[Record], work: Path) -> Produced:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(
+        source.folder, local_files_only=True, trust_remote_code=False
+    )
+    texts = [chat_tokens(tokenizer, domain.prompt, record) for record in records]
+    (work / TOKENS).write_text(json.dumps(texts))
+    how = "tokens of the domain's calibration texts, with the prompt"
+    return Produced(
+        {
+            "records": Measurement(value=len(texts), unit="records", how=how),
+            "tokens": Measurement(value=sum(map(len, texts)), unit="tokens", how=how),
+        }
+    )
+
+
+def bound(workflow: dict[str, Any], tokens: Path) -> dict[str, Any]:
+    """The workflow with the calibration file's name replaced by what the passes read."""
+    copied = copy.deepcopy(workflow)
+    for settings in _passes(copied):
+        if settings.get("calibration") == FILE:
+            settings["calibration"] = str(tokens)
+        if settings.get("data_config") == FILE:
+            settings["data_config"] = data_config(tokens)
+    return copied
+
+
+def data_config(tokens: Path) -> dict[str, Any]:
+    """The same token ids for Olive's own passes (Gptq, AutoClip, SelectiveMixedPrecision)."""
+    return {
+        "name": "calibration",
+        "user_script": str(Path(__file__).with_name("calibration_data.py")),
+        "load_dataset_config": {"type": "docintel_tokens", "params": {"tokens": str(tokens)}},
+        "pre_process_data_config": {"type": "skip_pre_process"},
+        "post_process_data_config": {"type": "skip_post_process"},
+        "dataloader_config": {"params": {"batch_size": 1}},
+    }
+
+
+def _passes(workflow: dict[str, Any]) -> Iterable[dict[str, Any]]:
+    return [settings.get("config", settings) for settings in workflow["passes"].values()]

@@ -1,0 +1,127 @@
+"""Calibration never sees what a model is measured on: by id, by text, in part, from any file."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shared.chain import walk
+from shared.domain import domain_names, load_domain, read_records
+from shared.errors import UserError
+from shared.olive.build import build_stage
+from shared.olive.calibration import FILE, bound, refuse_common, wants_calibration
+from shared.rung_run import Options
+from shared.source import source_stage
+
+Tiny = Callable[[str], Path]
+CALIBRATED = {"type": "CalibratedQuant", "calibration": FILE}
+
+
+@pytest.fixture
+def model(root: Path, tiny: Tiny) -> Path:
+    """The domain with a tiny model, and an olive.json that calibrates."""
+    shutil.copytree(tiny("qwen2"), root / "models" / "legal" / "merged")
+    write_pass(root, CALIBRATED)
+    return root / "models" / "legal" / "merged"
+
+
+def write_pass(root: Path, settings: dict[str, Any]) -> None:
+    path = root / "domains" / "legal" / "olive.json"
+    workflow = json.loads(path.read_text())
+    builder = {k: v for k, v in workflow["passes"].items() if v["type"] == "ModelBuilder"}
+    path.write_text(json.dumps(workflow | {"passes": {"first": settings} | builder}))
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def put(root: Path, record: dict[str, Any]) -> None:
+    """Add a record to the domain's calibration texts."""
+    path = root / "domains" / "legal" / FILE
+    path.write_text(path.read_text() + json.dumps(record) + "\n")
+
+
+def build(**measured: Any) -> None:
+    domain = load_domain("legal")
+    rung = domain.rung("smollm3")
+    build_stage(domain, rung, source_stage(rung), **measured)
+
+
+@pytest.mark.parametrize("name", domain_names())
+def test_what_is_shipped_shares_nothing_with_the_held_out_records(name: str) -> None:
+    domain = load_domain(name)
+    records = read_records(domain.folder / FILE, domain.schema)
+    assert len(records) >= 10
+    refuse_common(records, domain.records, name)
+
+
+class TestAHeldOutRecordStopsTheBuild:
+    def test_by_its_text_under_another_id(self, root: Path, model: Path) -> None:
+        held_out = lines(root / "domains" / "legal" / "eval.jsonl")[3]
+        put(root, held_out | {"id": "quite-another"})
+        with pytest.raises(UserError, match=f"quite-another: its text.* {held_out['id']}"):
+            build()
+        assert not list((root / "build").glob("build/*")), "something was built all the same"
+
+    def test_by_a_part_of_its_text_in_other_letters(self, root: Path, model: Path) -> None:
+        held_out = lines(root / "domains" / "legal" / "eval.jsonl")[3]
+        part = " ".join(held_out["input"].split()[2:17]).upper()
+        put(root, held_out | {"id": "partly", "input": f"Something new, then -- {part}."})
+        with pytest.raises(UserError, match="partly"):
+            build()
+
+    def test_by_its_id(self, root: Path, model: Path) -> None:
+        held_out = lines(root / "domains" / "legal" / "eval.jsonl")[3]
+        put(root, held_out | {"input": "An input that nobody has ever read."})
+        with pytest.raises(UserError, match="a held-out record has this id"):
+            build()
+
+    def test_of_another_file_that_the_run_measures(self, root: Path, model: Path) -> None:
+        other = root / "other.jsonl"
+        record = lines(root / "domains" / "legal" / FILE)[5]
+        other.write_text(json.dumps(record | {"id": "measured-1"}) + "\n")
+        with pytest.raises(UserError, match="measured-1"):
+            walk(load_domain("legal"), Options(rung="smollm3", records_file=other, until="package"))
+
+    def test_even_where_the_build_is_there_already(self, root: Path, model: Path) -> None:
+        build()
+        records = read_records(root / "domains" / "legal" / FILE, load_domain("legal").schema)
+        with pytest.raises(UserError, match=r"also in|has this id"):
+            build(measured=records[:1])
+
+
+class TestNoOtherTextIsTaken:
+    @pytest.mark.parametrize(
+        "settings",
+        [
+            {"type": "CalibratedQuant", "calibration": "eval.jsonl"},
+            {"type": "Gptq", "data_config": {"name": "x", "type": "HuggingfaceContainer"}},
+            {"type": "Gptq", "config": {"data_config": "elsewhere"}},
+            {"type": "LoRA", "eval_data_config": FILE},
+        ],
+    )
+    def test_is_an_error_that_names_the_key(self, settings: dict[str, Any]) -> None:
+        key = next(k for k in settings.get("config", settings) if "calib" in k or "data" in k)
+        with pytest.raises(UserError, match=rf"passes\.q\.{key}: only 'calibration.jsonl'"):
+            wants_calibration({"passes": {"q": settings}})
+
+    def test_a_missing_file_says_what_to_do(self, root: Path, model: Path) -> None:
+        (root / "domains" / "legal" / FILE).unlink()
+        with pytest.raises(UserError, match="take that pass out"):
+            build()
+
+
+def test_both_kinds_of_pass_are_bound_to_the_tokens(tmp_path: Path) -> None:
+    workflow = {"passes": {"a": CALIBRATED, "b": {"type": "Gptq", "config": {"data_config": FILE}}}}
+    tokens = tmp_path / "tokens.json"
+    passes = bound(workflow, tokens)["passes"]
+    assert passes["a"]["calibration"] == str(tokens)
+    given = passes["b"]["config"]["data_config"]["load_dataset_config"]
+    assert given["params"]["tokens"] == str(tokens)
+    assert workflow["passes"]["a"]["calibration"] == FILE, "the workflow itself was changed"

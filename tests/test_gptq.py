@@ -1,0 +1,191 @@
+"""The quantiser of ours: its arithmetic, and that what it writes is what the graph computes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from shared.errors import RungFailed
+from shared.olive import gptq as module
+from shared.olive.gptq import Format, dequantized, gptq, inputs_of, pack, search, unpack
+from shared.olive.quantized import Checkpoint
+from tests.test_quantised import IDS, build, logits
+
+Tiny = Callable[[str], Path]
+TEXTS = [list(IDS), list(IDS[::-1]), [7 * i + 1 for i in range(40)]]
+
+
+def weight(rows: int = 48, columns: int = 128) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(rows, columns, generator=generator)
+
+
+def correlated(columns: int = 128) -> torch.Tensor:
+    """Inputs [tokens, columns] that are alike, and large in a few columns, as a decoder's are."""
+    generator = torch.Generator().manual_seed(2)
+    mixed = torch.randn(400, 20, generator=generator) @ torch.randn(
+        20, columns, generator=generator
+    )
+    mixed[:, :3] *= 12
+    return mixed + 0.1 * torch.randn(400, columns, generator=generator)
+
+
+def error(blocks: Any, w: torch.Tensor, x: torch.Tensor) -> float:
+    """‖(W − Ŵ)x‖², what GPTQ makes small."""
+    return float(((dequantized(blocks) - w) @ x.t()).square().sum())
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("columns", [6, 7])
+def test_packing_can_be_undone(bits: int, columns: int) -> None:
+    codes = torch.randint(0, 2**bits, (5, columns), dtype=torch.uint8)
+    assert torch.equal(unpack(pack(codes, bits), bits, columns), codes)
+
+
+class TestSearch:
+    @pytest.mark.parametrize("symmetric", [True, False])
+    def test_is_never_worse_than_the_extreme_value(self, symmetric: bool) -> None:
+        form, values = Format(4, 32, symmetric), weight(200, 32)
+        importance = torch.linspace(0.01, 3, 32)
+
+        def cost(shrink: tuple[float, ...]) -> torch.Tensor:
+            scales, zeros = search(values, importance, form, shrink)
+            codes = (values / scales[:, None] + zeros[:, None]).round().clamp(0, 15)
+            return (
+                (((codes - zeros[:, None]) * scales[:, None] - values).square()) * importance
+            ).sum(-1)
+
+        plain, searched = cost((1.0,)), cost(module.SHRINK)
+        assert (searched <= plain * (1 + 1e-5)).all()
+        assert searched.sum() < 0.95 * plain.sum()
+
+    def test_an_all_zero_block_stays_zero(self) -> None:
+        blocks = gptq(torch.zeros(2, 64), None, Format())
+        assert torch.equal(dequantized(blocks), torch.zeros(2, 64))
+        assert torch.isfinite(blocks.scales).all() and (blocks.scales != 0).all()
+
+
+class TestGptq:
+    @pytest.mark.parametrize("symmetric", [True, False])
+    def test_feedback_lowers_the_error_of_the_outputs(self, symmetric: bool) -> None:
+        form, w, x = Format(4, 32, symmetric), weight(), correlated()
+        rounded = error(gptq(w, None, form, (1.0,)), w, x)
+        assert error(gptq(w, inputs_of(x.t() @ x), form, (1.0,)), w, x) < 0.1 * rounded
+
+    @pytest.mark.parametrize("symmetric", [True, False])
+    def test_the_search_lowers_it_further(self, symmetric: bool) -> None:
+        generator = torch.Generator().manual_seed(3)
+        form, w = Format(4, 32, symmetric), weight()
+        x = torch.randn(800, 128, generator=generator)
+        x *= torch.linspace(-2, 2, 128).exp()[torch.randperm(128, generator=generator)]
+        inputs = inputs_of(x.t() @ x)
+        assert error(gptq(w, inputs, form), w, x) < 0.9 * error(gptq(w, inputs, form, (1.0,)), w, x)
+
+    def test_8_bits_are_sixteen_times_finer(self) -> None:
+        w, x = weight(), correlated()
+        inputs = inputs_of(x.t() @ x)
+        four, eight = (error(gptq(w, inputs, Format(bits)), w, x) for bits in (4, 8))
+        assert eight < four / 100
+
+    def test_the_result_does_not_depend_on_how_rows_are_shared_out(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        w, x = weight(), correlated()
+        whole = gptq(w, inputs_of(x.t() @ x), Format())
+        monkeypatch.setattr(module, "ROWS", 16)
+        cut = gptq(w, inputs_of(x.t() @ x), Format())
+        assert torch.equal(whole.packed, cut.packed) and torch.equal(whole.scales, cut.scales)
+
+    def test_inputs_that_were_always_zero_do_no_harm(self) -> None:
+        w, x = weight(), correlated()
+        x[:, 40:50] = 0
+        assert error(gptq(w, inputs_of(x.t() @ x), Format()), w, x) > 0
+
+    def test_a_row_that_is_no_multiple_of_the_block_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="not a multiple of 32"):
+            gptq(weight(4, 48), None, Format())
+
+    def test_a_value_that_is_not_finite_is_refused(self) -> None:
+        w = weight()
+        w[7, 5] = torch.inf
+        with pytest.raises(ValueError, match="not finite"):
+            gptq(w, None, Format())
+
+
+def calibrated(folder: Path, out: Path, **settings: Any) -> Path:
+    """CalibratedQuant over a model folder, on TEXTS."""
+    from olive.model import HfModelHandler
+    from olive.passes.olive_pass import create_pass_from_dict
+
+    from shared.olive.calibrated_pass import CalibratedQuant
+
+    tokens = out.with_suffix(".json")
+    tokens.write_text(json.dumps(TEXTS))
+    create_pass_from_dict(
+        CalibratedQuant, {"calibration": str(tokens)} | settings, disable_search=True
+    ).run(HfModelHandler(str(folder)), str(out))
+    return out
+
+
+def reference(folder: Path, quantised: Path) -> np.ndarray:
+    """Logits of the model in PyTorch with the quantised weights put in, dequantised."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    checkpoint = Checkpoint(quantised)
+    with torch.inference_mode():
+        parameters = dict(model.named_parameters())
+        for name, tensor in checkpoint.state.items():
+            if tensor.dtype == torch.int64 and name in parameters:
+                parameters[name].copy_(dequantized(checkpoint.blocks(tensor)))
+        return np.asarray(model(torch.tensor([IDS])).logits[0].numpy())
+
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "symmetric": {},
+    "zero points in blocks of 16": {"sym": False, "group_size": 16},
+    "8-bit table, some zero points": {
+        "overrides": {"model.embed_tokens": {"bits": 8}, "*.mlp.*": {"sym": False}}
+    },
+}
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2-untied", "phi3", "smollm3"])
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_the_graph_computes_with_the_weights_that_were_written(
+    architecture: str, settings: str, tiny: Tiny, tmp_path: Path
+) -> None:
+    parent = tiny(architecture)
+    folder = calibrated(parent, tmp_path / "q", **SETTINGS[settings])
+    ours, theirs = logits(build(folder, tmp_path / "onnx")), reference(parent, folder)
+    assert np.abs(ours - theirs).max() / np.abs(theirs).max() < 1e-3
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2-untied", "phi3", "smollm3"])
+def test_calibration_keeps_more_of_the_model_than_rounding(
+    architecture: str, tiny: Tiny, tmp_path: Path
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    parent = tiny(architecture)
+    model = AutoModelForCausalLM.from_pretrained(parent, dtype=torch.float32)
+    with torch.inference_mode():
+        expected = np.asarray(model(torch.tensor([IDS])).logits[0].numpy())
+
+    def loss(name: str, **settings: Any) -> float:
+        folder = calibrated(parent, tmp_path / name, **settings)
+        return float(np.square(reference(parent, folder) - expected).mean())
+
+    plain = loss("plain", feedback=False, search=False)
+    assert loss("both") < 0.9 * plain
+
+
+def test_a_block_size_that_no_kernel_has_is_refused(tiny: Tiny, tmp_path: Path) -> None:
+    with pytest.raises(RungFailed, match="only 4 and 8 bits in blocks of 16 to 256"):
+        calibrated(tiny("llama"), tmp_path / "q", group_size=24)

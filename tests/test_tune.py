@@ -1,0 +1,185 @@
+"""`./inv tune`: what is tried, what is measured, what is chosen, what is written."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from shared.domain import domain_names, load_domain
+from shared.errors import UserError
+from shared.evaluate.answers import Verdict
+from shared.manifest import Measurement
+from shared.olive.calibration import wants_calibration
+from shared.tune.measure import weight_bits
+from shared.tune.recipes import TuneRecipe, load_recipes
+from shared.tune.report import pareto, put_into, render, write
+from shared.tune.run import Settings, Tried, Tuning, choose, tune, write_choice
+from shared.tune.scores import TaskScore
+
+Tiny = Callable[[str], Path]
+
+
+def tried(
+    name: str, loss: float | None, size: float = 100.0, speed: float = 50.0, error: str = ""
+) -> Tried:
+    """A recipe with given figures; without a `loss` it was not measured."""
+    found = Tried(TuneRecipe(name, f"why {name}", {}), error=error)
+    figures = {"bytes": size, "bits_per_weight": size / 20}
+    if loss is not None:
+        figures |= {"kl_divergence": loss, "cpu_decode_tokens_per_second": speed}
+        figures |= {"agreement": 0.9, "answer_agreement": 0.95, "perplexity_ratio": 1.1}
+    for key, value in figures.items():
+        unit = "share" if "agreement" in key else "B" if key == "bytes" else ""
+        found.measured[key] = Measurement(value=value, unit=unit, n=400, standard_error=0.01)
+    return found
+
+
+class TestTheChoice:
+    def test_is_the_lowest_divergence(self) -> None:
+        best, why = choose([tried("a", 0.3), tried("b", 0.1), tried("c", 0.2)])
+        assert best is not None and best.recipe.name == "b"
+        assert "0.1 nats/token" in why and "3 builds" in why
+
+    def test_is_never_a_slow_one(self) -> None:
+        best, why = choose([tried("a", 0.1, speed=47.4), tried("b", 0.2, speed=50)])
+        assert best is not None and best.recipe.name == "b" and "1 builds" in why
+        best, _ = choose([tried("a", 0.1, speed=47.6), tried("b", 0.2, speed=50)])
+        assert best is not None and best.recipe.name == "a"
+
+    def test_is_never_one_over_the_budget_or_one_that_failed(self) -> None:
+        best, _ = choose([tried("big", None), tried("broken", None, error="x"), tried("a", 0.9)])
+        assert best is not None and best.recipe.name == "a"
+
+    def test_is_none_where_nothing_fits(self) -> None:
+        best, why = choose([tried("big", None)])
+        assert best is None and "within the budget" in why
+
+
+def test_the_front_has_what_nothing_beats_in_both() -> None:
+    small, good = tried("small", 0.3, 90), tried("good", 0.1, 110)
+    worse, unmeasured = tried("worse", 0.35, 100), tried("unmeasured", None, 10)
+    assert pareto([small, good, worse, unmeasured]) == [small, good]
+
+
+def test_bits_per_weight_count_scales_and_zero_points_but_no_rotary_table(tmp_path: Path) -> None:
+    def tensor(name: str, values: int, kind: int = TensorProto.UINT8) -> onnx.TensorProto:
+        size = values * (1 if kind == TensorProto.UINT8 else 2)
+        return helper.make_tensor(name, kind, [values], b"\0" * size, raw=True)
+
+    weights = [
+        tensor("a_q4", 16 * 32),
+        tensor("a_scales", 32, TensorProto.FLOAT16),
+        tensor("a_zeros", 16),
+        tensor("cos_cache", 999, TensorProto.FLOAT16),
+    ]
+    graph = helper.make_graph([], "g", [], [], weights)
+    onnx.save(helper.make_model(graph), tmp_path / "m.onnx")
+    assert weight_bits(tmp_path / "m.onnx") == 1024 * 4 + 32 * 16 + 32 * 4
+
+
+@pytest.mark.parametrize("domain", domain_names())
+@pytest.mark.parametrize("recipe", load_recipes(), ids=lambda r: r.name)
+def test_every_recipe_has_only_keys_that_olive_reads(domain: str, recipe: TuneRecipe) -> None:
+    workflow = recipe.workflow(load_domain(domain))
+    assert list(workflow["passes"].values())[-1]["type"] == "ModelBuilder"
+    wants_calibration(workflow)
+
+
+def test_an_unknown_recipe_is_an_error_with_the_nearest_name() -> None:
+    with pytest.raises(UserError, match=r"no recipe 'calibratd'.*calibrated"):
+        load_recipes("default,calibratd")
+
+
+@pytest.mark.parametrize("domain", domain_names())
+def test_the_default_of_every_domain_is_among_the_recipes(domain: str) -> None:
+    loaded = load_domain(domain)
+    assert [r.name for r in load_recipes() if r.workflow(loaded) == loaded.olive] == ["calibrated"]
+
+
+def verdict(value: float) -> Verdict:
+    return Verdict(True, False, True, False, False, False, {"f": value}, {"f": True}, None, 9)
+
+
+class TestTheReport:
+    @pytest.fixture
+    def tuning(self, root: Path) -> Tuning:
+        some = [tried("a", 0.3), tried("b", 0.1), tried("huge", None), tried("bad", None)]
+        some[2].over_budget = True
+        some[3].measured.clear()
+        some[3].error = "Olive says no"
+        for t, values in ((some[0], [0.0, 1.0] * 20), (some[1], [1.0] * 40)):
+            share = {n: Measurement(value=0.5, unit="share", n=40) for n in ("json_validity",)}
+            share |= dict.fromkeys(("schema_compliance", "field_score"), share["json_validity"])
+            t.tasks = TaskScore(share, [verdict(v) for v in values])
+        best, why = choose(some)
+        return Tuning(load_domain("legal"), "embedded", 10**9, "ours", some, best, why)
+
+    def test_tells_of_everything_that_was_tried(self, tuning: Tuning) -> None:
+        words = render(tuning)
+        order = [words.index(name) for name in ("| b*+", "| a ", "| huge")]
+        assert order == sorted(order), "the best comes first"
+        assert "over the budget" in words
+        assert "- bad (why bad): Olive says no" in words
+
+    def test_holds_task_scores_against_the_best_pair_by_pair(self, tuning: Tuning) -> None:
+        assert "-50.0 points (" in render(tuning) and ": worse" in render(tuning)
+
+    def test_is_written_for_people_and_programs(self, tuning: Tuning) -> None:
+        markdown, sheet, data, plot = write(tuning)
+        assert "| b*+" in markdown.read_text()
+        assert sheet.read_text().splitlines()[0].startswith("recipe,bytes,bits_per_weight,kl_")
+        told = json.loads(data.read_text())
+        assert told["chosen"] == "b" and told["recipes"]["bad"]["error"] == "Olive says no"
+        assert plot.read_bytes().startswith(b"\x89PNG")
+
+    def test_renews_its_block_of_a_document_and_nothing_else(
+        self, tuning: Tuning, tmp_path: Path
+    ) -> None:
+        document = tmp_path / "doc.md"
+        document.write_text("# A\n<!-- tuned: legal embedded -->\nold\n<!-- end -->\nafter\n")
+        put_into(document, tuning)
+        text = document.read_text()
+        assert text.startswith("# A\n") and text.endswith("<!-- end -->\nafter\n")
+        assert "| b*+" in text and "old" not in text
+        with pytest.raises(UserError, match="has no block <!-- tuned: legal other -->"):
+            put_into(document, dataclasses.replace(tuning, rung="other"))
+
+
+def test_the_choice_can_be_written_into_the_domain(root: Path) -> None:
+    domain = load_domain("legal")
+    recipe = next(r for r in load_recipes() if r.name == "calibrated")
+    tuning = Tuning(domain, "embedded", 10**9, "", [], Tried(recipe), "")
+    write_choice(tuning)
+    assert load_domain("legal").olive == recipe.workflow(domain)
+    with pytest.raises(UserError, match=r"olive\.json: not changed"):
+        write_choice(dataclasses.replace(tuning, chosen=None, why="nothing fits"))
+
+
+@pytest.mark.slow
+def test_a_model_is_tuned_from_end_to_end(root: Path, tiny: Tiny) -> None:
+    shutil.copytree(tiny("llama"), root / "models" / "legal" / "smollm2")
+    path = root / "domains" / "legal" / "fallback.toml"
+    text = path.read_text().replace('"models/{domain}/merged"', '"models/{domain}/smollm2"')
+    path.write_text(text)
+    found = tune(
+        "legal",
+        Settings(10**9, tokens=600, records=2),
+        rung="smollm2",
+        only="default,calibrated,calibrated-head8",
+    )
+    by_name = {t.recipe.name: t for t in found.tried}
+    assert not [t.error for t in found.tried if t.error]
+    losses = [by_name[n].value("kl_divergence") for n in by_name]
+    assert losses == sorted(losses, reverse=True), losses
+    bits = {n: t.value("bits_per_weight") for n, t in by_name.items()}
+    assert bits["default"] == bits["calibrated"] < bits["calibrated-head8"]
+    assert all(t.tasks and len(t.tasks.verdicts) == 2 for t in found.tried)
+    small = tune("legal", Settings(10**6, tokens=600), rung="smollm2", only="default")
+    assert small.chosen is None and small.tried[0].over_budget

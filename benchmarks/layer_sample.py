@@ -90,7 +90,9 @@ def _texts(domain: str, vocabulary: int) -> list[list[int]]:
     from shared.olive.calibration import FILE, chat_tokens
 
     loaded = load_domain(domain)
-    tokenizer = AutoTokenizer.from_pretrained(embedded_model(PACKAGE), local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(
+        embedded_model(PACKAGE), local_files_only=True, trust_remote_code=False
+    )
     records = read_records(loaded.folder / FILE, loaded.schema)
     texts = [chat_tokens(tokenizer, loaded.prompt, record) for record in records]
     return [[i % vocabulary for i in ids] for ids in texts]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import onnx
@@ -71,18 +70,3 @@ class TestHeadroom:
     def test_the_largest_of_a_layer_is_kept(self) -> None:
         peaks = [Peak("1", "a", "Mul", 5.0), Peak("1", "b", "Add", 7.0), Peak("1", "c", "Mul", 6.0)]
         assert by_layer(peaks) == [Peak("1", "b", "Add", 7.0)]
-
-
-@pytest.mark.slow
-def test_the_embedded_model_passes(
-    root: Path, embedded: Path, edit: Callable[[str, str, str], None]
-) -> None:
-    from shared.domain import load_domain
-    from shared.pipeline import run_until
-    from shared.rung_run import Options
-
-    result = run_until("legal", Options(rung="embedded", until="package"))
-    assert result.walk
-    found = overflow.overflow_stage(load_domain("legal"), result.walk.done["package"]).manifest
-    assert float(found.measurements["f16_headroom"].value or 0) > 1.25
-    assert len(found.facts["peaks"]) == 32

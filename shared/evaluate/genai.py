@@ -9,7 +9,7 @@ from pathlib import Path
 
 import onnxruntime_genai as og
 
-from shared.evaluate.answer import Answer, common_prefix, unanswerable
+from shared.evaluate.answer import Answer, common_prefix, room, unanswerable
 from shared.evaluate.answers import is_complete
 from shared.evaluate.chat import Chat
 
@@ -42,13 +42,14 @@ class Answerer:
         if prefix:
             generator.append_tokens(list(prefix))
         for index, prompt in enumerate(prompts):
-            if len(prompt) >= self.context_length:
+            most = room(len(prompt), limit, self.context_length)
+            if not most:
                 yield index, unanswerable(len(prompt))
                 continue
             started = time.perf_counter()
             generator.rewind_to(len(prefix))
             generator.append_tokens(list(prompt[len(prefix) :]))
-            yield index, self._answer(generator, len(prompt), limit, self._is_answered, started)
+            yield index, self._answer(generator, len(prompt), most, self._is_answered, started)
 
     def answer(self, prompt: Sequence[int], max_new_tokens: int) -> Answer:
         """The greedy answer to one prompt."""

@@ -131,6 +131,16 @@ class TestNodesOnTheCpu:
         assert muls, node
         assert cpu_nodes.unexpected([f"Mul ({muls[-1]})"], graph) == [f"Mul ({muls[-1]})"]
 
+    @pytest.mark.parametrize(
+        ("operator", "allowed"), [("Shape", True), ("LessOrEqual", True), ("Mul", False)]
+    )
+    def test_one_that_is_in_no_graph_must_be_unable_to_make_floats(
+        self, package: Path, operator: str, allowed: bool
+    ) -> None:
+        graph = package / "onnx" / "model_q4.onnx"
+        node = f"{operator} (a name that onnxruntime made up)"
+        assert cpu_nodes.unexpected([node], graph) == ([] if allowed else [node])
+
 
 def event(node: str, kernel: str, microseconds: int) -> str:
     name = f"{node}&Op&{kernel}"

@@ -23,7 +23,7 @@ __all__ = ["browser"]
 pytestmark = pytest.mark.slow
 
 ROWS = [[(7919 * (i + 1) * (row + 3)) % 40_000 + 100 for i in range(33)] for row in range(3)]
-HOW = Reading(99, batch=2, piece=31)
+HOW = Reading(99, batch=2, piece=31, longest=33)
 
 
 @pytest.fixture(autouse=True)

@@ -27,6 +27,7 @@ NAMES = {
     "gpu_errors": "errors",
     "nodes_on_cpu": "nodes",
     "nodes_on_cpu_unexpected": "nodes",
+    "placement_proven": "",
     "largest_context": "tokens",
     **parity.NAMES,
 }
@@ -103,6 +104,13 @@ def measurements(result: BrowserResult, cpu: dict[str, list[int]]) -> dict[str, 
             software_adapter=soft,
         ),
         "nodes_on_cpu": on_cpu,
+        "placement_proven": Measurement(
+            value=result.placement is not None,
+            how="whether onnxruntime-web's log tells where each node ran",
+            where=where,
+            reason=None if result.placement else on_cpu.reason,
+            software_adapter=soft,
+        ),
     }
 
 
@@ -123,7 +131,8 @@ def _agreement(runs: list[Run], cpu: dict[str, list[int]], where: str, soft: boo
 
 def _nodes_on_cpu(result: BrowserResult, where: str, soft: bool) -> Measurement:
     if result.placement is None:
-        return Measurement.missing("onnxruntime-web's placement log could not be read", "nodes")
+        reason = result.placement_reason or "onnxruntime-web's placement log could not be read"
+        return Measurement.missing(reason, "nodes")
     return Measurement(
         value=result.placement.CPUExecutionProvider,
         unit="nodes",

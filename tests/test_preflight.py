@@ -171,6 +171,9 @@ class TestKernels:
     def test_the_table_gives_shares_of_the_pass(self) -> None:
         assert "83.3 %" in kernels_table(read_kernels(self.LINES))
 
+    def test_of_a_line_that_was_cut_short_are_none_rather_than_a_part(self) -> None:
+        assert read_kernels([*self.LINES, self.LINES[0][:30]]) == []
+
     def test_without_a_profile_there_are_none(self) -> None:
         assert read_kernels([]) == []
 

@@ -8,7 +8,6 @@ from typing import Any
 from shared.manifest import Measurement
 from shared.setup.browser import Browser
 from shared.webgpu_bench import parity
-from shared.webgpu_bench.chromium import flags
 from shared.webgpu_bench.figures import at, figures
 from shared.webgpu_bench.result import BrowserResult, Run
 from shared.webgpu_bench.speeds import speeds
@@ -157,7 +156,7 @@ def facts(result: BrowserResult, browser: Browser) -> dict[str, Any]:
         "user_agent": result.user_agent,
         "adapter": result.adapter.model_dump(exclude={"limits"}),
         "software_adapter": result.software_adapter,
-        "flags": flags(hardware=not result.software_adapter),
+        "flags": result.flags,
         "dtype": result.dtype,
         "dtype_reason": result.dtype_reason,
         "output_ids": [run.output_ids for run in own_runs(result)],

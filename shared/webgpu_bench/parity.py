@@ -1,12 +1,12 @@
 """Does WebGPU compute what the CPU computes? Teacher-forced on held-out domain text, same file.
 
 The browser reads windows of whole chats (record and gold answer) and sends back, for every position,
-its `TOP_K` largest logits and the log-sum-exp of all; onnxruntime's CPU reads the same ids with the int8
-rounding of activations switched off. Reported are top-1 agreement and KL(CPU ‖ WebGPU), taken over
-TOP_K + 1 outcomes: the browser's TOP_K likeliest tokens and all others as one. Merging outcomes can
-only lower a KL divergence (the log-sum inequality; Cover and Thomas, Elements of Information Theory,
-theorem 2.7.1), so it is a lower bound; the probability the CPU gives to the merged ones is reported
-beside it.
+its `TOP_K` largest logits and the log-sum-exp of all; onnxruntime's CPU reads the same ids with the
+int8 rounding of activations switched off. Reported are top-1 agreement and KL(CPU ‖ WebGPU), taken
+over TOP_K + 1 outcomes: the browser's TOP_K likeliest tokens and all others as one. Merging outcomes
+can only lower a KL divergence (the log-sum inequality; Cover and Thomas, Elements of Information
+Theory, theorem 2.7.1), so it is a lower bound; the probability the CPU gives to the merged ones is
+reported beside it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from __future__ import annotations
 import base64
 import json
 import math
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -81,13 +80,21 @@ def held_out_rows(
     positions need are taken, at even distances. Fewer where there is less text.
     """
     chats = list(dict.fromkeys(tuple(_whole(chat, prompt, record)) for record in records))
-    shared = len(os.path.commonprefix(chats)) if len(chats) > 1 else 0
+    shared = _shared(chats)
     stream = [token for ids in chats for token in ids[shared:]]
     length = min(how.longest, len(stream))
     cuts = range(0, len(stream) - length + 1, max(length, 1))
     windows = list(dict.fromkeys(tuple(stream[at : at + length]) for at in cuts))
     count = min(len(windows), math.ceil(how.tokens / max(length, 1)))
     return [list(windows[i * len(windows) // count]) for i in range(count)]
+
+
+def _shared(chats: list[tuple[int, ...]]) -> int:
+    """How many tokens all chats begin with; 0 where there is one chat only."""
+    if len(chats) < 2:
+        return 0
+    pairs = zip(min(chats), max(chats), strict=False)
+    return next(i for i, (a, b) in enumerate([*pairs, (0, 1)]) if a != b)
 
 
 def _whole(chat: _Chat, prompt: str, record: Record) -> list[int]:

@@ -131,6 +131,16 @@ class TestNodesOnTheCpu:
         assert muls, node
         assert cpu_nodes.unexpected([f"Mul ({muls[-1]})"], graph) == [f"Mul ({muls[-1]})"]
 
+    @pytest.mark.parametrize(
+        ("operator", "allowed"), [("Shape", True), ("LessOrEqual", True), ("Mul", False)]
+    )
+    def test_one_that_is_in_no_graph_must_be_unable_to_make_floats(
+        self, package: Path, operator: str, allowed: bool
+    ) -> None:
+        graph = package / "onnx" / "model_q4.onnx"
+        node = f"{operator} (a name that onnxruntime made up)"
+        assert cpu_nodes.unexpected([node], graph) == ([] if allowed else [node])
+
 
 def event(node: str, kernel: str, microseconds: int) -> str:
     name = f"{node}&Op&{kernel}"
@@ -160,6 +170,9 @@ class TestKernels:
 
     def test_the_table_gives_shares_of_the_pass(self) -> None:
         assert "83.3 %" in kernels_table(read_kernels(self.LINES))
+
+    def test_of_a_line_that_was_cut_short_are_none_rather_than_a_part(self) -> None:
+        assert read_kernels([*self.LINES, self.LINES[0][:30]]) == []
 
     def test_without_a_profile_there_are_none(self) -> None:
         assert read_kernels([]) == []

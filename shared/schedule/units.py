@@ -75,7 +75,7 @@ def units_of(domain: str, options: Options) -> list[Unit]:
     return [
         Unit(
             domain=domain,
-            options=replace(options, until=stage),
+            options=replace(options, until=stage, on_the_way=stage != "gates"),
             release=stage == "gates",
             memory=memory_of(stage, size, whole=options.force),
             browser=STAGES.index(stage) >= browser_from,

@@ -16,6 +16,7 @@
     dispatches: 0,
     shader_modules: 0,
     uncaptured_errors: [],
+    out_of_memory: null,
     device_lost: null,
     closed: new WeakSet(),
     listeners: new Set(),
@@ -37,12 +38,24 @@
     return adapter;
   });
 
+  /** An error that a scope caught counts as well as one that nobody caught. */
+  const noticeMemory = (error) => {
+    if (error?.constructor?.name === "GPUOutOfMemoryError") stats.out_of_memory ??= error.message || "the GPU's is used up";
+  };
+
+  wrap(GPUDevice, "popErrorScope", async function (original) {
+    const error = await original();
+    noticeMemory(error);
+    return error;
+  });
+
   wrap(GPUAdapter, "requestDevice", async function (original, ...args) {
     const device = await original(...args);
     stats.device = device;
     device.addEventListener("uncapturederror", (event) => {
       const { constructor, message } = event.error;
       stats.uncaptured_errors.push(`${constructor.name}: ${message}`);
+      noticeMemory(event.error);
     });
     device.lost.then(({ reason, message }) => {
       if (stats.closed.has(device)) return;

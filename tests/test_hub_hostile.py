@@ -14,7 +14,7 @@ from shared.verify.remote import fetch
 from shared.verify.report import verify
 from tests.hub_double import Fault, HubDouble, use_this_machine
 from tests.hub_publisher import REPO
-from tests.hub_release import NEXT_KEY, on_the_hub, refused, send, write_release
+from tests.hub_release import NEXT_KEY, refused, send, write_release
 from tests.hub_store import Pull
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")

@@ -116,8 +116,9 @@ def foreign_commit(
 ) -> GitCommitInfo | None:
     """The commit on main that no release made and the newest release did not go out from, if any.
 
-    A release's commit has its title and is by `account`, where the Hub says by whom it is. Only the newest release has to be looked at: what lay beneath it was looked at, or overwritten
-    with leave, when it was made.
+    A release's commit has its title and is by `account`, where the Hub says by whom it is. Only the
+    newest release has to be looked at: what lay beneath it was looked at, or overwritten with leave,
+    when it was made.
     """
     if remote.is_blank or remote.revision in tags.values():
         return None

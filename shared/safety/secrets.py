@@ -51,7 +51,7 @@ def refuse_secrets(folder: Path, names: Iterable[str]) -> None:
 
 
 def secret_in(path: Path) -> str | None:
-    """What kind of secret a file looks like, or None. Of large binary files only the beginning is read."""
+    """What kind of secret a file looks like, or None. Of large binary files the beginning is read."""
     if any(fnmatchcase(path.name.lower(), pattern) for pattern in NAMES):
         return "by its name"
     with path.open("rb") as file:

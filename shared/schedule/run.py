@@ -56,6 +56,8 @@ def _unchanged(names: list[str], options: Options) -> dict[str, Result]:
                 result = run(name, options)
         except NotDone:
             continue
+        except Exception:  # a worker will meet it again, and keep its traceback
+            continue
         found[name] = result
         for line in lines:
             say(line)

@@ -2,19 +2,52 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
+import sys
 from pathlib import Path
+
+AT_FDCWD, RENAME_EXCHANGE = -100, 2
+"""Linux's fcntl.h and linux/fs.h (man 2 renameat2)."""
 
 
 def swap_in(work: Path, final: Path) -> None:
-    """Rename `work` to `final`; an older `final` is moved out of the way first, then deleted."""
-    old = final.with_name(f".{final.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
+    """Put `work` where `final` is, then delete the older `final`.
+
+    Linux exchanges the two in one step, so that one of them is always there. Elsewhere the older is
+    moved out of the way first; a death between the two renames is made good by `recover`.
+    """
+    recover(final)
+    if final.exists() and _exchange(work, final):
+        shutil.rmtree(work, ignore_errors=True)
+        return
+    old = _older(final)
     if final.exists():
         final.rename(old)
     work.rename(final)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def recover(final: Path) -> None:
+    """Put back what a run that died between two renames had moved out of the way, or clear it."""
+    old = _older(final)
+    if old.exists() and not final.exists():
+        old.rename(final)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _older(final: Path) -> Path:
+    return final.with_name(f".{final.name}.old")
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two names in one step; False where the system or the file system has no such call."""
+    if not sys.platform.startswith("linux"):
+        return False
+    call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    names = (os.fsencode(one), os.fsencode(other))
+    return call is not None and (call(AT_FDCWD, names[0], AT_FDCWD, names[1], RENAME_EXCHANGE) == 0)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from shared import paths
 from shared.card.template import check_template
 from shared.chain import Walk, walk
+from shared.defect import kept
 from shared.domain import Domain, domain_names, load_domain
 from shared.errors import UserError
 from shared.evaluate.compare import write_newest
@@ -142,20 +143,31 @@ def release_all(
     done here, one after the other: the token stays on this machine.
     """
     if jobs == 1 and not scheduler:
-        return [release_domain(name, options, publish=publish) for name in domain_names()]
+        return [_published(_released(name, options), publish) for name in domain_names()]
     from shared.schedule.run import run_units
 
     results = run_units(domain_names(), options, jobs, memory, scheduler)
-    return [_published(result, publish) for result in results] if publish else results
+    return [_published(result, publish) for result in results]
 
 
-def _published(result: Result, options: PublishOptions) -> Result:
-    if not result.ok:
+def _released(name: str, options: Options) -> Result:
+    """One domain of many: whatever goes wrong becomes its error, so that the others go on."""
+    try:
+        return release_domain(name, options)
+    except Exception as error:
+        return Result(name, error=kept(name, "release", error))
+
+
+def _published(result: Result, options: PublishOptions | None) -> Result:
+    """The same, published if that is asked for and there is something to publish."""
+    if not result.ok or options is None:
         return result
     try:
         done = publish_release(load_domain(result.domain), options)
     except UserError as error:
         return replace(result, error=str(error))
+    except Exception as error:
+        return replace(result, error=kept(result.domain, "publish", error))
     return replace(result, publication=done)
 
 

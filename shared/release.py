@@ -20,7 +20,7 @@ from shared.card.code import code_hash
 from shared.card.recipe import recipe_facts
 from shared.chain import Walk
 from shared.errors import UserError
-from shared.folders import swap_in
+from shared.folders import recover, swap_in
 from shared.gates import GateResult, failed, flatten
 from shared.hashing import files_below, refuse_work, sha256_file, sha256_json
 from shared.hub.names import repository_name
@@ -97,6 +97,8 @@ def read_release(folder: Path) -> Release:
         return Release.model_validate_json(content)
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{paths.shown(path)}: missing; run `./inv release` first") from None
+    except OSError as error:
+        raise UserError(f"{paths.shown(path)}: cannot be read: {error.strerror}") from None
     except ValidationError as error:
         raise UserError(f"{paths.shown(path)}: {_first(error)}") from None
     except ValueError as error:
@@ -115,6 +117,7 @@ def _first(error: ValidationError) -> str:
 def make_release(walked: Walk, *, force: bool = False) -> tuple[Release, bool]:
     """Write card and release folder for a finished walk; the release, and whether it was reused."""
     folder = release_folder(walked.domain.name)
+    recover(folder)
     key = _key(walked)
     say(f"[8/{STAGES_IN_ALL}] {walked.domain.name} · card")
     if not force and (old := _unchanged(folder, key)):

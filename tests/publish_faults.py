@@ -167,7 +167,7 @@ def old_world(hub: HubDouble) -> None:
     tree = {**hub.repos[REPO].at("main")[1], **_blobs(hub)}
     repo = hub.repos[REPO]
     repo.tags["v1"] = start  # so that main's history has to be asked
-    old = repo.commit(tree, "main", f"DocIntel, release {OLD_KEY} over {start[:12]}")
+    old = repo.commit(tree, "main", f"DocIntel, release {OLD_KEY} over {start[:12]}", "writer")
     title = f"DocIntel, release {STALE_KEY} over {start[:12]}"
     repo.pulls.append(Pull(1, title, "writer", old, "open"))
     repo.refs["refs/pr/1"] = old

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from huggingface_hub import ModelCard
+from markdown_it import MarkdownIt
 
 from shared import paths
 from shared.card.card import render_card
@@ -149,6 +150,11 @@ def card_of(domain: str, **changes: Any) -> str:
     return render_card(synthetic(domain, **changes), prompt.strip().replace("{domain}", domain))
 
 
+def html(markdown: str) -> str:
+    """As a reader's page shows it: CommonMark with GitHub's tables."""
+    return str(MarkdownIt("commonmark").enable("table").render(markdown))
+
+
 @pytest.mark.parametrize("domain", DOMAINS)
 class TestTheCardOf:
     def test_is_as_the_golden_file_has_it(self, domain: str) -> None:
@@ -238,6 +244,30 @@ class TestAValueStaysInItsPlace:
     def test_in_a_cell(self) -> None:
         assert cell("a|b\nc<i>") == "a\\|b c&lt;i&gt;"
         assert len(table(("a",), [("x\n|\ny",)]).splitlines()) == 3
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            r"\[x\](https://example.com)",
+            "`[x](https://example.com)",
+            "``a` [x](https://example.com) `b``c`",
+            "`` [x](https://example.com) `",
+            r"`\` [x](https://example.com) `",
+            r"`a` [x](https://example.com)",
+        ],
+    )
+    def test_in_a_cell_or_a_header_leaves_no_link(self, text: str) -> None:
+        assert "<a " not in html(table((text, "b"), [(text, "c")]))
+        assert "<a " in html(table(("a", "b"), [("c", "d")]) + "\n\n[x](https://example.com)")
+
+    @pytest.mark.parametrize("text", [r"a\|b", r"`a\|b`", r"a\\|b", "`a|b`", "a|b\\"])
+    def test_in_a_cell_or_a_header_ends_no_cell(self, text: str) -> None:
+        found = html(table((text, "b"), [(text, "c")]))
+        assert [found.count(tag) for tag in ("<th>", "<td>", "<tr>")] == [2, 2, 2]
+        assert "<td>c</td>" in found and "<th>b</th>" in found
+
+    def test_in_code_stays_as_it_is(self) -> None:
+        assert cell("`a_[0]` and [b] `c") == r"`a_[0]` and \[b\] \`c"
 
     @pytest.mark.parametrize(
         ("changes", "sentence"),

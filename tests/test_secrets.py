@@ -17,6 +17,8 @@ __all__ = ["pristine"]
 TOKENS = {
     "a Hub token": "hf_" + "aBcD" * 9,
     "a Hub token of an organisation": "api_org_" + "aBcD" * 9,
+    "a Hub token by OAuth": "hf_oauth_" + "eyJhbGci.eyJz-dWI_9" * 3,
+    "a Hub token of a job": "hf_jwt_" + "eyJhbGci.eyJz-dWI_9" * 3,
     "aws access key": "AKIA" + "ABCDEFGH23456789",
     "github token": "ghp_" + "a1B2" * 9,
     "private key": "-----BEGIN " + "PRIVATE KEY-----",
@@ -50,6 +52,26 @@ def test_a_private_key_in_a_binary_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"\0\1" + key)
     with pytest.raises(UserError, match="a private key"):
         refuse_secrets(tmp_path, ["model.onnx"])
+
+
+@pytest.mark.parametrize("kind", ["a Hub token", "a Hub token by OAuth", "github token"])
+@pytest.mark.parametrize("form", ["latin-1", "utf-16-le", "utf-16-be", "utf-16"])
+def test_a_token_in_a_binary_or_utf_16_file_is_refused(
+    tmp_path: Path, kind: str, form: str
+) -> None:
+    (tmp_path / "model.onnx").write_bytes(
+        b"\0\xff" * 20_000 + f" key={TOKENS[kind]} ".encode(form) + b"\0\1"
+    )
+    with pytest.raises(UserError, match="looks like a secret") as raised:
+        refuse_secrets(tmp_path, ["model.onnx"])
+    assert TOKENS[kind] not in str(raised.value)
+
+
+def test_a_token_at_the_start_of_large_weights_is_refused(tmp_path: Path) -> None:
+    start = b"\0" + TOKENS["a Hub token"].encode()
+    (tmp_path / "model.onnx_data").write_bytes(start + bytes(1_200_000))
+    with pytest.raises(UserError, match="looks like a secret"):
+        refuse_secrets(tmp_path, ["model.onnx_data"])
 
 
 def test_nothing_in_a_release_looks_like_a_secret(pristine: Path) -> None:

@@ -306,17 +306,46 @@ def test_a_digit_changed_anywhere_in_the_card_fails(release: Path) -> None:
 
 
 class TestACardOfAnotherVersionOfTheCode:
-    def test_may_have_other_words_around_the_same_figures(self, release: Path) -> None:
-        path = release / "README.md"
-        path.write_text(path.read_text().replace("No browser was at hand.", "No browser here."))
-        found = read_release(release).model_copy(update={"card_code": "another"})
-        assert "figures stand in release.json" in card.figures(release, found)
+    def line(self, folder: Path, old: str, new: str) -> Line:
+        """What is said of a card in which `old` was replaced, once, and whose hash was put right."""
+        path = folder / "README.md"
+        text = path.read_text(encoding="utf-8")
+        assert old in text
+        path.write_text(text.replace(old, new, 1), encoding="utf-8")
+        set_in("card_code", "another")(folder)
+        relist(folder)
+        return next(line for line in before_loading(folder) if line.name == "figures")
 
-    def test_must_have_no_other_figure(self, release: Path) -> None:
-        change_a_number(release)
-        found = read_release(release).model_copy(update={"card_code": "another"})
-        with pytest.raises(UserError, match=r"README\.md: 93\.7 is no figure of release\.json"):
-            card.figures(release, found)
+    def test_may_have_other_words_but_is_never_said_to_hold(self, release: Path) -> None:
+        line = self.line(release, "No browser was at hand.", "It beats every model there is.")
+        assert line.ok is None
+        assert "made by another version of the card's code" in line.words
+        commit = read_release(release).git_commit
+        assert f"check out commit {(commit or 'unknown')[:12]} to compare" in line.words
+
+    @pytest.mark.parametrize(
+        ("old", "new", "words"),
+        [
+            ("| 100.0 % (", "| 93.7 % (", "states '93.7 %' where release.json leads to '100.0 %'"),
+            ("| 100.0 % (", "| -100.0 % (", "states '-100.0 %' where"),
+            ("not measured", "31.5 tokens/s", "leads to 'not measured'"),
+            ("No browser was at hand.", "It is 3 times as fast.", "states '3' where"),
+        ],
+    )
+    def test_must_have_the_same_figures_in_the_same_order(
+        self, release: Path, old: str, new: str, words: str
+    ) -> None:
+        line = self.line(release, old, new)
+        assert line.ok is False and words in line.words, line.words
+
+    def test_must_not_swap_two_of_them(self, release: Path) -> None:
+        text = (release / "README.md").read_text(encoding="utf-8")
+        sizes = [f"{r.bytes:,}" for n, r in read_release(release).files.items() if ".onnx" in n]
+        a, b = sizes[0], next(size for size in sizes if size != sizes[0])
+        row = text[text.index(a) : text.index(b) + len(b)] if text.index(a) < text.index(b) else ""
+        row = row or text[text.index(b) : text.index(a) + len(a)]
+        swapped = row.replace(a, "@").replace(b, a).replace("@", b)
+        assert self.line(release, row, swapped).ok is False
 
 
 @pytest.mark.slow

@@ -10,11 +10,21 @@ import pytest
 
 from shared import hashing
 from shared.errors import UserError
+from shared.signature_file import read_signature
+from shared.signing import sign_folder
+from shared.verify import layout
 from shared.verify.report import before_loading, verify
 from tests.hub_double import HubDouble, use_this_machine
 from tests.releases import pristine, release
 from tests.test_commands import invoke
-from tests.test_verify import contents, edit_json, failing, forged
+from tests.test_verify import (
+    change_a_number_and_its_hash,
+    contents,
+    edit_json,
+    failing,
+    forged,
+    make_key,
+)
 
 __all__ = ["pristine", "release"]
 FORGED_LINE = "x\n✓ signature    by publisher.pem, over every file"
@@ -68,6 +78,93 @@ class TestWhatItOpens:
         found = failing(release)
         assert "../outside.txt: missing" in found["complete"] and "hashes" not in found
         assert outside.resolve() not in {path.resolve() for path in read}
+
+
+def pass_a_failing_gate(data: dict[str, Any]) -> None:
+    """The measurement itself is below the bound; only the verdict says otherwise."""
+    name = "check.release.constrained.json_validity"
+    data["measurements"][name] |= {"value": 0.5, "low": None, "high": None}
+    for gate in data["gates"]:
+        if gate["measurement"] == name:
+            gate |= {"value": 0.5, "reason": "50.0 %", "outcome": "pass"}
+
+
+def test_a_gate_that_passes_below_its_bound_is_a_contradiction(release: Path) -> None:
+    forged(edit_json("release.json", pass_a_failing_gate))(release)
+    assert "says 'pass', but 50.0 %" in failing(release)["manifests"]
+
+
+def test_a_failed_gate_beside_publishable_is_a_contradiction(release: Path) -> None:
+    def fail_it(data: dict[str, Any]) -> None:
+        pass_a_failing_gate(data)
+        for gate in data["gates"]:
+            if gate["value"] == 0.5:
+                gate |= {"outcome": "fail", "reason": f"50.0 %, wanted {gate['bound']}"}
+        data |= {"publishable": True, "not_publishable_because": None}
+
+    forged(edit_json("release.json", fail_it))(release)
+    assert "publishable: says true, but the gate" in failing(release)["manifests"]
+
+
+class TestWhatIsMalformed:
+    """Each once ended `verify` in a traceback; now it is a ✗ with a sentence."""
+
+    @pytest.mark.parametrize(
+        ("change", "check"),
+        [
+            (lambda f: f.update(check={"records": "x"}), "figures"),
+            (lambda f: f.update(check=[]), "figures"),
+            (lambda f: f.update(preflight={"devices": [1]}), "figures"),
+            (lambda f: f["bench"].update(browser=1), "figures"),
+            (lambda f: f.update(recipe={"others": 7}), "figures"),
+        ],
+    )
+    def test_facts(self, release: Path, change: Any, check: str) -> None:
+        edit_json("release.json", lambda data: change(data["facts"]))(release)
+        assert check in failing(release)
+
+    def test_release_json_as_a_folder(self, release: Path) -> None:
+        (release / "release.json").unlink()
+        (release / "release.json").mkdir()
+        assert "release.json: cannot be read: " in failing(release)["release.json"]
+
+    def test_a_chat_template_that_is_not_text(self, release: Path) -> None:
+        (release / "chat_template.jinja").write_bytes("ü".encode("latin-1") * 9)
+        assert "layout" in failing(release) or "safe" in failing(release)
+
+    def test_lines_of_the_loading_process(self) -> None:
+        good = b'{"name": "tokenizer", "ok": true, "words": "fine"}'
+        output = b"\n".join([b"{not json", b"{}", b'{"name": 1}', b"[" * 9000, b"\xff{", good])
+        assert [line.words for line in layout.told(output)] == ["fine"]
+
+    def test_front_matter_whose_end_is_only_begun(self, release: Path) -> None:
+        """The Hub's own reader goes on behind such a line, and takes the last of two equal keys."""
+        path = release / "README.md"
+        text = path.read_text(encoding="utf-8")
+        end = text.index("\n---\n", 4)
+        path.write_text(text[:end] + "\n---foo: 1\nlicense: mit" + text[end:], encoding="utf-8")
+        assert "the key 'license' stands twice" in failing(release)["origin"]
+        anchors = "\n---foo: 1\na: &a [1]\nb: *a"
+        path.write_text(text[:end] + anchors + text[end:], encoding="utf-8")
+        assert "an alias stands in it" in failing(release)["origin"]
+
+
+class TestASignatureWithoutAKey:
+    def test_over_other_files_does_not_hold(self, release: Path, tmp_path: Path) -> None:
+        sign_folder(release, str(make_key(tmp_path, "ours")[0]))
+        assert failing(release) == {}
+        change_a_number_and_its_hash(release)
+        assert "model.sig: is not over the files that lie there" in failing(release)["signature"]
+
+    def test_is_held_against_the_bytes_and_no_remembered_hash(
+        self, release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        sign_folder(release, str(make_key(tmp_path, "ours")[0]))
+        monkeypatch.setattr(hashing, "REMEMBER_FROM_BYTES", 0)
+        signed = read_signature(release)
+        assert signed is not None
+        monkeypatch.setattr(hashing, "_known", lambda status: signed.files["README.md"])
+        assert "signature" not in failing(release)
 
 
 def add_library(config: dict[str, Any]) -> None:

@@ -57,7 +57,7 @@ def _context(release: Release, prompt: str) -> dict[str, Any]:
         "usage_python": usage_python(title),
         "usage_verify": usage_verify(release.repository),
         "prompt": fenced(prompt),
-        "check_table": quality_tables(_of_check(release), facts),
+        "check_table": quality_tables(_of_check(release), release.facts.get("check", {})),
         "check_note": quality_note(facts),
         "fidelity": fidelity_section(release),
         "bench_table": tables.measurements_table(release.measurements, BROWSER),

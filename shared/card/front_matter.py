@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
+from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from huggingface_hub.utils import validate_repo_id
 
 from shared.card.quality import MODE_WORDS, WORDS
@@ -54,7 +55,8 @@ def front_matter(release: Release) -> str:
 
 def read_front_matter(card: str) -> dict[str, Any]:
     """The front matter of a card as plain values; ValueError with a sentence where it has none."""
-    head = card.split("\n---", 1)[0]
+    block = REGEX_YAML_BLOCK.search(card)
+    head = block[2] if block else ""
     if len(head) > LARGEST_YAML:
         raise ValueError("the front matter is too large")
     try:
@@ -71,10 +73,14 @@ def read_front_matter(card: str) -> dict[str, Any]:
 
 def _need_single_keys(node: yaml.Node | None) -> None:
     """ValueError where a key stands twice: one reader would take the first, another the last."""
-    keys = [key.value for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
+    pairs = node.value if isinstance(node, yaml.MappingNode) else []
+    keys = [str(key.value) for key, _ in pairs]
     twice = next((key for key in keys if keys.count(key) > 1), None)
     if twice is not None:
         raise ValueError(f"the key {twice!r} stands twice")
+    items = node.value if isinstance(node, yaml.SequenceNode) else [value for _, value in pairs]
+    for item in items:
+        _need_single_keys(item)
 
 
 def problems(data: dict[str, Any]) -> list[str]:

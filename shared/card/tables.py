@@ -23,6 +23,7 @@ def table(headers: Sequence[str], rows: Rows, style: str = "github") -> str:
     """
     widths: list[int | None] | None = None
     if style == "github":
+        headers = [cell(text) for text in headers]
         rows = [[cell(text) for text in row] for row in rows]
     else:
         taken = sum(max(len(r[i]) for r in [headers, *rows]) + 3 for i in range(len(headers) - 1))
@@ -38,12 +39,24 @@ def table(headers: Sequence[str], rows: Rows, style: str = "github") -> str:
     )
 
 
+CODE = re.compile(r"(?<!`)(`+)(?!`)([^`\\|]+)(?<!`)\1(?!`)")
+"""A code span (CommonMark, section 6.1): runs of backticks of one length. One with a backslash or a
+column border in it is taken for text, since tables and code spans read those in different ways."""
+
+
 def cell(text: str) -> str:
     """One line in which HTML, links and column borders are only characters; `code` stays code."""
-    text = " ".join(str(text).split()).replace("|", "\\|").replace("<", "&lt;").replace(">", "&gt;")
-    parts = re.split(r"(`+[^`]+`+)", text)
-    outside = [re.sub(r"([\[\]])", r"\\\1", part) for part in parts[::2]]
-    return "".join(a + b for a, b in zip(outside, [*parts[1::2], ""], strict=True))
+    text = " ".join(str(text).split()).replace("<", "&lt;").replace(">", "&gt;")
+    done, parts = 0, []
+    for code in CODE.finditer(text):
+        parts += [_plain(text[done : code.start()]), code[0]]
+        done = code.end()
+    return "".join([*parts, _plain(text[done:])])
+
+
+def _plain(text: str) -> str:
+    """Every backslash, backtick, bracket and border is one, and nothing else."""
+    return re.sub(r"([\\`\[\]|])", r"\\\1", text)
 
 
 def words(text: str) -> str:

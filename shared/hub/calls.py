@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import re
 import socket
 import ssl
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -114,10 +116,13 @@ class Hub:
 
 
 def scrub(text: str) -> str:
-    """`text` without tokens: the one in use, and anything that has a Hub token's form."""
+    """`text` without tokens: the one in use, and anything that has a Hub token's form.
+
+    Also hf_oauth_… and hf_jwt_…, in which dots, dashes and underscores stand.
+    """
     token = get_token()
     hidden = text.replace(token, "hf_***") if token else text
-    return re.sub(r"\b(hf|api_org)_[A-Za-z0-9]+", r"\1_***", hidden)
+    return re.sub(r"(?<![A-Za-z0-9])(hf|api_org)_[\w.=-]*\w", r"\1_***", hidden)
 
 
 def within(seconds: float, action: Callable[[], T]) -> T:
@@ -251,13 +256,25 @@ def _sentence(hub: Hub, error: BaseException) -> str | None:
         return _refusal(hub, status, error)
     if isinstance(error, httpx2.TransportError | ConnectionError | TimeoutError):
         return f"{hub.host} cannot be reached ({_why(error)}); run it again when it can be"
-    if isinstance(error, json.JSONDecodeError | FileMetadataError):
+    if isinstance(error, json.JSONDecodeError | FileMetadataError) or _is_misunderstood(error):
         return f"{hub.host} does not answer as a Hub does; check HF_ENDPOINT and any proxy"
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f"{hub.repo_id}: the disk is full; free some space and run it again"
     if _is_said(error):
         return f"{hub.host} refuses {hub.repo_id}: {_one_line(str(error))}"
     return None
+
+
+def _is_misunderstood(error: BaseException) -> bool:
+    """Whether the client stumbled over an answer: JSON, but not what a Hub says (a key is missing).
+
+    The same error raised in our own lines is a defect of ours and keeps its traceback.
+    """
+    if not isinstance(error, KeyError | TypeError | AttributeError | AssertionError | ValueError):
+        return False
+    at = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+    parsed = not isinstance(error, ValueError) or any(f.endswith("_datetime.py") for f in at)
+    return parsed and any(f"{os.sep}huggingface_hub{os.sep}" in f for f in at[-2:])
 
 
 def _refusal(hub: Hub, status: int, error: BaseException) -> str:

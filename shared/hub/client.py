@@ -38,6 +38,7 @@ class NoAnswerError(Exception):
 
 class _Client(httpx2.Client):
     def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
+        request.extensions = {**request.extensions, "timeout": self._bounded(request)}
         try:
             response = super().send(request, **options)
         except httpx2.TransportError as error:
@@ -46,6 +47,14 @@ class _Client(httpx2.Client):
             response.read()
             hf_raise_for_status(response)
         return response
+
+    def _bounded(self, request: httpx2.Request) -> dict[str, float | None]:
+        """The request's own times, none longer than ours: HfApi asks for `timeout=None`, for ever."""
+        asked = request.extensions.get("timeout", {})
+        return {
+            kind: most if asked.get(kind) is None or most is None else min(asked[kind], most)
+            for kind, most in self.timeout.as_dict().items()
+        }
 
 
 def timeout_seconds() -> float:

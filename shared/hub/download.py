@@ -24,13 +24,14 @@ from huggingface_hub.utils import validate_repo_id
 
 from shared.errors import RungFailed, UserError
 from shared.hub.calls import Hub, Sleep, transferring, within
+from shared.hub.client import single_tries
+from shared.hub.commits import COMMIT, commit_of
 from shared.progress import say
 
 WANTED = ["*.safetensors", "*.json", "*.jinja", "*.txt", "LICENSE*", "NOTICE*", "README.md"]
 UNWANTED = ["*/*"]
 """Sub-folders hold other formats of the same weights; a rung's model lies at the top."""
 OTHER_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.gguf", "*.onnx")
-COMMIT = re.compile(r"[0-9a-f]{40}")
 REVISION = re.compile(r"(?!.*\.\.)\w[\w./-]*")
 ANSWER_SECONDS = 5.0
 
@@ -85,7 +86,7 @@ def fetch_snapshot(
             return found
         raise
     _need_safetensors(source.repo_id, [file.rfilename for file in info.siblings or []])
-    resolved = HubSource(source.repo_id, info.sha or source.revision)
+    resolved = HubSource(source.repo_id, commit_of(hub, info.sha))
     return _cached(resolved, cache) or _download(hub, source, info, cache)
 
 
@@ -141,7 +142,7 @@ def _download(hub: Hub, source: HubSource, info: ModelInfo, cache: Path | None) 
     size = sum(file.size or 0 for file in wanted)
     label = f"fetch {source.repo_id}: {len(wanted)} files, {size / 1e6:,.1f} MB"
     say(f"      {label}")
-    with transferring(label):
+    with single_tries(), transferring(label):
         folder = hub.call(
             lambda: snapshot_download(
                 source.repo_id,

@@ -143,7 +143,7 @@ def _plan_over(
         continues=pull.number if pull else None,
         left_to_send=left.bytes_to_send,
         version=has or hub.call(lambda: new_name(hub, order)),
-        against=_against(hub, files, before, pull, order),
+        against=_against(hub, account, files, before, pull, order),
     )
 
 
@@ -159,7 +159,11 @@ def _opened(
 
 
 def _account(hub: Hub) -> str:
-    return str(hub.call(lambda: hub.api.whoami())["name"])
+    said = hub.call(lambda: hub.api.whoami())
+    name = said.get("name") if isinstance(said, dict) else None
+    if not isinstance(name, str):
+        raise UserError(f"{hub.host} does not say whose token it is; check HF_ENDPOINT")
+    return name
 
 
 def _look_or_create(hub: Hub, private: bool) -> Remote:
@@ -179,14 +183,19 @@ def _need_private(hub: Hub, order: Order, before: Remote) -> None:
 
 
 def _against(
-    hub: Hub, files: list[LocalFile], before: Remote, pull: staged.Staging | None, order: Order
+    hub: Hub,
+    account: str,
+    files: list[LocalFile],
+    before: Remote,
+    pull: staged.Staging | None,
+    order: Order,
 ) -> str | None:
     """The sentence that `publish` would end with, as far as reading can tell."""
     try:
         _need_private(hub, order, before)
         if difference(files, before):
             need_free_version(hub, files, order)
-            _need_no_loss(hub, before, order, pull)
+            _need_no_loss(hub, account, before, order, pull)
     except UserError as error:
         return str(error)
     return None
@@ -198,7 +207,7 @@ def _replace(
     """Stage, verify, merge, verify: the pull request, the bytes sent, main's new commit."""
     need_free_version(hub, files, order)
     pull = hub.call(lambda: staged.find(hub, account, order.key))
-    _need_no_loss(hub, before, order, pull)
+    _need_no_loss(hub, account, before, order, pull)
     if pull and not pull.goes_out_from(before.revision):
         _close(hub, account, order.key, "main has moved on; staged anew from there")
     opened = hub.call(
@@ -223,13 +232,15 @@ def _close(hub: Hub, account: str, key: str | None, why: str, *, but: int | None
     hub.call(step)
 
 
-def _need_no_loss(hub: Hub, before: Remote, order: Order, pull: staged.Staging | None) -> None:
+def _need_no_loss(
+    hub: Hub, account: str, before: Remote, order: Order, pull: staged.Staging | None
+) -> None:
     """UserError where publishing would replace what others put on main, unless that is wanted."""
     if order.overwrite:
         return
     if pull and not pull.goes_out_from(before.revision):
         raise staged.moved(hub, pull, before.revision)
-    other = hub.call(lambda: foreign_commit(hub, before, version_tags(hub)))
+    other = hub.call(lambda: foreign_commit(hub, account, before, version_tags(hub)))
     if other:
         raise UserError(
             f"{hub.repo_id}: main holds a change that no release made ({told(other)}); nothing was "

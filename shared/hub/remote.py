@@ -9,14 +9,18 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.hf_api import GitCommitInfo, RepoFile
 
 from shared.hub.calls import Hub
+from shared.hub.commits import commit_of
 from shared.hub.files import LocalFile
 
 KEPT_ON_THE_HUB = ".gitattributes"
 """The Hub writes it itself: which files it stores as LFS. It stays where the folder has none."""
 VERSION_TAG = re.compile(r"v(\d+(?:\.\d+)*)")
-RELEASE_MARK = re.compile(r"\brelease (?P<key>[0-9a-f]{8,64})(?: over (?P<base>[0-9a-f]{12}))?")
-"""Ends the title of every pull request made here, and so of the commit that its merge makes on main:
-the release's key, and the commit of main that it goes out from."""
+RELEASE_MARK = re.compile(
+    r", release (?P<key>[0-9a-f]{16}) over (?P<base>[0-9a-f]{12})(?: \(#\d+\))?$"
+)
+"""Ends the title of every pull request made here, and so of the commit that its merge makes on main
+(the Hub puts the pull request's number behind it): the release's key, and the commit of main that it
+goes out from. A person's "Notes for release 20261123" is no such title."""
 INITIAL_COMMIT = "initial commit"
 
 
@@ -62,10 +66,10 @@ class Difference:
 def look(hub: Hub, revision: str = "main") -> Remote:
     """The repository at `revision`, with every file's checksum: two requests, not retried here."""
     info = hub.api.model_info(hub.repo_id, revision=revision)
-    assert info.sha is not None, "the Hub names a commit for every revision it knows"
-    listing = hub.api.list_repo_tree(hub.repo_id, recursive=True, revision=info.sha)
+    commit = commit_of(hub, info.sha)
+    listing = hub.api.list_repo_tree(hub.repo_id, recursive=True, revision=commit)
     files = {item.path: item for item in listing if isinstance(item, RepoFile)}
-    return Remote(info.sha, bool(info.private), files)
+    return Remote(commit, bool(info.private), files)
 
 
 def look_if_there(hub: Hub) -> Remote | None:
@@ -78,8 +82,8 @@ def look_if_there(hub: Hub) -> Remote | None:
         return None
 
 
-def head(hub: Hub, revision: str = "main") -> str | None:
-    return hub.api.model_info(hub.repo_id, revision=revision).sha
+def head(hub: Hub, revision: str = "main") -> str:
+    return commit_of(hub, hub.api.model_info(hub.repo_id, revision=revision).sha)
 
 
 def difference(files: list[LocalFile], remote: Remote | None) -> Difference:
@@ -107,25 +111,34 @@ def next_version(tags: dict[str, str]) -> str:
     return f"v{max((_numbers(name)[0] for name in tags), default=0) + 1}"
 
 
-def foreign_commit(hub: Hub, remote: Remote, tags: dict[str, str]) -> GitCommitInfo | None:
+def foreign_commit(
+    hub: Hub, account: str, remote: Remote, tags: dict[str, str]
+) -> GitCommitInfo | None:
     """The commit on main that no release made and the newest release did not go out from, if any.
 
-    Only the newest release has to be looked at: what lay beneath it was looked at, or overwritten
-    with leave, when it was made.
+    A release's commit has its title and is by `account`, where the Hub says by whom it is. Only the
+    newest release has to be looked at: what lay beneath it was looked at, or overwritten with leave,
+    when it was made.
     """
     if remote.is_blank or remote.revision in tags.values():
         return None
     newest, *older = hub.api.list_repo_commits(hub.repo_id, revision=remote.revision)
-    mark = RELEASE_MARK.search(newest.title)
+    mark = _mark(newest, account)
     if mark is None:
-        return None if newest.title == INITIAL_COMMIT else newest
-    for commit in older if mark["base"] else []:
-        its = RELEASE_MARK.search(commit.title)
+        return None if newest.title == INITIAL_COMMIT and not older else newest
+    for commit in older:
+        its = _mark(commit, account)
         if commit.commit_id.startswith(mark["base"]):
             return None
-        if its is None or its[0] != mark[0]:
+        if its is None or its.groupdict() != mark.groupdict():
             return commit
-    return None
+    return newest  # it claims to go out from a commit that main never had
+
+
+def _mark(commit: GitCommitInfo, account: str) -> re.Match[str] | None:
+    """What the title says of a release, where nothing says that someone else made it."""
+    theirs = bool(commit.authors) and account not in commit.authors
+    return None if theirs else RELEASE_MARK.search(commit.title)
 
 
 def told(commit: GitCommitInfo) -> str:

@@ -17,6 +17,7 @@ from huggingface_hub.community import DiscussionWithDetails
 
 from shared.errors import UserError
 from shared.hub.calls import Hub, transferring
+from shared.hub.commits import commit_of
 from shared.hub.files import LocalFile
 from shared.hub.remote import RELEASE_MARK, Difference, Remote, difference, head, look
 from shared.progress import say
@@ -62,7 +63,7 @@ def find(hub: Hub, account: str, key: str) -> Staging | None:
     """The pull request that an earlier run opened for this release, if it is still there."""
     for pull in ours(hub, account, key):
         mark = RELEASE_MARK.search(pull.title)
-        if mark and mark["base"]:
+        if mark:
             return Staging(pull.num, mark["base"])
     return None
 
@@ -124,7 +125,7 @@ def merge(hub: Hub, staging: Staging, verified: str) -> str:
             hub.api.change_discussion_status(hub.repo_id, staging.number, "open")
         hub.api.merge_pull_request(hub.repo_id, staging.number)
         pull = hub.api.get_discussion_details(hub.repo_id, staging.number)
-    return pull.merge_commit_oid or str(head(hub))
+    return commit_of(hub, pull.merge_commit_oid or head(hub))
 
 
 def close(hub: Hub, pulls: list[Discussion], comment: str) -> None:
@@ -162,7 +163,7 @@ def _commit(
             revision=staging.revision,
             parent_commit=before.revision,
         )
-    return look(hub, made.oid)
+    return look(hub, commit_of(hub, made.oid))
 
 
 def _need_arrived(
@@ -191,7 +192,7 @@ def _need_mergeable(hub: Hub, staging: Staging, verified: str, pull: DiscussionW
     if head(hub, staging.revision) != verified:
         raise UserError(f"{where} was changed by someone after it was checked; run it again")
     if not staging.goes_out_from(now := head(hub)):
-        raise moved(hub, staging, str(now))
+        raise moved(hub, staging, now)
 
 
 def moved(hub: Hub, staging: Staging, now: str) -> UserError:

@@ -32,9 +32,13 @@ NOT_TOKENS = (
     *("IBM Cloud IAM Key", "IBM COS HMAC Credentials"),
 )
 """Guesses rather than forms: an address, the word `password`, a vendor's name before a long word."""
-HUB_TOKEN = re.compile(r"\b(?:hf|api_org)_[A-Za-z0-9]{30,}\b")
+HUB_TOKEN = re.compile(
+    r"(?<![A-Za-z0-9])(?:hf_(?:oauth|jwt)_[\w.=-]{16,}|(?:hf|api_org)_[A-Za-z0-9]{30,}\b)"
+)
 PRIVATE_KEY = re.compile(rb"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY")
 LARGEST_TEXT = 64_000_000
+SMALL = 1_000_000
+"""Bytes. A binary file up to this size is searched whole; of a larger one, its first SAMPLE bytes."""
 SAMPLE = 8192
 
 
@@ -47,17 +51,21 @@ def refuse_secrets(folder: Path, names: Iterable[str]) -> None:
 
 
 def secret_in(path: Path) -> str | None:
-    """What kind of secret a file looks like, or None. Weights are looked at by name alone."""
+    """What kind of secret a file looks like, or None. Of large binary files the beginning is read."""
     if any(fnmatchcase(path.name.lower(), pattern) for pattern in NAMES):
         return "by its name"
     with path.open("rb") as file:
         start = file.read(SAMPLE)
-        if PRIVATE_KEY.search(start):
+        size = path.stat().st_size
+        binary = b"\0" in start or size > LARGEST_TEXT
+        content = start if binary and size > SMALL else start + file.read()
+    narrow = content.replace(b"\0", b"")  # UTF-16 is ASCII with a NUL beside each letter
+    for form in (content, narrow) if binary else (content,):
+        if PRIVATE_KEY.search(form):
             return "a private key"
-        if b"\0" in start or path.stat().st_size > LARGEST_TEXT:
-            return None
-        text = (start + file.read()).decode("utf-8", errors="replace")
-    return secret_in_text(text)
+        if found := secret_in_text(form.decode("ascii" if binary else "utf-8", errors="replace")):
+            return found
+    return None
 
 
 def secret_in_text(text: str) -> str | None:

@@ -60,6 +60,8 @@ def _unchanged(names: list[str], options: Options) -> dict[str, Result]:
                     result = run_until(name, replace(options, on_the_way=True))
         except NotDone:
             continue
+        except Exception:  # a worker will meet it again, and keep its traceback
+            continue
         found[name] = result
         for line in lines:
             say(line)

@@ -11,11 +11,11 @@ the rest. A unit that was lost with its process is simply run again.
 from __future__ import annotations
 
 import os
-import traceback
 from dataclasses import dataclass, replace
 from typing import cast
 
 from shared import paths
+from shared.defect import kept
 from shared.domain import load_domain
 from shared.errors import UserError
 from shared.pipeline import Result, release_domain, run_until, write_attempts
@@ -117,14 +117,4 @@ def run_unit(unit: Unit) -> Result:
             write_attempts(unit.domain, result.walk.attempts)
         return result
     except Exception as error:
-        return Result(unit.domain, error=_defect(unit, error))
-
-
-def _defect(unit: Unit, error: Exception) -> str:
-    """A defect of ours keeps its traceback, in a file: beside other domains' lines it is no help."""
-    file = paths.build() / "failures" / f"{unit.domain}.txt"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
-    first = (str(error).strip().splitlines() or [""])[0]
-    where = paths.shown(file)
-    return f"{unit.domain}: {unit.until}: {type(error).__name__}: {first} (traceback: {where})"
+        return Result(unit.domain, error=kept(unit.domain, unit.until, error))

@@ -10,10 +10,10 @@ from shared.hashing import files_below, sha256_now
 from shared.release import RELEASE_FILE, Release
 from shared.safety.content import refuse_unsafe
 from shared.safety.secrets import refuse_secrets
-from shared.signature_file import CLIENT_FILES, SIGNATURE_FILE
-from shared.signing import check_signature, signed_by
+from shared.signature_file import CLIENT_FILES, SIGNATURE_FILE, read_signature
+from shared.signing import check_signature
 from shared.units import number
-from shared.verify.line import need
+from shared.verify.line import NotChecked, need
 
 
 def present(folder: Path) -> list[str]:
@@ -70,17 +70,21 @@ def tokenizer_is_the_sources(release: Release) -> str:
     return "tokenizer.json is the source's own"
 
 
-def signature(folder: Path, public_key: Path | None) -> tuple[bool | None, str]:
-    """Whether the signature holds; None where there is nothing to hold it against."""
-    by = signed_by(folder)
+def signature(folder: Path, public_key: Path | None) -> str:
+    """By whom it is, where it holds; NotChecked where there is nothing to hold it against.
+
+    Also without a key, a signature that is over other files than these is none of this folder's.
+    """
+    where, found = paths.shown(folder / SIGNATURE_FILE), read_signature(folder)
+    if found is None:
+        need(public_key is None, f"{where}: missing; the release is unsigned")
+        raise NotChecked("unsigned: that the files belong together is checked, not who made them")
     if public_key is None:
-        if by is None:
-            return None, "unsigned: that the files belong together is checked, not who made them"
-        return None, f"not checked: signed by {by[:16]}…; give --public-key to check it"
-    if by is None:
-        return False, f"{paths.shown(folder / SIGNATURE_FILE)}: missing; the release is unsigned"
+        need(found.is_over(folder, sha256_now), f"{where}: is not over the files that lie there")
+        by = f"{found.by[:16]}…" if found.by else "a Sigstore certificate"
+        raise NotChecked(f"not checked: signed by {by}; give --public-key to check it")
     check_signature(folder, public_key)
-    return True, f"by {paths.shown(public_key)}, over every file"
+    return f"by {paths.shown(public_key)}, over every file"
 
 
 def _first(folder: Path, names: list[str]) -> str:

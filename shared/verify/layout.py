@@ -11,6 +11,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,14 @@ from typing import Any
 from shared import paths
 from shared.olive.build import DTYPES
 from shared.olive.lint import lint, require_clean
-from shared.strict import read_json
+from shared.strict import read_json, read_text
+from shared.verify.limits import LARGEST_OUTPUT
 from shared.verify.line import Line, need
 
 SECONDS = 300.0
+BASE_MEMORY = 4_000_000_000
+THREAD_MEMORY = 256_000_000
+"""Address space, not memory: each core's threads reserve stacks and arenas that they never touch."""
 SECRET_VARIABLE = re.compile("TOKEN|KEY|PASSWORD|PASSWD|SECRET|CREDENTIAL|AUTH", re.I)
 CODE_KEY = re.compile(
     r"auto_map|custom_pipelines|custom_generate|custom_op|library_path|trust_remote", re.I
@@ -44,8 +49,10 @@ def configured(folder: Path) -> str:
     need(isinstance(template, str), "tokenizer_config.json: chat_template: missing")
     beside = folder / "chat_template.jinja"
     if beside.is_file():
-        same = beside.read_text(encoding="utf-8") == template
-        need(same, "chat_template.jinja is not the template of tokenizer_config.json")
+        need(
+            read_text(beside) == template,
+            "chat_template.jinja is not the template of tokenizer_config.json",
+        )
     return "JSON objects that name no code; the chat template is inside"
 
 
@@ -70,27 +77,47 @@ def graph(folder: Path, dtype: str) -> str:
 
 def loads(folder: Path, seconds: float = SECONDS) -> Iterator[Line]:
     """What the process of its own reports; a ✗ where it died or did not end."""
-    command = [sys.executable, "-m", "shared.verify.load", str(folder.resolve()), *DTYPES]
+    memory = str(memory_for(folder))
+    command = [sys.executable, "-m", "shared.verify.load", memory, str(folder.resolve()), *DTYPES]
     offline = {"HF_HUB_OFFLINE": "1", "PYTHONPATH": _python_path()}
     kept = {k: v for k, v in os.environ.items() if not SECRET_VARIABLE.search(k)}
-    try:
-        run = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            timeout=seconds,
-            cwd=paths.REPOSITORY,
-            env=kept | offline,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        yield Line("loads", False, f"had not loaded after {seconds:.0f} s")
-        return
-    lines = [Line(**json.loads(text)) for text in run.stdout.splitlines() if text[:1] == "{"]
+    with tempfile.TemporaryFile() as output:
+        try:
+            run = subprocess.run(
+                command,
+                stdout=output,
+                stderr=subprocess.DEVNULL,
+                timeout=seconds,
+                cwd=paths.REPOSITORY,
+                env=kept | offline,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            yield Line("loads", False, f"had not loaded after {seconds:.0f} s")
+            return
+        output.seek(0)
+        lines = list(told(output.read(LARGEST_OUTPUT)))
     yield from lines
     if run.returncode != 0 or len(lines) < 2 + len(DTYPES):
         how = f"signal {-run.returncode}" if run.returncode < 0 else f"status {run.returncode}"
         yield Line("loads", False, f"the process that loads it ended with {how}")
+
+
+def told(output: bytes) -> Iterator[Line]:
+    """The lines that the process reported; whatever else it, or a runtime in it, wrote is no line."""
+    for text in output.decode(errors="replace").splitlines():
+        try:
+            found = json.loads(text) if text[:1] == "{" else None
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(found, dict) and found.keys() == {"name", "ok", "words"}:
+            yield Line(str(found["name"]), found["ok"] is True, str(found["words"]))
+
+
+def memory_for(folder: Path) -> int:
+    """Bytes of address space that loading these files may take: generous, and not the machine's all."""
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return 3 * size + BASE_MEMORY + THREAD_MEMORY * (os.cpu_count() or 1)
 
 
 def _python_path() -> str:

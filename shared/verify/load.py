@@ -1,7 +1,7 @@
-"""The process in which a stranger's files are loaded: `python -m shared.verify.load FOLDER DTYPE…`.
+"""The process that loads a stranger's files: `python -m shared.verify.load BYTES FOLDER DTYPE…`.
 
-One JSON object a line on stdout. Code in the folder is never run, and templates are rendered in
-transformers' sandbox.
+BYTES of address space are all it may take. One JSON object a line on stdout. Code in the folder is
+never run, and templates are rendered in transformers' sandbox.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from shared.verify.limits import limit_this_process
 from shared.verify.line import Line
 
 QUESTION = "Is this text in the prompt?"
@@ -82,4 +83,5 @@ def main(folder: Path, dtypes: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:])
+    limit_this_process(int(sys.argv[1]))
+    main(Path(sys.argv[2]), sys.argv[3:])

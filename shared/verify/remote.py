@@ -18,6 +18,8 @@ from shared import paths
 from shared.errors import UserError
 from shared.hashing import sha256_now
 from shared.hub.calls import Hub, Sleep, transferring
+from shared.hub.client import single_tries
+from shared.hub.commits import commit_of
 from shared.hub.download import REVISION
 from shared.units import number
 from shared.verify.line import need
@@ -54,7 +56,14 @@ def fetch(target: str, *, endpoint: str | None = None, sleep: Sleep = time.sleep
     """
     repo_id, revision = parse(target)
     hub = Hub(HfApi(endpoint=endpoint), repo_id, sleep=sleep)
-    commit = hub.call(lambda: hub.api.model_info(repo_id, revision=revision).sha)
+    with single_tries():
+        return _fetched(hub, revision)
+
+
+def _fetched(hub: Hub, revision: str) -> Fetched:
+    repo_id = hub.repo_id
+    info = hub.call(lambda: hub.api.model_info(repo_id, revision=revision))
+    commit = commit_of(hub, info.sha)
     listing = hub.call(
         lambda: list(hub.api.list_repo_tree(repo_id, recursive=True, revision=commit))
     )
@@ -62,7 +71,7 @@ def fetch(target: str, *, endpoint: str | None = None, sleep: Sleep = time.sleep
     for name in files:
         need(_stays_inside(name), f"{repo_id}: {name!r} would lead out of the folder")
         need(not _is_the_clients(name), f"{repo_id}: {name!r} would pass for the client's own")
-    folder = paths.build() / "verify" / repo_id.replace("/", "--") / str(commit)
+    folder = paths.build() / "verify" / repo_id.replace("/", "--") / commit
     size = sum(file.size for file in files.values())
     _need_room(folder, size)
     _drop_damaged(folder, files)
@@ -72,7 +81,7 @@ def fetch(target: str, *, endpoint: str | None = None, sleep: Sleep = time.sleep
                 repo_id, revision=commit, local_dir=folder, endpoint=hub.api.endpoint
             )
         )
-    return Fetched(repo_id, str(commit), folder, files)
+    return Fetched(repo_id, commit, folder, files)
 
 
 def as_the_hub_says(fetched: Fetched) -> str:

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from shared import paths
-from shared.errors import UserError
 from shared.hub.calls import Sleep
 from shared.release import RELEASE_FILE, Release, read_release
 from shared.verify import card, files, layout, remote
@@ -55,15 +54,15 @@ def before_loading(folder: Path, public_key: Path | None = None) -> Iterator[Lin
     yield safe
     if not safe.ok:
         return
-    try:
-        release = read_release(folder)
-    except UserError as error:
-        yield Line(RELEASE_FILE, False, " ".join(str(error).split()))
+    read: list[Release] = []
+    manifest = line(RELEASE_FILE, lambda: _whose(_kept(read, read_release(folder))))
+    yield manifest
+    if not manifest.ok:
         return
-    yield Line(RELEASE_FILE, True, _whose(release))
+    release = read[0]
     yield line("complete", lambda: files.complete(folder, release))
     yield line("hashes", lambda: files.unchanged(folder, release))
-    yield _signature(folder, public_key)
+    yield line("signature", lambda: files.signature(folder, public_key))
     yield line("figures", lambda: card.figures(folder, release))
     yield line("manifests", lambda: card.measurements(release))
     yield line("origin", lambda: card.origin(folder, release))
@@ -73,12 +72,9 @@ def before_loading(folder: Path, public_key: Path | None = None) -> Iterator[Lin
         yield line(f"graph {dtype}", lambda dtype=dtype: layout.graph(folder, dtype))  # type: ignore[misc]
 
 
-def _signature(folder: Path, public_key: Path | None) -> Line:
-    try:
-        ok, words = files.signature(folder, public_key)
-    except UserError as error:
-        ok, words = False, str(error)
-    return Line("signature", ok, words)
+def _kept(read: list[Release], release: Release) -> Release:
+    read.append(release)
+    return release
 
 
 def _whose(release: Release) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.full_size import ARCHITECTURES, full_size_model
+from benchmarks.full_size import ARCHITECTURES, BLOCK_SIZE, full_size_model
 from shared import paths
 from shared.card.tables import table
 from shared.errors import UserError
@@ -33,8 +33,6 @@ MENDED = "the same, SmolLM3's NoPE layers mended by us"
 STOCK_MODULE = "onnxruntime_genai.models.builder"
 MENDED_MODULE = "benchmarks.stock_mended"
 TOOLS = {OURS: "ours", STOCK: "stock", MENDED: "mended"}
-BLOCK_SIZE = {"smollm3": 32, "phi3": 128, "qwen2.5": 32}
-"""As the rungs of fallback.toml have it."""
 
 
 class Build(Strict):

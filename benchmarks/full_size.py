@@ -29,6 +29,9 @@ from shared.progress import bar
 from shared.stage import Plan, Produced, run_stage
 
 SPECIAL: dict[str, Any] = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
+BLOCK_SIZE = {"smollm3": 32, "phi3": 128, "qwen2.5": 32}
+"""As the rungs of fallback.toml have it."""
+
 SHARD_BYTES = 2_000_000_000
 
 ARCHITECTURES: dict[str, tuple[type[PretrainedConfig], dict[str, Any]]] = {
@@ -88,10 +91,13 @@ def full_size_model(architecture: str) -> Path:
         settings=settings,
         tools=tool_versions("transformers"),
     )
-    return run_stage(plan, lambda work: _write(kind(**settings, **SPECIAL), tokenizer, work)).folder
+    return run_stage(
+        plan, lambda work: write_random(kind(**settings, **SPECIAL), tokenizer, work)
+    ).folder
 
 
-def _write(config: PretrainedConfig, tokenizer: Path, work: Path) -> Produced:
+def write_random(config: PretrainedConfig, tokenizer: Path, work: Path) -> Produced:
+    """A model folder with random weights in `config`'s shape and that tokenizer."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     config.architectures = [type(model).__name__]

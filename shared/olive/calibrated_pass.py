@@ -69,7 +69,7 @@ class CalibratedQuant(Pass):
         out.mkdir(parents=True, exist_ok=True)
         texts = read_tokens(config.calibration) if config.feedback else []
         build_graph(folder, "f16")  # what has no graph should fail now, not after an hour's work
-        loaded = _load(folder)
+        loaded = load_parent(folder)
         shards, used = ShardWriter(out), dict[str, Format]()
 
         def form(name: str) -> Format:
@@ -105,7 +105,7 @@ def read_tokens(path: str | None) -> list[list[int]]:
     return texts
 
 
-def _load(folder: Path) -> Any:
+def load_parent(folder: Path) -> Any:
     """The 16-bit model for calibration, its layers in their own float type."""
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging

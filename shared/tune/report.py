@@ -7,7 +7,7 @@ import json
 import math
 from pathlib import Path
 
-from shared import paths
+from shared import marks, paths
 from shared.card.recipe import report_file
 from shared.card.tables import shown, table
 from shared.errors import UserError
@@ -28,7 +28,6 @@ COLUMNS = {
     "peak_rss": "peak memory",
     "cpu_decode_tokens_per_second": "CPU decode",
 }
-END = "<!-- end -->"
 WEBGPU = "WebGPU decode speed: not measured: tune opens no browser; `./inv bench` does."
 
 
@@ -145,11 +144,11 @@ def put_into(document: Path, tuning: Tuning) -> None:
     """
     name = f"<!-- tuned: {tuning.domain.name} {tuning.rung} -->"
     text = document.read_text(encoding="utf-8") if document.is_file() else ""
-    before, mark, rest = text.partition(name)
-    _, end, after = rest.partition(END)
-    if not mark or not end:
-        raise UserError(f"--document: {paths.shown(document)} has no block {name} … {END}")
-    document.write_text(f"{before}{mark}\n{render(tuning)}\n{end}{after}", encoding="utf-8")
+    try:
+        renewed = marks.put(text, name, render(tuning))
+    except ValueError as error:
+        raise UserError(f"--document: {paths.shown(document)} has {error}") from error
+    document.write_text(renewed, encoding="utf-8")
 
 
 def as_json(tuning: Tuning) -> dict[str, object]:

@@ -139,3 +139,19 @@ def _random(name: str, shape: torch.Size, noise: torch.Tensor) -> torch.Tensor:
         return torch.ones(shape, dtype=torch.bfloat16)
     count = shape.numel()
     return noise.repeat(-(-count // noise.numel()))[:count].view(shape).clone()
+
+
+def calibration_texts(domain: str, vocabulary: int) -> list[list[int]]:
+    """Token ids of a domain's calibration text, by the embedded model's tokenizer."""
+    from transformers import AutoTokenizer
+
+    from shared.domain import load_domain, read_records
+    from shared.olive.calibration import FILE, chat_tokens
+
+    loaded = load_domain(domain)
+    tokenizer = AutoTokenizer.from_pretrained(
+        embedded_model(PACKAGE), local_files_only=True, trust_remote_code=False
+    )
+    records = read_records(loaded.folder / FILE, loaded.schema)
+    texts = [chat_tokens(tokenizer, loaded.prompt, record) for record in records]
+    return [[i % vocabulary for i in ids] for ids in texts]

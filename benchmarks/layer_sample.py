@@ -23,7 +23,13 @@ import psutil
 import torch
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
-from benchmarks.full_size import ARCHITECTURES, BLOCK_SIZE, SPECIAL, write_random
+from benchmarks.full_size import (
+    ARCHITECTURES,
+    BLOCK_SIZE,
+    SPECIAL,
+    calibration_texts,
+    write_random,
+)
 from shared import marks, paths
 from shared.embedded import PACKAGE, embedded_model
 from shared.manifest import Strict
@@ -60,7 +66,7 @@ class Sample(Strict):
 def layer_sample(architecture: str, domain: str = "legal") -> Sample:
     """Time one layer and the head; what other processes do at the time is told as the load."""
     kind, settings = ARCHITECTURES[architecture]
-    texts = _texts(domain, settings["vocab_size"])
+    texts = calibration_texts(domain, settings["vocab_size"])
     say(f"{architecture}: one layer of {settings['num_hidden_layers']}, random weights")
     block = BLOCK_SIZE[architecture]
     config = kind(**(settings | SPECIAL | {"num_hidden_layers": 1}))
@@ -101,21 +107,6 @@ def _source_bytes(config: PretrainedConfig) -> int:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     return 2 * sum(p.numel() for p in model.parameters())
-
-
-def _texts(domain: str, vocabulary: int) -> list[list[int]]:
-    from transformers import AutoTokenizer
-
-    from shared.domain import load_domain, read_records
-    from shared.olive.calibration import FILE, chat_tokens
-
-    loaded = load_domain(domain)
-    tokenizer = AutoTokenizer.from_pretrained(
-        embedded_model(PACKAGE), local_files_only=True, trust_remote_code=False
-    )
-    records = read_records(loaded.folder / FILE, loaded.schema)
-    texts = [chat_tokens(tokenizer, loaded.prompt, record) for record in records]
-    return [[i % vocabulary for i in ids] for ids in texts]
 
 
 class _peak:

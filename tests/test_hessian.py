@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -9,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from shared.olive import hessian
+from shared.olive import hessian, weights
+from shared.olive.calibrated_pass import load_parent
 from shared.olive.gptq import Format, gptq, inputs_of
 from shared.olive.hessian import add, inverse_factor_, threads
 from shared.olive.weights import SINGLE, forget_mapped, load_weights
@@ -82,3 +84,12 @@ class TestForgettingPages:
         weight = torch.ones(4_000_000)
         forget_mapped([weight])
         assert float(weight.sum()) == 4_000_000
+
+    def test_reaches_the_model_that_is_calibrated(
+        self, tiny: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        model, forgotten = load_parent(tiny("llama")), list[int]()
+        monkeypatch.setattr(weights, "forget_pages", lambda t: forgotten.append(t.data_ptr()))
+        matrices = [p.data for p in model.parameters() if p.ndim == 2]
+        forget_mapped(matrices)
+        assert forgotten == [matrix.data_ptr() for matrix in matrices]

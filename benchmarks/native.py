@@ -26,8 +26,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from benchmarks.build import BLOCK_SIZE
-from benchmarks.full_size import ARCHITECTURES, full_size_model
+from benchmarks.full_size import ARCHITECTURES, BLOCK_SIZE, full_size_model
 from shared import paths
 from shared.card.tables import table
 from shared.errors import RungFailed, UserError

@@ -23,6 +23,7 @@ from typing import Any
 
 import psutil
 
+from benchmarks.build_report import profile_text, profiles
 from benchmarks.worlds import add_ballast, disk_floor, make_world
 from shared import paths
 from shared.card.tables import table
@@ -60,7 +61,7 @@ class Report(Strict):
     runs: list[Run]
     unchanged: list[Run]
     unchanged_source_bytes: int
-    profile: dict[str, float] = {}  # noqa: RUF012 (pydantic copies it)
+    profile: dict[str, dict[str, float]] = {}  # noqa: RUF012 (pydantic copies it)
 
 
 def bench_scaling(
@@ -83,7 +84,7 @@ def bench_scaling(
         runs=runs,
         unchanged=_unchanged(folder, min(4, max(counts)), unchanged_bytes),
         unchanged_source_bytes=unchanged_bytes,
-        profile=_profile(),
+        profile=profiles(),
     )
     shutil.rmtree(folder, ignore_errors=True)
     (paths.build() / "bench-scaling.json").write_text(report.model_dump_json(indent=2) + "\n")
@@ -201,12 +202,6 @@ def _unchanged(folder: Path, count: int, size: int) -> list[Run]:
     ]
 
 
-def _profile() -> dict[str, float]:
-    """Where the newest profiled full-size build spent its seconds, if there is one."""
-    file = paths.build() / "bench-build" / "smollm3-profile"
-    return dict(json.loads(file.read_text())) if file.exists() else {}
-
-
 def _machine() -> str:
     memory = psutil.virtual_memory().total
     return (
@@ -235,7 +230,7 @@ def render(report: Report) -> str:
         "which is hashed like any other weight):\n"
         f"{_median(report.unchanged):.2f} s, the median of {len(report.unchanged)} runs, "
         f"{number(max(r.peak_rss_bytes for r in report.unchanged), 'B')} of memory.\n"
-        f"{_profile_text(report.profile)}"
+        f"{profile_text(report.profile)}"
     )
 
 
@@ -254,18 +249,6 @@ def _scaling_table(runs: list[Run]) -> str:
         for count in counts
     ]
     return table(("domains", *ways), rows, "github")
-
-
-def _profile_text(profile: dict[str, float]) -> str:
-    if not profile:
-        return ""
-    rows = [(name, f"{seconds:.1f} s") for name, seconds in profile.items()]
-    return (
-        "\n## Where a full-size build spends its time\n\n"
-        "SmolLM3-3B's shape, q4f16 and q4 together, by `./inv bench-build --arch smollm3` "
-        "(under a profiler):\n\n"
-        f"{table(('part', 'wall'), rows, 'github')}\n"
-    )
 
 
 def _median(runs: list[Run]) -> float:

@@ -2,18 +2,22 @@
 
 Writes docs/measured.md: the embedded model on our own held-out records and on public ones
 (`--sets`, a folder with <domain>/eval.jsonl), and the model of examples/finetune wherever a domain has
-it. Answers that are there already are not asked for again.
+it; first how far the release is from its parent, token by token, then how both answer. Answers that
+are there already are not asked for again.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import fmean
 
 from shared import paths
+from shared.card.fidelity import fidelity_note, fidelity_table
 from shared.card.quality import quality_note, quality_tables
 from shared.domain import domain_names
 from shared.environment import set_variables
@@ -47,6 +51,8 @@ def evaluate(sets: Path | None, records: str, document: Path = DOCUMENT) -> Path
     for domain in domain_names():
         for rung in _rungs(domain):
             parts.append(f"## {domain}: {TITLES[rung]}")
+            parts += [_trained(domain)] if rung == TUNED else []
+            parts.append(_fidelity(domain, rung))
             parts += [_section(domain, rung, file, records) for file in _files(domain, sets)]
     write_text(document, "\n\n".join(parts) + "\n")
     return document
@@ -61,6 +67,28 @@ def _files(domain: str, sets: Path | None) -> list[Path | None]:
     """None stands for the domain's own records."""
     public = sets / domain / "eval.jsonl" if sets else None
     return [None, public] if public and public.is_file() else [None]
+
+
+def _trained(domain: str) -> str:
+    """What examples/finetune noted of its run."""
+    note = json.loads((paths.models(domain) / "adapter" / "finetune.json").read_bytes())
+    losses, near = note["losses_nats_per_token"], "left_out_as_near_copies_of_held_out_records"
+    return (
+        f"Trained on {note['records']:,} records ({len(note[near])} more were left out as near copies "
+        f"of held-out ones): {note['steps']} steps over {note['examples_seen']:,} examples in "
+        f"{note['seconds'] / 60:.1f} minutes. Loss: {losses[0]:.3g} nats a token of answer at the "
+        f"first step, {fmean(losses[-10:]):.3g} over the last ten."
+    )
+
+
+def _fidelity(domain: str, rung: str) -> str:
+    """How far the 4-bit model is from its parent on our own held-out text."""
+    say(f"{domain}, {rung}: fidelity")
+    result = run_until(domain, Options(rung=rung, until="fidelity"))
+    if not result.walk or "fidelity" not in result.walk.done:
+        raise UserError(result.error or f"{domain}: fidelity was not measured")
+    made = result.walk.manifests["fidelity"]
+    return f"{fidelity_table(made.measurements)}\n\n{fidelity_note(made.facts)}"
 
 
 def _section(domain: str, rung: str, file: Path | None, records: str) -> str:

@@ -25,8 +25,7 @@ class Answerer:
             config.overlay(json.dumps({"model": decoder}))
         self._model = og.Model(config)
         self.chat = Chat(folder)
-        context = json.loads((folder / "genai_config.json").read_text())["model"]["context_length"]
-        self.context_length = int(context)
+        self.context_length = _context(folder)
 
     def answers(
         self, prompts: Sequence[Sequence[int]], limit: int, schema: str | None = None
@@ -99,3 +98,11 @@ class Answerer:
                 break
         end = time.perf_counter()
         return Answer(self.chat.text(ids), prompt_tokens, ids, first - started, end - first)
+
+
+def _context(folder: Path) -> int:
+    """genai_config.json may name more positions than the graph has rotations for; config.json's
+    are what PyTorch goes by too."""
+    named = json.loads((folder / "genai_config.json").read_text())["model"]["context_length"]
+    known = json.loads((folder / "config.json").read_text()).get("max_position_embeddings", named)
+    return min(int(named), int(known))

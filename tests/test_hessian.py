@@ -10,10 +10,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from shared.environment import cores
 from shared.olive import hessian, weights
 from shared.olive.calibrated_pass import load_parent
 from shared.olive.gptq import Format, gptq, inputs_of
-from shared.olive.hessian import add, inverse_factor_, threads
+from shared.olive.hessian import add, inverse_factor_
 from shared.olive.weights import SINGLE, forget_mapped, load_weights
 
 
@@ -53,7 +54,7 @@ def test_the_result_has_the_same_bits_with_any_number_of_threads(
     weight, x = inputs(700, 192), inputs(500, 192)
 
     def made(count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        monkeypatch.setattr(hessian, "threads", lambda: count)
+        monkeypatch.setattr(hessian, "cores", lambda: count)
         blocks = gptq(weight, inputs_of(add(None, x)), Format())
         return blocks.packed, blocks.scales
 
@@ -65,9 +66,9 @@ def test_a_worker_that_shares_the_machine_has_as_many_threads_as_it_was_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    assert threads() == 1
+    assert cores() == 1
     monkeypatch.setenv("OMP_NUM_THREADS", "100000")
-    assert threads() == len(psutil.Process().cpu_affinity())
+    assert cores() == len(psutil.Process().cpu_affinity())
 
 
 class TestForgettingPages:

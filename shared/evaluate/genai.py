@@ -6,12 +6,14 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import onnxruntime_genai as og
 
 from shared.evaluate.answer import Answer, common_prefix, room, unanswerable
 from shared.evaluate.answers import is_complete
 from shared.evaluate.chat import Chat
+from shared.evaluate.session import genai_options
 
 
 class Answerer:
@@ -20,9 +22,11 @@ class Answerer:
     def __init__(self, folder: Path, dtype: str | None = None) -> None:
         config = og.Config(str(folder))
         config.clear_providers()
-        if dtype:
-            decoder = {"decoder": {"filename": f"onnx/model_{dtype}.onnx"}}
-            config.overlay(json.dumps({"model": decoder}))
+        decoder: dict[str, Any] = {"filename": f"onnx/model_{dtype}.onnx"} if dtype else {}
+        if options := genai_options():
+            decoder["session_options"] = options
+        if decoder:
+            config.overlay(json.dumps({"model": {"decoder": decoder}}))
         self._model = og.Model(config)
         self.chat = Chat(folder)
         self.context_length = _context(folder)

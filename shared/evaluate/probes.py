@@ -13,6 +13,7 @@ import onnxruntime as ort
 from onnx import TensorProto, helper
 
 from shared.errors import RungFailed
+from shared.evaluate.session import session_options
 
 LAYER = re.compile(r"layers?[._/](\d+)")
 WATCHED = {
@@ -124,11 +125,7 @@ def _integer_outputs(model: onnx.ModelProto) -> set[str]:
 
 
 def _session(model: bytes, folder: Path) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.add_session_config_entry(
-        "session.model_external_initializers_file_folder_path", str(folder)
-    )
+    options = session_options(folder)
     try:
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no base of their own

@@ -7,7 +7,6 @@ nor what else the machine does changes a bit. Only the upper half of H is kept.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,15 +14,10 @@ from typing import Any
 
 import torch
 
+from shared.environment import cores
+
 TILE = 512
 """Rows and columns of a tile: 1 MB, which a core's cache holds."""
-
-
-def threads() -> int:
-    """Cores that this process may use; OMP_NUM_THREADS, where it is set, says how many of them."""
-    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    return max(1, min(here, int(asked))) if asked.isdigit() else here
 
 
 @contextmanager
@@ -43,9 +37,7 @@ def spread(work: Callable[..., Any], *arguments: Sequence[Any]) -> list[Any]:
     with one_thread():
         if len(arguments[0]) <= 1:
             return list(map(work, *arguments))
-        with ThreadPoolExecutor(
-            threads(), initializer=torch.set_num_threads, initargs=(1,)
-        ) as pool:
+        with ThreadPoolExecutor(cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
             return list(pool.map(work, *arguments))
 
 

@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from shared.environment import cores
 from shared.olive.gptq import SHRINK, Format, Inputs, dequantized, gptq, inputs_of
-from shared.olive.hessian import add, one_thread, spread, threads
+from shared.olive.hessian import add, one_thread, spread
 from shared.olive.quantized import Blocks
 from shared.olive.weights import forget_mapped
 
@@ -163,7 +164,7 @@ def _seen_inputs(
     """What each linear layer's inputs were like; those that share their input share the result."""
     sums: dict[str, torch.Tensor] = {}
     shared: dict[str, str] = {}
-    at_once = threads()
+    at_once = cores()
     with _watched(linears) as inputs_in:
         for start in range(0, len(hidden), at_once):
             some = slice(start, start + at_once)

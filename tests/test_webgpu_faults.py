@@ -194,10 +194,10 @@ class TestFaults:
         injected: str,
         words: str,
     ) -> None:
-        """The tenth buffer is not to be had: an exception of the engine's, or the device's error."""
+        """The tenth buffer is not to be had: an exception of the browser's, or the device's error."""
         page = Path(shutil.copytree(driver.PAGE, tmp_path / "page"))
         script = page / "instrument.js"
-        script.write_text(f"{script.read_text()}\n{TENTH_BUFFER % injected}")
+        script.write_text(f"{TENTH_BUFFER % injected}\n{script.read_text()}")
         monkeypatch.setattr(driver, "PAGE", page)
         result = ask(package, browser, placement=False)
         assert result.outcome == "out_of_memory"

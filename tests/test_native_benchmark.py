@@ -73,7 +73,7 @@ class TestTheTable:
         text = self.table(package, monkeypatch, native_run(), 100.0)
         assert "100 GB/s, as given" in text and "tg@d512" in text
         shares = [line for line in text.splitlines() if "tg@" in line and " % " in line]
-        assert len(shares) == 2, "one for each depth"
+        assert len(shares) == 3, "one for each depth: 0, 24 and 512"
 
     def test_says_that_a_software_adapter_proves_nothing(
         self, package: Path, monkeypatch: pytest.MonkeyPatch

@@ -21,6 +21,7 @@ from shared.signing import signed_by
 from shared.units import number
 
 TERMINAL = "rounded_outline"
+LINK = "Engines, depths and memory: [bench-all.html](bench-all.html)"
 
 COMPARED = {
     "package.q4f16_bytes": "q4f16",
@@ -132,7 +133,7 @@ def write_comparison(results: list[Result]) -> list[Path]:
         for r in results
     ]
     contents = {
-        "bench-all.md": comparison(results, "github") + "\n",
+        "bench-all.md": comparison(results, "github") + f"\n\n{LINK}\n",
         "bench-all.csv": text.getvalue(),
         "bench-all.json": json.dumps(data, indent=2, ensure_ascii=False) + "\n",
     }

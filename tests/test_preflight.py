@@ -78,6 +78,10 @@ class TestVerdicts:
     def test_a_missing_type_is_said(self) -> None:
         assert "no q4 file" in row(MINIMUM, print_of("q4f16")).verdict
 
+    def test_a_package_of_q4_alone_fits_a_device_with_f16_too(self) -> None:
+        found = row("discrete GPU, 8 GB", print_of("q4"))
+        assert (found.fits, found.verdict) == (True, "q4")
+
     def test_every_profile_has_a_source(self) -> None:
         assert all(len(profile.source) > 10 for profile in read_profiles())
 

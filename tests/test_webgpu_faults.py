@@ -83,6 +83,15 @@ def held_against_the_cpu(package: Path, result: BrowserResult) -> Compared:
     return parity.compare(model, ROWS, result.parity)
 
 
+def benched(package: Path, monkeypatch: pytest.MonkeyPatch) -> pipeline.Result:
+    """`./inv bench` on a package that is there."""
+    domain = load_domain("legal")
+    bench = bench_stage(domain, Done(package, Manifest.read(package), reused=True))
+    walked = Walk(domain, [], domain.chain.rung[0], done={"bench": bench})
+    monkeypatch.setattr(pipeline, "walk", lambda *_: walked)
+    return pipeline.run_until("legal", Options(until="bench"))
+
+
 class TestTheParityGate:
     def test_passes_the_file_that_both_read(self, browser: Path, package: Path) -> None:
         result = read(package, browser)
@@ -101,15 +110,20 @@ class TestTheParityGate:
         scale_tensor(spoilt, "q4", "model.layers.1.mlp.down_proj.weight_scales", 2)
         real = driver.run_in_browser
         monkeypatch.setattr(driver, "run_in_browser", lambda _, *a, **k: real(spoilt, *a, **k))
-        domain = load_domain("legal")
-        bench = bench_stage(domain, Done(package, Manifest.read(package), reused=True))
-        walked = Walk(domain, [], domain.chain.rung[0], done={"bench": bench})
-        monkeypatch.setattr(pipeline, "walk", lambda *_: walked)
-        result = pipeline.run_until("legal", Options(until="bench"))
-        failed = [g.name for g in walked.gates if g.outcome == "fail"]
+        result = benched(package, monkeypatch)
+        assert result.walk
+        failed = [g.name for g in result.walk.gates if g.outcome == "fail"]
         assert "WebGPU's probabilities are the CPU's" in failed
         assert "it is known where each node ran" not in failed
         assert not result.ok and failed[0] in str(result.error)
+
+    def test_and_all_others_pass_the_right_file(
+        self, root: Path, package: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        result = benched(package, monkeypatch)
+        assert result.walk and result.error is None
+        unmeasured = {g.name for g in result.walk.gates if g.outcome != "pass"}
+        assert unmeasured == {"decode speed"}
 
     def test_keeps_what_was_read_when_the_time_is_up(self, browser: Path, package: Path) -> None:
         result = read(package, browser, prompts=[], deadline_ms=1)
@@ -194,10 +208,10 @@ class TestFaults:
         injected: str,
         words: str,
     ) -> None:
-        """The tenth buffer is not to be had: an exception of the engine's, or the device's error."""
+        """The tenth buffer is not to be had: an exception of the browser's, or the device's error."""
         page = Path(shutil.copytree(driver.PAGE, tmp_path / "page"))
         script = page / "instrument.js"
-        script.write_text(f"{script.read_text()}\n{TENTH_BUFFER % injected}")
+        script.write_text(f"{TENTH_BUFFER % injected}\n{script.read_text()}")
         monkeypatch.setattr(driver, "PAGE", page)
         result = ask(package, browser, placement=False)
         assert result.outcome == "out_of_memory"

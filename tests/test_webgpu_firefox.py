@@ -46,7 +46,9 @@ class Session:
 @pytest.mark.parametrize(("error", "outcome"), FAULTS.values(), ids=FAULTS)
 def test_every_fault_has_an_outcome_and_a_sentence(error: Exception, outcome: str) -> None:
     tab = _Tab(Session(error), Family("--nothing-carries-this"))
-    found = firefox._answered(tab, "http://127.0.0.1/", {}, time.monotonic() + 60, lambda line: None)
+    found = firefox._answered(
+        tab, "http://127.0.0.1/", {}, time.monotonic() + 60, lambda line: None
+    )
     assert (found.outcome, found.ok) == (outcome, False)
     assert found.error
 

@@ -63,7 +63,7 @@ def asked_of(domain: Domain, package: Path, chat: Any, profile: Profile) -> Aske
     text, context = domain_ids(domain, chat), context_of(package)
     request = {
         "model": package.name,
-        "dtype": "auto",
+        "dtype": "auto" if (package / "onnx" / "model_q4f16.onnx").is_file() else "q4",
         "prompts": prompts + questions(profile.points, text, context),
         "budget_bytes": domain.chain.bench.gpu_budget_bytes,
         "warm_load": True,

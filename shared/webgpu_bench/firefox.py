@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import tempfile
 import threading
 import time
 import uuid
@@ -110,7 +111,7 @@ def _session(firefox: Path) -> Iterator[_Tab]:
     family = Family(f"--docintel-run={uuid.uuid4().hex}")
     driver: Any = None
     try:
-        with family.watched():
+        with tempfile.TemporaryDirectory() as logs, family.watched():
             try:
                 driver = Marionette(
                     bin=str(firefox),
@@ -118,6 +119,7 @@ def _session(firefox: Path) -> Iterator[_Tab]:
                     prefs=PREFS,
                     port=_free_port(),
                     app_args=[family.mark],
+                    gecko_log=logs,
                 )
                 driver.start_session()
             except Exception as error:  # mozrunner, sockets, Marionette: no common base

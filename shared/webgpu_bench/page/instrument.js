@@ -43,6 +43,16 @@
     if (error?.constructor?.name === "GPUOutOfMemoryError") stats.out_of_memory ??= error.message || "the GPU's is used up";
   };
 
+  /** A mapped buffer that the page has no memory for is an exception, which the engine words anew. */
+  const noticing = (make) => {
+    try {
+      return make();
+    } catch (error) {
+      if (error instanceof RangeError) stats.out_of_memory ??= error.message;
+      throw error;
+    }
+  };
+
   wrap(GPUDevice, "popErrorScope", async function (original) {
     const error = await original();
     noticeMemory(error);
@@ -76,7 +86,7 @@
   wrap(GPUDevice, "createBuffer", function (original, descriptor) {
     const size = Number(descriptor.size);
     overBudget(size);
-    const buffer = original(descriptor);
+    const buffer = noticing(() => original(descriptor));
     sizes.set(buffer, size);
     stats.buffers += 1;
     stats.live_bytes += size;

@@ -122,7 +122,7 @@ async function loadModel() {
   try {
     await page.engine?.dispose().catch(() => {});
     page.engine = null;
-    gpu.device_lost = null;
+    gpu.device_lost = gpu.out_of_memory = null;
     const { dtype } = pickDtype();
     page.engine = await page.lib.load({ model: chosen().name, dtype, onProgress: showProgress });
     $("dtype").textContent = dtype;

@@ -37,6 +37,7 @@ FULL_SIZE_BYTES = 6_150_000_000
 WORKERS = 2
 WAYS = {"one after the other": 1, f"--jobs {WORKERS}": WORKERS}
 CLUSTER = f"Dask, {WORKERS} worker processes"
+BUDGETED, BUDGET = f"--jobs {WORKERS}, with a budget", 2_500_000_000
 DOCUMENT = paths.REPOSITORY / "docs" / "performance.md"
 
 
@@ -61,6 +62,8 @@ class Report(Strict):
     runs: list[Run]
     unchanged: list[Run]
     unchanged_source_bytes: int
+    budgeted: Run | None = None
+    budget_bytes: int = BUDGET
     profile: dict[str, dict[str, float]] = {}  # noqa: RUF012 (pydantic copies it)
 
 
@@ -75,6 +78,7 @@ def bench_scaling(
     load = os.getloadavg()[0]
     wrote, read = disk_floor(folder)
     runs = [run for count in counts for run in _all_ways(folder, count)]
+    budgeted = _within_budget(folder, min(4, max(counts)))
     report = Report(
         machine=_machine(),
         load_before=load,
@@ -82,6 +86,7 @@ def bench_scaling(
         write_bytes_per_second=wrote,
         read_bytes_per_second=read,
         runs=runs,
+        budgeted=budgeted,
         unchanged=_unchanged(folder, min(4, max(counts)), unchanged_bytes),
         unchanged_source_bytes=unchanged_bytes,
         profile=profiles(),
@@ -102,14 +107,28 @@ def _all_ways(folder: Path, count: int) -> Iterator[Run]:
         yield _measured(root, CLUSTER, count, "check", 1, address)
 
 
+def _within_budget(folder: Path, count: int) -> Run:
+    """Domains side by side under a stated budget of memory."""
+    root = make_world(folder / "budget", count)
+    return _measured(root, BUDGETED, count, "check", WORKERS, memory=BUDGET)
+
+
 def _measured(
-    root: Path, way: str, count: int, until: str, jobs: int, scheduler: str = "", tools: str = ""
+    root: Path,
+    way: str,
+    count: int,
+    until: str,
+    jobs: int,
+    scheduler: str = "",
+    tools: str = "",
+    memory: int | None = None,
 ) -> Run:
     """One process over the root, from nothing for `check`; its family's memory is watched."""
     if until == "check":
         shutil.rmtree(root / "build", ignore_errors=True)
     say(f"{count} domains, {way}")
     words = [sys.executable, "-m", "benchmarks.release_once", until, str(jobs), scheduler]
+    words += [str(memory)] if memory else []
     environment = _environment(root) | ({"PATH": tools} if tools else {})
     with (root / "log").open("ab") as log:
         started = time.monotonic()
@@ -224,6 +243,8 @@ def render(report: Report) -> str:
         "Seconds\nfrom the start of the command to its end, and the most memory held by all of its "
         "processes.\n\n"
         f"{_scaling_table(report.runs)}\n\n"
+        f"{_verdict(report.runs)}\n\n"
+        f"{_budget_text(report)}"
         "## Nothing changed\n\n"
         f"`release-all` over {report.unchanged[0].domains} domains whose 16-bit weights have "
         f"{number(report.unchanged_source_bytes, 'B')} each (a small model and a\nhole in the file, "
@@ -249,6 +270,30 @@ def _scaling_table(runs: list[Run]) -> str:
         for count in counts
     ]
     return table(("domains", *ways), rows, "github")
+
+
+def _verdict(runs: list[Run]) -> str:
+    """Which way was the fastest over the most domains, and by how much, whichever it was."""
+    most = max(run.domains for run in runs)
+    ordered = sorted((r for r in runs if r.domains == most), key=lambda run: run.seconds)
+    first = ordered[0]
+    others = [
+        f"{run.way} took {run.seconds / first.seconds:.2f} times as long" for run in ordered[1:]
+    ]
+    return f"Over {most} domains **{first.way}** was the fastest; " + ", ".join(others) + "."
+
+
+def _budget_text(report: Report) -> str:
+    """The peak of the run with a budget, within it or not."""
+    run = report.budgeted
+    if run is None:
+        return ""
+    kept = "within" if run.peak_rss_bytes <= report.budget_bytes else "**over**"
+    return (
+        f"With `--memory-budget` of {number(report.budget_bytes, 'B')}, {run.domains} domains by "
+        f"`--jobs {WORKERS}` took {run.seconds:.1f} s and held {number(run.peak_rss_bytes, 'B')} at "
+        f"most, {kept} it.\n\n"
+    )
 
 
 def _median(runs: list[Run]) -> float:

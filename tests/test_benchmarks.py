@@ -51,6 +51,30 @@ def test_the_document_shows_the_numbers_of_the_report_and_no_others() -> None:
     assert "profiler" not in render(report.model_copy(update={"profile": {}}))
 
 
+def test_the_document_says_which_way_was_faster_and_whether_the_budget_was_kept() -> None:
+    alone = Run(way="one after the other", domains=4, seconds=10, peak_rss_bytes=10**9)
+    both = alone.model_copy(
+        update={"way": "--jobs 2", "seconds": 12.0, "peak_rss_bytes": 3 * 10**9}
+    )
+    report = Report(
+        machine="2 cores",
+        load_before=0.1,
+        taken="2026-01-02",
+        write_bytes_per_second=5e8,
+        read_bytes_per_second=1.6e9,
+        runs=[alone, both],
+        unchanged=[alone],
+        unchanged_source_bytes=1,
+        budgeted=both,
+        budget_bytes=2 * 10**9,
+    )
+    text = render(report)
+    assert "**one after the other** was the fastest; --jobs 2 took 1.20 times as long." in text
+    assert "held 3.000 GB at most, **over** it" in text
+    kept = render(report.model_copy(update={"budget_bytes": 4 * 10**9}))
+    assert "at most, within it" in kept
+
+
 def test_the_floor_is_measured_and_leaves_nothing(tmp_path: Path) -> None:
     wrote, read = disk_floor(tmp_path, size=1 << 25)
     assert wrote > 0 and read > 0 and not list(tmp_path.iterdir())

@@ -9,12 +9,8 @@ VARIABLES = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "OMP_WAIT_POLICY": "PASSIVE",
-    "TORCHDYNAMO_DISABLE": "1",
 }
-"""TORCHDYNAMO_DISABLE: llguidance has its one function compiled, which needs a C++ compiler: a machine
-without one could not hold the 16-bit model to the schema.
-
-OMP_WAIT_POLICY: PyTorch's threads sleep while they wait for each other instead of spinning. On two
+"""OMP_WAIT_POLICY: PyTorch's threads sleep while they wait for each other instead of spinning. On two
 cores with one other busy process that is 58 tokens/s in place of 10 (8 answers at once, 135M values,
 float32); on an idle machine it costs a quarter (80 before)."""
 

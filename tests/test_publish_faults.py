@@ -65,16 +65,18 @@ def test_the_check_sees_an_edit_on_top_of_anything_but_the_old_release(world: Pa
         assert state(hub) == "between" and "between" not in allowed(EDITS) | allowed(ADDS)
 
 
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
+    return run_all(tmp_path_factory.mktemp("faults"), chosen())
+
+
+@pytest.fixture(scope="module")
+def document() -> str:
+    return DOCUMENT.read_text(encoding="utf-8")
+
+
 class TestTheTable:
     """CI runs a part of the table; the document's every row is one of `cases`, and holds for those."""
-
-    @pytest.fixture(scope="class")
-    def runs(self, tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
-        return run_all(tmp_path_factory.mktemp("faults"), chosen())
-
-    @pytest.fixture(scope="class")
-    def document(self) -> str:
-        return DOCUMENT.read_text(encoding="utf-8")
 
     def test_has_no_run_that_is_not_as_it_should_be(self, runs: list[Run]) -> None:
         assert len(runs) >= 40

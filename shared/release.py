@@ -1,8 +1,8 @@
 """Stages 8 and 9: the card, and models/<domain>/webgpu, exactly what is published.
 
 release.json in that folder lists every file with its SHA-256, every measurement with the manifest
-it came from, the gates and the attempts. The folder is swapped in whole: readers see the old
-release or the new one.
+it came from, the gates and the attempts. The folder is swapped in whole (shared/folders.py): readers
+see the old release or the new one.
 """
 
 from __future__ import annotations

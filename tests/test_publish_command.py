@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -141,10 +142,8 @@ class TestTheRecord:
 
 class TestAllDomains:
     @pytest.fixture
-    def results(
-        self, hub: HubDouble, root: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> Iterator[list[Result]]:
-        """Three domains released before; the Hub refuses the second's repository."""
+    def three(self, hub: HubDouble, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Three domains released before."""
         for name in ("medical", "tax"):
             shutil.copytree(root / "domains" / "legal", root / "domains" / name)
         for name in ("legal", "medical", "tax"):
@@ -155,8 +154,32 @@ class TestAllDomains:
             "make_release",
             lambda walk, **_: (read_release(release_folder(walk.domain.name)), True),
         )
+
+    @pytest.fixture
+    def results(self, hub: HubDouble, three: None) -> Iterator[list[Result]]:
+        """The Hub refuses the second's repository."""
         hub.faults = [Fault("POST", "docintel-medical-x-webgpu/preupload", 403)]
         yield release_all(Options(), publish=PublishOptions())
+
+    @pytest.mark.parametrize("step", ["make_release", "publish_release"])
+    def test_go_on_though_one_meets_a_defect_of_ours_and_its_traceback_is_kept(
+        self, three: None, root: Path, monkeypatch: pytest.MonkeyPatch, step: str
+    ) -> None:
+        real = getattr(pipeline, step)
+
+        def stumbles(what: Any, *rest: Any, **more: Any) -> Any:
+            if getattr(what, "domain", what).name == "medical":
+                raise KeyError("a defect")
+            return real(what, *rest, **more)
+
+        monkeypatch.setattr(pipeline, step, stumbles)
+        results = release_all(Options(), publish=PublishOptions())
+        assert [result.ok for result in results] == [True, False, True]
+        assert "KeyError: 'a defect' (traceback: build/failures/medical.txt)" in str(
+            results[1].error
+        )
+        assert "stumbles" in (root / "build" / "failures" / "medical.txt").read_text()
+        assert "medical" in overview(results)
 
     def test_are_published_though_one_fails(self, hub: HubDouble, results: list[Result]) -> None:
         assert [result.ok for result in results] == [True, False, True]

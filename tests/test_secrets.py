@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bz2
+import pickle
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,9 @@ import pytest
 from shared.errors import UserError
 from shared.hashing import files_below
 from shared.safety.content import holds, refuse_unsafe
+from shared.safety.kinds import is_known, need_known
 from shared.safety.secrets import refuse_secrets, secret_in_text
+from tests.hub_release import graph
 from tests.releases import pristine
 
 __all__ = ["pristine"]
@@ -80,6 +84,7 @@ def test_nothing_in_a_release_looks_like_a_secret(pristine: Path) -> None:
     assert {"tokenizer.json", "release.json", "README.md", "schema.json"} <= set(names)
     refuse_secrets(pristine, names)
     refuse_unsafe(pristine, names)
+    need_known(pristine, names)
 
 
 def test_nothing_in_the_embedded_model_looks_like_a_secret_or_a_pickle(embedded: Path) -> None:
@@ -107,4 +112,62 @@ def test_a_safetensors_header_of_any_length_is_no_pickle(tmp_path: Path, size: i
     """640 = 0x0280: its length begins with the very bytes of a pickle of protocol 2."""
     path = tmp_path / "model.safetensors"
     path.write_bytes(size.to_bytes(8, "little") + b'{"__metadata__":{"format":"pt"}}'.ljust(size))
-    assert holds(path) is None
+    assert holds(path) is None and is_known(path)
+
+
+HIDDEN = b"cposix\nsystem\n(S'id'\ntR."
+PICKLES = {
+    "a long text first": pickle.dumps(["x" * 5000, print]),
+    "a longer one": pickle.dumps(["x" * 500_000, print]),
+    "a few names first": pickle.dumps(["x", "y", print], protocol=2),
+    "protocol 1, a number first": b"K\x050" + HIDDEN,
+    "protocol 1, a text first": b"X\x01\0\0\0a0" + HIDDEN,
+    "a thousand nothings first": b"N0" * 5000 + HIDDEN,
+    "nothings without an end": b"N0" * 200_000 + HIDDEN,
+}
+
+
+@pytest.mark.parametrize("content", PICKLES.values(), ids=PICKLES)
+def test_a_pickle_is_found_whatever_it_begins_with(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "model.onnx_data").write_bytes(content)
+    assert "a pickle" in str(holds(tmp_path / "model.onnx_data"))
+
+
+def test_a_bzip2_archive_is_found(tmp_path: Path) -> None:
+    for number, content in enumerate((b"text", b"")):
+        (tmp_path / f"{number}").write_bytes(bz2.compress(content))
+        assert holds(tmp_path / f"{number}") == "a bzip2 archive"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("model.bin", b"\0\1\2"),
+        ("model.txt", "ü".encode("utf-16")),
+        ("model.onnx", b"not an \xff graph"),
+        ("model.onnx", graph(b"x") + b"\0"),
+        ("model.onnx_data", bytes(100)),
+        ("model_q4.onnx_data", bytes(100)),
+    ],
+)
+def test_what_is_of_no_known_kind_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / "model_q4.onnx").write_bytes(graph(b"model_q4f16.onnx_data"))
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match="is neither UTF-8 text, safetensors, an ONNX graph"):
+        need_known(tmp_path, [name])
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("README.md", "ü".encode()),
+        ("empty.txt", b""),
+        ("picture.png", b"\x89PNG\r\n\x1a\n\0\0"),
+        ("model_q4.onnx", graph(b"model_q4.onnx_data_1")),
+        ("model_q4.onnx_data_1", bytes(100)),
+    ],
+)
+def test_what_a_release_is_made_of_is_known(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / "model_q4.onnx").write_bytes(graph(b"model_q4.onnx_data_1"))
+    (tmp_path / name).write_bytes(content)
+    need_known(tmp_path, [name])

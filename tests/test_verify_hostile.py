@@ -113,7 +113,7 @@ class TestWhatIsMalformed:
         ("change", "check"),
         [
             (lambda f: f.update(check={"records": "x"}), "figures"),
-            (lambda f: f.update(check=[]), "figures"),
+            (lambda f: f.update(check={"records": 1, "origin": "x", "modes": 3}), "figures"),
             (lambda f: f.update(preflight={"devices": [1]}), "figures"),
             (lambda f: f["bench"].update(browser=1), "figures"),
             (lambda f: f.update(recipe={"others": 7}), "figures"),

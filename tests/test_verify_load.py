@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from shared import paths
 from shared.verify import layout
+from shared.verify.limits import LARGEST_OUTPUT
 from tests.releases import pristine, release
 from tests.test_verify import edit_json
 
@@ -20,6 +23,15 @@ class TestLoading:
     def test_that_does_not_end_is_a_line(self, release: Path) -> None:
         (line,) = layout.loads(release, seconds=0.05)
         assert line.ok is False and line.words.startswith("had not loaded after")
+
+    def test_that_takes_more_memory_than_is_allowed_is_a_line(
+        self, release: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(layout, "BASE_MEMORY", 100_000_000)
+        monkeypatch.setattr(layout, "THREAD_MEMORY", 0)
+        lines = list(layout.loads(release))
+        assert lines and not any(line.ok for line in lines if line.name.startswith("loads"))
+        assert lines[-1].words.startswith("the process that loads it ended with")
 
     def test_that_fails_is_a_line_for_each(self, release: Path) -> None:
         (release / "onnx" / "model_q4.onnx").write_bytes(b"not a graph")
@@ -66,3 +78,33 @@ class TestLoading:
         line = next(line for line in layout.loads(release) if line.name == "tokenizer")
         assert line.ok is False
         assert "unsafe" in line.words or "Range too big" in line.words, line.words
+
+
+LIMITED = """
+from shared.verify.limits import limit_this_process
+limit_this_process({memory})
+{then}
+"""
+
+
+@pytest.mark.parametrize(
+    ("then", "words"),
+    [
+        ("bytearray(3_000_000_000)", "MemoryError"),
+        ("import sys; sys.stdout.write('x' * 5_000_000); sys.stdout.flush()", "File too large"),
+    ],
+)
+def test_a_process_with_limits_goes_no_further(tmp_path: Path, then: str, words: str) -> None:
+    """Its memory and what it writes both end, and what it had written is not above the limit."""
+    code = LIMITED.format(memory=2_000_000_000, then=then)
+    output = tmp_path / "output"
+    with output.open("wb") as file:
+        run = subprocess.run(
+            [sys.executable, "-c", code],
+            stdout=file,
+            stderr=subprocess.PIPE,
+            cwd=paths.REPOSITORY,
+            check=False,
+        )
+    assert run.returncode != 0 and words.encode() in run.stderr
+    assert output.stat().st_size <= LARGEST_OUTPUT

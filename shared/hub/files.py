@@ -15,6 +15,7 @@ from shared.errors import UserError
 from shared.hashing import sha256_file
 from shared.progress import bar
 from shared.safety.content import holds
+from shared.safety.kinds import need_known
 from shared.safety.secrets import secret_in
 
 
@@ -78,6 +79,7 @@ def _may_go(path: Path, folder: Path) -> bool:
         raise UserError(f"{path}: looks like a secret ({found}); remove it from the folder")
     if found := holds(path):
         raise UserError(f"{path}: holds {found}; remove it from the folder")
+    need_known(path.parent, [path.name])
     return True
 
 

@@ -7,24 +7,15 @@ Nothing here is ever unpickled, unpacked or followed; what looks like it is refu
 
 from __future__ import annotations
 
-import pickle
-import pickletools
 import re
 from collections.abc import Iterable
-from io import BytesIO
-from itertools import islice
 from pathlib import Path
 
 from shared import paths
 from shared.errors import UserError
 from shared.hashing import files_below
-
-LARGEST_HEADER = 25_000_000
-"""Bytes of a safetensors header. A 3B model's has some 50 kB; the format itself allows 100 MB."""
-ENOUGH_OPCODES = 8
-OLD_STARTS = {bytes([byte]) for byte in b"(cIFLSVNlid])}"}
-"""The opcodes that a pickle of protocol 0 or 1 can begin with."""
-SAMPLE = 4096
+from shared.safety.kinds import LARGEST_HEADER, is_safetensors
+from shared.safety.pickles import SAMPLE, is_pickle
 
 MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"PK\x03\x04", "a zip archive, as torch.save writes it"),
@@ -38,7 +29,6 @@ MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"\x93NUMPY", "a NumPy file, which can hold a pickle"),
     (b"\x7fELF", "a program"),
 )
-NAME = re.compile(r"[A-Za-z_][\w.]*")
 
 
 def refuse_unsafe(
@@ -68,33 +58,14 @@ def holds(path: Path) -> str | None:
     for magic, words in MAGIC:
         if start.startswith(magic):
             return words
+    if re.match(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)", start):
+        return "a bzip2 archive"
     if start[257:262] == b"ustar":
         return "a tar archive"
-    return "a pickle, which can run code when read" if is_pickle(start) else None
-
-
-def is_pickle(start: bytes) -> bool:
-    """Whether these bytes begin a pickle of any protocol.
-
-    From protocol 2 on it begins with 0x80 and the protocol's number; so does a safetensors file
-    whose header has 640 bytes, but no opcode follows there. Older ones are text: they can run code
-    only where they name a module and a callable.
-    """
-    binary = len(start) > 1 and start[0] == 0x80 and 2 <= start[1] <= pickle.HIGHEST_PROTOCOL
-    if not binary and start[:1] not in OLD_STARTS:
-        return False
-    seen, named = 0, False
-    try:
-        for opcode, argument, position in islice(pickletools.genops(BytesIO(start)), 200):
-            seen += 1
-            if opcode.name in ("GLOBAL", "INST"):
-                named = named or all(map(NAME.fullmatch, str(argument).split(" ", 1)))
-            if opcode.name == "STOP":
-                whole = start.isascii() and position == len(start) - 1 and seen > 2
-                return binary or named or whole
-    except Exception:  # genops raises whatever the bytes make it raise: no pickle from here on
-        pass
-    return named or (binary and seen >= ENOUGH_OPCODES)
+    size = path.stat().st_size
+    if is_safetensors(start, size) or not is_pickle(start, size):
+        return None
+    return "a pickle, which can run code when read"
 
 
 def need_header(path: Path) -> None:

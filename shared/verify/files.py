@@ -9,6 +9,7 @@ from shared.errors import UserError
 from shared.hashing import files_below, sha256_now
 from shared.release import RELEASE_FILE, Release
 from shared.safety.content import refuse_unsafe
+from shared.safety.kinds import need_known
 from shared.safety.secrets import refuse_secrets
 from shared.signature_file import CLIENT_FILES, SIGNATURE_FILE, read_signature
 from shared.signing import check_signature
@@ -29,6 +30,7 @@ def safe(folder: Path) -> str:
     """Nothing leads out of the folder, can run code or unpacks; nothing in it looks like a secret."""
     names = present(folder)
     refuse_unsafe(folder, names)
+    need_known(folder, names)
     linked = next((p for p in folder.rglob("*") if p.is_symlink()), None)
     if linked:
         raise UserError(f"{paths.shown(linked)}: a link; a release holds plain files")

@@ -32,17 +32,17 @@ NAME = "docintel/docintel-legal-smollm3-3b-webgpu"
 ACME = NAME.replace("docintel/", "acme/")
 
 
-def open_gates(data: dict[str, Any]) -> None:
-    """A tiny random model fails gates of quality; here none of them stops anything."""
-    data.update(publishable=True, not_publishable_because=None)
+def open_the_gates(data: dict[str, Any]) -> None:
+    """What fails blocks nothing, so that `publishable` does not contradict it."""
+    data |= {"publishable": True, "not_publishable_because": None}
     for gate in data["gates"]:
-        gate["blocks"] = "nothing"
+        gate["blocks"] = "nothing" if gate["outcome"] == "fail" else gate["blocks"]
 
 
 @pytest.fixture
 def hub(release: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubDouble]:
     """An empty Hub, and a release whose gates let it be published."""
-    forged(edit_json("release.json", open_gates))(release)
+    forged(edit_json("release.json", open_the_gates))(release)
     use_this_machine(monkeypatch)
     monkeypatch.delenv("DOCINTEL_HUB_ORG", raising=False)
     monkeypatch.delenv("DOCINTEL_SIGNING_KEY", raising=False)

@@ -34,12 +34,15 @@ from shared.progress import say
 from shared.units import number
 from shared.webgpu_bench.driver import has_gpu
 from shared.webgpu_bench.engines import native, native_webgpu
+from shared.webgpu_bench.engines.ask import context_of
 from shared.webgpu_bench.engines.job import EngineRun, Job
 from shared.webgpu_bench.figures import Figure, Points, figures, questions
 from shared.webgpu_bench.report.tables import spread
 
 ENGINES = {"native": native.run, "native-webgpu": native_webgpu.run}
 COPY_BYTES = 256_000_000
+LONGEST = 4096
+"""Tokens of context that the longest question needs at most; Phi-3-mini has no more."""
 DTYPE = "q4f16 or q4; by default q4 with --package and on a software adapter, which lacks f16"
 
 
@@ -155,12 +158,15 @@ def share_of_limit(read: float, bandwidth: float | None) -> str:
 
 
 def job_of(package: Path, dtype: str, seconds: float, *, short: bool) -> Job:
-    """A job on a package, or on a folder with model.onnx; the prompt is token ids, any will do."""
+    """A job on a package, or on a folder with model.onnx; the prompt is token ids, any will do.
+
+    What is longer than the model's own context is not asked.
+    """
     points = Points((), (0,), 4, 0, 1) if short else Points((128, 512, 2048), (0, 512, 2048))
     ids = [1 + i * 7919 % 30_000 for i in range(2048)]
-    asked = questions(points, ids, 4096)
-    hardware = has_gpu()
-    return Job(package, asked, seconds, 4096, hardware, dtype=dtype)
+    context = context_of(package) if (package / "config.json").is_file() else LONGEST
+    asked = questions(points, ids, min(context, LONGEST))
+    return Job(package, asked, seconds, min(context, LONGEST), has_gpu(), dtype=dtype)
 
 
 def _first_line() -> str:

@@ -31,6 +31,8 @@ SHAPE: dict[str, Any] = {
 }
 KINDS = (LlamaConfig, SmolLM3Config)
 BALLAST = "ballast.weight"
+ANSWER_TOKENS = 16
+"""Random models never stop by themselves; longer answers would measure nothing more."""
 
 
 def make_world(root: Path, count: int) -> Path:
@@ -41,15 +43,17 @@ def make_world(root: Path, count: int) -> Path:
     for number in range(1, count + 1):
         name = f"d{number:02d}"
         shutil.copytree(template, root / "domains" / name)
-        _take_any_architecture(root / "domains" / name)
+        _fit_for_small_models(root / "domains" / name)
         _write_model(root / "models" / name / "merged", number, tokenizer)
     return root
 
 
-def _take_any_architecture(domain: Path) -> None:
+def _fit_for_small_models(domain: Path) -> None:
     toml = domain / "fallback.toml"
     lines = toml.read_text(encoding="utf-8").splitlines(keepends=True)
-    toml.write_text("".join(line for line in lines if not line.startswith("model_type")), "utf-8")
+    kept = (line for line in lines if not line.startswith("model_type"))
+    short = "".join(kept).replace("max_new_tokens = 160", f"max_new_tokens = {ANSWER_TOKENS}", 1)
+    toml.write_text(short, "utf-8")
 
 
 def _write_model(folder: Path, number: int, tokenizer: Path) -> None:

@@ -1,4 +1,4 @@
-"""`./inv bench-build`: a full-size model built by us and by the stock toolchain, in one run.
+"""`./inv bench-build`: a full-size model built by us and by the stock tools, in one run.
 
 Each build runs in a process of its own, whose resident memory is sampled every 50 ms, memory-mapped
 pages included. (The system's own account, ru_maxrss, starts from the parent's memory.)
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,63 +17,84 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.full_size import ARCHITECTURES, full_size_model
+from benchmarks.build_report import (
+    CALIBRATED,
+    MENDED,
+    OLIVE,
+    OLIVE_MENDED,
+    OURS,
+    STOCK,
+    TOOLS,
+    UNCALIBRATED,
+    Build,
+    keep_profile,
+    remember,
+)
+from benchmarks.calibrated_once import WITHOUT
+from benchmarks.full_size import ARCHITECTURES, BLOCK_SIZE, full_size_model
 from shared import paths
-from shared.card.tables import table
 from shared.errors import UserError
-from shared.manifest import Strict
 from shared.progress import say
 from shared.strict import nearest
-from shared.units import number
 
-DOCUMENT = paths.REPOSITORY / "docs" / "full-size.md"
-OURS = "this repository"
-STOCK = "onnxruntime-genai's builder"
-MENDED = "the same, SmolLM3's NoPE layers mended by us"
 STOCK_MODULE = "onnxruntime_genai.models.builder"
 MENDED_MODULE = "benchmarks.stock_mended"
-TOOLS = {OURS: "ours", STOCK: "stock", MENDED: "mended"}
-BLOCK_SIZE = {"smollm3": 32, "phi3": 128, "qwen2.5": 32}
-"""As the rungs of fallback.toml have it."""
-
-
-class Build(Strict):
-    """One build: seconds, peak resident bytes, bytes of graph and data; `error` where it failed."""
-
-    architecture: str
-    tool: str
-    seconds: float
-    peak_rss_bytes: int
-    bytes: int | None = None
-    generates: str = ""
-    error: str | None = None
+EXCEPTION = re.compile(r"(\w+\.)*\w*(Error|Exception)\b")
 
 
 def bench_build(architecture: str) -> list[Build]:
-    """Build it both ways, load both results, write the rows to docs/full-size.md.
+    """Build it by every tool, load all results, write the rows to docs/full-size.md.
 
-    Where the stock tool fails on SmolLM3, it is run once more with its one error mended, so that
-    there is something to hold ours against.
+    The stock tools are run as released. Where they fail, they are run once more with what stops them
+    mended, so that there is something to hold ours against.
     """
+    model = _model(architecture)
+    out = paths.build() / "bench-build" / architecture
+    shutil.rmtree(out, ignore_errors=True)
+    commands = {
+        OURS: _once("benchmarks.build_once", architecture, model, out / TOOLS[OURS]),
+        STOCK: _builder(architecture, model, out / TOOLS[STOCK]),
+        OLIVE: _once("benchmarks.stock_olive", architecture, model, out / TOOLS[OLIVE]),
+    }
+    mended = ["mended"]
+    if architecture == "smollm3":
+        commands[MENDED] = _builder(architecture, model, out / TOOLS[MENDED], MENDED_MODULE)
+        mended.append("nope")
+    commands[OLIVE_MENDED] = [
+        *_once("benchmarks.stock_olive", architecture, model, out / TOOLS[OLIVE_MENDED]),
+        *mended,
+    ]
+    builds = [measured(architecture, t, c, out / TOOLS[t]) for t, c in commands.items()]
+    profile_build(architecture)
+    remember(builds)
+    return builds
+
+
+def bench_calibrated(architecture: str, *, feedback_free: bool = False) -> list[Build]:
+    """Build it as a release is built, with the recipe that domains/ have by default.
+
+    `feedback_free`: the same format and bytes without the hour of calibration; its row says so.
+    """
+    model = _model(architecture)
+    tool = UNCALIBRATED if feedback_free else CALIBRATED
+    out = paths.build() / "bench-build" / architecture / TOOLS[tool]
+    shutil.rmtree(out, ignore_errors=True)
+    words = [sys.executable, "-m", "benchmarks.calibrated_once", str(model), str(out)]
+    builds = [measured(architecture, tool, words + feedback_free * [WITHOUT], out)]
+    remember(builds)
+    return builds
+
+
+def _model(architecture: str) -> Path:
     if architecture not in ARCHITECTURES:
         raise UserError(
             f"--arch: no {architecture!r}; {nearest(architecture, list(ARCHITECTURES))}"
         )
-    model = full_size_model(architecture)
-    out = paths.build() / "bench-build" / architecture
-    shutil.rmtree(out, ignore_errors=True)
-    commands = {OURS: _our_command(architecture, model, out / "ours")}
-    commands[STOCK] = _stock_command(architecture, model, out / "stock")
-    if architecture == "smollm3":
-        commands[MENDED] = _stock_command(architecture, model, out / "mended", MENDED_MODULE)
-    builds = [_measured(architecture, t, c, out / TOOLS[t]) for t, c in commands.items()]
-    _remember(builds)
-    profile_build(architecture)
-    return builds
+    return full_size_model(architecture)
 
 
 def profile_build(architecture: str) -> dict[str, float]:
-    """Where our build's seconds go, both numeric types in one pass; kept for docs/performance.md."""
+    """Where our build's seconds go, both numeric types in one pass; kept for the documents."""
     model = full_size_model(architecture)
     folder = paths.build() / "bench-build"
     out = folder / architecture / "profile"
@@ -89,19 +110,16 @@ def profile_build(architecture: str) -> dict[str, float]:
         check=True,
     )
     parts = dict(json.loads(run.stdout.strip().splitlines()[-1]))
-    (folder / f"{architecture}-profile").write_text(json.dumps(parts) + "\n")
+    keep_profile(architecture, parts)
     shutil.rmtree(out, ignore_errors=True)
     return parts
 
 
-def _our_command(architecture: str, model: Path, out: Path) -> list[str]:
-    block = str(BLOCK_SIZE[architecture])
-    return [sys.executable, "-m", "benchmarks.build_once", str(model), str(out), block]
+def _once(module: str, architecture: str, model: Path, out: Path) -> list[str]:
+    return [sys.executable, "-m", module, str(model), str(out), str(BLOCK_SIZE[architecture])]
 
 
-def _stock_command(
-    architecture: str, model: Path, out: Path, module: str = STOCK_MODULE
-) -> list[str]:
+def _builder(architecture: str, model: Path, out: Path, module: str = STOCK_MODULE) -> list[str]:
     """The released builder with the options that come nearest to ours."""
     tied = ARCHITECTURES[architecture][1]["tie_word_embeddings"]
     embedding = "shared_embeddings=true" if tied else "op_types_to_quantize=MatMul/Gather"
@@ -111,7 +129,8 @@ def _stock_command(
     return [sys.executable, "-m", module, *words]
 
 
-def _measured(architecture: str, tool: str, command: list[str], out: Path) -> Build:
+def measured(architecture: str, tool: str, command: list[str], out: Path) -> Build:
+    """Run the command, which builds into `out`, watch its memory, load what it built."""
     say(f"{architecture}: building with {tool}")
     out.mkdir(parents=True)
     with (out / "log").open("wb") as log:
@@ -121,18 +140,25 @@ def _measured(architecture: str, tool: str, command: list[str], out: Path) -> Bu
         seconds = time.monotonic() - started
     build = Build(architecture=architecture, tool=tool, seconds=seconds, peak_rss_bytes=peak)
     if process.returncode != 0:
-        lines = (out / "log").read_text(errors="replace").strip().splitlines()
-        return build.model_copy(update={"error": lines[-1][:200] if lines else "no output"})
+        return build.model_copy(update={"error": _error((out / "log").read_text(errors="replace"))})
     size = sum(p.stat().st_size for p in out.glob("model*.onnx*"))
     return build.model_copy(update={"bytes": size, "generates": _generates(out)})
 
 
+def _error(log: str) -> str:
+    """The line that says why: the last exception that the log names, else its last line."""
+    lines = [line.strip() for line in log.strip().splitlines()] or ["no output"]
+    named = [line for line in lines if EXCEPTION.match(line)]
+    return (named or lines)[-1][:200]
+
+
 def _watch(process: subprocess.Popen[bytes], every_seconds: float = 0.05) -> int:
-    """Wait for the process; the largest resident memory seen, in bytes."""
+    """Wait for the process; the largest resident memory of it and its children, in bytes."""
     peak, watched = 0, psutil.Process(process.pid)
     while process.poll() is None:
         with contextlib.suppress(psutil.Error):
-            peak = max(peak, int(watched.memory_info().rss))
+            family = [watched, *watched.children(recursive=True)]
+            peak = max(peak, sum(int(member.memory_info().rss) for member in family))
         time.sleep(every_seconds)
     return peak
 
@@ -149,55 +175,3 @@ def _generates(folder: Path) -> str:
     )
     lines = (run.stdout if run.returncode == 0 else run.stderr).strip().splitlines()
     return lines[-1][:120] if lines else "no output"
-
-
-def render(builds: list[Build], style: str = "github") -> str:
-    """The rows; where both were built, what the other tool took as a multiple of ours."""
-    ours = {build.architecture: build for build in builds if build.tool == OURS}
-    rows = [
-        (
-            build.architecture,
-            build.tool,
-            number(build.bytes, "B") if build.bytes else "none",
-            number(build.seconds, "s") + _times(build, ours.get(build.architecture), "seconds"),
-            number(build.peak_rss_bytes, "B")
-            + _times(build, ours.get(build.architecture), "peak_rss_bytes"),
-            build.error or build.generates,
-        )
-        for build in builds
-    ]
-    heads = (
-        "model",
-        "built by",
-        "q4f16",
-        "wall",
-        "peak memory",
-        "generates on the CPU, or the error",
-    )
-    return table(heads, rows, style)
-
-
-def _times(build: Build, ours: Build | None, figure: str) -> str:
-    """` (3.1×)`: the build's figure as a multiple of ours; empty for ours and for what failed."""
-    if ours is None or build is ours or build.error or ours.error:
-        return ""
-    return f" ({getattr(build, figure) / getattr(ours, figure):.1f}×)"
-
-
-def _remember(builds: list[Build]) -> None:
-    """Keep the newest builds of every architecture, and renew the document from all of them."""
-    folder = paths.build() / "bench-build"
-    for build in builds:
-        name = f"{build.architecture}-{TOOLS[build.tool]}.json"
-        (folder / name).write_text(build.model_dump_json(indent=2) + "\n")
-    kept = [Build.model_validate_json(p.read_bytes()) for p in folder.glob("*.json")]
-    kept.sort(key=lambda build: (build.architecture, list(TOOLS).index(build.tool)))
-    cores, memory = os.cpu_count(), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    text = (
-        "# Full-size models\n\n"
-        "Written by `./inv bench-build --arch <name>`: random weights in the real shapes, 4-bit,\n"
-        "the tools measured in one run on one machine "
-        f"({cores} cores, {memory / 1e9:.0f} GB of memory, no GPU).\n\n"
-        f"{render(kept)}\n"
-    )
-    DOCUMENT.write_text(text, encoding="utf-8")

@@ -29,6 +29,9 @@ from shared.progress import bar
 from shared.stage import Plan, Produced, run_stage
 
 SPECIAL: dict[str, Any] = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
+BLOCK_SIZE = {"smollm3": 32, "phi3": 128, "qwen2.5": 32}
+"""As the rungs of fallback.toml have it."""
+
 SHARD_BYTES = 2_000_000_000
 
 ARCHITECTURES: dict[str, tuple[type[PretrainedConfig], dict[str, Any]]] = {
@@ -88,10 +91,13 @@ def full_size_model(architecture: str) -> Path:
         settings=settings,
         tools=tool_versions("transformers"),
     )
-    return run_stage(plan, lambda work: _write(kind(**settings, **SPECIAL), tokenizer, work)).folder
+    return run_stage(
+        plan, lambda work: write_random(kind(**settings, **SPECIAL), tokenizer, work)
+    ).folder
 
 
-def _write(config: PretrainedConfig, tokenizer: Path, work: Path) -> Produced:
+def write_random(config: PretrainedConfig, tokenizer: Path, work: Path) -> Produced:
+    """A model folder with random weights in `config`'s shape and that tokenizer."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     config.architectures = [type(model).__name__]
@@ -133,3 +139,19 @@ def _random(name: str, shape: torch.Size, noise: torch.Tensor) -> torch.Tensor:
         return torch.ones(shape, dtype=torch.bfloat16)
     count = shape.numel()
     return noise.repeat(-(-count // noise.numel()))[:count].view(shape).clone()
+
+
+def calibration_texts(domain: str, vocabulary: int) -> list[list[int]]:
+    """Token ids of a domain's calibration text, by the embedded model's tokenizer."""
+    from transformers import AutoTokenizer
+
+    from shared.domain import load_domain, read_records
+    from shared.olive.calibration import FILE, chat_tokens
+
+    loaded = load_domain(domain)
+    tokenizer = AutoTokenizer.from_pretrained(
+        embedded_model(PACKAGE), local_files_only=True, trust_remote_code=False
+    )
+    records = read_records(loaded.folder / FILE, loaded.schema)
+    texts = [chat_tokens(tokenizer, loaded.prompt, record) for record in records]
+    return [[i % vocabulary for i in ids] for ids in texts]

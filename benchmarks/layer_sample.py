@@ -1,44 +1,56 @@
-"""`python -m benchmarks.layer_sample smollm3`: what calibrating a full-size model would take.
+"""`python -m benchmarks.layer_sample [smollm3 …]`: what calibrating full-size models would take.
 
 One layer in the real shape, with random weights and the real number of calibration tokens, is quantised
 as `CalibratedQuant` does it; the head likewise. The whole is *extrapolated*: layers times the one, and
-the head. The peak is this process's, whose model has one layer: the others' weights, which
-transformers maps from their files, come on top.
+the head. Each architecture has a process of its own, whose resident memory is sampled. The one layer's
+model lies in a mapped file as a full-size one does; the pages of the other layers' weights are given
+back after each layer, so that they do not add up.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import psutil
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PretrainedConfig
 
-from benchmarks.full_size import ARCHITECTURES, SPECIAL
-from shared import paths
+from benchmarks.full_size import (
+    ARCHITECTURES,
+    BLOCK_SIZE,
+    SPECIAL,
+    calibration_texts,
+    write_random,
+)
+from shared import marks, paths
 from shared.embedded import PACKAGE, embedded_model
 from shared.manifest import Strict
+from shared.olive.calibrated_pass import load_parent
 from shared.olive.gptq import Format
 from shared.olive.layerwise import quantize_decoder
 from shared.progress import say
 from shared.units import number
 
 DOCUMENT = paths.REPOSITORY / "docs" / "recipes.md"
-MARKS = ("<!-- measured: one layer -->", "<!-- end -->")
+MARK = "<!-- measured: one layer of {} -->"
 
 
 class Sample(Strict):
     """Seconds of one layer and of the head, and what they come to for all layers."""
 
     architecture: str
+    block_size: int
     layers: int
     tokens: int
+    source_bytes: int
     cores: int
     load: float
     layer_seconds: float
@@ -54,27 +66,28 @@ class Sample(Strict):
 def layer_sample(architecture: str, domain: str = "legal") -> Sample:
     """Time one layer and the head; what other processes do at the time is told as the load."""
     kind, settings = ARCHITECTURES[architecture]
-    texts = _texts(domain, settings["vocab_size"])
+    texts = calibration_texts(domain, settings["vocab_size"])
     say(f"{architecture}: one layer of {settings['num_hidden_layers']}, random weights")
-    torch.manual_seed(0)
+    block = BLOCK_SIZE[architecture]
     config = kind(**(settings | SPECIAL | {"num_hidden_layers": 1}))
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, trust_remote_code=False)
-    model.eval().requires_grad_(False)
-    times = [("start", time.monotonic())]
-    with _peak() as peak:
+    with TemporaryDirectory(dir=_folder()) as folder, _peak() as peak:
+        model = _mapped(config, Path(folder))
+        times = [("start", time.monotonic())]
         quantize_decoder(
             model,
             texts,
-            lambda name: Format(4, 32, True),
+            lambda name: Format(4, block, True),
             lambda name, blocks: None,
             lambda name: times.append((name, time.monotonic())),
         )
-    end = time.monotonic()
+        end = time.monotonic()
     head = next(t for name, t in times if name == "lm_head")
     return Sample(
         architecture=architecture,
+        block_size=block,
         layers=settings["num_hidden_layers"],
         tokens=sum(map(len, texts)),
+        source_bytes=_source_bytes(kind(**(settings | SPECIAL))),
         cores=os.cpu_count() or 1,
         load=os.getloadavg()[0],
         layer_seconds=head - times[0][1],
@@ -83,19 +96,17 @@ def layer_sample(architecture: str, domain: str = "legal") -> Sample:
     )
 
 
-def _texts(domain: str, vocabulary: int) -> list[list[int]]:
-    from transformers import AutoTokenizer
+def _mapped(config: PretrainedConfig, folder: Path) -> Any:
+    """A model with random weights, saved and loaded as `CalibratedQuant` loads one."""
+    write_random(config, embedded_model(PACKAGE), folder)
+    return load_parent(folder)
 
-    from shared.domain import load_domain, read_records
-    from shared.olive.calibration import FILE, chat_tokens
 
-    loaded = load_domain(domain)
-    tokenizer = AutoTokenizer.from_pretrained(
-        embedded_model(PACKAGE), local_files_only=True, trust_remote_code=False
-    )
-    records = read_records(loaded.folder / FILE, loaded.schema)
-    texts = [chat_tokens(tokenizer, loaded.prompt, record) for record in records]
-    return [[i % vocabulary for i in ids] for ids in texts]
+def _source_bytes(config: PretrainedConfig) -> int:
+    """Bytes of all layers in 16 bits."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    return 2 * sum(p.numel() for p in model.parameters())
 
 
 class _peak:
@@ -118,29 +129,43 @@ class _peak:
 
 
 def render(sample: Sample) -> str:
-    """Two sentences with the measured numbers; what is extrapolated says so."""
+    """Sentences with the measured numbers; what is extrapolated says so."""
     s = sample
     return (
-        f"{s.architecture}, {s.tokens:,} calibration tokens, {s.cores} cores (load {s.load:.1f}): one "
-        f"layer took {number(s.layer_seconds, 's')}, the head {number(s.head_seconds, 's')}, peak "
-        f"memory {number(s.peak_rss_bytes, 'B')} with one layer's weights. *Extrapolated* to "
-        f"{s.layers} layers: {s.seconds / 60:.0f} minutes. On a GPU: not measured, none was at hand; "
-        "the pass runs on the CPU."
+        f"**{s.architecture}**, blocks of {s.block_size}, {s.tokens:,} calibration tokens, {s.cores} "
+        f"cores (load {s.load:.1f}): one layer took {number(s.layer_seconds, 's')}, the head "
+        f"{number(s.head_seconds, 's')}; peak memory {number(s.peak_rss_bytes, 'B')}, the table and "
+        f"one layer mapped from a file; the whole file has {number(s.source_bytes, 'B')}, of which "
+        f"one layer at a time is resident. *Extrapolated* to {s.layers} layers: "
+        f"{s.seconds / 60:.0f} minutes. On a GPU: not measured, the pass runs on the CPU."
     )
 
 
-def main(architecture: str) -> None:
-    sample = layer_sample(architecture)
+def put_into(document: Path, sample: Sample) -> None:
+    """Renew the architecture's own block of the document."""
+    text = document.read_text(encoding="utf-8")
+    document.write_text(
+        marks.put(text, MARK.format(sample.architecture), render(sample)), encoding="utf-8"
+    )
+
+
+def _folder() -> Path:
     folder = paths.build() / "reports"
     folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def main(*architectures: str) -> None:
+    """Measure each in a process of its own, or, given `--here`, in this one."""
+    if architectures[:1] != ("--here",):
+        for name in architectures or ARCHITECTURES:
+            words = [sys.executable, "-m", "benchmarks.layer_sample", "--here", name]
+            subprocess.run(words, cwd=paths.REPOSITORY, check=True)
+        return
+    sample = layer_sample(architectures[1])
     told = sample.model_dump() | {"seconds_extrapolated": sample.seconds}
-    (folder / f"layer-{architecture}.json").write_text(json.dumps(told, indent=2) + "\n")
-    text = DOCUMENT.read_text(encoding="utf-8")
-    before, mark, rest = text.partition(MARKS[0])
-    after = rest.partition(MARKS[1])[2]
-    if mark:
-        block = f"{mark}\n{render(sample)}\n{MARKS[1]}"
-        Path(DOCUMENT).write_text(f"{before}{block}{after}", encoding="utf-8")
+    (_folder() / f"layer-{sample.architecture}.json").write_text(json.dumps(told, indent=2) + "\n")
+    put_into(DOCUMENT, sample)
     print(render(sample))
 
 

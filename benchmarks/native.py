@@ -26,8 +26,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from benchmarks.build import BLOCK_SIZE
-from benchmarks.full_size import ARCHITECTURES, full_size_model
+from benchmarks.full_size import ARCHITECTURES, BLOCK_SIZE, full_size_model
 from shared import paths
 from shared.card.tables import table
 from shared.errors import RungFailed, UserError
@@ -41,6 +40,7 @@ from shared.webgpu_bench.report.tables import spread
 
 ENGINES = {"native": native.run, "native-webgpu": native_webgpu.run}
 COPY_BYTES = 256_000_000
+DTYPE = "q4f16 or q4; by default q4 with --package and on a software adapter, which lacks f16"
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ def main(words: list[str]) -> int:
     what.add_argument("--arch", choices=sorted(ARCHITECTURES))
     what.add_argument("--package", type=Path, help="a packaged model, or a folder with model.onnx")
     parser.add_argument("--engine", choices=sorted(ENGINES), default="native")
-    parser.add_argument("--dtype", default="", help="q4f16 or q4; by default what the device can")
+    parser.add_argument("--dtype", default="", choices=("q4f16", "q4"), help=DTYPE)
     parser.add_argument("--bandwidth", type=float, help="of the memory, in GB/s")
     parser.add_argument("--seconds", type=float, default=300)
     asked = parser.parse_args(words)

@@ -8,8 +8,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from benchmarks.build import BLOCK_SIZE
-from benchmarks.full_size import ARCHITECTURES, SPECIAL
+from benchmarks.full_size import ARCHITECTURES, BLOCK_SIZE, SPECIAL
 from shared import paths
 from shared.olive.int4 import Int4Options
 from shared.olive.plan import GRAPH_TYPES, planned_graph

@@ -1,4 +1,4 @@
-"""Take all domains below DOCINTEL_ROOT to a stage, as `release-all` does: UNTIL JOBS [SCHEDULER].
+"""Take all domains below DOCINTEL_ROOT to a stage, like `release-all`: UNTIL JOBS [SCHEDULER] [BYTES].
 
 Prints the seconds it took, imports included, and whether every domain got there.
 """
@@ -12,16 +12,17 @@ import time
 STARTED = time.monotonic()
 
 
-def main(until: str, jobs: str, scheduler: str = "") -> None:
+def main(until: str, jobs: str, scheduler: str = "", memory: str = "") -> None:
     from shared.domain import domain_names
     from shared.pipeline import release_all, run_until
     from shared.rung_run import Options
 
     options = Options(rung="smollm3", records="1", until=until)  # type: ignore[arg-type]
+    budget = int(memory) if memory else None
     if int(jobs) > 1 or scheduler:
         from shared.schedule.run import run_units
 
-        results = run_units(domain_names(), options, int(jobs), None, scheduler or None)
+        results = run_units(domain_names(), options, int(jobs), budget, scheduler or None)
     elif until == "gates":
         results = release_all(options)
     else:

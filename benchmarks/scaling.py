@@ -23,6 +23,7 @@ from typing import Any
 
 import psutil
 
+from benchmarks.build_report import profile_text, profiles
 from benchmarks.worlds import add_ballast, disk_floor, make_world
 from shared import paths
 from shared.card.tables import table
@@ -36,6 +37,7 @@ FULL_SIZE_BYTES = 6_150_000_000
 WORKERS = 2
 WAYS = {"one after the other": 1, f"--jobs {WORKERS}": WORKERS}
 CLUSTER = f"Dask, {WORKERS} worker processes"
+BUDGETED, BUDGET = f"--jobs {WORKERS}, with a budget", 2_500_000_000
 DOCUMENT = paths.REPOSITORY / "docs" / "performance.md"
 
 
@@ -60,7 +62,9 @@ class Report(Strict):
     runs: list[Run]
     unchanged: list[Run]
     unchanged_source_bytes: int
-    profile: dict[str, float] = {}  # noqa: RUF012 (pydantic copies it)
+    budgeted: Run | None = None
+    budget_bytes: int = BUDGET
+    profile: dict[str, dict[str, float]] = {}  # noqa: RUF012 (pydantic copies it)
 
 
 def bench_scaling(
@@ -74,6 +78,7 @@ def bench_scaling(
     load = os.getloadavg()[0]
     wrote, read = disk_floor(folder)
     runs = [run for count in counts for run in _all_ways(folder, count)]
+    budgeted = _within_budget(folder, min(4, max(counts)))
     report = Report(
         machine=_machine(),
         load_before=load,
@@ -81,9 +86,10 @@ def bench_scaling(
         write_bytes_per_second=wrote,
         read_bytes_per_second=read,
         runs=runs,
+        budgeted=budgeted,
         unchanged=_unchanged(folder, min(4, max(counts)), unchanged_bytes),
         unchanged_source_bytes=unchanged_bytes,
-        profile=_profile(),
+        profile=profiles(),
     )
     shutil.rmtree(folder, ignore_errors=True)
     (paths.build() / "bench-scaling.json").write_text(report.model_dump_json(indent=2) + "\n")
@@ -101,14 +107,28 @@ def _all_ways(folder: Path, count: int) -> Iterator[Run]:
         yield _measured(root, CLUSTER, count, "check", 1, address)
 
 
+def _within_budget(folder: Path, count: int) -> Run:
+    """Domains side by side under a stated budget of memory."""
+    root = make_world(folder / "budget", count)
+    return _measured(root, BUDGETED, count, "check", WORKERS, memory=BUDGET)
+
+
 def _measured(
-    root: Path, way: str, count: int, until: str, jobs: int, scheduler: str = "", tools: str = ""
+    root: Path,
+    way: str,
+    count: int,
+    until: str,
+    jobs: int,
+    scheduler: str = "",
+    tools: str = "",
+    memory: int | None = None,
 ) -> Run:
     """One process over the root, from nothing for `check`; its family's memory is watched."""
     if until == "check":
         shutil.rmtree(root / "build", ignore_errors=True)
     say(f"{count} domains, {way}")
     words = [sys.executable, "-m", "benchmarks.release_once", until, str(jobs), scheduler]
+    words += [str(memory)] if memory else []
     environment = _environment(root) | ({"PATH": tools} if tools else {})
     with (root / "log").open("ab") as log:
         started = time.monotonic()
@@ -201,12 +221,6 @@ def _unchanged(folder: Path, count: int, size: int) -> list[Run]:
     ]
 
 
-def _profile() -> dict[str, float]:
-    """Where the newest profiled full-size build spent its seconds, if there is one."""
-    file = paths.build() / "bench-build" / "smollm3-profile"
-    return dict(json.loads(file.read_text())) if file.exists() else {}
-
-
 def _machine() -> str:
     memory = psutil.virtual_memory().total
     return (
@@ -229,13 +243,15 @@ def render(report: Report) -> str:
         "Seconds\nfrom the start of the command to its end, and the most memory held by all of its "
         "processes.\n\n"
         f"{_scaling_table(report.runs)}\n\n"
+        f"{_verdict(report.runs)}\n\n"
+        f"{_budget_text(report)}"
         "## Nothing changed\n\n"
         f"`release-all` over {report.unchanged[0].domains} domains whose 16-bit weights have "
         f"{number(report.unchanged_source_bytes, 'B')} each (a small model and a\nhole in the file, "
         "which is hashed like any other weight):\n"
         f"{_median(report.unchanged):.2f} s, the median of {len(report.unchanged)} runs, "
         f"{number(max(r.peak_rss_bytes for r in report.unchanged), 'B')} of memory.\n"
-        f"{_profile_text(report.profile)}"
+        f"{profile_text(report.profile)}"
     )
 
 
@@ -256,15 +272,27 @@ def _scaling_table(runs: list[Run]) -> str:
     return table(("domains", *ways), rows, "github")
 
 
-def _profile_text(profile: dict[str, float]) -> str:
-    if not profile:
+def _verdict(runs: list[Run]) -> str:
+    """Which way was the fastest over the most domains, and by how much, whichever it was."""
+    most = max(run.domains for run in runs)
+    ordered = sorted((r for r in runs if r.domains == most), key=lambda run: run.seconds)
+    first = ordered[0]
+    others = [
+        f"{run.way} took {run.seconds / first.seconds:.2f} times as long" for run in ordered[1:]
+    ]
+    return f"Over {most} domains **{first.way}** was the fastest; " + ", ".join(others) + "."
+
+
+def _budget_text(report: Report) -> str:
+    """The peak of the run with a budget, within it or not."""
+    run = report.budgeted
+    if run is None:
         return ""
-    rows = [(name, f"{seconds:.1f} s") for name, seconds in profile.items()]
+    kept = "within" if run.peak_rss_bytes <= report.budget_bytes else "**over**"
     return (
-        "\n## Where a full-size build spends its time\n\n"
-        "SmolLM3-3B's shape, q4f16 and q4 together, by `./inv bench-build --arch smollm3` "
-        "(under a profiler):\n\n"
-        f"{table(('part', 'wall'), rows, 'github')}\n"
+        f"With `--memory-budget` of {number(report.budget_bytes, 'B')}, {run.domains} domains by "
+        f"`--jobs {WORKERS}` took {run.seconds:.1f} s and held {number(run.peak_rss_bytes, 'B')} at "
+        f"most, {kept} it.\n\n"
     )
 
 

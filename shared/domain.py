@@ -262,7 +262,7 @@ def read_records(path: Path, schema: dict[str, Any]) -> tuple[Record, ...]:
     """Read held-out records, one JSON object a line; each gold must satisfy the schema."""
     validator = jsonschema.Draft202012Validator(schema)
     records: list[Record] = []
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         if line.strip():
             records.append(_read_record(line, validator, f"{paths.shown(path)}:{number}"))
     ids = [record.id for record in records]

@@ -19,3 +19,30 @@ def set_variables() -> None:
     """Set what the user has not set."""
     for name, value in VARIABLES.items():
         os.environ.setdefault(name, value)
+
+
+ALLOTTED = "OMP_NUM_THREADS"
+THREAD_VARIABLES = (ALLOTTED, "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+def use_cores(count: int) -> None:
+    """Let this process work on `count` cores; where the user has set fewer, on those.
+
+    PyTorch and NumPy read the variables when they are loaded, our own threads `cores`, onnxruntime's
+    sessions `allotted_cores`.
+    """
+    for name in THREAD_VARIABLES:
+        before = os.environ.get(name, "")
+        os.environ[name] = str(min(count, int(before)) if before.isdigit() else count)
+
+
+def allotted_cores() -> int | None:
+    """How many cores this process was given; None where it has the machine to itself."""
+    given = os.environ.get(ALLOTTED, "")
+    return max(1, int(given)) if given.isdigit() else None
+
+
+def cores() -> int:
+    """How many cores this process may work on."""
+    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(here, allotted_cores() or here)

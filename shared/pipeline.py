@@ -15,12 +15,13 @@ from shared.domain import Domain, domain_names, load_domain
 from shared.errors import UserError
 from shared.evaluate.compare import write_newest
 from shared.folders import write_text
+from shared.gates import GateResult, failed, flatten, judge_gates
 from shared.hashing import files_below, sha256_files
 from shared.hub.names import repository_name
 from shared.manifest import Strict
 from shared.progress import say
 from shared.release import RELEASE_FILE, Release, make_release, read_release, release_folder
-from shared.rung_run import STAGES_IN_ALL, Attempt, Options
+from shared.rung_run import STAGES_IN_ALL, Attempt, Options, Stage
 from shared.signature_file import SIGNATURE_FILE
 from shared.strict import read_text
 
@@ -97,13 +98,27 @@ def _need_publishable_words(domain: Domain) -> None:
 
 
 def run_until(name: str, options: Options) -> Result:
-    """The same up to `options.until`, without making a release."""
+    """The same up to `options.until`, without making a release; a gate on that stage that fails and
+    blocks a release is the result's error."""
     try:
         walked = _walk(load_domain(name), options)
     except UserError as error:
         return Result(name, error=str(error))
-    reason = None if walked.rung else f"{name}: no rung could be taken; see the table"
+    if walked.rung is None:
+        return Result(name, walked, error=f"{name}: no rung could be taken; see the table")
+    if not options.on_the_way and options.until != "gates":  # that stage has judged them all
+        walked.gates = _gates_on(walked, options.until)
+    fatal = failed(walked.gates, "release")
+    reason = f"{name}: gate {fatal[0].name!r}: {fatal[0].reason}" if fatal else None
     return Result(name, walked, error=reason)
+
+
+def _gates_on(walked: Walk, last: Stage) -> list[GateResult]:
+    """The domain's gates on what the stage `last` measured, judged; a typo is the release's matter."""
+    stages = ("bench", "overflow") if last == "bench" else (last,)
+    found = {name: m for name, m in walked.manifests.items() if name in stages}
+    known = flatten(found)
+    return judge_gates([g for g in walked.domain.chain.gate if g.measurement in known], found)
 
 
 def _walk(domain: Domain, options: Options) -> Walk:

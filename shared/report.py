@@ -21,6 +21,7 @@ from shared.signing import signed_by
 from shared.units import number
 
 TERMINAL = "rounded_outline"
+LINK = "Engines, depths and memory: [bench-all.html](bench-all.html)"
 
 COMPARED = {
     "package.q4f16_bytes": "q4f16",
@@ -101,7 +102,17 @@ def _where(result: Result) -> str:
 
 def comparison(results: list[Result], style: str = TERMINAL) -> str:
     """The domains side by side."""
-    return table(("domain", "rung", *COMPARED.values()), _comparison_rows(results), style)
+    names = _compared(results)
+    rows = [
+        [r.domain, _rung(r), *(_brief(_measured(r).get(name)) for name in names)] for r in results
+    ]
+    return table(("domain", "rung", *(COMPARED[name] for name in names)), rows, style)
+
+
+def _compared(results: list[Result]) -> list[str]:
+    """Those of COMPARED that any domain's stages measure: a bench asks nobody for answers."""
+    known = {name for result in results for name in _measured(result)}
+    return [name for name in COMPARED if name in known] or list(COMPARED)
 
 
 def write_comparison(results: list[Result]) -> list[Path]:
@@ -122,7 +133,7 @@ def write_comparison(results: list[Result]) -> list[Path]:
         for r in results
     ]
     contents = {
-        "bench-all.md": comparison(results, "github") + "\n",
+        "bench-all.md": comparison(results, "github") + f"\n\n{LINK}\n",
         "bench-all.csv": text.getvalue(),
         "bench-all.json": json.dumps(data, indent=2, ensure_ascii=False) + "\n",
     }
@@ -131,13 +142,6 @@ def write_comparison(results: list[Result]) -> list[Path]:
         partial.write_text(content, encoding="utf-8")
         partial.replace(folder / name)
     return [folder / name for name in contents]
-
-
-def _comparison_rows(results: list[Result]) -> list[list[str]]:
-    return [
-        [r.domain, _rung(r), *(_brief(_measured(r).get(name)) for name in COMPARED)]
-        for r in results
-    ]
 
 
 def _brief(measurement: Measurement | None) -> str:

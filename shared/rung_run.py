@@ -29,6 +29,16 @@ from shared.webgpu_bench.stage import Switches, bench_stage
 
 Stage = Literal["source", "build", "package", "fidelity", "check", "bench", "gates"]
 STAGES: tuple[Stage, ...] = ("source", "build", "package", "fidelity", "check", "bench", "gates")
+NEEDS: dict[Stage, tuple[Stage, ...]] = {
+    "source": (),
+    "build": ("source",),
+    "package": ("source", "build"),
+    "fidelity": ("source", "build", "package"),
+    "check": ("source", "build", "package"),
+    "bench": ("source", "build", "package"),
+    "gates": STAGES[:-1],
+}
+"""What must be there before a stage can run: nobody waits for answers to look into a browser."""
 STAGES_IN_ALL = 10
 """With card, release folder and publish, which come after the chain."""
 
@@ -54,7 +64,11 @@ class Attempt(Strict):
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line asked for. `until`: the last stage to run."""
+    """What the command line asked for. `until`: the last stage to run, with what it NEEDS.
+
+    `on_the_way`: this is a part of a longer run, which judges the gates at its end: every stage up
+    to `until` is run.
+    """
 
     rung: str | None = None
     records: str | None = None
@@ -66,6 +80,7 @@ class Options:
     until: Stage = "gates"
     gpu_budget: str | None = None
     profile: bool = False
+    on_the_way: bool = False
 
 
 def candidates(runs: dict[str, RungRun]) -> dict[str, Candidate]:
@@ -96,10 +111,10 @@ class RungRun:
         self.gates: list[GateResult] = []
 
     def go_to(self, last: Stage) -> None:
-        """Run the stages that are still to be run, up to `last`; a failure ends the run."""
-        reached = STAGES.index(self.stage) + 1 if self.stage in self.done else 0
-        for stage in STAGES[reached : STAGES.index(last) + 1]:
-            if self.outcome == "open":
+        """Run `last` and what it needs, as far as that is not done; a failure ends the run."""
+        needed = STAGES[: STAGES.index(last)] if self.options.on_the_way else NEEDS[last]
+        for stage in (*needed, last):
+            if self.outcome == "open" and stage not in self.done:
                 self.stage = stage
                 self._say(stage)
                 self._guarded(partial(self._run, stage))

@@ -33,6 +33,18 @@ OPTIONAL_FILES = (
     INDEX,
 )
 
+ANSWERING_FILES = (
+    *TOKENIZER_FILES,
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "generation_config.json",
+)
+"""What a model's answers depend on beside its weights and config.json."""
+
 SHAPE = ("hidden_size", "num_hidden_layers", "num_attention_heads")
 """Keys of config.json that fine-tuning leaves as they are."""
 
@@ -220,6 +232,12 @@ def chat_template(folder: Path) -> str:
         where = paths.shown(folder / "tokenizer_config.json")
         raise RungFailed(f"{where}: chat_template: missing, and there is no chat_template.jinja")
     return template
+
+
+def answering_hash(folder: Path) -> str:
+    """One hash over what an answer depends on: weights_hash, tokenizer, template, stop tokens."""
+    files = sha256_files(folder, [n for n in ANSWERING_FILES if (folder / n).is_file()])
+    return sha256_json([weights_hash(folder), files])
 
 
 def weights_hash(folder: Path) -> str:

@@ -28,7 +28,7 @@ def walked(tiny: Callable[[str], Path]) -> Walk:
     take_any_architecture(root / "domains" / "legal")
     shutil.copytree(tiny("qwen2"), root / "models" / "legal" / "merged")
     domain = load_domain("legal")
-    made = walk(domain, Options(rung="smollm3", records="1", until="check"))
+    made = walk(domain, Options(rung="smollm3", records="1", until="check", on_the_way=True))
     missing = {name: Measurement.missing("no browser in this test") for name in NAMES}
     made.done["bench"] = run_stage(Plan("bench", {"none": "at all"}), lambda _: Produced(missing))
     made.done["overflow"] = overflow_stage(domain, made.done["package"])

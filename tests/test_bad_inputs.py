@@ -70,7 +70,7 @@ CONFIGS: list[Row] = [
     ),
     (
         "a text for a number",
-        replace("fallback.toml", "records = 10", 'records = "many"'),
+        replace("fallback.toml", "records = 32", 'records = "many"'),
         "domains/legal/fallback.toml: check.records: ",
     ),
     (

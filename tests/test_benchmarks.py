@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.build import OURS, STOCK, Build
-from benchmarks.build import render as build_table
+from benchmarks.build_report import CALIBRATED, OURS, STOCK, Build, document
+from benchmarks.build_report import render as build_table
 from benchmarks.scaling import CLUSTER, WAYS, Report, Run, bench_scaling, render
 from benchmarks.worlds import disk_floor
 from shared import paths
@@ -43,12 +43,36 @@ def test_the_document_shows_the_numbers_of_the_report_and_no_others() -> None:
         runs=[run],
         unchanged=[again],
         unchanged_source_bytes=6_150_000_000,
-        profile={"write both files": 3.21},
+        profile={"phi3": {"write both files": 3.21}},
     )
     text = render(report)
     for words in ("12.3 s, 1.500 GB", "0.75 s", "6.150 GB", "2 cores", "write both files", "3.2 s"):
         assert words in text
     assert "profiler" not in render(report.model_copy(update={"profile": {}}))
+
+
+def test_the_document_says_which_way_was_faster_and_whether_the_budget_was_kept() -> None:
+    alone = Run(way="one after the other", domains=4, seconds=10, peak_rss_bytes=10**9)
+    both = alone.model_copy(
+        update={"way": "--jobs 2", "seconds": 12.0, "peak_rss_bytes": 3 * 10**9}
+    )
+    report = Report(
+        machine="2 cores",
+        load_before=0.1,
+        taken="2026-01-02",
+        write_bytes_per_second=5e8,
+        read_bytes_per_second=1.6e9,
+        runs=[alone, both],
+        unchanged=[alone],
+        unchanged_source_bytes=1,
+        budgeted=both,
+        budget_bytes=2 * 10**9,
+    )
+    text = render(report)
+    assert "**one after the other** was the fastest; --jobs 2 took 1.20 times as long." in text
+    assert "held 3.000 GB at most, **over** it" in text
+    kept = render(report.model_copy(update={"budget_bytes": 4 * 10**9}))
+    assert "at most, within it" in kept
 
 
 def test_the_floor_is_measured_and_leaves_nothing(tmp_path: Path) -> None:
@@ -64,3 +88,17 @@ def test_a_build_is_held_against_ours_of_the_same_model_and_a_failed_one_is_not(
     assert "150 s (2.5×)" in build_table([ours, stock])
     assert "20.000 GB (20.0×)" in build_table([ours, stock])
     assert "×" not in build_table([ours, stock.model_copy(update={"error": "KeyError"})])
+
+
+def test_a_build_of_our_own_is_no_multiple_of_ours() -> None:
+    ours = Build(architecture="phi3", tool=OURS, seconds=60, peak_rss_bytes=10**9, bytes=1234567)
+    calibrated = ours.model_copy(update={"tool": CALIBRATED, "seconds": 1800.0})
+    assert "×" not in build_table([ours, calibrated])
+    assert "1,234,567" in build_table([ours, calibrated])
+
+
+def test_the_full_size_document_says_where_the_time_goes_for_every_architecture() -> None:
+    parts = {"phi3": {"quantise": 3.2, "hash": 1.0}, "smollm3": {"quantise": 4.5}}
+    text = document([], parts)
+    assert "| part" in text and "4.2 s" in text and "4.5 s" in text
+    assert text.index("phi3") < text.index("smollm3")

@@ -13,6 +13,7 @@ import pytest
 from shared.chain import walk
 from shared.domain import domain_names, load_domain, read_records
 from shared.errors import UserError
+from shared.olive import build as stage
 from shared.olive.build import build_stage
 from shared.olive.calibration import FILE, bound, refuse_common, wants_calibration
 from shared.rung_run import Options
@@ -125,3 +126,18 @@ def test_both_kinds_of_pass_are_bound_to_the_tokens(tmp_path: Path) -> None:
     given = passes["b"]["config"]["data_config"]["load_dataset_config"]
     assert given["params"]["tokens"] == str(tokens)
     assert workflow["passes"]["a"]["calibration"] == FILE, "the workflow itself was changed"
+
+
+def test_the_order_of_the_passes_is_part_of_the_builds_key(
+    root: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys: list[str] = []
+    monkeypatch.setattr(stage, "run_stage", lambda plan, *_, **__: keys.append(plan.key))
+    monkeypatch.setattr(stage, "wants_calibration", lambda _: False)
+    path = root / "domains" / "legal" / "olive.json"
+    build()
+    workflow = json.loads(path.read_text())
+    workflow["passes"] = dict(reversed(workflow["passes"].items()))
+    path.write_text(json.dumps(workflow))
+    build()
+    assert keys[0] != keys[1]

@@ -12,6 +12,7 @@ import pytest
 from shared.chain import select_records, walk
 from shared.domain import load_domain
 from shared.errors import UserError
+from shared.evaluate.statistics import paired
 from shared.rung_run import Options
 from tests.tiny import write_tiny
 
@@ -155,7 +156,16 @@ class TestSharing:
 class TestRecords:
     def test_are_a_sample_of_our_own_by_default(self, root: Path) -> None:
         selection = select_records(load_domain("legal"), Options())
-        assert (len(selection.records), selection.origin) == (10, "our own held-out records")
+        assert (len(selection.records), selection.origin) == (32, "our own held-out records")
+
+    @pytest.mark.parametrize("name", ["contracts", "financial", "legal", "medical"])
+    def test_of_a_sample_are_enough_for_equal_answers_to_pass_the_gate(self, name: str) -> None:
+        domain = load_domain(name)
+        gate = next(g for g in domain.chain.gate if g.name == "as good as the 16-bit parent")
+        scores = [0.75] * len(select_records(domain, Options()).records)
+        assert gate.with_confidence and gate.at_least is not None
+        assert paired(scores, scores).low > gate.at_least
+        assert paired([0.5, *scores[1:]], scores).low > gate.at_least, "one record a quarter worse"
 
     def test_can_be_all_of_them(self, root: Path) -> None:
         domain = load_domain("legal")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from shared import paths
-from shared.domain import FILES, domain_names, load_domain
+from shared.domain import FILES, domain_names, load_domain, read_records
 from shared.errors import UserError
 
 Edit = Callable[[str, str, str], None]
@@ -139,6 +139,18 @@ def test_a_mistake_is_one_clear_sentence(
         load_domain("legal")
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_line_separator_within_a_text_ends_no_line(root: Path) -> None:
+    """JSON lets U+2028, U+2029 and U+0085 stand in a string as they are."""
+    domain = load_domain("legal")
+    text = "one\u2028two\u2029three\x85four"
+    record = domain.records[0].model_copy(update={"input": text})
+    file = root / "some.jsonl"
+    line = json.dumps(record.model_dump(exclude_none=True), ensure_ascii=False)
+    file.write_text(f"{line}\r\n\n", encoding="utf-8", newline="")
+    (found,) = read_records(file, domain.schema)
+    assert found.input == text
 
 
 @pytest.mark.parametrize("file", FILES)

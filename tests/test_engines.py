@@ -19,7 +19,7 @@ from shared.webgpu_bench.engines.child import run_child
 from shared.webgpu_bench.engines.job import EngineRun, Job
 from shared.webgpu_bench.engines.side import _compared, parse_engines
 from shared.webgpu_bench.figures import Points, at, figures, questions
-from shared.webgpu_bench.report.bench import chosen_engines
+from shared.webgpu_bench.report.bench import bench_report, chosen_engines
 from shared.webgpu_bench.report.page import render_page
 from shared.webgpu_bench.report.tables import engines_table, ratio_text, samples, write_engines
 from tests.engine_rows import native as native_run
@@ -104,6 +104,18 @@ class TestTheReport:
         only = [row.model_copy(update={"run": native_run()}) for row in rows()[2:3]]
         assert "Hatched bars" not in render_page(only)
 
+    def test_names_the_engine_that_ratios_stand_on(self) -> None:
+        assert "× native</button>" in render_page(rows())
+        faster = rows()[2].model_copy(update={"engine": "webgpu-q4f16"})
+        page = render_page([faster])
+        assert "× webgpu-q4f16</button>" in page and "× native" not in page
+        assert "ratio</button>" in render_page(rows()[1:2])
+
+    def test_is_linked_from_what_is_printed_last(self, root: Path) -> None:
+        last = bench_report([], [], "x", html="x.html").splitlines()[-1]
+        assert last == f"to look at: {(root / 'build/reports/x.html').as_uri()}"
+        assert (root / "build/reports/x.html").is_file()
+
     def test_says_when_other_programs_ran_beside_it(self) -> None:
         run = native_run().model_copy(update={"busy_percent": 80.0})
         busy = [rows()[2].model_copy(update={"run": run})]
@@ -181,6 +193,21 @@ class TestEachEngine:
         monkeypatch.setattr(native_webgpu, "_software_icd", lambda: nothing)
         with pytest.raises(RungFailed, match="would have run on the CPU"):
             native_webgpu.run(job(package))
+
+    def test_native_webgpu_keeps_software_drivers_out_where_a_gpu_is_claimed(
+        self, package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        seen: dict[str, str] = {}
+
+        def note(python: Path, script: Path, asked: object, seconds: float, env: dict[str, str]):  # type: ignore[no-untyped-def]
+            seen.update(env)
+            raise RungFailed("enough")
+
+        monkeypatch.setattr(native_webgpu, "webgpu_python", lambda: tmp_path)
+        monkeypatch.setattr(native_webgpu, "run_child", note)
+        with pytest.raises(RungFailed, match="enough"):
+            native_webgpu.run(job(package, hardware=True))
+        assert seen == {"VK_LOADER_DRIVERS_DISABLE": "*lvp*,*swiftshader*"}
 
     def test_firefox_runs_q4f16_and_agrees_with_the_cpu(self, package: Path) -> None:
         if find_firefox() is None:

@@ -82,6 +82,18 @@ def test_another_file_of_records_is_another_text(world: Path) -> None:
     assert theirs.key != own.key and theirs.facts["origin"].endswith("theirs.jsonl")
 
 
+def test_the_same_text_from_another_file_is_named_by_that_file(world: Path) -> None:
+    """The reference is the same one, whatever the set was called when it was made."""
+    walk(load_domain("legal"), UNTIL)
+    file = world / "copy.jsonl"
+    shutil.copyfile(world / "domains" / "legal" / "eval.jsonl", file)
+    options = Options(rung="smollm3", until="fidelity", records_file=file)
+    theirs = walk(load_domain("legal"), options).manifests["fidelity"]
+    assert len(list((world / "build" / "reference").glob("[0-9a-f]*"))) == 1
+    assert theirs.facts["origin"].endswith("copy.jsonl")
+    assert "copy.jsonl" in theirs.measurements["kl_divergence"].how
+
+
 def held_out() -> HeldOut:
     domain = load_domain("legal")
     pairs = tuple((r.input, json.dumps(r.gold)) for r in domain.records[:4])

@@ -179,6 +179,25 @@ class TestTheExample:
         finetune(replace(job, replace=True))
         assert json.loads((theirs / "config.json").read_text())["model_type"] == "llama"
 
+    @pytest.mark.parametrize("again", ["the same command", "another one"])
+    def test_takes_no_model_for_its_own_that_was_put_in_its_place(
+        self, job: Job, tiny: Tiny, again: str
+    ) -> None:
+        """The note in adapter/ stays where it is when an owner lays weights of their own in merged/."""
+        merged = finetune(job)
+        shutil.copyfile(tiny("smollm3") / "model.safetensors", merged / "model.safetensors")
+        theirs = (merged / "model.safetensors").read_bytes()
+        if again == "another one":
+            job = replace(job, recipe=replace(SHORT, seed=7))
+        with pytest.raises(UserError, match="--replace puts the new one in its place"):
+            finetune(job)
+        assert (merged / "model.safetensors").read_bytes() == theirs
+
+    def test_replaces_its_own_model_by_another_unasked(self, job: Job) -> None:
+        before = (finetune(job) / "model.safetensors").read_bytes()
+        after = finetune(replace(job, recipe=replace(SHORT, seed=7)))
+        assert (after / "model.safetensors").read_bytes() != before
+
 
 class TestTheChain:
     """With the domain's own fallback.toml, whose rungs say what they are made from."""

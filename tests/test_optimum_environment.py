@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -32,6 +33,9 @@ class TestTheEnvironment:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(paths, "REPOSITORY", tmp_path)
+        monkeypatch.setenv(
+            "PIP_CONFIG_FILE", os.devnull
+        )  # a machine's own constraints word it anew
         monkeypatch.setenv("PIP_NO_INDEX", "1")
         monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
         leftover = tmp_path / ".venv-optimum" / "lib" / "half"

@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
-from shared.domain import Record
+from shared.domain import Record, domain_names, load_domain
+from shared.evaluate.chat import Chat
 from shared.webgpu_bench import parity
 from shared.webgpu_bench.parity import Reading, Summary
 from shared.webgpu_bench.result import Parity, ParityPiece
@@ -67,6 +69,7 @@ class TestOnePosition:
         found = parity.measurements(
             parity.Compared(divergence, agreement, divergence), 20, "", True
         )
+        assert found["parity_finite"].value == 0.95
         assert found["parity_kl_divergence"].value is None
         assert "not numbers" in str(found["parity_kl_divergence"].reason)
 
@@ -82,10 +85,12 @@ class TestMeasurements:
         assert share.standard_error == pytest.approx(math.sqrt(0.99 * 0.01 / 100))
         assert share.low is not None and share.high is not None and share.low < 0.95 < share.high
         assert found["parity_tokens"].value == 100 and "of 512" in found["parity_tokens"].how
+        assert found["parity_finite"].value == 1
 
     def test_of_nothing_say_so(self) -> None:
         nothing = parity.Compared(np.zeros(0), np.zeros(0), np.zeros(0))
         found = parity.measurements(nothing, 512, "", True)
+        assert found.pop("parity_tokens").value == 0, "known, and too few"
         assert {m.value for m in found.values()} == {None}
         assert "time budget" in str(found["parity_agreement"].reason)
 
@@ -108,31 +113,52 @@ def record(text: str) -> Record:
 
 class TestTheText:
     RECORDS = tuple(record(f"{n:08d}" + "x" * (40 + n)) for n in range(10))
+    SHARED = b"p0000000"
 
-    def test_is_as_long_as_asked_in_rows_of_one_length(self) -> None:
-        rows = parity.held_out_rows(Bytes(), "p", self.RECORDS, Reading(200, 4, 31))
-        assert [len(row) for row in rows] == [50] * 4
+    def rows(self, tokens: int, longest: int, count: int = 10) -> list[list[int]]:
+        how = Reading(tokens, 4, 31, longest)
+        return parity.held_out_rows(Bytes(), "p", self.RECORDS[:count], how)
 
-    def test_ends_with_the_gold_answer(self) -> None:
-        rows = parity.held_out_rows(Bytes(), "p", self.RECORDS, Reading(200, 4, 31))
-        assert all(bytes(row).endswith(b'{"a": 1}') for row in rows)
+    def stream(self) -> bytes:
+        whole = [f'{r.input}{{"a": 1}}'.encode() for r in self.RECORDS]
+        return b"".join(text[len(self.SHARED) - 1 :] for text in whole)
 
-    def test_takes_more_rows_where_the_chats_are_short(self) -> None:
-        rows = parity.held_out_rows(Bytes(), "p", self.RECORDS, Reading(400, 2, 31))
-        assert sum(map(len, rows)) >= 400 and len(rows) > 2
+    def test_is_as_many_windows_of_one_length_as_the_tokens_need(self) -> None:
+        assert [len(row) for row in self.rows(200, 50)] == [50] * 4
+        assert [len(row) for row in self.rows(201, 50)] == [50] * 5
+
+    def test_are_consecutive_pieces_of_the_chats_without_what_all_begin_with(self) -> None:
+        rows = self.rows(10_000, 50)
+        assert len(rows) == len(self.stream()) // 50
+        assert b"".join(map(bytes, rows)) == self.stream()[: 50 * len(rows)]
+
+    def test_comes_from_everywhere_in_the_chats(self) -> None:
+        places = [self.stream().index(bytes(row)) for row in self.rows(200, 50)]
+        assert places == sorted(places) and places[0] == 0
+        assert places[-1] > len(self.stream()) / 2
+
+    def test_has_no_window_twice(self) -> None:
+        rows = self.rows(10_000, 8)
+        assert len({tuple(row) for row in rows}) == len(rows)
+        assert len(rows) < len(self.stream()) // 8, "the x repeat themselves"
 
     def test_takes_all_there_is_where_that_is_less(self) -> None:
-        rows = parity.held_out_rows(Bytes(), "p", self.RECORDS[:2], Reading(4000, 4, 31))
-        assert len(rows) == 2 and len({len(row) for row in rows}) == 1
+        [row] = self.rows(4000, 1000, count=1)
+        assert bytes(row).startswith(b"p") and bytes(row).endswith(b'{"a": 1}')
 
     def test_stays_under_the_software_adapters_fault(self) -> None:
-        assert parity.reading(512, hardware=False).piece < 32
+        how = parity.reading(512, hardware=False)
+        assert how.piece < 32 and how.longest > how.piece, "the cache is read too"
 
-    def test_comes_in_short_rows_for_a_software_adapter(self) -> None:
-        how = parity.reading(300, hardware=False)
-        rows = parity.held_out_rows(Bytes(), "p", self.RECORDS, how)
-        assert [len(row) for row in rows] == [30] * 10
-        assert how.longest and how.longest > how.piece, "the cache is read too"
+    @pytest.mark.parametrize("name", domain_names())
+    @pytest.mark.parametrize("hardware", [False, True])
+    def test_of_every_domain_is_enough_for_the_gate(
+        self, embedded: Path, name: str, hardware: bool
+    ) -> None:
+        domain = load_domain(name)
+        how = parity.reading(512, hardware=hardware)
+        rows = parity.held_out_rows(Chat(embedded), domain.prompt, domain.records, how)
+        assert len({tuple(row) for row in rows}) * how.longest >= 512
 
 
 @dataclass

@@ -78,6 +78,10 @@ class TestVerdicts:
     def test_a_missing_type_is_said(self) -> None:
         assert "no q4 file" in row(MINIMUM, print_of("q4f16")).verdict
 
+    def test_a_package_of_q4_alone_fits_a_device_with_f16_too(self) -> None:
+        found = row("discrete GPU, 8 GB", print_of("q4"))
+        assert (found.fits, found.verdict) == (True, "q4")
+
     def test_every_profile_has_a_source(self) -> None:
         assert all(len(profile.source) > 10 for profile in read_profiles())
 
@@ -131,6 +135,16 @@ class TestNodesOnTheCpu:
         assert muls, node
         assert cpu_nodes.unexpected([f"Mul ({muls[-1]})"], graph) == [f"Mul ({muls[-1]})"]
 
+    @pytest.mark.parametrize(
+        ("operator", "allowed"), [("Shape", True), ("LessOrEqual", True), ("Mul", False)]
+    )
+    def test_one_that_is_in_no_graph_must_be_unable_to_make_floats(
+        self, package: Path, operator: str, allowed: bool
+    ) -> None:
+        graph = package / "onnx" / "model_q4.onnx"
+        node = f"{operator} (a name that onnxruntime made up)"
+        assert cpu_nodes.unexpected([node], graph) == ([] if allowed else [node])
+
 
 def event(node: str, kernel: str, microseconds: int) -> str:
     name = f"{node}&Op&{kernel}"
@@ -160,6 +174,9 @@ class TestKernels:
 
     def test_the_table_gives_shares_of_the_pass(self) -> None:
         assert "83.3 %" in kernels_table(read_kernels(self.LINES))
+
+    def test_of_a_line_that_was_cut_short_are_none_rather_than_a_part(self) -> None:
+        assert read_kernels([*self.LINES, self.LINES[0][:30]]) == []
 
     def test_without_a_profile_there_are_none(self) -> None:
         assert read_kernels([]) == []

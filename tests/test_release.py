@@ -74,6 +74,11 @@ class TestTheEmbeddedRelease:
         assert measured["bench.gpu_errors"].value == 0
         assert 5e7 < float(measured["bench.peak_gpu_bytes"].value or 0) < 1e9
 
+    def test_is_found_to_stay_within_fp16_layer_by_layer(self, world: Path) -> None:
+        release = read_release(world / "models" / "legal" / "webgpu")
+        assert float(release.measurements["overflow.f16_headroom"].value or 0) > 1.25
+        assert len(release.facts["overflow"]["peaks"]) == 32  # embedding, 30 layers, head
+
     def test_never_passes_a_speed_gate_on_a_software_adapter(self, world: Path) -> None:
         release = read_release(world / "models" / "legal" / "webgpu")
         gate = next(g for g in release.gates if g.name == "decode speed")

@@ -11,17 +11,20 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from shared import paths
 from shared.errors import UserError
+from shared.evaluate.session import genai_options, session_options
 from shared.pipeline import Result
 from shared.rung_run import STAGES, Options
-from shared.schedule.local import run_local
+from shared.schedule.local import _Chain, _Idle, _Pool, _Running, cores_each, run_local
 from shared.schedule.run import run_units
 from shared.schedule.units import Unit, memory_of, run_unit, units_of
 from shared.units import parse_bytes
@@ -102,6 +105,19 @@ class TestUnits:
         assert units_of("legal", CHECK)[-1].memory == memory_of("check", size)
         assert memory_of("check", 6_150_000_000) > 3_100_000_000, "what it was measured to take"
 
+    def test_claim_more_for_a_build_that_calibrates(self, root: Path, embedded: Path) -> None:
+        write_tiny(root / "models" / "legal" / "merged", "llama", embedded)
+        first = units_of("legal", CHECK)[0]
+        size = (root / "models" / "legal" / "merged" / "model.safetensors").stat().st_size
+        assert first.until == "package"
+        assert first.memory == memory_of("package", size, calibrated=True)
+        assert memory_of("package", 6_150_000_000, calibrated=True) > 3_000_000_000
+        path = root / "domains" / "legal" / "olive.json"
+        workflow = json.loads(path.read_text())
+        del workflow["passes"]["calibrated"]
+        path.write_text(json.dumps(workflow))
+        assert units_of("legal", CHECK)[0].memory == memory_of("package", size) < first.memory
+
     @pytest.mark.parametrize(
         ("text", "size"), [("16GB", 16e9), ("800 MB", 8e8), ("1.5g", 1.5e9), ("2GiB", 2**31)]
     )
@@ -119,6 +135,67 @@ class TestUnits:
         result = run_unit(Unit("legal", CHECK, release=False, memory=0, browser=False))
         assert "ZeroDivisionError" in (result.error or "")
         assert "Traceback" in (root / "build" / "failures" / "legal.txt").read_text()
+
+
+class TestTheBudget:
+    """Without workers: a pool is asked what would fit."""
+
+    @staticmethod
+    def pool(budget: int, running: list[int], idle: list[int]) -> _Pool:
+        """Units that claim so many bytes, and resting workers that hold so many."""
+        pool = _Pool(jobs=8, budget=budget)
+        worker: Any = None
+        for number, claim in enumerate(running):
+            unit = Unit(f"d{number}", CHECK, release=False, memory=claim, browser=False)
+            pool.running[Future()] = _Running(_Chain([unit]), worker)
+        pool.idle = [_Idle(worker, rss) for rss in idle]
+        return pool
+
+    NEXT = Unit("next", CHECK, release=False, memory=40, browser=False)
+
+    def test_counts_what_resting_workers_hold(self) -> None:
+        assert self.pool(100, running=[50], idle=[]).fits(self.NEXT)
+        assert not self.pool(100, running=[50], idle=[30, 5]).fits(self.NEXT)
+
+    def test_does_not_count_the_one_that_would_take_the_unit(self) -> None:
+        assert self.pool(100, running=[50], idle=[30]).fits(self.NEXT)
+
+    def test_lets_a_unit_start_alone_whatever_it_claims(self) -> None:
+        assert self.pool(1, running=[], idle=[30, 30]).fits(self.NEXT)
+
+
+class TestCores:
+    def test_are_shared_out_among_the_workers(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("shared.schedule.local.cores", lambda: 8)
+        assert [cores_each(jobs) for jobs in (1, 2, 3, 20)] == [8, 4, 2, 1]
+
+    def test_of_a_worker_bind_torch_onnxruntime_and_our_own_threads(self) -> None:
+        script = (
+            "from shared.environment import use_cores, cores; use_cores(1)\n"
+            "import torch\n"
+            "from pathlib import Path\n"
+            "from shared.evaluate.session import SPINNING, genai_options, session_options\n"
+            "options = session_options(Path('.'))\n"
+            "assert options.get_session_config_entry(SPINNING) == '0'\n"
+            "told = genai_options()['intra_op_num_threads']\n"
+            "print(torch.get_num_threads(), options.intra_op_num_threads, told, cores())"
+        )
+        clean = {k: v for k, v in os.environ.items() if not k.endswith("_NUM_THREADS")}
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            cwd=paths.REPOSITORY,
+            env=clean,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.stdout.split() == ["1"] * 4, done.stderr
+
+    def test_of_a_process_that_has_the_machine_to_itself_are_onnxruntimes_to_choose(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        assert genai_options() == {} and session_options(Path()).intra_op_num_threads == 0
 
 
 class TestTwoAtOnce:
@@ -278,6 +355,11 @@ class TestOnACluster:
     def test_everything_is_finished_once_though_a_worker_is_killed_in_the_middle(
         self, world: World
     ) -> None:
+        from distributed import Client
+
+        alone = world("alone")
+        for name in DOMAINS:
+            assert run_unit(units_of(name, CHECK)[-1]).ok
         root = world("cluster")
         with cluster(root, 2) as (address, workers):
             wait_for_workers(address, 2)
@@ -285,15 +367,16 @@ class TestOnACluster:
 
             def kill_in_the_middle() -> None:
                 deadline = time.monotonic() + 180
-                while time.monotonic() < deadline:
-                    done = finished(root)
-                    if len([d for d in done if "/package/" in d]) >= 1 and list(
-                        root.glob("build/*/.*.partial")
-                    ):
-                        workers[0].kill()
-                        seen.update(done)
-                        return
-                    time.sleep(0.02)
+                with Client(address, set_as_default=False) as client:
+                    pids = client.run(os.getpid)
+                    while time.monotonic() < deadline:
+                        done = finished(root)
+                        busy = [pids[a] for a, tasks in client.processing().items() if tasks]
+                        if busy and any("/package/" in name for name in done):
+                            next(w for w in workers if w.pid == busy[0]).kill()
+                            seen.update(done)
+                            return
+                        time.sleep(0.02)
 
             hunter = threading.Thread(target=kill_in_the_middle)
             hunter.start()
@@ -304,6 +387,7 @@ class TestOnACluster:
         after = finished(root)
         assert len([k for k in after if "/check/" in k]) == len(DOMAINS)
         assert {k: v for k, v in after.items() if k in seen} == seen, "finished stages were redone"
+        assert packages(root) == packages(alone) and answers(root) == answers(alone)
 
 
 class TestAnUnchangedRelease:

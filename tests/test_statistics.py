@@ -114,6 +114,18 @@ class TestPairedZeroOneScores:
         reach = 1.959964 * math.sqrt((one + two - (one - two) ** 2) / 52)
         assert (found.low, found.high) == pytest.approx((one - two - reach, one - two + reach))
 
+    @pytest.mark.parametrize("n", [1, 2, 5, 10, 25])
+    def test_have_no_better_interval_with_one_answer_worse(self, n: int) -> None:
+        for ours in range(n + 1):
+            for other in range(n + 1 - ours):
+                found = paired(*pairs(0, ours, other, n - ours - other))
+                worse = []
+                if ours:
+                    worse.append(paired(*pairs(0, ours - 1, other, n - ours - other + 1)))
+                if ours + other < n:
+                    worse.append(paired(*pairs(0, ours, other + 1, n - ours - other - 1)))
+                assert all(w.low <= found.low and w.high <= found.high for w in worse)
+
     def test_say_better_worse_or_nothing(self) -> None:
         assert paired(*pairs(20, 10, 2, 18)).word == "better"
         assert paired(*pairs(20, 2, 10, 18)).word == "worse"
@@ -188,11 +200,50 @@ class TestPairedGradedScores:
         assert mean(list(ours)).low < mean(list(other)).high
         assert paired(list(other), list(ours)).word == "worse"
 
-    def test_that_differ_by_one_size_are_counted_as_signs(self) -> None:
-        found = paired([0.75] * 12 + [0.5] * 8, [0.5] * 20)
-        signs = paired(*pairs(0, 12, 0, 8))
-        assert found.p == signs.p
-        assert (found.low, found.high) == pytest.approx((signs.low / 4, signs.high / 4))
+    @pytest.mark.parametrize("n", [1, 2, 10, 40, 300])
+    def test_that_never_differ_show_what_equal_zero_one_scores_show(self, n: int) -> None:
+        found, reach = paired([0.75] * n, [0.75] * n), 1.959964 * math.sqrt(2) / (n + 2)
+        assert (found.low, found.high) == pytest.approx((-reach, reach))
+        assert (found.difference, found.p, found.word) == (0, 1, "no difference shown")
+
+    @pytest.mark.parametrize("size", [1e-9, 0.01, 0.25, 0.5, 1.0])
+    @pytest.mark.parametrize("n", [10, 40])
+    def test_with_one_record_worse_show_no_more_than_equal_ones(self, n: int, size: float) -> None:
+        """The gate that stood open: one record a quarter worse passed where equality did not."""
+        same = paired([1.0] * n, [1.0] * n)
+        found = paired([1.0 - size] + [1.0] * (n - 1), [1.0] * n)
+        assert found.low <= same.low and found.high <= same.high
+
+    @pytest.mark.parametrize("n", [2, 3, 7, 12, 40, 90])
+    @pytest.mark.parametrize("step", [0.25, 0.01])
+    def test_have_no_better_verdict_wherever_one_answer_is_worse(
+        self, fewer_resamples: None, n: int, step: float
+    ) -> None:
+        """From all right to all wrong, a record or a part of one at a time, in any order."""
+        rng = np.random.default_rng(n)
+        other, ours = rng.choice([0.0, 0.5, 0.75, 1.0], n), np.ones(n)
+        before = paired(list(ours), list(other))
+        for _ in range(60):
+            place = rng.integers(0, n)
+            ours[place] = max(0.0, ours[place] - step * rng.integers(1, 5))
+            after = paired(list(ours), list(other))
+            assert after.low <= before.low + 1e-12 and after.high <= before.high + 1e-12
+            assert not (before.word == "worse" and after.word != "worse")
+            before = after
+
+    def test_rounded_by_the_computer_are_one_size(self) -> None:
+        ours, other = [0.3, 0.1 + 0.2, 0.9], [0.3, 0.3, 0.1 * 3 + 0.6]
+        assert paired(ours, other).low == paired(other, other).low
+
+    def test_that_seldom_differ_cover_the_truth_at_least_19_times_in_20(
+        self, fewer_resamples: None
+    ) -> None:
+        """Equal on nearly all records, as an answer and its 4-bit twin are."""
+        rng, truth, found = np.random.default_rng(41), -0.04 * 0.5, []
+        for _ in range(400):
+            worse = rng.random(40) < 0.04
+            found.append(paired(list(np.where(worse, 0.25, 0.75)), [0.75] * 40))
+        assert np.mean([f.low <= truth <= f.high for f in found]) >= 0.95
 
     def test_of_one_record_say_next_to_nothing(self) -> None:
         found = paired([0.7], [0.4])

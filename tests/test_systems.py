@@ -11,7 +11,7 @@ import pytest
 
 from shared.domain import Record, load_domain
 from shared.errors import UserError
-from shared.evaluate.answer import Answer, common_prefix
+from shared.evaluate.answer import Answer, common_prefix, room
 from shared.evaluate.guidance import grammar
 from shared.evaluate.store import Store
 from shared.evaluate.systems import parse_constrained, parse_systems
@@ -79,6 +79,24 @@ class TestAnswers:
         found = answers(model, [short, long])
         assert found[1].output_ids == [] and found[1].prompt_tokens == 5000
         assert found[0].output_ids
+
+    def test_to_a_prompt_near_the_contexts_end_are_what_there_is_room_for(
+        self, model: object
+    ) -> None:
+        """In both runtimes alike, alone and in a batch: refused is only what has no room at all."""
+        context = getattr(model, "context_length", None) or model._context  # type: ignore[attr-defined]
+        prompts = [[7] * (context - left) for left in (3, 1, 0)]
+        lengths = [len(a.output_ids) for a in answers(model, [prompts_of(model)[0], *prompts])]
+        assert 0 < lengths[1] <= 3 and lengths[2:] == [1, 0]
+        assert lengths[0] > 3
+
+
+class TestTheRoomForAnAnswer:
+    @pytest.mark.parametrize(
+        ("prompt", "tokens"), [(0, 24), (76, 24), (77, 23), (99, 1), (100, 0), (5000, 0)]
+    )
+    def test_is_what_the_context_still_holds(self, prompt: int, tokens: int) -> None:
+        assert room(prompt, 24, 100) == tokens
 
 
 def test_pytorch_and_transformers_own_generate_agree(tiny: Tiny) -> None:

@@ -7,16 +7,18 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from shared.domain import domain_names, load_domain
+from shared.domain import Domain, domain_names, load_domain
 from shared.errors import UserError
 from shared.evaluate.answers import Verdict
 from shared.manifest import Measurement
 from shared.olive.calibration import wants_calibration
+from shared.tune import run
 from shared.tune.measure import weight_bits
 from shared.tune.recipes import TuneRecipe, load_recipes
 from shared.tune.report import pareto, put_into, render, write
@@ -127,6 +129,7 @@ class TestTheReport:
         assert order == sorted(order), "the best comes first"
         assert "over the budget" in words
         assert "- bad (why bad): Olive says no" in words
+        assert f"4 of the {len(load_recipes())} recipes" in words
 
     def test_holds_task_scores_against_the_best_pair_by_pair(self, tuning: Tuning) -> None:
         assert "-50.0 points (" in render(tuning) and ": worse" in render(tuning)
@@ -152,10 +155,47 @@ class TestTheReport:
             put_into(document, dataclasses.replace(tuning, rung="other"))
 
 
+def chose(domain: Domain, name: str) -> Tuning:
+    found = Tried(next(r for r in load_recipes() if r.name == name))
+    return Tuning(domain, "embedded", 10**9, "", [found], found, "")
+
+
+def test_a_choice_that_a_rungs_settings_do_not_fit_is_not_written(root: Path) -> None:
+    domain = load_domain("legal")
+    before = (root / "domains" / "legal" / "olive.json").read_text()
+    with pytest.raises(UserError, match=r"rung phi3-mini, after k-quant.*no 'calibrated'"):
+        write_choice(chose(domain, "k-quant"))
+    assert (root / "domains" / "legal" / "olive.json").read_text() == before
+
+
+class TestTheBrowsersSpeed:
+    def test_is_not_measured_on_a_software_adapter_and_decides_nothing(
+        self, monkeypatch: pytest.MonkeyPatch, root: Path
+    ) -> None:
+        monkeypatch.setattr(run, "has_gpu", lambda: False)
+        found = run._browser_speed(load_domain("legal"), None)  # type: ignore[arg-type]
+        slow, quick = tried("a", 0.1), tried("b", 0.2)
+        slow.measured[run.WEBGPU] = found
+        tuning = Tuning(load_domain("legal"), "embedded", 9, "", [slow, quick], slow, "")
+        assert "not measured (software adapter)" in render(tuning)
+        assert choose([slow, quick])[0] is slow
+
+    def test_is_told_where_there_is_a_hardware_adapter(
+        self, monkeypatch: pytest.MonkeyPatch, root: Path
+    ) -> None:
+        speed = Measurement(value=61.0, unit="tokens/s", how="decode")
+        stage = SimpleNamespace(
+            manifest=SimpleNamespace(measurements={"decode_tokens_per_second": speed})
+        )
+        monkeypatch.setattr(run, "has_gpu", lambda: True)
+        monkeypatch.setattr(run, "bench_stage", lambda *_: stage)
+        assert run._browser_speed(load_domain("legal"), None) is speed  # type: ignore[arg-type]
+
+
 def test_the_choice_can_be_written_into_the_domain(root: Path) -> None:
     domain = load_domain("legal")
-    recipe = next(r for r in load_recipes() if r.name == "calibrated")
-    tuning = Tuning(domain, "embedded", 10**9, "", [], Tried(recipe), "")
+    tuning = chose(domain, "calibrated")
+    recipe = tuning.tried[0].recipe
     write_choice(tuning)
     assert load_domain("legal").olive == recipe.workflow(domain)
     with pytest.raises(UserError, match=r"olive\.json: not changed"):

@@ -244,7 +244,7 @@ class TestTheResult:
 class TestTheHarness:
     def test_names_the_folder_that_holds_no_model(self, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"config\.json is missing"):
-            driver.run_in_browser(tmp_path, {}, browser=tmp_path, timeout_s=1)
+            driver.run_in_browser(tmp_path, {}, browser=tmp_path, timeout_s=1, adapter="software")
 
     def test_names_the_command_that_installs_the_page(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -252,6 +252,15 @@ class TestTheHarness:
         monkeypatch.setattr(driver, "VENDOR", tmp_path)
         with pytest.raises(UserError, match="npm ci --ignore-scripts"):
             driver.serve_page({})
+
+    def test_a_port_that_is_none_is_a_sentence(self) -> None:
+        with pytest.raises(UserError, match="--port: a number from 0 to 65535 is wanted"):
+            driver.serve_page({}, port=70_000)
+
+    @pytest.mark.parametrize("text", ["", "{", '{"outcome": "fine"}', "[]"])
+    def test_an_answer_that_is_none_is_a_failed_run(self, text: str) -> None:
+        found = driver._parsed(text)
+        assert found.outcome == "run_failed" and "the page's answer" in str(found.error)
 
     def test_asks_for_the_software_adapter_only_without_a_gpu(self) -> None:
         assert "--use-webgpu-adapter=swiftshader" in flags(hardware=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,11 +12,18 @@ from typing import Any
 import psutil
 import pytest
 
+from shared import pipeline
+from shared.chain import Walk
 from shared.domain import load_domain
 from shared.evaluate.forced import ForcedModel
+from shared.manifest import Manifest
+from shared.rung_run import Options
+from shared.stage import Done
 from shared.webgpu_bench import chromium, driver, parity, server
+from shared.webgpu_bench.family import runs
 from shared.webgpu_bench.parity import Compared, Reading
 from shared.webgpu_bench.result import BrowserResult
+from shared.webgpu_bench.stage import bench_stage
 from tests.spoil import copied, scale_tensor
 from tests.test_webgpu_page import ask, browser
 
@@ -23,18 +31,45 @@ __all__ = ["browser"]
 pytestmark = pytest.mark.slow
 
 ROWS = [[(7919 * (i + 1) * (row + 3)) % 40_000 + 100 for i in range(33)] for row in range(3)]
-HOW = Reading(99, batch=2, piece=31)
+HOW = Reading(99, batch=2, piece=31, longest=33)
+
+
+TENTH_BUFFER = """{
+  let count = 0;
+  const create = GPUDevice.prototype.createBuffer;
+  GPUDevice.prototype.createBuffer = function (...given) {
+    count += 1;
+    if (count === 10) { %s; }
+    return create.apply(this, given);
+  };
+}"""
 
 
 @pytest.fixture(autouse=True)
 def leaves_no_process() -> Iterator[None]:
-    """The harness's children are gone when it answers, whatever the answer was."""
-    before = {child.pid for child in psutil.Process().children(recursive=True)}
+    """Whatever ran beneath this process meanwhile is gone, also what lost its parent on the way."""
+    before, seen = set(_beneath()), set()
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.2):
+            seen.update(_beneath())
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
     yield
+    ended.set()
+    watcher.join()
+    assert seen - before, "a browser was there"
+    mine = (seen | set(_beneath())) - before
     until = time.monotonic() + 5
-    while left := {c.pid for c in psutil.Process().children(recursive=True)} - before:
-        assert time.monotonic() < until, [psutil.Process(pid).cmdline() for pid in left]
+    while left := [process for process in mine if runs(process)]:
+        assert time.monotonic() < until, [process.cmdline() for process in left]
         time.sleep(0.1)
+
+
+def _beneath() -> list[psutil.Process]:
+    return list(psutil.Process().children(recursive=True))
 
 
 def read(package: Path, browser: Path, **more: Any) -> BrowserResult:
@@ -48,6 +83,15 @@ def held_against_the_cpu(package: Path, result: BrowserResult) -> Compared:
     return parity.compare(model, ROWS, result.parity)
 
 
+def benched(package: Path, monkeypatch: pytest.MonkeyPatch) -> pipeline.Result:
+    """`./inv bench` on a package that is there."""
+    domain = load_domain("legal")
+    bench = bench_stage(domain, Done(package, Manifest.read(package), reused=True))
+    walked = Walk(domain, [], domain.chain.rung[0], done={"bench": bench})
+    monkeypatch.setattr(pipeline, "walk", lambda *_: walked)
+    return pipeline.run_until("legal", Options(until="bench"))
+
+
 class TestTheParityGate:
     def test_passes_the_file_that_both_read(self, browser: Path, package: Path) -> None:
         result = read(package, browser)
@@ -59,15 +103,27 @@ class TestTheParityGate:
         assert result.gpu.live_bytes_after_dispose == 0
 
     def test_fails_a_browser_with_one_layers_scales_doubled(
-        self, browser: Path, package: Path, tmp_path: Path
+        self, root: Path, package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        """By the stage and its gates, and by what the command says in the end."""
         spoilt = copied(package, tmp_path / "m")
         scale_tensor(spoilt, "q4", "model.layers.1.mlp.down_proj.weight_scales", 2)
-        found = held_against_the_cpu(package, read(spoilt, browser))
-        made = parity.measurements(found, 99, "", True)
-        gates = {g.measurement: g for g in load_domain("legal").chain.gate}
-        at_most = gates["bench.parity_kl_divergence"].at_most
-        assert at_most and float(made["parity_kl_divergence"].value or 0) > at_most
+        real = driver.run_in_browser
+        monkeypatch.setattr(driver, "run_in_browser", lambda _, *a, **k: real(spoilt, *a, **k))
+        result = benched(package, monkeypatch)
+        assert result.walk
+        failed = [g.name for g in result.walk.gates if g.outcome == "fail"]
+        assert "WebGPU's probabilities are the CPU's" in failed
+        assert "it is known where each node ran" not in failed
+        assert not result.ok and failed[0] in str(result.error)
+
+    def test_and_all_others_pass_the_right_file(
+        self, root: Path, package: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        result = benched(package, monkeypatch)
+        assert result.walk and result.error is None
+        unmeasured = {g.name for g in result.walk.gates if g.outcome != "pass"}
+        assert unmeasured == {"decode speed"}
 
     def test_keeps_what_was_read_when_the_time_is_up(self, browser: Path, package: Path) -> None:
         result = read(package, browser, prompts=[], deadline_ms=1)
@@ -131,6 +187,49 @@ class TestFaults:
         result = ask(package, browser, timeout_s=4)
         assert result.outcome == "timeout"
         assert result.error == "the page did not answer in time; the browser was ended"
+
+    @pytest.mark.parametrize(
+        ("injected", "words"),
+        [
+            ("throw new RangeError('Array buffer allocation failed')", "allocation failed"),
+            (
+                "this.dispatchEvent(new GPUUncapturedErrorEvent('uncapturederror', "
+                "{ error: new GPUOutOfMemoryError('no room for it') }))",
+                "no room for it",
+            ),
+        ],
+    )
+    def test_memory_that_is_used_up(
+        self,
+        browser: Path,
+        package: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        injected: str,
+        words: str,
+    ) -> None:
+        """The tenth buffer is not to be had: an exception of the browser's, or the device's error."""
+        page = Path(shutil.copytree(driver.PAGE, tmp_path / "page"))
+        script = page / "instrument.js"
+        script.write_text(f"{TENTH_BUFFER % injected}\n{script.read_text()}")
+        monkeypatch.setattr(driver, "PAGE", page)
+        result = ask(package, browser, placement=False)
+        assert result.outcome == "out_of_memory"
+        assert "there is not enough memory" in str(result.error) and words in str(result.error)
+
+    def test_a_page_that_fails_outside_of_itself_is_told_at_once(
+        self, browser: Path, package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        page = Path(shutil.copytree(driver.PAGE, tmp_path / "page"))
+        (page / "driven.js").write_text("export const run = async () => { throw Error('oh'); };")
+        monkeypatch.setattr(driver, "PAGE", page)
+        result = ask(package, browser, timeout_s=60)
+        assert (result.outcome, result.error) == ("run_failed", "Error: oh")
+
+    def test_a_software_adapter_where_a_gpu_is_wanted(self, browser: Path, package: Path) -> None:
+        result = ask(package, browser, hardware_only=True)
+        assert result.outcome == "no_webgpu" and result.software_adapter
+        assert result.error == "this browser offers a software adapter only"
 
     def test_a_budget_that_is_too_small_for_the_reading(self, browser: Path, package: Path) -> None:
         result = read(package, browser, prompts=[], budget_bytes=1_000_000)

@@ -61,9 +61,11 @@ class TestThePageInARealBrowser:
 
     def test_leaves_no_process_behind(self, browser: Path) -> None:
         with open_page(browser, hardware=False) as tab:
-            mark = tab.mark
-            assert marked(mark)
-        assert not marked(mark)
+            family = tab.family
+            assert marked(family.mark)
+            assert len(family.living()) > 3, "renderer and GPU process are of it"
+        assert not marked(family.mark)
+        assert family.living() == []
 
 
 @pytest.mark.slow

@@ -45,7 +45,7 @@ def finetune(job: Job) -> Path:
     training = training_records(domain, job.records, job.heldout)
     base = job.base or embedded_model(PACKAGE)
     key = _key(domain, training, job.recipe, base)
-    _need_room(target, key, job.replace)
+    _need_room(target, job.replace)
     if _is_done(target, key):
         say(f"      unchanged: {paths.shown(target / 'merged')}")
         return target / "merged"
@@ -88,9 +88,9 @@ def _state(key: str) -> Path:
     return paths.build() / "finetune" / f"{key}.safetensors"
 
 
-def _need_room(target: Path, key: str, replace: bool) -> None:
+def _need_room(target: Path, replace: bool) -> None:
     merged = target / "merged"
-    if merged.exists() and not replace and not (target / "adapter" / NOTE).exists():
+    if merged.exists() and not replace and not _is_ours(target):
         raise UserError(
             f"{paths.shown(merged)}: holds a model that this example did not write; "
             "--replace puts the new one in its place"
@@ -98,9 +98,20 @@ def _need_room(target: Path, key: str, replace: bool) -> None:
 
 
 def _is_done(target: Path, key: str) -> bool:
-    note = target / "adapter" / NOTE
-    merged = (target / "merged" / "config.json").exists()
-    return merged and note.exists() and json.loads(note.read_bytes())["key"] == key
+    return _is_ours(target) and _read_note(target)["key"] == key
+
+
+def _is_ours(target: Path) -> bool:
+    """Whether merged/ holds the very weights that the note in adapter/ tells of."""
+    try:
+        return bool(weights_hash(target / "merged") == _read_note(target)["merged"])
+    except (OSError, ValueError, KeyError, UserError):  # no model, or no note on it
+        return False
+
+
+def _read_note(target: Path) -> dict[str, Any]:
+    note: dict[str, Any] = json.loads((target / "adapter" / NOTE).read_bytes())
+    return note
 
 
 def _note(job: Job, training: Training, course: Course, key: str) -> dict[str, Any]:
@@ -119,7 +130,10 @@ def _note(job: Job, training: Training, course: Course, key: str) -> dict[str, A
 
 
 def _write(model: Any, base: Path, target: Path, note: dict[str, Any]) -> None:
-    """merged/ in bfloat16 with the base's tokenizer files, adapter/ with the note on the run."""
+    """merged/ in bfloat16 with the base's tokenizer files, adapter/ with the note on the run.
+
+    The note names merged's hash, so that a model of another hand is never taken for this one.
+    """
     import torch
 
     target.mkdir(parents=True, exist_ok=True)
@@ -128,14 +142,15 @@ def _write(model: Any, base: Path, target: Path, note: dict[str, Any]) -> None:
         shutil.rmtree(folder, ignore_errors=True)
     model.peft_config["default"].base_model_name_or_path = note["base"]
     model.save_pretrained(adapter, save_embedding_layers=False)  # else it asks the Hub
-    (adapter / NOTE).write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
     (adapter / "README.md").write_text(_words(note), encoding="utf-8")
     model.merge_and_unload().to(torch.bfloat16).save_pretrained(merged)
     for name in (*TOKENIZER_FILES, *OPTIONAL_FILES):
         if (base / name).is_file() and not (merged / name).exists():
             shutil.copyfile(base / name, merged / name)
-    swap_in(merged, target / "merged")
+    note = {**note, "merged": weights_hash(merged)}
+    (adapter / NOTE).write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
     swap_in(adapter, target / "adapter")
+    swap_in(merged, target / "merged")
 
 
 def _words(note: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from shared.card.tables import shown, table
 from shared.evaluate.quality import COMPARISONS, SPEED
 from shared.evaluate.statistics import NO_DIFFERENCE
+from shared.evaluate.summary import stands_twice
 from shared.evaluate.systems import MODES, NAMES
 from shared.manifest import Measurement
 
@@ -66,12 +67,16 @@ def quality_note(facts: Mapping[str, Any]) -> str:
     if "advice" in facts:
         lines.append(f"**Which mode?** {facts['advice']}")
     broken = [f"{e['system']} {e['id']}: {e['cause']}" for e in facts.get("exceptions", [])]
-    if "constrained" in facts.get("modes", ()):
+    held = facts.get("constrained_answers", 0)
+    if broken:
+        listed = "; ".join(broken)
+        lines.append(f"Held to the schema, these answers broke it all the same: {listed}.")
+    elif held:
         lines.append(
-            "Held to the schema, these answers broke it all the same: " + "; ".join(broken) + "."
-            if broken
-            else "Held to the schema, every answer of every system satisfied it."
+            f"Held to the schema, every answer of every system satisfied it ({held} answers)."
         )
+    elif "constrained" in facts.get("modes", ()):
+        lines.append("No answer was given held to the schema.")
     return "\n\n".join(lines)
 
 
@@ -93,7 +98,8 @@ def _rows(found: Measured, mode: str) -> list[tuple[str, ...]]:
     for metric in _metrics(found, f"release.{mode}."):
         cells = [found.get(f"floor.{metric}") if _scored(metric) else None]
         cells += [found.get(f"{name}.{mode}.{metric}") for name in NAMES]
-        if any(map(_known, cells)):
+        twice = any(stands_twice(found, f"{name}.{mode}.{metric}") for name in NAMES)
+        if any(map(_known, cells)) and not twice:
             rows.append((metric_words(metric), *map(_cell, cells)))
     return rows
 
@@ -123,7 +129,7 @@ def _pairs(found: Measured) -> Iterator[tuple[str, str, Measurement]]:
     for comparison in COMPARISONS:
         for metric in _metrics(found, f"{comparison}."):
             pair = found[f"{comparison}.{metric}"]
-            if _known(pair):
+            if _known(pair) and not stands_twice(found, f"{comparison}.{metric}"):
                 yield comparison, metric, pair
 
 

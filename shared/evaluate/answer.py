@@ -24,6 +24,11 @@ class Answer:
     decode_seconds: float
 
 
+def room(prompt_tokens: int, limit: int, context: int) -> int:
+    """How many tokens may follow a prompt: `limit`, or what the context still holds; 0 if nothing."""
+    return max(0, min(limit, context - prompt_tokens))
+
+
 def unanswerable(prompt_tokens: int) -> Answer:
     """The empty answer to a prompt that does not fit into the model's context."""
     return Answer("", prompt_tokens, [], 0.0, 0.0)

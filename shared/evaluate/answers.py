@@ -60,6 +60,7 @@ class Verdict:
     `fields`: 0 to 1 for each field; None where `where` leaves this record out. `nonnull`: whether
     the field's gold is not null. `reason`: why, where `json` or `schema` is False. `characters`:
     the answer's length. `second`: the second figures, `<field>.<metric>`; they count in no average.
+    `rule`: the reason without a word of the answer: which part of schema.json it breaks.
     """
 
     json: bool
@@ -73,6 +74,7 @@ class Verdict:
     reason: str | None
     characters: int
     second: dict[str, float | None] = field(default_factory=dict)
+    rule: str | None = None
 
 
 def judge(
@@ -84,12 +86,12 @@ def judge(
     still scores on the fields that are there.
     """
     value: Any = ABSENT
-    fenced, fault = False, None
+    fenced, fault, rule = False, None, None
     try:
         value, fenced = parse(text)
-        fault = _fault(value, schema)
+        fault, rule = _fault(value, schema)
     except ValueError as error:
-        fault = f"not JSON: {error}"
+        fault, rule = f"not JSON: {error}", "not JSON"
     fields, second = _scores(value, record, schema, scoring)
     return Verdict(
         json=value is not ABSENT,
@@ -103,16 +105,20 @@ def judge(
         reason=fault and fault.encode("utf-8", "backslashreplace").decode("utf-8"),
         characters=len(text),
         second=second,
+        rule=rule,
     )
 
 
-def _fault(value: Any, schema: dict[str, Any]) -> str | None:
-    """The first thing in which a value breaks the schema."""
+def _fault(value: Any, schema: dict[str, Any]) -> tuple[str | None, str | None]:
+    """The first thing in which a value breaks the schema, and that part's place in the schema."""
     try:
         error = next(jsonschema.Draft202012Validator(schema).iter_errors(value), None)
     except OverflowError:
-        return "a number is too large to be held against the schema"
-    return f"{'.'.join(map(str, error.path)) or 'answer'}: {error.message}" if error else None
+        return ("a number is too large to be held against the schema",) * 2
+    if error is None:
+        return None, None
+    place = ".".join(map(str, error.path)) or "answer"
+    return f"{place}: {error.message}", f"breaks {'.'.join(map(str, error.schema_path))}"
 
 
 def _scores(

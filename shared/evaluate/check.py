@@ -15,7 +15,18 @@ from typing import Any
 from shared.domain import Domain, Record, Rung
 from shared.errors import RungFailed
 from shared.evaluate.quality import Answers, Judged, advice, exceptions, measure
-from shared.evaluate.systems import MODES, NAMES, Asking, Mode, Name, System, base_label, the_three
+from shared.evaluate.systems import (
+    ANSWERING,
+    MODES,
+    NAMES,
+    Asking,
+    Mode,
+    Name,
+    Refused,
+    System,
+    base_label,
+    the_three,
+)
 from shared.hashing import sha256_json
 from shared.manifest import Measurement, tool_versions
 from shared.source import Source
@@ -63,6 +74,8 @@ def check_stage(
         "base_label": base_label(rung),
         "modes": selection.modes,
         "origin": selection.origin,
+        "own": selection.own,
+        "answering": ANSWERING,
     }
     records = sha256_json([record.model_dump() for record in selection.records])
     plan = Plan(
@@ -72,7 +85,7 @@ def check_stage(
         tools=tool_versions(
             "onnxruntime-genai", "transformers", "torch", "llguidance", "jsonschema", "scipy"
         ),
-        code=5,
+        code=6,
     )
     run = _Check(domain, selection, three, base_label(rung))
     return run_stage(plan, run.produce, force=force)
@@ -86,16 +99,9 @@ class _Check:
     base_label: str
 
     def produce(self, work: Path) -> Produced:
-        answers = Answers(self.domain, self.selection.records, self.selection.origin)
-        loads = Measurement(value=True, how="a session was created and answered")
-        for name in reversed(self.selection.systems):  # the release first: it is what is released
-            try:
-                self._ask(name, answers)
-            except RungFailed as error:
-                answers.why_not |= {(name, mode): str(error) for mode in MODES}
-                if name == "release":
-                    loads = Measurement(value=False, reason=str(error))
-                    break
+        selection = self.selection
+        answers = Answers(self.domain, selection.records, selection.origin, own=selection.own)
+        loads = self._ask_all(answers)
         judged = answers.judged()
         _write_answers(work / ANSWERS, answers, judged)
         lines = (json.dumps(r.model_dump(), ensure_ascii=False) for r in answers.records)
@@ -103,13 +109,38 @@ class _Check:
         found = measure(answers, judged)
         return Produced({"loads": loads, **found}, facts=self._facts(answers, judged, found))
 
+    def _ask_all(self, answers: Answers) -> Measurement:
+        """Every system in turn, the release first: it is what is released. Whether that loads."""
+        loads = Measurement.missing("the release was not asked")
+        for name in reversed(self.selection.systems):
+            try:
+                self._ask(name, answers)
+            except RungFailed as error:
+                self._have_none((name,), str(error), answers)
+                if name == "release":
+                    others = [other for other in self.selection.systems if other != name]
+                    self._have_none(others, "not asked, as the release cannot be loaded", answers)
+                    return Measurement(value=False, reason=str(error))
+            else:
+                if name == "release":
+                    loads = Measurement(value=True, how="a session was created and answered")
+        return loads
+
+    def _have_none(self, names: Sequence[Name], why: str, answers: Answers) -> None:
+        answers.why_not |= {(name, mode): why for name in names for mode in self.selection.modes}
+
     def _ask(self, name: Name, answers: Answers) -> None:
+        """What the schema's grammar refuses concerns that mode alone. RungFailed: it cannot load."""
         system = self.three[name]
         if system.absent:
             raise RungFailed(system.absent)
         asking = Asking(system, self.domain, self.selection.records)
         for mode in self.selection.modes:
-            store = asking.ask(mode)
+            try:
+                store = asking.ask(mode)
+            except Refused as error:
+                answers.why_not[name, mode] = str(error)
+                continue
             found = [store.get(record) for record in self.selection.records]
             answers.given[name, mode] = [answer for answer in found if answer is not None]
 
@@ -117,8 +148,10 @@ class _Check:
         self, answers: Answers, judged: Judged, found: dict[str, Measurement]
     ) -> dict[str, Any]:
         """What a reader wants to see. Text of a file that was given from elsewhere is kept out."""
-        given = answers.given.get(("release", self.selection.modes[-1]))
-        example = {"id": answers.records[0].id, "answer": given[0].text} if given else None
+        given = answers.given.get(("release", self.selection.modes[-1]), [])
+        ours = ((r, a) for r, a in zip(answers.records, given, strict=False) if answers.is_ours(r))
+        example = next(({"id": r.id, "answer": a.text} for r, a in ours), None)
+        held = [len(found) for (_, mode), found in answers.given.items() if mode == "constrained"]
         return {
             "origin": answers.origin,
             "records": len(answers.records),
@@ -126,8 +159,9 @@ class _Check:
             "modes": list(self.selection.modes),
             "base_label": self.base_label,
             "advice": advice(found),
+            "constrained_answers": sum(held),
             "exceptions": exceptions(answers, judged),
-            **({"example": example} if example and self.selection.own else {}),
+            **({"example": example} if example else {}),
         }
 
 

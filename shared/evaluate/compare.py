@@ -1,4 +1,9 @@
-"""Two releases on the same records: `./inv compare A B`. A or B is a domain or a release folder."""
+"""Two releases on the same records: `./inv compare A B`. A or B is a domain or a release folder.
+
+What is compared are the answers of each release's own check, judged again by the present code and
+A's `[metrics]`, so that nothing but the answers differs. A release folder of another checkout,
+<checkout>/models/<domain>/webgpu, has its check in <checkout>/build.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from shared import paths
+from shared.domain import Record
 from shared.errors import UserError
-from shared.evaluate.answers import Verdict
+from shared.evaluate.answers import Verdict, judge
 from shared.evaluate.check import ANSWERS, RECORDS
 from shared.evaluate.quality import NOT_PAIRED, compare
-from shared.evaluate.summary import summarise
+from shared.evaluate.scoring import FieldScoring
+from shared.evaluate.summary import stands_twice, summarise
 from shared.evaluate.systems import MODES, Mode, Name
 from shared.folders import write_text
 from shared.manifest import FILE_NAME, Manifest, Measurement
@@ -30,21 +37,36 @@ class Checked:
         """Answers by record id."""
         return {a["id"]: a for a in self.lines if (a["system"], a["mode"]) == (system, mode)}
 
+    def judge_again(self, answers: dict[str, dict[str, Any]], ids: list[str]) -> list[Verdict]:
+        """Verdicts of these answers to our records, by our schema and metrics."""
+        settings = self.manifest.settings
+        metrics = {n: FieldScoring.model_validate(how) for n, how in settings["metrics"].items()}
+        return [
+            judge(answers[i]["text"], Record(**self.records[i]), settings["schema"], metrics)
+            for i in ids
+        ]
 
-def read_checked(key: str, whose: str) -> Checked:
-    """The check stage's folder of that key; UserError where it is not on this machine."""
-    folder = paths.build() / "check" / key
-    if not (folder / FILE_NAME).is_file():
+
+def read_checked(key: str, whose: str, elsewhere: Path | None = None) -> Checked:
+    """The check stage's folder of that key, in build/ or `elsewhere`, another checkout's build/.
+
+    UserError where it is in neither.
+    """
+    builds = [paths.build(), *([elsewhere] if elsewhere else [])]
+    folders = [build / "check" / key for build in builds]
+    folder = next((f for f in folders if (f / FILE_NAME).is_file()), None)
+    if folder is None:
+        looked = " and ".join(paths.shown(f) for f in folders)
         raise UserError(
-            f"{whose}: its answers are not on this machine ({paths.shown(folder)} is missing); "
-            "run `./inv check` where it was released"
+            f"{whose}: the answers of its check are not on this machine (looked for {looked}); "
+            "compare where it was released, or name its folder in the checkout that released it"
         )
     lines, records = (_lines(folder / name) for name in (ANSWERS, RECORDS))
     return Checked(Manifest.read(folder), {r["id"]: r for r in records}, lines)
 
 
 def _lines(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
 
 
 def check_of(name: str) -> Checked:
@@ -52,8 +74,11 @@ def check_of(name: str) -> Checked:
     from shared.release import read_release, release_folder
 
     is_folder = "/" in name or (Path(name) / "release.json").is_file()
-    release = read_release(Path(name) if is_folder else release_folder(name))
-    return read_checked(release.manifests.get("check", "none"), name)
+    folder = Path(name).expanduser() if is_folder else release_folder(name)
+    release = read_release(folder)
+    above = folder.resolve().parents
+    elsewhere = above[2] / "build" if is_folder and len(above) > 2 else None
+    return read_checked(release.manifests.get("check", "none"), name, elsewhere)
 
 
 def newest_file(domain: str) -> Path:
@@ -79,8 +104,11 @@ def newest_check(domain: str) -> Checked:
 def compare_checks(a: Checked, b: Checked) -> tuple[int, dict[str, dict[str, Measurement]]]:
     """How many records both answered, and for each mode `metric` → A, B and A less B.
 
-    Names: `a.<metric>`, `b.<metric>`, `difference.<metric>`. UserError where nothing is common.
+    Names: `a.<metric>`, `b.<metric>`, `difference.<metric>`. UserError where nothing is common, or
+    where the two answered to other schemas.
     """
+    if a.manifest.settings["schema"] != b.manifest.settings["schema"]:
+        raise UserError("nothing to compare: A and B were asked to keep to different schema.json")
     common = [i for i, r in a.records.items() if r == b.records.get(i)]
     if not common:
         raise UserError(
@@ -91,13 +119,12 @@ def compare_checks(a: Checked, b: Checked) -> tuple[int, dict[str, dict[str, Mea
     for mode in MODES:
         ours, other = a.of("release", mode), b.of("release", mode)
         if all(i in ours and i in other for i in common):
-            found[mode] = _compared([ours[i] for i in common], [other[i] for i in common])
+            found[mode] = _compared(*(a.judge_again(answers, common) for answers in (ours, other)))
     return len(common), found
 
 
-def _compared(ours: list[dict[str, Any]], other: list[dict[str, Any]]) -> dict[str, Measurement]:
-    left, right = ([Verdict(**line["verdict"]) for line in lines] for lines in (ours, other))
-    found = {}
+def _compared(left: list[Verdict], right: list[Verdict]) -> dict[str, Measurement]:
+    found: dict[str, Measurement] = {}
     both = [summarise(verdicts, "the records that both answered") for verdicts in (left, right)]
     for name in both[0]:
         if name in both[1] and name not in NOT_PAIRED:
@@ -107,5 +134,6 @@ def _compared(ours: list[dict[str, Any]], other: list[dict[str, Any]]) -> dict[s
 
 
 def rows_of(found: dict[str, Measurement]) -> list[str]:
-    """The metrics of one mode, in their order."""
-    return [name.removeprefix("a.") for name in found if name.startswith("a.")]
+    """The metrics of one mode, in their order; none that says the same as the one before it."""
+    names = [name.removeprefix("a.") for name in found if name.startswith("a.")]
+    return [name for name in names if not stands_twice(found, f"a.{name}")]

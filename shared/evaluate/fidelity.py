@@ -67,7 +67,7 @@ def fidelity_stage(
         inputs={"package": package.manifest.key, "weights": weights_hash(source.folder)},
         settings={"text": sha256_json(text), "tokens": tokens, "origin": origin},
         tools=tool_versions("onnxruntime", "torch", "transformers", "scipy"),
-        code=2,
+        code=3,
     )
     return run_stage(plan, lambda _: _measure(source, package, text, tokens, force), force=force)
 
@@ -90,7 +90,7 @@ def _measure(
     distances = _read_all(ForcedModel(graph, exact=True), reference)
     facts = reference.manifest.facts
     how = (
-        f"teacher-forced on {facts['origin']} ({facts['passages']} records), q4f16 on the CPU "
+        f"teacher-forced on {text['origin']} ({facts['passages']} records), q4f16 on the CPU "
         f"against the 16-bit parent in {facts['dtype']}"
     )
     count = int(facts["tokens"])
@@ -103,7 +103,7 @@ def _measure(
     return Produced(
         found,
         facts={
-            "origin": facts["origin"],
+            "origin": text["origin"],
             "records": facts["passages"],
             "tokens": count,
             "reference": reference.manifest.key,

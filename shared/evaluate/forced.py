@@ -16,6 +16,7 @@ import onnx
 import onnxruntime as ort
 
 from shared.errors import RungFailed
+from shared.evaluate.session import session_options
 
 FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
@@ -29,11 +30,7 @@ class ForcedModel:
 
         Raises RungFailed where onnxruntime cannot load the graph.
         """
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        options.add_session_config_entry(
-            "session.model_external_initializers_file_folder_path", str(graph.parent)
-        )
+        options = session_options(graph.parent)
         model = _without_int8(graph) if exact else str(graph)
         try:
             self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])

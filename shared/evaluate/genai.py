@@ -6,12 +6,14 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import onnxruntime_genai as og
 
-from shared.evaluate.answer import Answer, common_prefix, unanswerable
+from shared.evaluate.answer import Answer, common_prefix, room, unanswerable
 from shared.evaluate.answers import is_complete
 from shared.evaluate.chat import Chat
+from shared.evaluate.session import genai_options
 
 
 class Answerer:
@@ -20,13 +22,14 @@ class Answerer:
     def __init__(self, folder: Path, dtype: str | None = None) -> None:
         config = og.Config(str(folder))
         config.clear_providers()
-        if dtype:
-            decoder = {"decoder": {"filename": f"onnx/model_{dtype}.onnx"}}
-            config.overlay(json.dumps({"model": decoder}))
+        decoder: dict[str, Any] = {"filename": f"onnx/model_{dtype}.onnx"} if dtype else {}
+        if options := genai_options():
+            decoder["session_options"] = options
+        if decoder:
+            config.overlay(json.dumps({"model": {"decoder": decoder}}))
         self._model = og.Model(config)
         self.chat = Chat(folder)
-        context = json.loads((folder / "genai_config.json").read_text())["model"]["context_length"]
-        self.context_length = int(context)
+        self.context_length = _context(folder)
 
     def answers(
         self, prompts: Sequence[Sequence[int]], limit: int, schema: str | None = None
@@ -42,13 +45,14 @@ class Answerer:
         if prefix:
             generator.append_tokens(list(prefix))
         for index, prompt in enumerate(prompts):
-            if len(prompt) >= self.context_length:
+            most = room(len(prompt), limit, self.context_length)
+            if not most:
                 yield index, unanswerable(len(prompt))
                 continue
             started = time.perf_counter()
             generator.rewind_to(len(prefix))
             generator.append_tokens(list(prompt[len(prefix) :]))
-            yield index, self._answer(generator, len(prompt), limit, self._is_answered, started)
+            yield index, self._answer(generator, len(prompt), most, self._is_answered, started)
 
     def answer(self, prompt: Sequence[int], max_new_tokens: int) -> Answer:
         """The greedy answer to one prompt."""
@@ -98,3 +102,11 @@ class Answerer:
                 break
         end = time.perf_counter()
         return Answer(self.chat.text(ids), prompt_tokens, ids, first - started, end - first)
+
+
+def _context(folder: Path) -> int:
+    """genai_config.json may name more positions than the graph has rotations for; config.json's
+    are what PyTorch goes by too."""
+    named = json.loads((folder / "genai_config.json").read_text())["model"]["context_length"]
+    known = json.loads((folder / "config.json").read_text()).get("max_position_embeddings", named)
+    return min(int(named), int(known))

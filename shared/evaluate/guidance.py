@@ -23,9 +23,7 @@ class Masks:
 
     def __init__(self, tokenizer: Any, vocabulary: int, stop: list[int], schema: str) -> None:
         import llguidance.hf
-        import llguidance.torch
 
-        self._of_torch = llguidance.torch
         self._tokens = llguidance.hf.from_tokenizer(
             tokenizer, n_vocab=vocabulary, eos_token=list(stop)
         )
@@ -40,8 +38,17 @@ class Masks:
         return [self._matcher(self._tokens, self._grammar) for _ in range(rows)]
 
     def apply(self, matchers: list[Any], logits: Any) -> None:
-        """Put what the grammar forbids at minus infinity. `logits`: float tensor [rows, vocab]."""
-        bits = self._of_torch.allocate_token_bitmask(len(matchers), logits.shape[-1])
+        """Put what the grammar forbids at minus infinity. `logits`: float tensor [rows, vocab].
+
+        llguidance's own function for torch is compiled on first use, which takes a C++ compiler.
+        """
+        import llguidance.numpy
+        import numpy as np
+        import torch
+
+        bits = llguidance.numpy.allocate_token_bitmask(len(matchers), logits.shape[-1])
         for row, matcher in enumerate(matchers):
-            self._of_torch.fill_next_token_bitmask(matcher, bits, row)
-        self._of_torch.apply_token_bitmask_inplace(logits, bits)
+            llguidance.numpy.fill_next_token_bitmask(matcher, bits, row)
+        allowed = np.unpackbits(bits.view(np.uint8), axis=-1, bitorder="little")
+        forbidden = torch.from_numpy(allowed[:, : logits.shape[-1]] == 0)
+        logits.masked_fill_(forbidden, -torch.inf)

@@ -1,4 +1,4 @@
-"""A graph with a probe behind every activation: Abs and ReduceMax, so that it leaves as one number."""
+"""A graph with a probe behind every activation, so that its largest magnitude leaves as one number."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import onnxruntime as ort
 from onnx import TensorProto, helper
 
 from shared.errors import RungFailed
+from shared.evaluate.session import session_options
 
 LAYER = re.compile(r"layers?[._/](\d+)")
 WATCHED = {
@@ -48,7 +49,7 @@ def find_peaks(graph: Path, texts: list[list[int]]) -> list[Peak]:
     session = _session(model, graph.parent)
     largest = np.zeros(len(names))
     for ids in texts:
-        values = session.run(names, _feeds(session, ids))
+        values = _run(session, names, ids)
         largest = np.maximum(largest, np.array(values, np.float64).reshape(-1))
     return [
         Peak(peak.layer, peak.tensor, peak.operator, float(value))
@@ -57,7 +58,7 @@ def find_peaks(graph: Path, texts: list[list[int]]) -> list[Peak]:
 
 
 def _probed(graph: Path) -> tuple[bytes, list[Peak]]:
-    """The graph with Abs → ReduceMax behind each watched output, exact activations, no int8."""
+    """The graph with a probe behind each watched output, exact activations, no int8."""
     try:
         model = onnx.load(graph, load_external_data=False)
         integers = _integer_outputs(model)
@@ -73,18 +74,26 @@ def _probed(graph: Path) -> tuple[bytes, list[Peak]]:
         if node.op_type in WATCHED:
             for output in _activations(node, integers):
                 watched.append(Peak(layer, output, node.op_type, 0.0))
-                probes += [
-                    helper.make_node("Abs", [output], [f"{output}/abs"]),
-                    helper.make_node(
-                        "ReduceMax", [f"{output}/abs"], [f"{output}/peak"], keepdims=0
-                    ),
-                ]
+                probes += _probe(output)
     model.graph.node.extend(probes)
     model.graph.output.extend(
         helper.make_tensor_value_info(f"{peak.tensor}/peak", TensorProto.FLOAT, [])
         for peak in watched
     )
     return model.SerializeToString(), watched
+
+
+def _probe(output: str) -> list[onnx.NodeProto]:
+    """The largest magnitude, plus the sum less itself: nothing, but for what is not a number, which
+    onnxruntime's ReduceMax passes over."""
+    make = helper.make_node
+    return [
+        make("Abs", [output], [f"{output}/abs"]),
+        make("ReduceMax", [f"{output}/abs"], [f"{output}/max"], keepdims=0),
+        make("ReduceSum", [f"{output}/abs"], [f"{output}/sum"], keepdims=0),
+        make("Sub", [f"{output}/sum"] * 2, [f"{output}/nothing"]),
+        make("Add", [f"{output}/max", f"{output}/nothing"], [f"{output}/peak"]),
+    ]
 
 
 def _layer(node: onnx.NodeProto, current: str) -> str:
@@ -116,16 +125,20 @@ def _integer_outputs(model: onnx.ModelProto) -> set[str]:
 
 
 def _session(model: bytes, folder: Path) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.add_session_config_entry(
-        "session.model_external_initializers_file_folder_path", str(folder)
-    )
+    options = session_options(folder)
     try:
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no base of their own
         first = str(error).splitlines()[0]
         raise RungFailed(f"the graph cannot be run with its probes: {first}") from error
+
+
+def _run(session: ort.InferenceSession, names: list[str], ids: list[int]) -> Any:
+    try:
+        return session.run(names, _feeds(session, ids))
+    except Exception as error:  # the same
+        first = str(error).splitlines()[0]
+        raise RungFailed(f"the graph with its probes failed: {first}") from error
 
 
 def _feeds(session: ort.InferenceSession, ids: list[int]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from shared.evaluate.statistics import Paired, paired
 from shared.evaluate.summary import CHARACTERS, floor, missing, samples, summarise
 from shared.evaluate.systems import MODES, NAMES, Mode, Name
 from shared.manifest import Measurement
+from shared.units import number
 
 Judged = dict[tuple[Name, Mode], list[Verdict]]
 NOT_PAIRED = (CHARACTERS, "fenced", "degenerate", "empty", "refusal")
@@ -33,13 +34,18 @@ COMPARISONS: dict[str, tuple[tuple[Name, Mode], tuple[Name, Mode]]] = {
 
 @dataclass
 class Answers:
-    """All answers to these records; `why_not`: why a system has none."""
+    """All answers to these records; `why_not`: why a system has none; `own`: see `Selection`."""
 
     domain: Domain
     records: Sequence[Record]
     origin: str
     given: dict[tuple[Name, Mode], list[Answer]] = field(default_factory=dict)
     why_not: dict[tuple[Name, Mode], str] = field(default_factory=dict)
+    own: bool = True
+
+    def is_ours(self, record: Record) -> bool:
+        """Whether the record's text is our own: only of such may anything stand in a release."""
+        return self.own and record.source is None and record.licence is None
 
     def judged(self) -> Judged:
         """A verdict for each answer, in the records' order."""
@@ -91,20 +97,8 @@ def _pairs(answers: Answers, judged: Judged, comparison: str) -> dict[str, Measu
         reason = answers.why_not.get(absent, "not asked for")
         told = Measurement.missing(f"{' '.join(absent)}: {reason}", "share")
         return {f"{comparison}.{name}": told for name in names}
-    known = {
-        name: compare(judged[ours], judged[other], name)
-        for name in names
-        if not name.endswith(".nonnull") or _differs(judged[ours], name)
-    }
+    known = {name: compare(judged[ours], judged[other], name) for name in names}
     return {f"{comparison}.{name}": m for name, m in known.items()}
-
-
-def _differs(verdicts: Sequence[Verdict], name: str) -> bool:
-    """Whether the non-null records are fewer than all; else the figure would stand twice."""
-    whole = samples(verdicts, name.removesuffix(".nonnull"))
-    return any(
-        (a is None) != (b is None) for a, b in zip(samples(verdicts, name), whole, strict=True)
-    )
 
 
 def compare(ours: Sequence[Verdict], other: Sequence[Verdict], name: str) -> Measurement:
@@ -150,18 +144,18 @@ def exceptions(answers: Answers, judged: Judged) -> list[dict[str, str]]:
             answers.records, verdicts, answers.given[name, mode], strict=True
         ):
             if mode == "constrained" and not verdict.schema:
-                found.append(
-                    {"system": name, "id": record.id, "cause": _cause(answer, verdict, limit)}
-                )
+                cause = _cause(answer, verdict, limit, quoting=answers.is_ours(record))
+                found.append({"system": name, "id": record.id, "cause": cause})
     return found
 
 
-def _cause(answer: Answer, verdict: Verdict, limit: int) -> str:
+def _cause(answer: Answer, verdict: Verdict, limit: int, *, quoting: bool) -> str:
+    """`quoting`: the cause may quote the answer, which may quote the record."""
     if not answer.output_ids:
         return f"its prompt of {answer.prompt_tokens} tokens does not fit into the context"
     if len(answer.output_ids) >= limit:
         return f"cut off after {limit} tokens"
-    return verdict.reason or "unknown"
+    return (verdict.reason if quoting else verdict.rule) or "unknown"
 
 
 def advice(found: Mapping[str, Measurement]) -> str:
@@ -169,9 +163,30 @@ def advice(found: Mapping[str, Measurement]) -> str:
     free, held = (found[f"release.{mode}.schema_compliance"] for mode in MODES)
     if free.value is None or held.value is None:
         return "Not measured in both modes, so no mode is recommended."
-    words = found["release_constrained_vs_free.field_score"].how
-    if float(held.value) > float(free.value) or words == "better":
-        return "Hold the decoding to the schema: more of the answers can be used."
-    if words == "worse":
-        return "Decode freely: holding it to the schema made the answers worse."
-    return "Free decoding does as well here; holding it to the schema is the safer choice."
+    score, compliance = (
+        found[f"release_constrained_vs_free.{name}"].how
+        for name in ("field_score", "schema_compliance")
+    )
+    if score == "worse":
+        return f"Decode freely: holding it to the schema made the answers worse.{_speeds(found)}"
+    if "better" in (score, compliance):
+        more = "are right" if compliance != "better" else "can be used"
+        return f"Hold the decoding to the schema: more of the answers {more}.{_speeds(found)}"
+    if compliance == "worse":
+        return (
+            "Decode freely: held to the schema fewer of the answers satisfy it, as "
+            f"more are cut off.{_speeds(found)}"
+        )
+    return (
+        "No difference is shown between the two; holding it to the schema is the safer "
+        f"choice.{_speeds(found)}"
+    )
+
+
+def _speeds(found: Mapping[str, Measurement]) -> str:
+    """What being held to the schema costs, or gains, in decode speed; empty if not measured."""
+    free, held = (found.get(f"release.{mode}.{SPEED}") for mode in MODES)
+    if free is None or held is None or free.value is None or held.value is None:
+        return ""
+    pair = [number(found.value, found.unit) for found in (held, free)]
+    return f" Held to it, {pair[0]} are decoded on the CPU, and freely {pair[1]}."

@@ -161,8 +161,8 @@ def read(model: Any, passage: Passage) -> Cut:
 def predictions(model: Any, passage: Passage) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(logits [c, vocab], the tokens that follow [c]), c ≤ CHUNK, over the scored tokens.
 
-    `model` has `feed(ids, scored)` and `rewind(length)`; what it has read of the passage's unscored
-    beginning stays in its cache for the next passage.
+    `model` has `feed(ids)`, `rewind(length)`, `length` and `read`; what it has read of the passage's
+    unscored beginning stays in its cache for the next passage.
     """
     shared = passage.first - 1
     if model.length != shared or not np.array_equal(model.read, passage.ids[:shared]):

@@ -16,13 +16,13 @@ import torch
 from transformers import AutoModelForCausalLM, DynamicCache
 from transformers.utils import logging
 
-from shared.evaluate.answer import Answer, common_prefix, unanswerable
+from shared.evaluate.answer import Answer, common_prefix, room, unanswerable
 from shared.evaluate.answers import is_complete
 from shared.evaluate.chat import Chat, stop_ids
 from shared.evaluate.guidance import Masks
+from shared.evaluate.reference import dtype_of
 
 BATCH = 8
-SMALL_BYTES = 2_000_000_000
 
 
 class SixteenBit:
@@ -30,10 +30,9 @@ class SixteenBit:
 
     def __init__(self, folder: Path) -> None:
         logging.disable_progress_bar()
-        size = sum(p.stat().st_size for p in folder.glob("*.safetensors"))
         self._model: Any = AutoModelForCausalLM.from_pretrained(
             folder,
-            dtype=torch.float32 if size < SMALL_BYTES else torch.bfloat16,
+            dtype=getattr(torch, dtype_of(folder)),
             local_files_only=True,
             use_safetensors=True,
             trust_remote_code=False,
@@ -54,14 +53,17 @@ class SixteenBit:
         prefix = common_prefix(prompts)
         cache = self._read(prefix) if prefix else None
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-        fitting = [index for index in order if len(prompts[index]) + limit <= self._context]
+        fitting = [index for index in order if self._room(prompts[index], limit)]
         for index in order[len(fitting) :]:
             yield index, unanswerable(len(prompts[index]))
         for start in range(0, len(fitting), BATCH):
             batch = fitting[start : start + BATCH]
             rows = _Rows(self, [list(prompts[i]) for i in batch], prefix, cache, masks)
-            for row, answer in rows.run(limit):
+            for row, answer in rows.run([self._room(prompts[i], limit) for i in batch]):
                 yield batch[row], answer
+
+    def _room(self, prompt: Sequence[int], limit: int) -> int:
+        return room(len(prompt), limit, self._context)
 
     def is_answered(self, ids: list[int]) -> bool:
         """Whether a stop token or a complete JSON object has come."""
@@ -124,15 +126,16 @@ class _Rows:
         if prefix:
             self.cache.batch_repeat_interleave(len(prompts))
 
-    def run(self, limit: int) -> Iterator[tuple[int, Answer]]:
-        """(row, answer) as rows end; rows that have ended are dropped from the batch."""
+    def run(self, limits: Sequence[int]) -> Iterator[tuple[int, Answer]]:
+        """(row, answer) as rows end, each after `limits` tokens at most; rows that have ended are
+        dropped from the batch."""
         began = time.perf_counter()
         logits = self.model.step(self.ids, self.mask, self.positions, self.cache)
         prefilled = time.perf_counter()
         share = (prefilled - began) / len(self.prompts)
-        for count in range(1, limit + 1):
+        for count in range(1, max(limits) + 1):
             self._choose(logits)
-            ended = [self._has_ended(place, count, limit) for place in range(len(self.rows))]
+            ended = [self._has_ended(place, count, limits) for place in range(len(self.rows))]
             decoding = (time.perf_counter() - prefilled) / len(self.prompts)
             for row in [row for row, end in zip(self.rows, ended, strict=True) if end]:
                 yield row, self._answer(row, share, decoding)
@@ -153,8 +156,9 @@ class _Rows:
             if self.masks:
                 self.matchers[place].consume_token(int(token))
 
-    def _has_ended(self, place: int, count: int, limit: int) -> bool:
-        return count == limit or self.model.is_answered(self.answers[self.rows[place]])
+    def _has_ended(self, place: int, count: int, limits: Sequence[int]) -> bool:
+        row = self.rows[place]
+        return count == limits[row] or self.model.is_answered(self.answers[row])
 
     def _answer(self, row: int, prefill: float, decode: float) -> Answer:
         ids = self.answers[row]

@@ -18,6 +18,8 @@ LEVEL = 0.95
 RESAMPLES = 9999
 SEED = 20261123
 BATCH = 1000
+DIGITS = 12
+"""Differences are rounded to so many: 0.3 - 0.2 and 0.1 are one size."""
 
 Word = Literal["better", "worse", "no difference shown"]
 NO_DIFFERENCE: Word = "no difference shown"
@@ -70,26 +72,29 @@ def mean(samples: Sequence[float]) -> Interval:
 def paired(ours: Sequence[float], other: Sequence[float]) -> Paired:
     """Compare scores of 0 to 1 on the same records in the same order; ValueError if lengths differ.
 
-    Where all differences are 0 or of one size (those of 0/1 scores always are), only the pairs that
-    differ count: `p` is the exact McNemar test's (two-sided binomial on those pairs), and the
-    interval is Bonett and Price's adjusted Wald (2012). It keeps a width where no pair differs,
-    which a bootstrap would not, and errs on the wide side where records are few. Else `p` is of a
-    sign-flip permutation test of the mean difference, and the interval a bootstrap of the records.
+    0/1 scores: `p` is the exact McNemar test's (two-sided binomial on the pairs that differ), and
+    the interval is Bonett and Price's adjusted Wald (2012), which keeps a width where no pair
+    differs. Graded scores: `p` is of a sign-flip permutation test of the mean difference, and the
+    interval Hesterberg's expanded percentile bootstrap of the records, each end of it held between
+    those that 0/1 scores would have if every difference were rounded down to -1, 0 or 1, and if it
+    were rounded up. So equal answers never show more than equal 0/1 scores would, and wherever one
+    difference is smaller, neither end of the interval is greater: worse data has no better verdict.
 
     The word is `better` or `worse` where p < 0.05 and 0 lies outside the interval, and else `no
     difference shown`: with no true difference a wrong word comes up in at most 5 % of comparisons.
     """
     if len(ours) != len(other):
         raise ValueError(f"{len(ours)} scores cannot be paired with {len(other)}")
-    differences = np.asarray(ours, np.float64) - np.asarray(other, np.float64)
-    n, difference = _count(ours), float(differences.mean())
-    sizes = np.unique(np.abs(differences[differences != 0]))
-    if len(sizes) <= 1:
-        size = float(sizes[0]) if len(sizes) and n > 1 else 1.0
-        low, high, p = _signs(int((differences > 0).sum()), int((differences < 0).sum()), n)
-        low, high = low * size, high * size
+    n, exact = _count(ours), np.asarray(ours, np.float64) - np.asarray(other, np.float64)
+    differences = np.round(exact, DIGITS)
+    least, most = _zero_one(np.floor(differences)), _zero_one(np.ceil(differences))
+    if least == most:
+        (low, high), p = least, _mcnemar(differences)
     else:
-        (low, high), p = _bootstrap(differences), _sign_flips(differences)
+        low, high = np.clip(_percentiles(differences), least, most)
+        p = _sign_flips(differences)
+    difference = float(exact.mean())
+    low, high = float(low), float(high)
     return Paired(difference, low, high, p, n, _word(difference, low, high, p))
 
 
@@ -99,17 +104,42 @@ def _word(difference: float, low: float, high: float, p: float) -> Word:
     return "better" if difference > 0 else "worse"
 
 
-def _signs(more: int, less: int, n: int) -> tuple[float, float, float]:
-    """Ends of the interval of (more - less) / n, and the exact McNemar p.
+def _mcnemar(signs: np.ndarray) -> float:
+    """The exact test's p for differences of -1, 0 and 1."""
+    more, less = int((signs > 0).sum()), int((signs < 0).sum())
+    return float(stats.binomtest(more, more + less).pvalue) if more + less else 1.0
+
+
+def _zero_one(signs: np.ndarray) -> tuple[float, float]:
+    """Ends of the interval of the mean of differences of -1, 0 and 1.
 
     Bonett and Price, J. Educ. Behav. Stat. 37 (2012) 479: with p₁ = (more + 1) / (n + 2) and
     p₂ = (less + 1) / (n + 2), the interval is p₁ - p₂ ± z √((p₁ + p₂ - (p₁ - p₂)²) / (n + 2)).
+    Where no pair differs that is ± z √2 / (n + 2): much like the rule of three.
     """
-    p = stats.binomtest(more, more + less).pvalue if more + less else 1.0
-    one, two = (more + 1) / (n + 2), (less + 1) / (n + 2)
+    n = len(signs)
+    one, two = ((int((signs == sign).sum()) + 1) / (n + 2) for sign in (1, -1))
     spread = math.sqrt((one + two - (one - two) ** 2) / (n + 2))
     reach = float(stats.norm.ppf((1 + LEVEL) / 2)) * spread
-    return max(-1.0, one - two - reach), min(1.0, one - two + reach), float(p)
+    return max(-1.0, one - two - reach), min(1.0, one - two + reach)
+
+
+def _percentiles(values: np.ndarray) -> tuple[float, float]:
+    """The ends of the expanded percentile bootstrap interval of the mean.
+
+    Hesterberg, The American Statistician 69 (2015) 371, section 5.3: percentiles so far out that
+    the interval is as wide as Student's, α' / 2 = Φ(-√(n / (n - 1)) t). The same records are drawn
+    whatever their values are, so a smaller value makes no drawn mean greater.
+    """
+    n, rng = len(values), np.random.default_rng(SEED)
+    if n == 1:
+        return float(values[0]), float(values[0])
+    batches = [min(BATCH, RESAMPLES - start) for start in range(0, RESAMPLES, BATCH)]
+    means = [values[rng.integers(0, n, (size, n))].mean(axis=1) for size in batches]
+    reach = math.sqrt(n / (n - 1)) * stats.t.ppf((1 + LEVEL) / 2, n - 1)
+    tail = 100 * float(stats.norm.cdf(-reach))
+    low, high = np.percentile(np.concatenate(means), [tail, 100 - tail])
+    return float(low), float(high)
 
 
 def _bootstrap(values: np.ndarray) -> tuple[float, float]:
@@ -133,6 +163,8 @@ def _bootstrap(values: np.ndarray) -> tuple[float, float]:
 
 def _sign_flips(differences: np.ndarray) -> float:
     """Two-sided p: how often a mean as far from 0 comes up when each sign is a coin's throw."""
+    if len(differences) == 1:
+        return 1.0
     result = stats.permutation_test(
         (differences,),
         np.mean,

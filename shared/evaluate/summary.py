@@ -48,14 +48,17 @@ def summarise(verdicts: Sequence[Verdict], how: str) -> dict[str, Measurement]:
 
     Shares and fields whose scores are all 0 or 1 have Wilson's interval, means a bootstrap one, or
     none where all samples are equal. `.nonnull` takes in only records whose gold for the field is
-    not null, and is left out where that is all of them.
+    not null; where that is all of them it is there all the same, so that a gate finds it.
     """
-    found = {name: _measurement(name, series, how) for name, series in _all(verdicts).items()}
-    return {
-        name: measurement
-        for name, measurement in found.items()
-        if not (name.endswith(".nonnull") and measurement.n == found[name[: -len(".nonnull")]].n)
-    }
+    return {name: _measurement(name, series, how) for name, series in _all(verdicts).items()}
+
+
+def stands_twice(found: Mapping[str, Measurement], name: str) -> bool:
+    """Whether it is the figure over non-null gold of a field whose gold is never null here."""
+    whole, part = found.get(name.removesuffix(".nonnull")), found.get(name)
+    if not name.endswith(".nonnull") or whole is None or part is None:
+        return False
+    return part.n is not None and part.n == whole.n
 
 
 def samples(verdicts: Sequence[Verdict], name: str) -> Series:

@@ -8,18 +8,20 @@ asked without it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from shared.domain import Domain, Record, Rung
 from shared.errors import RungFailed, UserError
+from shared.evaluate.answer import Answer
 from shared.evaluate.guidance import grammar
+from shared.evaluate.reference import dtype_of
 from shared.evaluate.store import Store
 from shared.manifest import tool_versions
 from shared.progress import bar, say
-from shared.source import Source, base_stage, weights_hash
+from shared.source import Source, answering_hash, base_stage
 from shared.stage import Done
 from shared.strict import nearest
 
@@ -33,11 +35,18 @@ CONSTRAINED: dict[str, tuple[Mode, ...]] = {
     "only": ("constrained",),
 }
 """What --constrained may say."""
+ANSWERING = 1
+"""Goes up with every change of the code by which an answer could come out otherwise."""
+
+
+class Refused(Exception):
+    """A system cannot answer in this mode; str() is one sentence. The other mode may be well."""
 
 
 @dataclass(frozen=True)
 class System:
-    """One of the three. `weights`: hash of what answers; `absent`: why it cannot be asked."""
+    """One of the three. `weights`: hash of what answers, tokenizer and chat template included;
+    `absent`: why it cannot be asked."""
 
     name: Name
     folder: Path | None = None
@@ -62,6 +71,8 @@ class System:
             "max_new_tokens": domain.chain.check.max_new_tokens,
             "schema": grammar(domain.schema) if mode == "constrained" else None,
             "tools": tool_versions(*tools),
+            "dtype": dtype_of(self.folder) if self.folder and self.runtime == "torch" else None,
+            "code": ANSWERING,
         }
         return Store(about)
 
@@ -86,7 +97,7 @@ def parse_constrained(text: str) -> tuple[Mode, ...]:
 
 def the_three(domain: Domain, rung: Rung, source: Source, package: Done) -> dict[Name, System]:
     """All three, asked for or not; a base that cannot be had says why."""
-    parent = System("parent", source.folder, weights_hash(source.folder), domain.prompt)
+    parent = System("parent", source.folder, answering_hash(source.folder), domain.prompt)
     release = System("release", package.folder, package.manifest.key, domain.prompt)
     return {"base": _base(domain, rung, parent), "parent": parent, "release": release}
 
@@ -101,7 +112,7 @@ def _base(domain: Domain, rung: Rung, parent: System) -> System:
     except RungFailed as error:
         return System("base", absent=f"{rung.base_source} could not be had: {error}")
     assert source is not None
-    return System("base", source.folder, weights_hash(source.folder), domain.prompt)
+    return System("base", source.folder, answering_hash(source.folder), domain.prompt)
 
 
 def base_label(rung: Rung) -> str:
@@ -119,7 +130,10 @@ class Asking:
     _loaded: Any = field(default=None, init=False)
 
     def ask(self, mode: Mode) -> Store:
-        """Every record has an answer in the store when this returns. RungFailed: it cannot load."""
+        """Every record has an answer in the store when this returns.
+
+        RungFailed: it cannot load. Refused: it cannot be held to the schema.
+        """
         store = self.system.store(mode, self.domain)
         missing = [record for record in self.records if store.get(record) is None]
         kept = len(self.records) - len(missing)
@@ -135,7 +149,7 @@ class Asking:
         limit = self.domain.chain.check.max_new_tokens
         schema = grammar(self.domain.schema) if mode == "constrained" else None
         with bar(f"{self.system.name}, {mode}", len(records)) as step:
-            for index, answer in model.answers(prompts, limit, schema):
+            for index, answer in _held(model.answers(prompts, limit, schema), schema):
                 store.put(records[index], answer)
                 step(records[index].id)
 
@@ -145,6 +159,19 @@ class Asking:
             say(f"      loading {self.system.name} in {self.system.runtime}")
             self._loaded = _load(self.system.folder, self.system.runtime)
         return self._loaded
+
+
+def _held(
+    answers: Iterator[tuple[int, Answer]], schema: str | None
+) -> Iterator[tuple[int, Answer]]:
+    """The same answers; Refused where the runtime cannot hold them to the schema."""
+    try:
+        yield from answers
+    except (ValueError, RuntimeError) as error:  # llguidance's and onnxruntime-genai's
+        if schema is None:
+            raise
+        words = str(error).strip().splitlines() or [type(error).__name__]
+        raise Refused(f"cannot be held to schema.json: {words[0]}") from error
 
 
 def _load(folder: Path, runtime: str) -> Any:

@@ -55,7 +55,10 @@ def check(
 @task(positional=["a", "b"], help={"a": "a domain or a release folder", "b": "the other one"})
 @command
 def compare(c: Context, a: str, b: str) -> None:
-    """Hold two releases against each other on the records that both answered."""
+    """Hold two releases against each other on the records that both answered.
+
+    What each answered in its own release's check; docs/evaluation.md says where that is looked for.
+    """
     from shared.card.samples import comparison_text
     from shared.evaluate.compare import check_of
     from shared.report import TERMINAL

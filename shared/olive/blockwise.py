@@ -8,12 +8,13 @@ core/mlas/lib/q4_dq.cpp): the value of largest magnitude in a block maps to −8
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 import torch
+
+from shared.environment import cores
 
 ROWS_IN_CACHE = 2**19
 """Values per step: about 2 MiB of float32, so that the passes over it stay in the L2 cache."""
@@ -68,7 +69,7 @@ def _threads() -> ThreadPoolExecutor:
     that is several times slower than threads that meet only at the end of a weight.
     """
     return ThreadPoolExecutor(
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        cores(),
         thread_name_prefix="quantize",
         initializer=torch.set_num_threads,
         initargs=(1,),

@@ -55,9 +55,13 @@ def build_stage(
     plan = Plan(
         "build",
         inputs=weights,
-        settings={"olive": workflow, "dtypes": list(DTYPES)},
+        settings={
+            "olive": workflow,
+            "passes": list(workflow["passes"]),  # their order, which a key does not see in `olive`
+            "dtypes": list(DTYPES),
+        },
         tools=tool_versions(*TOOLS),
-        code=2,
+        code=3,
     )
     ready = bound(workflow, tokens) if tokens else workflow
     return run_stage(plan, lambda work: _build(ready, source.folder, work), force=force)

@@ -69,7 +69,7 @@ class CalibratedQuant(Pass):
         out.mkdir(parents=True, exist_ok=True)
         texts = read_tokens(config.calibration) if config.feedback else []
         build_graph(folder, "f16")  # what has no graph should fail now, not after an hour's work
-        loaded = _load(folder)
+        loaded = load_parent(folder)
         shards, used = ShardWriter(out), dict[str, Format]()
 
         def form(name: str) -> Format:
@@ -90,7 +90,8 @@ class CalibratedQuant(Pass):
                 )
         except ValueError as error:
             raise RungFailed(f"olive.json: {type(self).__name__}: {error}") from error
-        _finish(folder, out, shards, used, config)
+        known = set(loaded.state_dict())
+        _finish(folder, out, shards, used, config, known)
         return HfModelHandler(str(out), task=model.task)
 
 
@@ -104,7 +105,7 @@ def read_tokens(path: str | None) -> list[list[int]]:
     return texts
 
 
-def _load(folder: Path) -> Any:
+def load_parent(folder: Path) -> Any:
     """The 16-bit model for calibration, its layers in their own float type."""
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
@@ -143,13 +144,21 @@ def _format(config: Any, name: str) -> Format:
 
 
 def _finish(
-    folder: Path, out: Path, shards: ShardWriter, used: dict[str, Format], config: Any
+    folder: Path,
+    out: Path,
+    shards: ShardWriter,
+    used: dict[str, Format],
+    config: Any,
+    known: set[str],
 ) -> None:
-    """What was not quantised, the index, config.json with its quantization_config, the tokenizer."""
+    """What was not quantised, the index, config.json with its quantization_config, the tokenizer.
+
+    Tensors that the model itself has not (`known`) are left where they are.
+    """
     tied = "lm_head" not in used
     for name, tensor in load_weights(folder).items():
         module = name.removesuffix(".weight")
-        if module not in used and not (tied and module == "lm_head"):
+        if name in known and module not in used and not (tied and module == "lm_head"):
             shards.tensor(name, tensor)
     for pattern in KEPT_FILES:
         for path in folder.glob(pattern):

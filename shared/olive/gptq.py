@@ -4,7 +4,8 @@ Frantar et al., "GPTQ" (arXiv:2210.17323). With x the layer's inputs, the error 
 ‖(W − Ŵ)x‖², so H = Σ x·xᵀ says how much of a column's error later columns can take back. What is
 added: when a block of columns is reached, its scale (and zero point) is searched, weighing each
 column's error by H's diagonal; with the largest value deciding instead, half of GPTQ's gain is lost
-(docs/recipes.md). Rows are independent: they are worked on in slices, a thread a core.
+(docs/recipes.md). Rows are independent: they are worked on in slices, a thread a core; how they are
+cut depends on the weight alone, so that the result is the same on any machine.
 
 The result is MatMulNBits's: w ≈ (code − zero) · scale, blocks along the row in their own order
 (so no act-order), scales that are exact in float16.
@@ -12,14 +13,12 @@ The result is MatMulNBits's: w ≈ (code − zero) · scale, blocks along the ro
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 
+from shared.olive.hessian import inverse_factor_, spread
 from shared.olive.quantized import Blocks
 
 SHRINK = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
@@ -28,8 +27,11 @@ SHRINK = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
 DAMP = 0.01
 """Share of H's mean diagonal added to it, so that it can be inverted (the paper's value)."""
 
-ROWS = 4096
-"""Most rows in a slice: 4096 × 11008 float32 are 180 MB."""
+ROWS, FEWEST_ROWS, SLICES = 4096, 256, 16
+"""Most and fewest rows in a slice (4096 × 11008 float32 are 180 MB), and slices between the two."""
+
+GROUP = 128
+"""Columns after which the errors are passed on to all that follow; within, to the group alone."""
 
 SMALLEST = 2.0**-24
 """float16's smallest positive number: a scale of an all-zero block."""
@@ -63,27 +65,15 @@ class Inputs:
 
 
 def inputs_of(hessian: torch.Tensor, damp: float = DAMP) -> Inputs:
-    """From H = Σ x·xᵀ [K, K] float32. Inputs that were always zero count as much as the damping."""
-    diagonal = hessian.diagonal()
+    """From H = Σ x·xᵀ [K, K] float32, of which the upper half is read; H itself becomes the factor.
+
+    Inputs that were always zero count as much as the damping.
+    """
+    diagonal = hessian.diagonal().clone()
     extra = damp * float(diagonal.mean().clamp(min=1e-12))
     importance = diagonal.clamp(min=extra)
-    damped = hessian.clone()
-    damped.diagonal().add_(extra)
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
-    del damped
-    return Inputs(importance, torch.linalg.cholesky(inverse, upper=True))
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Torch's own threads off for the while: on a machine with other work they wait for each other
-    after every operation, which makes a small Cholesky factor thirty times slower."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    hessian.diagonal().add_(extra)
+    return Inputs(importance, inverse_factor_(hessian))
 
 
 def search(
@@ -153,7 +143,8 @@ def gptq(
     codes = torch.empty(rows, columns, dtype=torch.uint8)
     scales, zeros = torch.empty(rows, count), torch.empty(rows, count)
 
-    def work(start: int, stop: int) -> None:
+    def work(start: int) -> None:
+        stop = min(rows, start + step)
         rest = weight[start:stop].to(torch.float32).t().contiguous()  # columns lie together
         if not torch.isfinite(rest).all():
             raise ValueError("the weight holds values that are not finite")
@@ -161,11 +152,8 @@ def gptq(
         part.run()
         codes[start:stop], scales[start:stop], zeros[start:stop] = part.result()
 
-    step = min(ROWS, -(-rows // threads()))
-    spans = [(start, min(rows, start + step)) for start in range(0, rows, step)]
-    with ThreadPoolExecutor(threads(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        for done in [pool.submit(work, *span) for span in spans]:
-            done.result()
+    step = min(ROWS, max(FEWEST_ROWS, -(-rows // SLICES)))
+    spread(work, range(0, rows, step))
     return _pack(codes, scales, zeros, form)
 
 
@@ -188,10 +176,19 @@ class _Slice:
         self.zeros = torch.empty_like(self.scales)
 
     def run(self) -> None:
-        """Block after block: scales, codes, and what their errors mean for the blocks to come."""
-        size = self.form.block_size
-        for block in range(self.scales.shape[0]):
-            first, end = block * size, (block + 1) * size
+        """Group after group: its blocks, and what their errors mean for the columns to come."""
+        columns, size = self.rest.shape[0], max(GROUP, self.form.block_size)
+        for first in range(0, columns, size):
+            end = min(columns, first + size)
+            errors = self._group(first, end)
+            if self.feedback is not None and end < columns:
+                self.rest[end:].addmm_(self.feedback[first:end, end:].t(), errors, alpha=-1)
+
+    def _group(self, begin: int, stop: int) -> torch.Tensor:
+        """Scales and codes of a group's blocks, each passing its errors on within the group."""
+        size, found = self.form.block_size, []
+        for first in range(begin, stop, size):
+            block, end = first // size, first + size
             scale, zero = search(
                 self.rest[first:end].t().contiguous(),
                 self.importance[first:end],
@@ -199,9 +196,11 @@ class _Slice:
                 self.shrink,
             )
             self.scales[block], self.zeros[block] = scale, zero
-            errors = self._round(first, end, scale, zero)
-            if self.feedback is not None and end < self.rest.shape[0]:
-                self.rest[end:].addmm_(self.feedback[first:end, end:].t(), errors, alpha=-1)
+            found.append(self._round(first, end, scale, zero))
+            if self.feedback is not None and end < stop:
+                passed_on = self.feedback[first:end, end:stop].t()
+                self.rest[end:stop].addmm_(passed_on, found[-1], alpha=-1)
+        return torch.cat(found)
 
     def _round(self, first: int, end: int, scale: torch.Tensor, zero: torch.Tensor) -> torch.Tensor:
         """Codes of one block's columns; their errors [block, n], over the factor's diagonal."""
@@ -256,8 +255,3 @@ def dequantized(blocks: Blocks) -> torch.Tensor:
     else:
         codes -= unpack(blocks.zeros, blocks.bits, count).to(torch.float32).unsqueeze(-1)
     return codes.mul_(blocks.scales.to(torch.float32).unsqueeze(-1)).flatten(1)
-
-
-def threads() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

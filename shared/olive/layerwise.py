@@ -1,15 +1,15 @@
 """Quantise a decoder layer by layer, each on what the quantised layers before it pass on.
 
-At any time one layer is in float32 with the Hessians of its inputs (a 3B model: about 0.6 GB), beside
-the calibration text's hidden states (tokens × width × 4 bytes) and the 16-bit model that
-transformers has mapped from its files. What is finished is written to a shard and forgotten.
+At any time one layer is in float32 with the Hessians of its inputs (a 3B model: about 0.9 GB), beside
+the calibration text's hidden states (tokens × width × 4 bytes). The 16-bit model is mapped from its
+files: pages that were read are given back. What is finished is written to a shard and forgotten.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,17 +17,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from shared.olive.gptq import (
-    SHRINK,
-    Format,
-    Inputs,
-    dequantized,
-    gptq,
-    inputs_of,
-    one_thread,
-    threads,
-)
+from shared.environment import cores
+from shared.olive.gptq import SHRINK, Format, Inputs, dequantized, gptq, inputs_of
+from shared.olive.hessian import add, one_thread, spread
 from shared.olive.quantized import Blocks
+from shared.olive.weights import forget_mapped
 
 Write = Callable[[str, Blocks], None]
 FormatOf = Callable[[str], Format]
@@ -71,7 +65,8 @@ def _layers(
     """Quantise the layers in turn; what the last one passes on."""
     base = model.model
     for number, layer in enumerate(base.layers):
-        layer.to(torch.float32)
+        with _forgotten(layer):
+            layer.to(torch.float32)
         linears = {n: m for n, m in layer.named_modules() if isinstance(m, nn.Linear)}
         inputs = _seen_inputs(layer, linears, hidden, arguments)
         for name, module in linears.items():
@@ -81,10 +76,7 @@ def _layers(
             write(full, blocks)
             module.weight.data = dequantized(blocks)
         inputs.clear()
-        with ThreadPoolExecutor(
-            threads(), initializer=torch.set_num_threads, initargs=(1,)
-        ) as pool:
-            hidden = list(pool.map(partial(_forward, layer), hidden, arguments))
+        hidden = spread(partial(_forward, layer), hidden, arguments)
         layer.to("meta")
     return hidden
 
@@ -101,7 +93,7 @@ def _head(
     norm = base.norm.to(torch.float32)
     with torch.inference_mode():
         for x in hidden:
-            hessian = _add(hessian, norm(x))
+            hessian = add(hessian, norm(x))
     inputs = None if hessian is None else inputs_of(hessian)
     table, head = base.embed_tokens.weight, model.lm_head.weight
     step("lm_head")
@@ -109,8 +101,17 @@ def _head(
         write("model.embed_tokens", gptq(head.data, inputs, form("model.embed_tokens"), shrink))
         return
     write("lm_head", gptq(head.data, inputs, form("lm_head"), shrink))
+    forget_mapped([head.data])
     step("model.embed_tokens")
     write("model.embed_tokens", gptq(table.data, None, form("model.embed_tokens"), shrink))
+
+
+@contextmanager
+def _forgotten(layer: nn.Module) -> Iterator[None]:
+    """The weights that the layer has now leave the memory afterwards, where a file holds them."""
+    before = [parameter.data for parameter in layer.parameters()]
+    yield
+    forget_mapped(before)
 
 
 @torch.inference_mode()
@@ -163,49 +164,57 @@ def _seen_inputs(
     """What each linear layer's inputs were like; those that share their input share the result."""
     sums: dict[str, torch.Tensor] = {}
     shared: dict[str, str] = {}
-    with _watched(linears) as seen:
-        for x, given in zip(hidden, arguments, strict=True):
-            seen.clear()
-            _forward(layer, x, given)
-            first: dict[tuple[int, torch.Size], str] = {}
-            for name, value in seen.items():
-                shared[name] = first.setdefault((value.data_ptr(), value.shape), name)
-                if shared[name] == name:
-                    sums[name] = _add(sums.get(name), value)
+    at_once = cores()
+    with _watched(linears) as inputs_in:
+        for start in range(0, len(hidden), at_once):
+            some = slice(start, start + at_once)
+            for seen in spread(partial(inputs_in, layer), hidden[some], arguments[some]):
+                first: dict[tuple[int, torch.Size], str] = {}
+                for name, value in seen.items():
+                    shared[name] = first.setdefault((value.data_ptr(), value.shape), name)
+                    if shared[name] == name:
+                        sums[name] = add(sums.get(name), value)
     results = {name: inputs_of(sums.pop(name)) for name in list(sums)}
     return {name: results[owner] for name, owner in shared.items()}
 
 
+SeenInputs = Callable[[nn.Module, torch.Tensor, dict[str, Any]], dict[str, torch.Tensor]]
+
+
 @contextmanager
-def _watched(linears: dict[str, nn.Linear]) -> Iterator[dict[str, torch.Tensor]]:
-    """The inputs that each layer got last, by name, while they are kept alive here."""
-    seen: dict[str, torch.Tensor] = {}
+def _watched(linears: dict[str, nn.Linear]) -> Iterator[SeenInputs]:
+    """A forward pass that ends when every linear layer was reached: what each was given, by name.
+
+    Threads may call it side by side.
+    """
+    local = threading.local()
 
     def watch(name: str) -> Callable[..., None]:
-        def hook(_: nn.Module, given: tuple[torch.Tensor, ...], __: torch.Tensor) -> None:
-            seen[name] = given[0]
+        def hook(_: nn.Module, given: tuple[torch.Tensor, ...]) -> None:
+            local.seen[name] = given[0]
+            if len(local.seen) == len(linears):
+                raise _Stop
 
         return hook
 
-    handles = [m.register_forward_hook(watch(n)) for n, m in linears.items()]
+    def inputs_in(layer: nn.Module, x: torch.Tensor, given: dict[str, Any]) -> dict[str, Any]:
+        local.seen = {}
+        with suppress(_Stop):
+            _forward(layer, x, given)
+        return dict(local.seen)
+
+    handles = [m.register_forward_pre_hook(watch(n)) for n, m in linears.items()]
     try:
-        yield seen
+        yield inputs_in
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _add(total: torch.Tensor | None, inputs: torch.Tensor) -> torch.Tensor:
-    flat = inputs.reshape(-1, inputs.shape[-1])
-    if total is None:
-        total = torch.zeros(flat.shape[1], flat.shape[1])
-    return total.addmm_(flat.t(), flat)
-
-
 class ShardWriter:
     """A model folder in Olive's quantised format, written in shards of about `limit` bytes."""
 
-    def __init__(self, folder: Path, limit: int = 1_000_000_000) -> None:
+    def __init__(self, folder: Path, limit: int = 200_000_000) -> None:
         self._folder, self._limit = folder, limit
         self._pending: dict[str, torch.Tensor] = {}
         self._map: dict[str, str] = {}

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import sys
+from bisect import bisect_right
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,6 +79,38 @@ def forget_pages(tensor: torch.Tensor) -> None:
     end = (tensor.data_ptr() + tensor.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
     if end > start:
         _libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), mmap.MADV_DONTNEED)
+
+
+def forget_mapped(tensors: Iterable[torch.Tensor]) -> None:
+    """`forget_pages` for those tensors that a file holds; memory that torch allocated stays.
+
+    Without /proc/self/maps, where a system tells what is mapped, nothing is forgotten.
+    """
+    mapped = _file_mappings()
+    for tensor in tensors:
+        if tensor.is_meta:
+            continue
+        start = tensor.data_ptr()
+        at = bisect_right(mapped, (start, sys.maxsize)) - 1
+        if at >= 0 and start + tensor.nbytes <= mapped[at][1]:
+            forget_pages(tensor)
+
+
+def _file_mappings() -> list[tuple[int, int]]:
+    """(start, end) of this process's mappings of files, in order; neighbours are joined."""
+    found: list[tuple[int, int]] = []
+    try:
+        lines = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return found
+    for addresses, _, _, _, inode, *_ in (line.split(maxsplit=5) for line in lines):
+        start, end = (int(address, 16) for address in addresses.split("-"))
+        if inode == "0":
+            continue
+        if found and found[-1][1] == start:
+            start = found.pop()[0]
+        found.append((start, end))
+    return found
 
 
 _libc = ctypes.CDLL(None, use_errno=True)

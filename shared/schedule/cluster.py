@@ -20,10 +20,13 @@ from uuid import uuid4
 from distributed import Client, Future, get_worker
 
 from shared import paths, progress
+from shared.environment import set_variables
 from shared.errors import UserError
 from shared.hashing import files_below, sha256_files, sha256_json
 from shared.pipeline import Result
 from shared.schedule.units import Unit, run_unit
+
+set_variables()  # a worker has no other place for it; torch and onnxruntime are loaded by its units
 
 CONNECT_SECONDS = 15
 TOPIC = "docintel"

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 import psutil
 
 from shared import progress
+from shared.environment import cores, use_cores
 from shared.pipeline import Result
 from shared.schedule.units import Unit, run_unit
 from shared.units import number
@@ -46,12 +47,18 @@ class _Running:
 
 
 @dataclass
+class _Idle:
+    worker: ProcessPoolExecutor
+    rss: int
+
+
+@dataclass
 class _Pool:
     """What runs and what it claims."""
 
     jobs: int
     budget: int
-    idle: list[ProcessPoolExecutor] = field(default_factory=list)
+    idle: list[_Idle] = field(default_factory=list)
     running: dict[Future[tuple[Result, int]], _Running] = field(default_factory=dict)
 
     def fits(self, unit: Unit) -> bool:
@@ -59,18 +66,19 @@ class _Pool:
         units = [running.chain.units[0] for running in self.running.values()]
         if not units:
             return True
-        memory = sum(other.memory for other in units) + unit.memory
+        resting = sum(idle.rss for idle in self.idle[:-1])  # the last would take the unit
+        memory = sum(other.memory for other in units) + unit.memory + resting
         browser = unit.browser and any(other.browser for other in units)
         return len(units) < self.jobs and memory <= self.budget and not browser
 
     def start(self, chain: _Chain) -> None:
-        worker = self.idle.pop() if self.idle else _new_worker()
+        worker = self.idle.pop().worker if self.idle else _new_worker(cores_each(self.jobs))
         future = worker.submit(_work, chain.units[0])
         self.running[future] = _Running(chain, worker)
 
     def give_back(self, worker: ProcessPoolExecutor, rss: int) -> None:
         if rss <= KEEP_UP_TO_BYTES:
-            self.idle.append(worker)
+            self.idle.append(_Idle(worker, rss))
         else:
             worker.shutdown(wait=False)
 
@@ -98,8 +106,8 @@ def run_local(chains: list[list[Unit]], jobs: int, budget: int) -> list[Result]:
                     results[result.domain] = result
                 else:
                     waiting.append(running.chain)
-        for worker in pool.idle:
-            worker.shutdown()
+        for idle in pool.idle:
+            idle.worker.shutdown()
     return [results[units[0].domain] for units in chains]
 
 
@@ -128,13 +136,20 @@ def _say_what_runs_alone(chains: list[list[Unit]], budget: int) -> None:
         progress.say(f"{unit.name} may take {claim}, over the budget of {limit}: it runs alone")
 
 
-def _new_worker() -> ProcessPoolExecutor:
+def cores_each(jobs: int) -> int:
+    """How many cores one of so many workers has to itself."""
+    return max(1, cores() // jobs)
+
+
+def _new_worker(count: int) -> ProcessPoolExecutor:
     context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(1, mp_context=context, initializer=_begin)
+    return ProcessPoolExecutor(1, mp_context=context, initializer=_begin, initargs=(count,))
 
 
-def _begin() -> None:
-    """In a worker: end in good order on SIGTERM, leave Ctrl-C to the parent, never outlive it."""
+def _begin(count: int) -> None:
+    """In a worker: use so many cores, end in good order on SIGTERM, leave Ctrl-C to the parent,
+    never outlive it."""
+    use_cores(count)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _stop)
     threading.Thread(target=_follow_parent, daemon=True).start()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import psutil
 
 from shared.errors import UserError
@@ -52,8 +54,10 @@ def _unchanged(names: list[str], options: Options) -> dict[str, Result]:
         lines: list[str] = []
         try:
             with only_what_is_done(), told_to(lines.append):
-                run = release_domain if options.until == "gates" else run_until
-                result = run(name, options)
+                if options.until == "gates":
+                    result = release_domain(name, options)
+                else:
+                    result = run_until(name, replace(options, on_the_way=True))
         except NotDone:
             continue
         except Exception:  # a worker will meet it again, and keep its traceback

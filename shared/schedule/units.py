@@ -18,6 +18,7 @@ from shared import paths
 from shared.defect import kept
 from shared.domain import load_domain
 from shared.errors import UserError
+from shared.olive.calibration import wants_calibration
 from shared.pipeline import Result, release_domain, run_until, write_attempts
 from shared.rung_run import STAGES, Options, Stage
 
@@ -29,11 +30,14 @@ BROWSER = ("bench", "overflow")
 
 BASE_BYTES = 800_000_000
 SHARE: dict[str, float] = {"package": 0.25, "check": 2.2, "fidelity": 2.2}
+CALIBRATED_SHARE = 0.45
 OTHER_SHARE = 1.2
 """Memory a stage may take: BASE_BYTES for Python and its libraries, and a share of the 16-bit weights.
-Measured on a 6.15 GB model (docs/full-size.md): 1.2 GB to build, 3.1 GB to answer; the 16-bit parent
-of `check` and `fidelity` is held in float32 if it is small, so 2.2. For the rest, a browser with the
-4-bit model twice and the CPU beside it, 1.2 is a guess on the safe side."""
+Measured on a 6.15 GB model (docs/full-size.md): 1.2 GB to build, 3.1 GB to answer. Calibrating: the
+second moments of the widest layer (485 MB), one layer in float32 and the head's codes, 1.9 GB measured
+on one layer (docs/recipes.md), and half as much again for what the other layers leave behind. The
+16-bit parent of `check` and `fidelity` is held in float32 if it is small, so 2.2. For the rest, a
+browser with the 4-bit model twice and the CPU beside it, 1.2 is a guess on the safe side."""
 
 UNKNOWN_BYTES = {"hf": 7_000_000_000, "pypi": 300_000_000}
 """16-bit bytes of a source that is not on this machine yet."""
@@ -70,24 +74,35 @@ def units_of(domain: str, options: Options) -> list[Unit]:
     cuts = list(STAGES[min(STAGES.index(cast(Stage, FIRST)), last) : last + 1])
     if options.force:
         cuts = cuts[-1:]
-    size = source_bytes(domain)
+    size, calibrated = source_bytes(domain), calibrates(domain)
     browser_from = min(STAGES.index(cast(Stage, s)) for s in BROWSER if s in STAGES)
     return [
         Unit(
             domain=domain,
-            options=replace(options, until=stage),
+            options=replace(options, until=stage, on_the_way=stage != "gates"),
             release=stage == "gates",
-            memory=memory_of(stage, size, whole=options.force),
+            memory=memory_of(stage, size, whole=options.force, calibrated=calibrated),
             browser=STAGES.index(stage) >= browser_from,
         )
         for stage in cuts
     ]
 
 
-def memory_of(stage: str, size: int, *, whole: bool = False) -> int:
+def memory_of(stage: str, size: int, *, whole: bool = False, calibrated: bool = False) -> int:
     """Bytes that reaching `stage` may take for weights of `size` bytes; `whole`: all before it too."""
-    shares = [*SHARE.values(), OTHER_SHARE] if whole else [SHARE.get(stage, OTHER_SHARE)]
-    return int(BASE_BYTES + max(shares) * size)
+    shares = SHARE | (
+        {"build": CALIBRATED_SHARE, "package": CALIBRATED_SHARE} if calibrated else {}
+    )
+    taken = [*shares.values(), OTHER_SHARE] if whole else [shares.get(stage, OTHER_SHARE)]
+    return int(BASE_BYTES + max(taken) * size)
+
+
+def calibrates(domain: str) -> bool:
+    """Whether the domain's olive.json calibrates; no where it cannot be read."""
+    try:
+        return wants_calibration(load_domain(domain).olive)
+    except UserError:
+        return False  # its unit will say what is wrong
 
 
 def source_bytes(domain: str) -> int:

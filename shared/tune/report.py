@@ -7,13 +7,14 @@ import json
 import math
 from pathlib import Path
 
-from shared import paths
+from shared import marks, paths
 from shared.card.recipe import report_file
 from shared.card.tables import shown, table
 from shared.errors import UserError
 from shared.evaluate.statistics import Paired
 from shared.manifest import Measurement
-from shared.tune.run import Tried, Tuning
+from shared.tune.recipes import load_recipes
+from shared.tune.run import WEBGPU, Tried, Tuning
 from shared.tune.scores import SHOWN
 from shared.units import number
 
@@ -27,9 +28,9 @@ COLUMNS = {
     "build_seconds": "build",
     "peak_rss": "peak memory",
     "cpu_decode_tokens_per_second": "CPU decode",
+    WEBGPU: "WebGPU decode",
 }
-END = "<!-- end -->"
-WEBGPU = "WebGPU decode speed: not measured: tune opens no browser; `./inv bench` does."
+SPEED = "Only the CPU's decode speed decided; WebGPU's is shown where there is a hardware adapter."
 
 
 def rows(tuning: Tuning) -> list[list[str]]:
@@ -52,6 +53,8 @@ def _cell(tried: Tried, column: str) -> str:
     found = tried.measured.get(column)
     if found is None:
         return "over the budget" if tried.over_budget else "not measured"
+    if found.value is None:
+        return f"not measured ({found.reason})"
     if column == "bytes":
         return f"{int(found.value or 0):,}"
     if column == "bits_per_weight":
@@ -79,12 +82,12 @@ def pareto(tried: list[Tried]) -> list[Tried]:
 def render(tuning: Tuning, style: str = "github") -> str:
     """The table, what could not be made, and the choice."""
     lines = [table(["recipe", *COLUMNS.values()], rows(tuning), style), ""]
-    lines.append("`*` chosen, `+` not beaten in both bytes and KL divergence.")
+    lines.append(f"`*` chosen, `+` not beaten in both bytes and KL divergence. {_how_many(tuning)}")
     first = next((t.measured["kl_divergence"] for t in tuning.tried if t.is_open), None)
     if first:
         lines.append(
             f"Over {first.n:,} tokens; {first.how}. Behind ± stand standard errors, with records as "
-            f"the sample. {WEBGPU}"
+            f"the sample. {SPEED}"
         )
     lines += ["", f"Chosen: {tuning.why}.", *_tasks(tuning, style)]
     failed = [t for t in tuning.tried if t.error]
@@ -92,6 +95,11 @@ def render(tuning: Tuning, style: str = "github") -> str:
         lines += ["", "Could not be made to work:", ""]
         lines += [f"- {t.recipe.name} ({t.recipe.why}): {t.error}" for t in failed]
     return "\n".join(lines)
+
+
+def _how_many(tuning: Tuning) -> str:
+    known, found = len(load_recipes()), len(tuning.tried)
+    return f"{found} of the {known} recipes in recipes.json were tried."
 
 
 def _tasks(tuning: Tuning, style: str) -> list[str]:
@@ -145,11 +153,11 @@ def put_into(document: Path, tuning: Tuning) -> None:
     """
     name = f"<!-- tuned: {tuning.domain.name} {tuning.rung} -->"
     text = document.read_text(encoding="utf-8") if document.is_file() else ""
-    before, mark, rest = text.partition(name)
-    _, end, after = rest.partition(END)
-    if not mark or not end:
-        raise UserError(f"--document: {paths.shown(document)} has no block {name} … {END}")
-    document.write_text(f"{before}{mark}\n{render(tuning)}\n{end}{after}", encoding="utf-8")
+    try:
+        renewed = marks.put(text, name, render(tuning))
+    except ValueError as error:
+        raise UserError(f"--document: {paths.shown(document)} has {error}") from error
+    document.write_text(renewed, encoding="utf-8")
 
 
 def as_json(tuning: Tuning) -> dict[str, object]:

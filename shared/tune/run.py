@@ -1,7 +1,8 @@
 """`./inv tune`: every recipe is built and measured; the best within the budget is chosen by rule.
 
-The rule: among the builds within the byte budget whose decode speed is at least 95 % of the fastest
-of them, the one with the lowest KL divergence from the 16-bit parent.
+The rule: among the builds within the byte budget whose decode speed on the CPU is at least 95 % of the
+fastest of them, the one with the lowest KL divergence from the 16-bit parent. The browser's speed is
+told beside it where there is a GPU; it does not decide, so that a choice is the same on any machine.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from shared.evaluate.fidelity import fidelity_stage
 from shared.manifest import Measurement
 from shared.olive.build import build_stage
 from shared.olive.calibration import chat_tokens
+from shared.olive.config import with_overrides
 from shared.olive.package import package_stage
 from shared.progress import say
 from shared.source import Source, source_stage, weights_hash
@@ -28,8 +30,11 @@ from shared.stage import Done
 from shared.tune.measure import decode_speeds, weight_bits
 from shared.tune.recipes import TuneRecipe, load_recipes
 from shared.tune.scores import TaskScore, task_score
+from shared.webgpu_bench.gpu import has_gpu
+from shared.webgpu_bench.stage import bench_stage
 
 NEAR_FASTEST = 0.95
+WEBGPU = "webgpu_decode_tokens_per_second"
 GRAPH = "onnx/model_q4f16.onnx"
 ASKED = 3
 """So many of the best builds answer records."""
@@ -146,6 +151,22 @@ class _Bench:
                     how="greedy, CPU, the best of three rounds taken in turn",
                 )
 
+    def time_in_browser(self, tried: Sequence[Tried]) -> None:
+        """Decode speed on WebGPU of all that are open; a software adapter's says nothing."""
+        for t in tried:
+            if t.is_open and t.package:
+                t.measured[WEBGPU] = _browser_speed(self.domain, t.package)
+
+
+def _browser_speed(domain: Domain, package: Done) -> Measurement:
+    if not has_gpu():
+        return Measurement.missing("software adapter", "tokens/s")
+    try:
+        found = bench_stage(domain, package).manifest.measurements["decode_tokens_per_second"]
+    except RungFailed as error:
+        return Measurement.missing(str(error), "tokens/s")
+    return Measurement.missing("software adapter", "tokens/s") if found.software_adapter else found
+
 
 def tune(name: str, settings: Settings, *, rung: str = "", only: str = "") -> Tuning:
     """Try the recipes on one rung of a domain; UserError where its model cannot be had."""
@@ -154,6 +175,7 @@ def tune(name: str, settings: Settings, *, rung: str = "", only: str = "") -> Tu
     tried = [bench.attempt(recipe) for recipe in recipes]
     if any(t.is_open for t in tried):
         bench.time(tried)
+        bench.time_in_browser(tried)
     best, why = choose(tried)
     if settings.records:
         asked = sample(bench.records, settings.records)
@@ -204,17 +226,26 @@ def choose(tried: Sequence[Tried]) -> tuple[Tried | None, str]:
     best = min(quick, key=_loss)
     why = (
         f"{best.recipe.name}: the lowest KL divergence ({_loss(best):.3g} nats/token) of the "
-        f"{len(quick)} builds within the budget and within 5 % of the fastest"
+        f"{len(quick)} builds within the budget and within 5 % of the fastest on the CPU"
     )
     return best, why
 
 
 def write_choice(tuning: Tuning) -> Path:
-    """Put the chosen chain into the domain's olive.json; UserError where nothing was chosen."""
+    """Put the chosen chain into the domain's olive.json.
+
+    UserError where nothing was chosen, or where a rung's own settings would not fit the new chain;
+    then nothing is written.
+    """
     path = tuning.domain.folder / "olive.json"
     if tuning.chosen is None:
         raise UserError(f"{paths.shown(path)}: not changed: {tuning.why}")
     workflow: dict[str, Any] = tuning.chosen.recipe.workflow(tuning.domain)
+    for rung in tuning.domain.chain.rung:
+        where = paths.shown(tuning.domain.folder / "fallback.toml")
+        with_overrides(
+            workflow, rung.olive, f"{where}: rung {rung.name}, after {tuning.chosen.recipe.name}"
+        )
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(workflow, indent=2) + "\n", encoding="utf-8")
     partial.replace(path)

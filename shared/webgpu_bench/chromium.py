@@ -27,6 +27,7 @@ from playwright.sync_api import (
     sync_playwright,
 )
 
+from shared.webgpu_bench.family import Family
 from shared.webgpu_bench.gpu import has_gpu as has_gpu
 
 QUIET = (
@@ -62,7 +63,7 @@ class Tab:
     """A page and what it did: its console, and the requests that were not let out."""
 
     page: Page
-    mark: str
+    family: Family
     console: list[tuple[str, str]] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     blocked: list[str] = field(default_factory=list)
@@ -70,7 +71,7 @@ class Tab:
 
     def kill(self) -> None:
         """End the browser and everything it started, from any thread."""
-        kill_marked(self.mark)
+        self.family.kill()
 
 
 @contextmanager
@@ -78,27 +79,27 @@ def open_page(
     browser: Path, *, hardware: bool, width: int = 1280, height: int = 900
 ) -> Iterator[Tab]:
     """A fresh page; when the block ends, however it ends, the browser's processes are gone."""
-    mark = f"--docintel-run={uuid.uuid4().hex}"
-    family: list[psutil.Process] = []
+    family = Family(f"--docintel-run={uuid.uuid4().hex}")
     try:
-        with sync_playwright() as playwright:
+        with sync_playwright() as playwright, family.watched():
             launched = playwright.chromium.launch(
                 executable_path=str(browser),
                 ignore_default_args=["--headless"],
-                args=[*flags(hardware=hardware), mark],
+                args=[*flags(hardware=hardware), family.mark],
                 handle_sigint=False,
             )
-            yield _watched(launched, mark, width, height)
-            family = _family(mark)
+            tab = _watched(launched, family, width, height)
+            family.look()
+            yield tab
+            family.look()
             launched.close()
     finally:
-        kill_marked(mark)
-        psutil.wait_procs(family, timeout=5)
+        family.kill()
 
 
-def _watched(browser: Browser, mark: str, width: int, height: int) -> Tab:
+def _watched(browser: Browser, family: Family, width: int, height: int) -> Tab:
     context = browser.new_context(viewport={"width": width, "height": height})
-    tab = Tab(context.new_page(), mark)
+    tab = Tab(context.new_page(), family)
     tab.page.on("console", lambda message: _heard(tab, message))
     tab.page.on("pageerror", lambda error: tab.errors.append(str(error)))
     tab.page.on("crash", lambda _: setattr(tab, "crashed", True))
@@ -128,28 +129,6 @@ def _keep_in(context: BrowserContext, tab: Tab) -> None:
     context.route_web_socket(outside, refuse_socket)
 
 
-def kill_marked(mark: str) -> None:
-    """Kill the process trees whose command line carries `mark`; nothing else is touched."""
-    family = _family(mark)
-    for process in family:
-        try:
-            process.kill()
-        except psutil.Error:
-            continue
-    psutil.wait_procs(family, timeout=5)
-
-
-def _family(mark: str) -> list[psutil.Process]:
-    return [member for root in marked(mark) for member in [root, *_children(root)]]
-
-
 def marked(mark: str) -> list[psutil.Process]:
     """The processes whose command line carries `mark`."""
     return [p for p in psutil.process_iter(["cmdline"]) if mark in (p.info["cmdline"] or [])]
-
-
-def _children(process: psutil.Process) -> list[psutil.Process]:
-    try:
-        return list(process.children(recursive=True))
-    except psutil.Error:
-        return []

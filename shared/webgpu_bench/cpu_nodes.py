@@ -35,30 +35,31 @@ class Allowed(Strict):
 def unexpected(cpu_nodes: list[str], graph: Path) -> list[str]:
     """Those of `cpu_nodes`, as the log names them, that are no arithmetic on shapes.
 
-    A node of an allowed operator must make integers or booleans; one that onnxruntime made itself
-    stands in no graph and is judged by its operator.
+    A node of an allowed operator must make integers or booleans, by the graph's types; one that
+    onnxruntime made itself stands in no graph, and its operator must be one that can make no floats.
     """
     allowed = read_toml(LIST, Allowed).allowed
-    numbers = _makers_of_other_than_integers(graph)
-    return [node for node in cpu_nodes if not _is_allowed(node, allowed, numbers)]
+    known = _makers_of_integers(graph)
+    return [node for node in cpu_nodes if not _is_allowed(node, allowed, known)]
 
 
-def _is_allowed(node: str, allowed: dict[str, str], numbers: set[str]) -> bool:
+def _is_allowed(node: str, allowed: dict[str, str], known: dict[str, bool]) -> bool:
     found = NODE.fullmatch(node)
-    return found is not None and found[1] in allowed and found[2] not in numbers
+    if found is None or found[1] not in allowed:
+        return False
+    return known.get(found[2], found[1] in MAKES)
 
 
-def _makers_of_other_than_integers(graph: Path) -> set[str]:
-    """Names of the nodes with an output that is not known to be of one of INTEGERS."""
+def _makers_of_integers(graph: Path) -> dict[str, bool]:
+    """Each node's name, and whether all that goes by it is known to make one of INTEGERS."""
     model = onnx.load(graph, load_external_data=False).graph
     types = {value.name: value.type.tensor_type.elem_type for value in model.input}
     types |= {tensor.name: tensor.data_type for tensor in model.initializer}
-    found = set()
+    found: dict[str, bool] = {}
     for node in model.node:
         made = _made_by(node, types)
         types |= dict.fromkeys(node.output, made)
-        if made not in INTEGERS:
-            found.add(node.name)
+        found[node.name] = found.get(node.name, True) and made in INTEGERS
     return found
 
 

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from shared.errors import UserError
 from shared.progress import say
-from shared.webgpu_bench.chromium import SOFTWARE_NAMES, Tab, has_gpu, open_page
+from shared.webgpu_bench.chromium import SOFTWARE_NAMES, Tab, flags, has_gpu, open_page
 from shared.webgpu_bench.kernels import EVENT, read_kernels
 from shared.webgpu_bench.listing import listing
 from shared.webgpu_bench.placement import Unreadable, read_placement
@@ -36,8 +36,9 @@ INSTALL = "(cd shared/webgpu_bench && npm ci --ignore-scripts)"
 SAID, PARTIAL, ORT = "[docintel] ", "[docintel:partial] ", ":onnxruntime:"
 LOOK_EVERY_MS = 50
 GRACE_SECONDS = 15
+LARGEST_PORT = 65_535
 
-AdapterKind = Literal["auto", "hardware", "software"]
+AdapterKind = Literal["hardware", "software"]
 Progress = Callable[[str], None]
 
 
@@ -48,7 +49,7 @@ def run_in_browser(
     browser: Path,
     timeout_s: float,
     on_progress: Progress = lambda line: None,
-    adapter: AdapterKind = "auto",
+    adapter: AdapterKind,
     extra: dict[str, Path] | None = None,
 ) -> BrowserResult:
     """Answer `request` with the package on WebGPU. Never leaves a process behind.
@@ -58,26 +59,23 @@ def run_in_browser(
     there is comes back) and, if wanted, warmup_tokens, budget_bytes (a WebGPU buffer past it is
     refused), parity (see parity.request), placement (False spares the second load that logs it),
     profile (True loads once more and times every kernel of a prompt and of a token), warm_load (True
-    loads once more, from the browser's cache) and engine ("wasm" or "wllama" instead of WebGPU, see
-    page/peers.js). `extra`: further folders to serve, URL prefix → folder.
+    loads once more, from the browser's cache), hardware_only (True: a software adapter is no_webgpu)
+    and engine ("wasm" or "wllama" instead of WebGPU, see page/peers.js). `extra`: further folders to
+    serve, URL prefix → folder.
 
-    "auto" takes the GPU where there is one, and the software adapter where there is none or the
-    browser does not offer it. What goes wrong in the browser is the result's `outcome`; UserError is
-    for a harness that cannot start.
+    What goes wrong in the browser is the result's `outcome`, a GPU that is not offered as well;
+    UserError is for a harness that cannot start.
     """
     _require(package, browser)
     until = time.monotonic() + timeout_s
-    hardware = adapter == "hardware" or (adapter == "auto" and has_gpu())
-    result = _Attempt(package, request, browser, until, on_progress, extra or {}).run(hardware)
-    if hardware and adapter == "auto" and result.outcome == "no_webgpu":
-        on_progress("the browser offers no hardware adapter; taking the software one")
-        attempt = _Attempt(package, request, browser, until, on_progress, extra or {})
-        result = attempt.run(hardware=False)
-    return result
+    attempt = _Attempt(package, request, browser, until, on_progress, extra or {})
+    return attempt.run(hardware=adapter == "hardware")
 
 
 def serve_page(models: dict[str, Path], port: int = 0, open_browser: bool = False) -> None:
     """Serve the page with these models (name → package folder) until Ctrl-C; prints the URL."""
+    if not 0 <= port <= LARGEST_PORT:
+        raise UserError(f"--port: a number from 0 to {LARGEST_PORT} is wanted, not {port}")
     _require_vendor()
     mounts = _page_mounts() | {f"/models/{name}": path for name, path in models.items()}
     documents = {"/models/index.json": lambda: listing(models)}
@@ -132,7 +130,9 @@ class _Attempt:
         mounts = _page_mounts() | {f"/models/{self.request['model']}": self.package} | self.extra
         with serve(mounts, {"/models/index.json": list}) as url:
             tab, problem = self._drive(url, hardware)
-        return self._result(tab, problem)
+        result = self._result(tab, problem)
+        result.flags = flags(hardware=hardware)
+        return result
 
     def _drive(self, url: str, hardware: bool) -> tuple[Tab | None, str]:
         """The tab and, if it did not answer, why: what Playwright said."""
@@ -164,7 +164,8 @@ class _Attempt:
         tab.page.evaluate(
             "request => { window.docintel.run(request)"
             ".then(result => window.docintelAnswer(JSON.stringify(result)),"
-            " error => console.error(`[docintel] ${error}`)) }",
+            " error => window.docintelAnswer(JSON.stringify("
+            "{outcome: 'run_failed', error: String(error).slice(0, 400)}))) }",
             self.request,
         )
         while self.answer is None and not tab.crashed:
@@ -238,6 +239,8 @@ def _parsed(text: str) -> BrowserResult:
         where = ".".join(map(str, first["loc"]))
         outcome: Outcome = "run_failed"
         return BrowserResult(outcome=outcome, error=f"the page's answer: {where}: {first['msg']}")
+    except ValueError as error:
+        return BrowserResult(outcome="run_failed", error=f"the page's answer is no JSON: {error}")
 
 
 def _is_software(adapter: Adapter) -> bool:

@@ -12,21 +12,26 @@ from __future__ import annotations
 
 import contextlib
 import json
+import tempfile
+import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from shared.errors import RungFailed
 from shared.webgpu_bench.driver import _is_software, _page_mounts, _parsed, _require_vendor
+from shared.webgpu_bench.family import Family
 from shared.webgpu_bench.result import BrowserResult
 from shared.webgpu_bench.server import serve
 
 LOOK_EVERY_SECONDS = 0.25
 SCRIPT_SECONDS = 30
+GRACE_SECONDS = 15
+FLAGS = ["--headless"]
 PREFS: dict[str, Any] = {
     "dom.webgpu.enabled": True,
     "gfx.webgpu.ignore-blocklist": True,
@@ -82,38 +87,50 @@ def run_in_firefox(
     _require_vendor()
     mounts = _page_mounts() | {f"/models/{request['model']}": package}
     until = time.monotonic() + timeout_s
-    with serve(mounts, {"/models/index.json": list}) as url, _session(firefox) as session:
-        answer = _ask(session, url, request | {"placement": False}, until, on_progress)
-    if answer is None:
-        reason = "the page did not answer in time; the browser was ended"
-        return BrowserResult(outcome="timeout", error=reason)
-    result = _parsed(answer)
+    with serve(mounts, {"/models/index.json": list}) as url, _session(firefox) as tab:
+        result = _answered(tab, url, request | {"placement": False}, until, on_progress)
     result.software_adapter = _is_software(result.adapter)
     result.placement_reason = "Firefox's console was not read for it"
+    result.flags = FLAGS
     return result
 
 
+@dataclass(frozen=True)
+class _Tab:
+    """Marionette's session, and the processes behind it."""
+
+    session: Any
+    family: Family
+
+
 @contextmanager
-def _session(firefox: Path) -> Iterator[Any]:
+def _session(firefox: Path) -> Iterator[_Tab]:
     """A headless Firefox with a profile of its own; none of its processes outlives the block."""
     from marionette_driver.marionette import Marionette
 
-    before = {child.pid for child in psutil.Process().children(recursive=True)}
+    family = Family(f"--docintel-run={uuid.uuid4().hex}")
+    driver: Any = None
     try:
-        driver = Marionette(bin=str(firefox), headless=True, prefs=PREFS, port=_free_port())
-        driver.start_session()
-    except Exception as error:  # mozrunner, sockets, Marionette: no common base
-        _end(before)
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise RungFailed(f"Firefox does not start: {first}") from error
-    try:
-        yield driver
+        with tempfile.TemporaryDirectory() as logs, family.watched():
+            try:
+                driver = Marionette(
+                    bin=str(firefox),
+                    headless=True,
+                    prefs=PREFS,
+                    port=_free_port(),
+                    app_args=[family.mark],
+                    gecko_log=logs,
+                )
+                driver.start_session()
+            except Exception as error:  # mozrunner, sockets, Marionette: no common base
+                raise RungFailed(f"Firefox does not start: {_first_line(error)}") from error
+            family.look()
+            yield _Tab(driver, family)
     finally:
+        family.kill()  # first: to ask a page that hangs to close would hang as well
         with contextlib.suppress(Exception):
-            driver.quit()
-        with contextlib.suppress(Exception):
-            driver.cleanup()
-        _end(before)
+            if driver is not None:
+                driver.cleanup()
 
 
 def _free_port() -> int:
@@ -124,20 +141,44 @@ def _free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def _end(before: set[int]) -> None:
-    """Kill what this session started and has not ended by itself."""
-    started = [c for c in psutil.Process().children(recursive=True) if c.pid not in before]
-    mine = [c for c in started if "firefox" in _name(c)]
-    for process in mine:
-        with contextlib.suppress(psutil.Error):
-            process.kill()
-    psutil.wait_procs(mine, timeout=5)
+def _answered(
+    tab: _Tab, url: str, request: dict[str, Any], until: float, on_progress: Callable[[str], None]
+) -> BrowserResult:
+    """What the page told; or the outcome of what went wrong between it and us."""
+    late = threading.Event()
+
+    def give_up() -> None:
+        """Marionette waits on a page that hangs: end it, which wakes us."""
+        late.set()
+        tab.family.kill()
+
+    timer = threading.Timer(max(1.0, until - time.monotonic()) + GRACE_SECONDS, give_up)
+    timer.start()
+    try:
+        answer = _ask(tab.session, url, request, until, on_progress)
+    except Exception as error:  # Marionette's and the socket's have no common base
+        return _fault(error, late=late.is_set())
+    finally:
+        timer.cancel()
+    return _parsed(answer) if answer is not None else _fault(TimeoutError(), late=True)
 
 
-def _name(process: psutil.Process) -> str:
-    with contextlib.suppress(psutil.Error):
-        return process.name().lower()
-    return ""
+def _fault(error: Exception, *, late: bool) -> BrowserResult:
+    """`run_failed` where the page threw, `timeout` where it hung, `crashed` where it went away."""
+    from marionette_driver import errors
+
+    if late or isinstance(
+        error, TimeoutError | errors.ScriptTimeoutException | errors.TimeoutException
+    ):
+        reason = "the page did not answer in time; the browser was ended"
+        return BrowserResult(outcome="timeout", error=reason)
+    if isinstance(error, errors.JavascriptException):
+        return BrowserResult(outcome="run_failed", error=_first_line(error))
+    return BrowserResult(outcome="crashed", error=f"Firefox went away ({_first_line(error)})")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:400]
 
 
 def _ask(

@@ -23,13 +23,18 @@ PHASES: tuple[Literal["prompt", "token"], ...] = ("prompt", "token")
 
 
 def read_kernels(lines: Iterable[str]) -> list[Kernel]:
-    """Per phase and kind of kernel, the slowest first; empty where nothing was profiled.
+    """Per phase and kind of kernel, the slowest first; empty where nothing was profiled, or where a
+    line was cut short: half a profile would mislead.
 
     The page reads a prompt in one pass, then one token in another: the second pass begins where the
     first pass's first node comes again.
     """
+    try:
+        passes = _passes(_events(lines))
+    except (ValueError, KeyError, TypeError):
+        return []
     found = []
-    for phase, events in zip(PHASES, _passes(_events(lines)), strict=False):
+    for phase, events in zip(PHASES, passes, strict=False):
         sums: dict[tuple[str, str], tuple[int, float]] = {}
         for node, kernel, milliseconds in events:
             role = ROLE.search(node)

@@ -51,6 +51,6 @@ def _text(path: Path) -> str:
 
 def _first_input(lines: str) -> str:
     try:
-        return str(json.loads(lines.splitlines()[0])["input"])
+        return str(json.loads(lines.split("\n")[0])["input"])
     except (IndexError, KeyError, ValueError):
         return ""

@@ -8,7 +8,6 @@ from typing import Any
 from shared.manifest import Measurement
 from shared.setup.browser import Browser
 from shared.webgpu_bench import parity
-from shared.webgpu_bench.chromium import flags
 from shared.webgpu_bench.figures import at, figures
 from shared.webgpu_bench.result import BrowserResult, Run
 from shared.webgpu_bench.speeds import speeds
@@ -27,6 +26,7 @@ NAMES = {
     "gpu_errors": "errors",
     "nodes_on_cpu": "nodes",
     "nodes_on_cpu_unexpected": "nodes",
+    "placement_proven": "",
     "largest_context": "tokens",
     **parity.NAMES,
 }
@@ -103,6 +103,13 @@ def measurements(result: BrowserResult, cpu: dict[str, list[int]]) -> dict[str, 
             software_adapter=soft,
         ),
         "nodes_on_cpu": on_cpu,
+        "placement_proven": Measurement(
+            value=result.placement is not None,
+            how="whether onnxruntime-web's log tells where each node ran",
+            where=where,
+            reason=None if result.placement else on_cpu.reason,
+            software_adapter=soft,
+        ),
     }
 
 
@@ -123,7 +130,8 @@ def _agreement(runs: list[Run], cpu: dict[str, list[int]], where: str, soft: boo
 
 def _nodes_on_cpu(result: BrowserResult, where: str, soft: bool) -> Measurement:
     if result.placement is None:
-        return Measurement.missing("onnxruntime-web's placement log could not be read", "nodes")
+        reason = result.placement_reason or "onnxruntime-web's placement log could not be read"
+        return Measurement.missing(reason, "nodes")
     return Measurement(
         value=result.placement.CPUExecutionProvider,
         unit="nodes",
@@ -148,7 +156,7 @@ def facts(result: BrowserResult, browser: Browser) -> dict[str, Any]:
         "user_agent": result.user_agent,
         "adapter": result.adapter.model_dump(exclude={"limits"}),
         "software_adapter": result.software_adapter,
-        "flags": flags(hardware=not result.software_adapter),
+        "flags": result.flags,
         "dtype": result.dtype,
         "dtype_reason": result.dtype_reason,
         "output_ids": [run.output_ids for run in own_runs(result)],

@@ -1,12 +1,12 @@
 """Does WebGPU compute what the CPU computes? Teacher-forced on held-out domain text, same file.
 
-The browser reads whole chats (prompt, record, gold answer) and sends back, for every position, its
-`TOP_K` largest logits and the log-sum-exp of all; onnxruntime's CPU reads the same ids with the int8
-rounding of activations switched off. Reported are top-1 agreement and KL(CPU ‖ WebGPU), taken over
-TOP_K + 1 outcomes: the browser's TOP_K likeliest tokens and all others as one. Merging outcomes can
-only lower a KL divergence (the log-sum inequality; Cover and Thomas, Elements of Information Theory,
-theorem 2.7.1), so it is a lower bound; the probability the CPU gives to the merged ones is reported
-beside it.
+The browser reads windows of whole chats (record and gold answer) and sends back, for every position,
+its `TOP_K` largest logits and the log-sum-exp of all; onnxruntime's CPU reads the same ids with the
+int8 rounding of activations switched off. Reported are top-1 agreement and KL(CPU ‖ WebGPU), taken
+over TOP_K + 1 outcomes: the browser's TOP_K likeliest tokens and all others as one. Merging outcomes
+can only lower a KL divergence (the log-sum inequality; Cover and Thomas, Elements of Information
+Theory, theorem 2.7.1), so it is a lower bound; the probability the CPU gives to the merged ones is
+reported beside it.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ NAMES = {
     "parity_agreement": "share",
     "parity_kl_divergence": "nats/token",
     "parity_tokens": "tokens",
+    "parity_finite": "share",
 }
 TINY = 1e-12
 """The least probability a merged outcome is given: what float32's log-sum-exp cannot tell from 0."""
@@ -37,8 +38,8 @@ TINY = 1e-12
 
 @dataclass(frozen=True)
 class Reading:
-    """How the texts are fed: `tokens` positions in all, in rows of at most `longest`, `batch` rows at
-    once, `piece` tokens a pass.
+    """How the texts are fed: `tokens` positions in all, in rows of `longest`, `batch` rows at once,
+    `piece` tokens a pass.
 
     On a GPU one row after another, as a page would. On a software adapter a pass costs seconds, so
     several rows share one; it must stay under 32 tokens (docs/how-it-works.md), and with a cache
@@ -49,17 +50,17 @@ class Reading:
     tokens: int
     batch: int
     piece: int
-    longest: int | None = None
+    longest: int
 
 
 SOFTWARE_BATCH, SOFTWARE_PIECE, SOFTWARE_LONGEST = 4, 31, 32
-HARDWARE_BATCH, HARDWARE_PIECE = 1, 128
+HARDWARE_BATCH, HARDWARE_PIECE, HARDWARE_LONGEST = 1, 128, 512
 
 
 def reading(tokens: int, *, hardware: bool) -> Reading:
     """The way to feed `tokens` positions to a GPU or to a software adapter."""
     if hardware:
-        return Reading(tokens, HARDWARE_BATCH, HARDWARE_PIECE)
+        return Reading(tokens, HARDWARE_BATCH, HARDWARE_PIECE, HARDWARE_LONGEST)
     return Reading(tokens, SOFTWARE_BATCH, SOFTWARE_PIECE, SOFTWARE_LONGEST)
 
 
@@ -72,17 +73,28 @@ class _Chat(Protocol):
 def held_out_rows(
     chat: _Chat, prompt: str, records: tuple[Record, ...], how: Reading
 ) -> list[list[int]]:
-    """Token ids of whole chats, cut to their last tokens so that all rows are of one length.
+    """Windows of the held-out chats, all of one length and no two alike, spread over all of them.
 
-    At least `how.batch` rows; more where the chats are too short to hold `how.tokens` positions.
+    The opening that all chats share is left out, the rest joined in the records' order and cut into
+    consecutive windows of `how.longest` tokens, as llama-perplexity does; as many as `how.tokens`
+    positions need are taken, at even distances. Fewer where there is less text.
     """
-    chats = sorted((_whole(chat, prompt, record) for record in records), key=len, reverse=True)
-    for count in range(min(how.batch, len(chats)), len(chats) + 1):
-        length = min(len(chats[count - 1]), math.ceil(how.tokens / count))
-        length = min(length, how.longest or length)
-        if count * length >= how.tokens:
-            break
-    return [ids[-length:] for ids in chats[:count]]
+    chats = list(dict.fromkeys(tuple(_whole(chat, prompt, record)) for record in records))
+    shared = _shared(chats)
+    stream = [token for ids in chats for token in ids[shared:]]
+    length = min(how.longest, len(stream))
+    cuts = range(0, len(stream) - length + 1, max(length, 1))
+    windows = list(dict.fromkeys(tuple(stream[at : at + length]) for at in cuts))
+    count = min(len(windows), math.ceil(how.tokens / max(length, 1)))
+    return [list(windows[i * len(windows) // count]) for i in range(count)]
+
+
+def _shared(chats: list[tuple[int, ...]]) -> int:
+    """How many tokens all chats begin with; 0 where there is one chat only."""
+    if len(chats) < 2:
+        return 0
+    pairs = zip(min(chats), max(chats), strict=False)
+    return next(i for i, (a, b) in enumerate([*pairs, (0, 1)]) if a != b)
 
 
 def _whole(chat: _Chat, prompt: str, record: Record) -> list[int]:
@@ -156,7 +168,8 @@ def compare_position(cpu: np.ndarray, theirs: Summary) -> tuple[np.ndarray, np.n
     logits = cpu.astype(np.float64)
     top = logits.max(axis=-1, keepdims=True)
     log_sum = top + np.log(np.exp(logits - top).sum(axis=-1, keepdims=True))
-    broken = ~np.isfinite(theirs.log_sums) | (theirs.ids < 0).any(axis=-1)
+    finite = np.isfinite(theirs.log_sums) & np.isfinite(theirs.logits).all(axis=-1)
+    broken = ~finite | (theirs.ids < 0).any(axis=-1)
     ids = np.maximum(theirs.ids, 0)
     log_p = np.take_along_axis(logits, ids, axis=-1) - log_sum
     log_q = theirs.logits.astype(np.float64) - theirs.log_sums[:, None]
@@ -173,13 +186,13 @@ def measurements(compared: Compared, wanted: int, where: str, soft: bool) -> dic
     """NAMES, with standard errors over positions and Wilson's interval for the agreement."""
     n = len(compared.agreement)
     if not n:
-        reason = "the time budget ended before any text was read"
-        return {name: Measurement.missing(reason, unit) for name, unit in NAMES.items()}
+        return missing("the time budget ended before any text was read")
     share, mean = float(compared.agreement.mean()), float(compared.divergence.mean())
     low, high = proportion_confint(compared.agreement.sum(), n, method="wilson")
     how = "teacher-forced on held-out chats, WebGPU against onnxruntime's CPU on the same file"
     common: dict[str, Any] = {"where": where, "n": n, "software_adapter": soft}
-    finite = math.isfinite(mean)
+    finite, numbers = math.isfinite(mean), float(np.isfinite(compared.divergence).mean())
+    short = f"only {n} of {wanted} positions were read within the time budget"
     return {
         "parity_agreement": Measurement(
             value=share,
@@ -200,7 +213,18 @@ def measurements(compared: Compared, wanted: int, where: str, soft: bool) -> dic
             **common,
         ),
         "parity_tokens": Measurement(
-            value=n, unit="tokens", how=f"positions read of {wanted}", where=where
+            value=n,
+            unit="tokens",
+            how=f"positions read of {wanted}",
+            where=where,
+            reason=short if n < wanted else None,
+        ),
+        "parity_finite": Measurement(
+            value=numbers,
+            unit="share",
+            how="positions at which all that WebGPU computed are numbers",
+            reason=None if finite else "WebGPU computed logits that are not numbers",
+            **common,
         ),
     }
 
@@ -210,5 +234,7 @@ def _standard_error(values: np.ndarray) -> float | None:
 
 
 def missing(reason: str) -> dict[str, Measurement]:
-    """NAMES where there was nothing to compare."""
-    return {name: Measurement.missing(reason, unit) for name, unit in NAMES.items()}
+    """NAMES where there was nothing to compare: that no text was read is known, and must not pass."""
+    nothing = Measurement(value=0, unit=NAMES["parity_tokens"], how="positions", reason=reason)
+    found = {name: Measurement.missing(reason, unit) for name, unit in NAMES.items()}
+    return found | {"parity_tokens": nothing}

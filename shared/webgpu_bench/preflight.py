@@ -94,7 +94,8 @@ def package_of(domain: str, folder: str) -> Path:
 
 
 def preflight(footprints: Mapping[str, Footprint]) -> list[Row]:
-    """A row a profile. `footprints` by dtype: q4f16 goes where shader-f16 is, q4 where it is not."""
+    """A row a profile. `footprints` by dtype: q4f16 goes where shader-f16 is, q4 where it is not, and
+    where a package has no q4f16."""
     return [_row(profile, footprints) for profile in read_profiles()]
 
 
@@ -119,7 +120,7 @@ def cells(row: Row) -> tuple[str, ...]:
 
 
 def _row(profile: Profile, footprints: Mapping[str, Footprint]) -> Row:
-    dtype = "q4f16" if profile.shader_f16 else "q4"
+    dtype = "q4f16" if profile.shader_f16 and "q4f16" in footprints else "q4"
     found = footprints.get(dtype)
     if found is None:
         why = f"does not fit: the package has no {dtype} file"

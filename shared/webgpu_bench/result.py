@@ -17,6 +17,7 @@ Outcome = Literal[
     "load_failed",
     "run_failed",
     "out_of_budget",
+    "out_of_memory",
     "device_lost",
     "timeout",
     "crashed",
@@ -133,7 +134,10 @@ class Parity(Strict):
 
 
 class BrowserResult(Strict):
-    """Everything one run in the browser told; `error` is one sentence unless the outcome is ok."""
+    """Everything one run in the browser told; `error` is one sentence unless the outcome is ok.
+
+    `flags`: the command line that the browser was started with.
+    """
 
     ok: bool = False
     outcome: Outcome
@@ -154,6 +158,7 @@ class BrowserResult(Strict):
     placement_reason: str | None = None
     uncaptured_errors: list[str] = Field(default_factory=list)
     device_lost: DeviceLost | None = None
+    flags: list[str] = Field(default_factory=list)
     console_errors: list[str] = Field(default_factory=list)
     blocked_requests: list[str] = Field(default_factory=list)
     user_agent: str = ""

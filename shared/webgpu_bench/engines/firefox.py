@@ -33,7 +33,7 @@ def run(job: Job) -> EngineRun:
         timeout_s=job.seconds + GRACE_SECONDS,
         on_progress=lambda line: say(f"      {line}"),
     )
-    found = of_browser(result, firefox_version(firefox), ["--headless"])
+    found = of_browser(result, firefox_version(firefox), result.flags)
     return found.model_copy(update={"agreement": _agreement(job, found)})
 
 

@@ -7,7 +7,6 @@ from typing import Any
 from shared.errors import RungFailed
 from shared.progress import say
 from shared.setup.browser import Browser
-from shared.webgpu_bench import chromium
 from shared.webgpu_bench.driver import run_in_browser
 from shared.webgpu_bench.engines.job import EngineRun, Job, of_browser
 from shared.webgpu_bench.result import BrowserResult
@@ -55,6 +54,7 @@ def _ask(job: Job, more: dict[str, Any]) -> BrowserResult:
         "prompts": job.questions,
         "deadline_ms": int(job.seconds * 1000),
         "placement": False,
+        "hardware_only": job.hardware and "engine" not in more,
         **more,
     }
     return run_in_browser(
@@ -73,5 +73,4 @@ def _has_f16(result: BrowserResult) -> bool:
 
 
 def _told(result: BrowserResult, job: Job, runtime: str | None = None) -> EngineRun:
-    flags = chromium.flags(hardware=job.hardware)
-    return of_browser(result, _browser(job).version, flags, runtime)
+    return of_browser(result, _browser(job).version, result.flags, runtime)

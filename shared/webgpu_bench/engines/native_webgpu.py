@@ -16,6 +16,8 @@ from shared.webgpu_bench.engines.job import EngineRun, Job
 __all__ = ["run", "webgpu_folder"]
 
 SCRIPT = Path(__file__).with_name("webgpu_child.py")
+ONLY_GPUS = {"VK_LOADER_DRIVERS_DISABLE": "*lvp*,*swiftshader*"}
+"""For the Vulkan loader: without it Mesa's lavapipe, a CPU, could answer in the GPU's name."""
 SWIFTSHADER = (
     Path("/usr/lib/chromium/vk_swiftshader_icd.json"),
     Path("/opt/google/chrome/vk_swiftshader_icd.json"),
@@ -25,7 +27,7 @@ SWIFTSHADER = (
 def run(job: Job) -> EngineRun:
     """Raises RungFailed where no WebGPU adapter is found: it never falls back to the CPU."""
     icd = None if job.hardware else _software_icd()
-    env = {"VK_ICD_FILENAMES": str(icd), "VK_DRIVER_FILES": str(icd)} if icd else {}
+    env = {"VK_ICD_FILENAMES": str(icd), "VK_DRIVER_FILES": str(icd)} if icd else ONLY_GPUS
     asked = {"graph": str(job.graph), "questions": job.questions, "seconds": job.seconds}
     found = run_child(webgpu_python(), SCRIPT, asked, job.seconds, env)
     return EngineRun(

@@ -83,7 +83,8 @@ def side_by_side(walked: Walk, names: list[str], *, force: bool = False) -> list
     others = [name for name in ENGINES if name in names and name != own.engine]
     if not others:
         return [own]
-    asked = asked_of(walked.domain, walked.done["package"], hardware=has_gpu())
+    in_software = own.run is not None and own.run.software_adapter
+    asked = asked_of(walked.domain, walked.done["package"], hardware=has_gpu() and not in_software)
     browser = find_browser()
     rows = [_row(walked, name, asked, browser, force) for name in others]
     return [_compared(row, own) for row in (own, *rows)]
@@ -127,7 +128,7 @@ def _job(walked: Walk, name: str, asked: Asked, browser: Browser | None) -> Job:
         questions=asked.on_cpu if name in ON_CPU else asked.on_webgpu,
         seconds=walked.domain.chain.bench.engine_seconds,
         context=asked.context,
-        hardware=has_gpu(),
+        hardware=has_gpu() if name == "native-webgpu" else asked.hardware,
         dtype="q4f16" if half else "q4",
         browser=browser,
         gguf=gguf_of(walked.rung.source) if name == "wllama" else None,

@@ -2,12 +2,14 @@
 // is known so far is on the console all along, so that even a killed page leaves its partial result.
 
 import { EngineError, chooseDtype, describeAdapter, failure, load, newRun, versions } from "./engine.js";
+import { isSoftware } from "./adapter.js";
 import { readTexts } from "./parity.js";
 import { warmLoad } from "./warm.js";
 
 const gpu = window.docintelGpu;
 const say = (line) => console.info(`[docintel] ${line}`);
 const MEGABYTE = 1e6;
+const PARTIAL_EVERY_MS = 1000;
 const RESERVED = 0.2; // of the time left for the given text: the placement is proven after it
 
 const empty = () => ({
@@ -47,6 +49,17 @@ function loadProgress() {
   };
 }
 
+/** keepPartial, at most once a second: what it writes must not weigh on the tokens it tells of. */
+function keptSeldom(result) {
+  let next = performance.now() + PARTIAL_EVERY_MS;
+  return (line) => {
+    if (performance.now() < next) return;
+    next = performance.now() + PARTIAL_EVERY_MS;
+    say(line);
+    keepPartial(result);
+  };
+}
+
 /** Answer `request` (see result.py for the shape of the answer). Never throws. */
 export async function run(request) {
   const until = performance.now() + request.deadline_ms;
@@ -57,9 +70,11 @@ export async function run(request) {
     const adapter = await describeAdapter();
     if (adapter) result.adapter = adapter;
     else if (!peer(request)) throw new EngineError("no_webgpu", "this browser offers no WebGPU adapter");
+    if (request.hardware_only && isSoftware(result.adapter)) throw new EngineError("no_webgpu", "this browser offers a software adapter only");
     engine = await loadFor(request, result);
     await answerAll(engine, request, result, until);
     if (request.parity) await readGiven(engine, request.parity, result, until);
+    if (gpu.out_of_memory) throw failure(null, "out_of_memory"); // onnxruntime-web goes on without its buffer
     Object.assign(result, { ok: true, outcome: "ok" });
   } catch (error) {
     const failed = failure(error, "run_failed");
@@ -143,10 +158,8 @@ async function answerAll(engine, request, result, until) {
     result.runs.push(run);
     say(`${id}: reading ${input_ids.length} tokens`);
     keepPartial(result);
-    const onToken = ({ output_ids }) => {
-      say(`${id}: token ${output_ids.length} of ${max_new_tokens}`);
-      keepPartial(result);
-    };
+    const tell = keptSeldom(result);
+    const onToken = ({ output_ids }) => tell(`${id}: token ${output_ids.length} of ${max_new_tokens}`);
     const more = min_new_tokens ? { min_new_tokens } : {};
     await engine.generate({ run, input_ids, text, max_new_tokens, more, shouldHalt: late, onToken });
   }

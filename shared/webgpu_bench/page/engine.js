@@ -90,15 +90,20 @@ export function failure(error, otherwise) {
     const { wanted, budget } = gpu.budget_exceeded;
     return new EngineError("out_of_budget", `the model wants ${wanted} bytes of WebGPU buffers, the budget is ${budget}`);
   }
+  const text = error?.message ?? String(error);
+  if (gpu.out_of_memory || NO_MEMORY.test(text)) {
+    return new EngineError("out_of_memory", `there is not enough memory: ${firstSentence(gpu.out_of_memory ?? text)}`);
+  }
   if (gpu.device_lost) {
     return new EngineError("device_lost", `the GPU device was lost: ${gpu.device_lost.message || gpu.device_lost.reason}`);
   }
-  const text = error?.message ?? String(error);
   const missing = MISSING.exec(text);
   if (missing) return new EngineError(otherwise, `the package lacks ${missing[1]}`);
   return new EngineError(otherwise, firstSentence(text));
 }
 
+/** What V8 and SpiderMonkey say where an ArrayBuffer cannot be had, and wasm where its heap cannot grow. */
+const NO_MEMORY = /array buffer allocation failed|invalid array buffer length|out of memory|std::bad_alloc/i;
 const MISSING = /file was not found locally at "\/models\/[^/]+\/([^"]+)"/;
 
 const firstSentence = (text) => text.split("\n")[0].slice(0, 400);

@@ -16,6 +16,7 @@
     dispatches: 0,
     shader_modules: 0,
     uncaptured_errors: [],
+    out_of_memory: null,
     device_lost: null,
     closed: new WeakSet(),
     listeners: new Set(),
@@ -37,12 +38,34 @@
     return adapter;
   });
 
+  /** An error that a scope caught counts as well as one that nobody caught. */
+  const noticeMemory = (error) => {
+    if (error?.constructor?.name === "GPUOutOfMemoryError") stats.out_of_memory ??= error.message || "the GPU's is used up";
+  };
+
+  /** A mapped buffer that the page has no memory for is an exception, which the engine words anew. */
+  const noticing = (make) => {
+    try {
+      return make();
+    } catch (error) {
+      if (error instanceof RangeError) stats.out_of_memory ??= error.message;
+      throw error;
+    }
+  };
+
+  wrap(GPUDevice, "popErrorScope", async function (original) {
+    const error = await original();
+    noticeMemory(error);
+    return error;
+  });
+
   wrap(GPUAdapter, "requestDevice", async function (original, ...args) {
     const device = await original(...args);
     stats.device = device;
     device.addEventListener("uncapturederror", (event) => {
       const { constructor, message } = event.error;
       stats.uncaptured_errors.push(`${constructor.name}: ${message}`);
+      noticeMemory(event.error);
     });
     device.lost.then(({ reason, message }) => {
       if (stats.closed.has(device)) return;
@@ -63,7 +86,7 @@
   wrap(GPUDevice, "createBuffer", function (original, descriptor) {
     const size = Number(descriptor.size);
     overBudget(size);
-    const buffer = original(descriptor);
+    const buffer = noticing(() => original(descriptor));
     sizes.set(buffer, size);
     stats.buffers += 1;
     stats.live_bytes += size;

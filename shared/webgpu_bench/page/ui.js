@@ -1,9 +1,10 @@
 // The page as a person uses it: choose a model, load it, give it a text, watch the answer and its cost.
 // `state` decides what can be pressed; every failure is one sentence in the notice.
 
+import { isSoftware } from "./adapter.js";
+
 const NEW_TOKENS = 512;
 const gpu = window.docintelGpu;
-const SOFTWARE = /swiftshader|llvmpipe|lavapipe|microsoft basic render/i;
 const $ = (id) => document.getElementById(id);
 
 const page = { state: "checking", models: [], adapter: null, engine: null, stopping: false, lib: null };
@@ -91,8 +92,7 @@ async function findAdapter() {
 
 function showAdapter(adapter) {
   const chip = $("adapter");
-  const names = adapter ? [adapter.vendor, adapter.architecture, adapter.device, adapter.description].join(" ") : "";
-  const kind = !adapter ? "none" : adapter.is_fallback || SOFTWARE.test(names) ? "software" : "hardware";
+  const kind = !adapter ? "none" : isSoftware(adapter) ? "software" : "hardware";
   const short = (adapter && [adapter.vendor, adapter.architecture].filter(Boolean).join(" ")) || "GPU";
   const labels = { none: "no WebGPU", software: `software adapter · ${short}`, hardware: short };
   chip.dataset.kind = document.body.dataset.adapter = kind;
@@ -122,7 +122,7 @@ async function loadModel() {
   try {
     await page.engine?.dispose().catch(() => {});
     page.engine = null;
-    gpu.device_lost = null;
+    gpu.device_lost = gpu.out_of_memory = null;
     const { dtype } = pickDtype();
     page.engine = await page.lib.load({ model: chosen().name, dtype, onProgress: showProgress });
     $("dtype").textContent = dtype;

@@ -30,7 +30,8 @@ def chosen_engines(engines: str, browser: str = "") -> list[str]:
 def bench_report(
     walks: list[Walk], names: list[str], stem: str, *, html: str = "", force: bool = False
 ) -> str:
-    """The table for the terminal; writes <stem>.{md,csv,json,jsonl} and, if named, the page."""
+    """The table for the terminal; writes <stem>.{md,csv,json,jsonl} and, if named, the page, to which
+    the last line links."""
     rows: list[Row] = []
     for walked in walks:
         if "bench" in walked.done and walked.rung:
@@ -38,8 +39,9 @@ def bench_report(
                 say(f"[engines] {walked.domain.name} · {', '.join(names)}")
             rows += side_by_side(walked, names, force=force)
     written = write_engines(rows, stem)
-    if html:
-        written.append(write_report(html, render_page(rows)))
     table = engines_table(rows, "rounded_outline")
     notes = filter(None, (SOFTWARE_NOTE, busy_note(rows)))
-    return "\n".join([table, *notes, *(paths.shown(path) for path in written)])
+    lines = [table, *notes, *(paths.shown(path) for path in written)]
+    if html:
+        lines.append(f"to look at: {write_report(html, render_page(rows)).as_uri()}")
+    return "\n".join(lines)

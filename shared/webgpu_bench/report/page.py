@@ -28,6 +28,7 @@ from shared.webgpu_bench.report.tables import (
     point_names,
     ratio_text,
     reference_for,
+    reference_row,
     spread,
     where,
 )
@@ -80,6 +81,7 @@ def _context(rows: Sequence[Row]) -> dict[str, Any]:
         "depth": {name: chart for name in domains if (chart := depth_chart(of[name]))},
         "memory": {name: memory_bars(of[name], rows) for name in domains},
         "points": point_names(rows),
+        "against": f"× {reference.engine}" if (reference := reference_row(rows)) else "ratio",
         "table": [_table_row(row, rows) for row in rows],
         "colour": colour,
     }

@@ -1,0 +1,135 @@
+"""`python -m benchmarks.browser`: what `./inv bench` shows here, written to docs/browser-measured.md.
+
+The embedded model in Chromium with its proofs and the time of each kernel; q4f16 in Firefox, whose
+adapter has shader-f16 even in software, on the parity gate's own text; all engines side by side.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+from shared import paths
+from shared.card.tables import gates_table, measurements_table
+from shared.chain import Walk
+from shared.environment import set_variables
+from shared.errors import RungFailed, UserError
+from shared.folders import write_text
+from shared.manifest import Measurement
+from shared.pipeline import run_until
+from shared.progress import say
+from shared.rung_run import Options
+from shared.setup.firefox import INSTALL, find_firefox, firefox_version
+from shared.webgpu_bench import parity
+from shared.webgpu_bench.asked import Profile, asked_of
+from shared.webgpu_bench.engines.side import parse_engines, side_by_side
+from shared.webgpu_bench.firefox import run_in_firefox
+from shared.webgpu_bench.kernels import kernels_of
+from shared.webgpu_bench.measured import describe
+from shared.webgpu_bench.report.tables import SOFTWARE_NOTE, busy_note, engines_table
+
+DOCUMENT = paths.REPOSITORY / "docs" / "browser-measured.md"
+DOMAIN, RUNG = "legal", "embedded"
+FIREFOX_SECONDS = 400
+HEAD = """# In the browser, measured
+
+Written by `python -m benchmarks.browser` on {taken}: the embedded model, domain `{domain}`, on
+{cores} cores ({machine}), load {load:.1f} at the start. What each part proves stands in
+[browser.md](browser.md).
+"""
+
+
+def write_document(document: Path = DOCUMENT) -> Path:
+    """Measure it all and write the document; UserError where the bench itself did not end well."""
+    head = HEAD.format(
+        taken=datetime.now(UTC).date(),
+        domain=DOMAIN,
+        cores=os.cpu_count(),
+        machine=platform.machine(),
+        load=os.getloadavg()[0],
+    )
+    started = time.monotonic()
+    result = run_until(DOMAIN, Options(rung=RUNG, until="bench", force=False))
+    took = time.monotonic() - started
+    if not result.walk or "bench" not in result.walk.done:
+        raise UserError(result.error or f"{DOMAIN}: the bench was not reached")
+    walked = result.walk
+    parts = [head, _chromium(walked, took), _kernels(), _firefox(walked), _engines(walked)]
+    write_text(document, "\n\n".join(part.strip() for part in parts) + "\n")
+    return document
+
+
+def _chromium(walked: Walk, took: float) -> str:
+    made = walked.manifests["bench"]
+    adapter = made.facts["adapter"]
+    names = {name: f"`{name}`" for name in made.measurements}
+    return (
+        f"## `./inv bench --domain {DOMAIN}`\n\n"
+        f"{made.facts['browser']}; adapter {adapter['description'] or adapter['device']} "
+        f"({'software' if made.facts['software_adapter'] else 'hardware'}), flags "
+        f"`{' '.join(made.facts['flags'])}`. The browser and what the CPU read after it took "
+        f"{made.wall_seconds:.0f} s; the command, with what was not built yet, {took:.0f} s.\n\n"
+        f"{gates_table(walked.gates)}\n\n{measurements_table(made.measurements, names)}"
+    )
+
+
+def _kernels() -> str:
+    """The same with --profile: a stage of its own, since the profiler slows what it watches."""
+    head = f"## Where the time goes: `./inv bench --domain {DOMAIN} --profile`"
+    result = run_until(DOMAIN, Options(rung=RUNG, until="bench", profile=True))
+    if not result.walk or "bench" not in result.walk.done:
+        return f"{head}\n\nNot measured: {result.error}"
+    return f"{head}\n\n{kernels_of(result.walk.done['bench'].folder).strip()}"
+
+
+def _firefox(walked: Walk) -> str:
+    head = "## q4f16 in Firefox, on an adapter with shader-f16"
+    firefox = find_firefox()
+    if firefox is None:
+        return f"{head}\n\nNot measured: no Firefox here ({INSTALL})."
+    try:
+        found, told = _firefox_parity(walked, firefox)
+    except RungFailed as error:
+        return f"{head}\n\nNot measured: {error}"
+    names = {name: f"`{name}`" for name in found}
+    return f"{head}\n\n{told}\n\n{measurements_table(found, names)}"
+
+
+def _firefox_parity(walked: Walk, firefox: Path) -> tuple[dict[str, Measurement], str]:
+    """The parity gate's text read by Firefox and by the CPU on the very file it has loaded."""
+    from shared.evaluate.chat import Chat
+    from shared.evaluate.forced import ForcedModel
+
+    package = walked.package
+    asked = asked_of(walked.domain, package, Chat(package), Profile.of(walked.domain, False))
+    more = {"deadline_ms": FIREFOX_SECONDS * 1000, "warm_load": False}
+    result = run_in_firefox(
+        package,
+        asked.request | more,
+        firefox=firefox,
+        timeout_s=FIREFOX_SECONDS + 60,
+        on_progress=lambda line: say(f"      {line}"),
+    )
+    if result.outcome != "ok" or result.parity is None:
+        raise RungFailed(f"Firefox: {result.outcome}: {result.error}")
+    graph = package / "onnx" / f"model_{result.dtype}.onnx"
+    compared = parity.compare(ForcedModel(graph, exact=True), asked.rows, result.parity)
+    wanted = sum(map(len, asked.rows))
+    where = describe(result)
+    found = parity.measurements(compared, wanted, where, result.software_adapter)
+    return found, f"{firefox_version(firefox)}; {where}."
+
+
+def _engines(walked: Walk) -> str:
+    rows = side_by_side(walked, parse_engines("all"))
+    notes = [SOFTWARE_NOTE, busy_note(rows)]
+    told = "\n\n".join(filter(None, notes))
+    return f"## Engines side by side: `--engines all`\n\n{engines_table(rows)}\n\n{told}"
+
+
+if __name__ == "__main__":
+    set_variables()
+    print(paths.shown(write_document()))

@@ -1,0 +1,220 @@
+"""The check stage: who was asked and how, what loads, and what an answer in the store depends on."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shared import paths
+from shared.domain import Domain, load_domain
+from shared.errors import RungFailed
+from shared.evaluate import systems
+from shared.evaluate.answer import Answer
+from shared.evaluate.check import Selection, check_stage
+from shared.evaluate.systems import System
+from shared.gates import judge_gates
+from shared.manifest import Manifest
+from shared.source import answering_hash, source_stage
+from shared.stage import Plan, Produced, run_stage
+
+Tiny = Callable[[str], Path]
+
+
+class StandIn:
+    """Answers every prompt with the same words; `refuses` any schema, as a runtime would."""
+
+    def __init__(self, refuses: type[Exception] | None = None) -> None:
+        self.chat, self.refuses = self, refuses
+
+    def prompt_ids(self, system: str | None, user: str) -> list[int]:
+        return [1, 2, 3]
+
+    def answers(
+        self, prompts: Sequence[list[int]], limit: int, schema: str | None
+    ) -> Iterator[tuple[int, Answer]]:
+        if schema and self.refuses:
+            raise self.refuses("no grammar can be made of this\nand more")
+        for index, _ in enumerate(prompts):
+            yield index, Answer('{"issue": "secret words"}', 3, [4, 5], 0.1, 0.1)
+
+
+@pytest.fixture
+def domain(root: Path, tiny: Tiny) -> Domain:
+    shutil.copytree(tiny("llama"), root / "models" / "legal" / "merged")
+    return load_domain("legal")
+
+
+def check(domain: Domain, **selected: Any) -> Manifest:
+    rung = domain.rung("smollm3")
+    chosen = Selection(domain.records[:2], "two records", **selected)
+    package = run_stage(Plan("package", {}), lambda work: Produced())
+    return check_stage(domain, rung, source_stage(rung), package, chosen).manifest
+
+
+def load(monkeypatch: pytest.MonkeyPatch, model: Any) -> None:
+    def make(folder: Path, runtime: str) -> Any:
+        if isinstance(model, Exception) and runtime != "torch":
+            raise model
+        return StandIn() if isinstance(model, Exception) else model
+
+    monkeypatch.setattr(systems, "_load", make)
+
+
+class TestWhetherTheReleaseLoads:
+    def test_is_not_measured_where_it_was_not_asked(
+        self, domain: Domain, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        load(monkeypatch, StandIn())
+        found = check(domain, systems=("parent",)).measurements
+        assert found["loads"].value is None
+        assert found["loads"].reason == "the release was not asked"
+        gate = next(g for g in domain.chain.gate if g.measurement == "check.loads")
+        made = Manifest.model_construct(measurements={"loads": found["loads"]})
+        assert judge_gates([gate], {"check": made})[0].outcome == "not measured"
+        assert check(domain, systems=("release",)).measurements["loads"].value is True
+
+    def test_is_told_and_the_others_are_not_said_to_be_unwanted(
+        self, domain: Domain, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        load(monkeypatch, RungFailed("onnxruntime-genai cannot load it: no"))
+        made = check(domain, systems=("parent", "release"), modes=("free",))
+        found = made.measurements
+        assert found["loads"].value is False
+        assert found["release.free.json_validity"].reason == "onnxruntime-genai cannot load it: no"
+        why = "not asked, as the release cannot be loaded"
+        assert found["parent.free.json_validity"].reason == why
+        assert found["parent.constrained.json_validity"].reason == "not asked for"
+        assert found["base.free.json_validity"].reason == "not asked for"
+
+
+@pytest.mark.parametrize("kind", [ValueError, RuntimeError])
+def test_a_schema_that_no_grammar_can_be_made_of_costs_only_that_mode(
+    domain: Domain, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
+) -> None:
+    load(monkeypatch, StandIn(refuses=kind))
+    made = check(domain, systems=("parent", "release"))
+    found, why = made.measurements, "cannot be held to schema.json: no grammar can be made of this"
+    assert found["loads"].value is True
+    assert found["release.free.json_validity"].value == 1.0
+    assert found["release.constrained.json_validity"].reason == why
+    assert found["parent.constrained.json_validity"].reason == why
+    assert made.facts["constrained_answers"] == 0
+
+
+def test_another_fault_of_a_free_answer_is_no_refusal(
+    domain: Domain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def out_of_memory(*_: object) -> Iterator[tuple[int, Answer]]:
+        raise RuntimeError("out of memory")
+        yield
+
+    model = StandIn()
+    monkeypatch.setattr(model, "answers", out_of_memory)
+    load(monkeypatch, model)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        check(domain, systems=("parent",), modes=("free",))
+
+
+def test_a_real_runtime_refuses_such_a_schema_in_a_sentence(tiny: Tiny, package: Path) -> None:
+    from shared.evaluate.genai import Answerer
+    from shared.evaluate.sixteen_bit import SixteenBit
+
+    schema = json.dumps({"type": "object", "properties": {"a": {"type": "no such type"}}})
+    for model in (SixteenBit(tiny("llama")), Answerer(package)):
+        prompts = [model.chat.prompt_ids(None, "Hello")]
+        with pytest.raises(systems.Refused, match=r"cannot be held to schema\.json: .+"):
+            list(systems._held(model.answers(prompts, 8, schema), schema))
+
+
+class TestWhatStandsInTheFacts:
+    def test_is_no_answer_to_text_from_elsewhere(
+        self, domain: Domain, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        load(monkeypatch, StandIn())
+        ours = check(domain, systems=("release",)).facts
+        assert ours["example"]["id"] == domain.records[0].id and ours["exceptions"]
+        theirs = check(domain, systems=("release",), own=False).facts
+        public = tuple(r.model_copy(update={"licence": "cc-by"}) for r in domain.records)
+        licensed = check(replace(domain, records=public), systems=("release",)).facts
+        for facts in (theirs, licensed):
+            assert "example" not in facts and facts["exceptions"]
+            assert "secret" not in json.dumps(facts)
+
+
+class TestAStoredAnswer:
+    @pytest.mark.parametrize(
+        "file", ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "config.json"]
+    )
+    def test_is_not_taken_for_that_of_a_changed_model_folder(
+        self, domain: Domain, file: str
+    ) -> None:
+        folder = paths.models("legal") / "merged"
+        before = answering_hash(folder)
+        assert answering_hash(folder) == before
+        (folder / file).write_bytes((folder / file).read_bytes() + b"\n")
+        assert answering_hash(folder) != before
+
+    def test_is_not_taken_where_the_tokens_that_end_it_are_others(self, domain: Domain) -> None:
+        folder = paths.models("legal") / "merged"
+        before = answering_hash(folder)
+        (folder / "generation_config.json").write_text('{"eos_token_id": 7}')
+        assert answering_hash(folder) != before
+
+    def test_is_asked_for_again_where_the_code_or_the_number_format_is_another(
+        self, domain: Domain, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        system = System("parent", paths.models("legal") / "merged", "w", "p")
+        before = system.store("free", domain).path
+        assert system.store("free", domain).path == before
+        with monkeypatch.context() as patch:
+            patch.setattr(systems, "ANSWERING", systems.ANSWERING + 1)
+            assert system.store("free", domain).path != before
+        assert system.store("free", domain).path == before
+        monkeypatch.setattr(systems, "dtype_of", lambda folder: "bfloat16")
+        assert system.store("free", domain).path != before
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from shared.domain import Record, load_domain
+from shared.evaluate.systems import Asking, System
+domain = load_domain("legal")
+records = [Record(id=f"n{i}", input=f"Matter {i} of a hundred.", gold={}) for i in range(100)]
+Asking(System("parent", Path(sys.argv[1]), "w", "Answer in JSON."), domain, records).ask("free")
+"""
+
+
+def test_a_killed_check_in_pytorch_asks_only_what_was_not_answered(root: Path, tiny: Tiny) -> None:
+    """kill -9 among 100 records: every answer that had ended is there, and is not asked for again."""
+    command = [sys.executable, "-c", KILLED, str(tiny("llama"))]
+    process = subprocess.Popen(
+        command, cwd=paths.REPOSITORY, env=os.environ | {"DOCINTEL_ROOT": str(root)}
+    )
+    deadline = time.monotonic() + 120
+    while not (found := list(root.glob("build/answers/*.jsonl"))) or not found[0].stat().st_size:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait(20)
+    (file,) = root.glob("build/answers/*.jsonl")
+    before = file.read_text(encoding="utf-8")
+    kept = before[: before.rfind("\n") + 1]
+    had = {json.loads(line)["record"] for line in kept.split("\n") if line}
+    assert 0 < len(had) < 100
+    subprocess.run(command, cwd=paths.REPOSITORY, check=True)
+    after = file.read_text(encoding="utf-8")
+    asked = [json.loads(line)["record"] for line in after[len(before) :].split("\n") if line]
+    assert after.startswith(kept) and not had & set(asked)
+    assert len(had) + len(asked) == len(had | set(asked)) == 100

@@ -1,0 +1,96 @@
+"""The second moments of a layer's inputs and their inverse's factor: right, in place, same bits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from shared.environment import cores
+from shared.olive import hessian, weights
+from shared.olive.calibrated_pass import load_parent
+from shared.olive.gptq import Format, gptq, inputs_of
+from shared.olive.hessian import add, inverse_factor_
+from shared.olive.weights import SINGLE, forget_mapped, load_weights
+
+
+def inputs(tokens: int, width: int) -> torch.Tensor:
+    return torch.randn(tokens, width, generator=torch.Generator().manual_seed(width))
+
+
+@pytest.mark.parametrize("width", [5, 64, 150])
+def test_the_factor_is_that_of_the_inverse(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hessian, "TILE", 64)
+    x = inputs(3 * width, width)
+    expected = torch.linalg.cholesky(torch.linalg.inv((x.t() @ x).double()), upper=True)
+    found = inverse_factor_(add(add(None, x[:width]), x[width:]))
+    assert torch.allclose(found.double(), expected, rtol=1e-3, atol=1e-5 * float(expected.max()))
+
+
+def test_the_factor_lies_where_the_moments_lay() -> None:
+    moments = add(None, inputs(90, 40))
+    assert inputs_of(moments).feedback.data_ptr() == moments.data_ptr()
+
+
+def test_what_is_below_the_diagonal_is_not_read() -> None:
+    moments = add(None, inputs(90, 40))
+    spoilt = moments + torch.full((40, 40), 7.0).tril(-1)
+    assert torch.equal(inverse_factor_(moments), inverse_factor_(spoilt))
+
+
+def test_moments_that_are_not_positive_are_refused() -> None:
+    with pytest.raises(ValueError, match="not positive"):
+        inverse_factor_(-torch.eye(4))
+
+
+def test_the_result_has_the_same_bits_with_any_number_of_threads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(hessian, "TILE", 64)
+    weight, x = inputs(700, 192), inputs(500, 192)
+
+    def made(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        monkeypatch.setattr(hessian, "cores", lambda: count)
+        blocks = gptq(weight, inputs_of(add(None, x)), Format())
+        return blocks.packed, blocks.scales
+
+    for one, many in zip(made(1), made(5), strict=True):
+        assert torch.equal(one, many)
+
+
+def test_a_worker_that_shares_the_machine_has_as_many_threads_as_it_was_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert cores() == 1
+    monkeypatch.setenv("OMP_NUM_THREADS", "100000")
+    assert cores() == len(psutil.Process().cpu_affinity())
+
+
+class TestForgettingPages:
+    def test_gives_back_what_a_file_holds_and_reads_it_again(self, tmp_path: Path) -> None:
+        save_file({"a": torch.arange(16_000_000, dtype=torch.float32)}, tmp_path / SINGLE)
+        weight = load_weights(tmp_path)["a"]
+        before = float(weight.sum())
+        held = psutil.Process().memory_info().rss
+        forget_mapped([weight])
+        assert held - psutil.Process().memory_info().rss > 50_000_000
+        assert float(weight.sum()) == before
+
+    def test_leaves_memory_of_torchs_own_alone(self) -> None:
+        weight = torch.ones(4_000_000)
+        forget_mapped([weight])
+        assert float(weight.sum()) == 4_000_000
+
+    def test_reaches_the_model_that_is_calibrated(
+        self, tiny: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        model, forgotten = load_parent(tiny("llama")), list[int]()
+        monkeypatch.setattr(weights, "forget_pages", lambda t: forgotten.append(t.data_ptr()))
+        matrices = [p.data for p in model.parameters() if p.ndim == 2]
+        forget_mapped(matrices)
+        assert forgotten == [matrix.data_ptr() for matrix in matrices]

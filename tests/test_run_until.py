@@ -1,0 +1,152 @@
+"""A command that ends at one stage runs what that stage needs, and its own gates decide how it ends."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shared import chain, pipeline
+from shared.chain import Walk
+from shared.domain import load_domain
+from shared.errors import RungFailed
+from shared.evaluate.check import Selection
+from shared.manifest import Manifest, Measurement
+from shared.pipeline import run_until
+from shared.report import comparison, summary
+from shared.rung_run import Options, RungRun, Stage
+from shared.stage import Done
+
+SLOW = Measurement(value=0.2, unit="tokens/s", software_adapter=True)
+
+
+def done(stage: str, **measured: Measurement) -> Done:
+    empty: dict[str, Any] = {"inputs": {}, "settings": {}, "tools": {}, "outputs": {}, "facts": {}}
+    rest = {"wall_seconds": 0, "peak_rss_bytes": 0, "finished": "", "stage": stage, "key": "k"}
+    return Done(Path(stage), Manifest(measurements=measured, **empty, **rest), reused=True)
+
+
+def walked(monkeypatch: pytest.MonkeyPatch, *stages: Done) -> None:
+    """A walk that took the first rung and left these stages."""
+    domain = load_domain("legal")
+    found = Walk(domain, [], domain.chain.rung[0], done={s.manifest.stage: s for s in stages})
+    monkeypatch.setattr(pipeline, "walk", lambda *_: found)
+
+
+class TestTheGatesOfTheStage:
+    UNPLACED = Measurement(value=3, unit="nodes", reason="on the CPU: MatMul (x)")
+
+    def test_a_failed_one_is_the_commands_error(
+        self, root: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        walked(monkeypatch, done("bench", nodes_on_cpu_unexpected=self.UNPLACED))
+        result = run_until("legal", Options(until="bench"))
+        assert not result.ok
+        assert "gate 'nothing but shape arithmetic on the CPU': on the CPU: MatMul (x)" in str(
+            result.error
+        )
+
+    def test_the_speed_gate_is_told_and_does_not_count_in_software(
+        self, root: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        walked(monkeypatch, done("bench", decode_tokens_per_second=SLOW))
+        result = run_until("legal", Options(until="bench"))
+        assert result.ok
+        assert "software adapter: its speed says nothing about a GPU" in summary(result)
+
+    def test_the_overflow_belongs_to_the_bench(
+        self, root: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        walked(monkeypatch, done("overflow", f16_headroom=Measurement(value=0.5, unit="x")))
+        assert "gate 'fp16 does not overflow'" in str(
+            run_until("legal", Options(until="bench")).error
+        )
+
+    def test_another_stages_gates_are_not_judged(
+        self, root: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        large = Measurement(value=3_000_000_000, unit="B")
+        walked(monkeypatch, done("package", q4f16_bytes=large), done("check"))
+        assert run_until("legal", Options(until="check")).ok
+        assert not run_until("legal", Options(until="package")).ok
+
+    def test_one_that_blocks_publishing_only_is_told_and_no_error(
+        self, root: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ratio = Measurement(value=2.0, unit="x")
+        walked(monkeypatch, done("fidelity", perplexity_ratio=ratio))
+        result = run_until("legal", Options(until="fidelity"))
+        assert result.ok and result.walk
+        assert [gate.outcome for gate in result.walk.gates] == ["fail"]
+
+    def test_a_part_of_a_longer_run_leaves_them_to_its_end(
+        self, root: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        walked(monkeypatch, done("bench", nodes_on_cpu_unexpected=self.UNPLACED))
+        assert run_until("legal", Options(until="bench", on_the_way=True)).ok
+
+
+def ran(monkeypatch: pytest.MonkeyPatch, options: Options, *targets: Stage) -> list[str]:
+    """The stages that a run to `targets`, one after the other, goes through."""
+    domain = load_domain("legal")
+    rung = domain.chain.rung[0]
+    seen: list[str] = []
+
+    def note(self: RungRun, stage: Stage) -> None:
+        seen.append(stage)
+        self.done[stage] = done(stage)
+
+    monkeypatch.setattr(RungRun, "_run", note)
+    selection = chain.select_records(domain, options)
+    assert isinstance(selection, Selection)
+    run = RungRun(domain, rung, rung.recipes[0], selection, options)
+    for target in targets:
+        run.go_to(target)
+    return seen
+
+
+class TestTheStagesACommandNeeds:
+    @pytest.mark.parametrize("last", ["fidelity", "check", "bench"])
+    def test_are_the_package_and_its_own(
+        self, root: Path, monkeypatch: pytest.MonkeyPatch, last: Stage
+    ) -> None:
+        expected = ["source", "build", "package", last]
+        assert ran(monkeypatch, Options(until=last), last) == expected
+
+    def test_are_all_for_a_release(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        found = ran(monkeypatch, Options(), "bench", "gates")
+        assert sorted(found) == sorted(
+            ["source", "build", "package", "fidelity", "check", "bench", "gates"]
+        )
+        assert found[-1] == "gates"
+
+    def test_a_part_of_a_release_goes_through_all_before_it(
+        self, root: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        found = ran(monkeypatch, Options(until="check", on_the_way=True), "check")
+        assert found == ["source", "build", "package", "fidelity", "check"]
+
+    def test_a_stage_that_fails_ends_it(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        seen: list[str] = []
+
+        def fail(self: RungRun, stage: Stage) -> None:
+            seen.append(stage)
+            raise RungFailed("no")
+
+        options = Options(until="bench")
+        domain = load_domain("legal")
+        rung = domain.chain.rung[0]
+        selection = chain.select_records(domain, options)
+        run = RungRun(domain, rung, rung.recipes[0], selection, options)
+        monkeypatch.setattr(RungRun, "_run", fail)
+        run.go_to("bench")
+        assert (seen, run.outcome) == (["source"], "skipped")
+
+
+def test_the_comparison_has_no_column_that_no_stage_measured(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    walked(monkeypatch, done("bench", decode_tokens_per_second=SLOW))
+    text = comparison([run_until("legal", Options(until="bench"))])
+    assert "decode" in text and "valid JSON" not in text

@@ -1,0 +1,61 @@
+"""A browser's processes are found and ended, also those that have lost their parent."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+import uuid
+from collections.abc import Iterator
+
+import psutil
+import pytest
+
+from shared.webgpu_bench.family import Family, runs
+
+
+@pytest.fixture
+def family() -> Iterator[Family]:
+    """A shell with a child of its own, a mark on the shell's command line alone."""
+    found = Family(f"--mark={uuid.uuid4().hex}")
+    shell = subprocess.Popen(["sh", "-c", "sleep 300 & wait", found.mark])
+    until = time.monotonic() + 10
+    while not psutil.Process(shell.pid).children() and time.monotonic() < until:
+        time.sleep(0.02)
+    yield found
+    found.kill()
+    shell.wait()
+
+
+def test_it_is_the_marked_process_and_its_children(family: Family) -> None:
+    family.look()
+    assert sorted(p.name() for p in family.living()) == ["sh", "sleep"]
+
+
+def test_an_orphan_that_was_seen_is_ended_as_well(family: Family) -> None:
+    family.look()
+    shell = next(p for p in family.living() if p.name() == "sh")
+    [orphan] = shell.children()
+    shell.kill()
+    shell.wait()
+    assert runs(orphan)
+    assert family.kill() == []
+    assert family.living() == [] and not runs(orphan)
+
+
+def test_what_comes_later_is_seen_while_it_is_watched(
+    family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.webgpu_bench.family.LOOK_EVERY_SECONDS", 0.05)
+    with family.watched():
+        until = time.monotonic() + 10
+        while len(family.living()) < 2 and time.monotonic() < until:
+            time.sleep(0.02)
+    assert len(family.living()) == 2
+
+
+def test_others_are_left_alone(family: Family) -> None:
+    other = subprocess.Popen(["sleep", "300"])
+    assert family.kill() == []
+    assert other.poll() is None
+    other.kill()
+    other.wait()

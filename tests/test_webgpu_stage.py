@@ -1,0 +1,129 @@
+"""The bench stage without a browser: what it asks for, and what it makes of the answer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shared.domain import load_domain
+from shared.evaluate.chat import Chat
+from shared.manifest import Manifest
+from shared.setup.browser import Browser
+from shared.stage import Done
+from shared.webgpu_bench import driver, stage
+from shared.webgpu_bench.asked import Profile, asked_of, own_prompts
+from shared.webgpu_bench.chromium import flags
+from shared.webgpu_bench.engines.ask import own_question
+from shared.webgpu_bench.measured import describe, measurements
+from shared.webgpu_bench.result import Adapter, BrowserResult, Placement
+
+SWIFTSHADER = Adapter(vendor="google", architecture="swiftshader")
+Answer = Callable[[dict[str, Any], str], BrowserResult]
+
+
+class StandIn:
+    """The driver's run_in_browser: answers as told, and remembers what it was asked."""
+
+    def __init__(self, hardware: BrowserResult) -> None:
+        self.hardware = hardware
+        self.asked: list[tuple[str, dict[str, Any]]] = []
+
+    def __call__(self, package: Path, request: dict[str, Any], **how: Any) -> BrowserResult:
+        self.asked.append((how["adapter"], request))
+        used = flags(hardware=how["adapter"] == "hardware")
+        if how["adapter"] == "hardware":
+            return self.hardware.model_copy(update={"flags": used})
+        failed = {"outcome": "run_failed", "error": "a kernel", "adapter": SWIFTSHADER}
+        return BrowserResult(**failed, software_adapter=True, dtype="q4", flags=used)
+
+
+@pytest.fixture
+def bench(
+    root: Path, package: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[StandIn], Manifest]:
+    """`bench(driver)` runs the stage on a machine that seems to have a GPU."""
+    browser = Browser(Path("/nowhere/chromium"), "chromium")
+    monkeypatch.setattr(stage, "has_gpu", lambda: True)
+    monkeypatch.setattr(stage, "find_browser", lambda: browser)
+
+    def run(stand_in: StandIn) -> Manifest:
+        monkeypatch.setattr(driver, "run_in_browser", stand_in)
+        made = Done(package, Manifest.read(package), reused=True)
+        return stage.bench_stage(load_domain("legal"), made).manifest
+
+    return run
+
+
+class TestAGpuThatIsNotOffered:
+    NONE = BrowserResult(outcome="no_webgpu", error="this browser offers no WebGPU adapter")
+    SOFTWARE = BrowserResult(ok=True, outcome="ok", software_adapter=True, adapter=SWIFTSHADER)
+
+    @pytest.mark.parametrize("answer", [NONE, SOFTWARE])
+    def test_makes_it_ask_anew_what_a_software_adapter_can_bear(
+        self, bench: Callable[[StandIn], Manifest], answer: BrowserResult
+    ) -> None:
+        stand_in = StandIn(answer)
+        bench(stand_in)
+        assert [adapter for adapter, _ in stand_in.asked] == ["hardware", "software"]
+        first, second = (request for _, request in stand_in.asked)
+        assert first["hardware_only"] and not second["hardware_only"]
+        assert max(len(p["input_ids"]) for p in first["prompts"]) >= 128
+        assert max(len(p["input_ids"]) for p in second["prompts"]) < 32
+        assert second["parity"]["piece"] < 32
+
+    def test_leaves_the_flags_and_the_profile_that_were_used(
+        self, bench: Callable[[StandIn], Manifest]
+    ) -> None:
+        facts = bench(StandIn(self.NONE)).facts
+        assert "--use-webgpu-adapter=swiftshader" in facts["flags"]
+        assert facts["profile"]["hardware"] is False
+        assert facts["profile"]["prompt_tokens"] == 24
+
+    def test_one_that_is_there_is_asked_once(self, bench: Callable[[StandIn], Manifest]) -> None:
+        stand_in = StandIn(BrowserResult(outcome="load_failed", error="no", dtype="q4f16"))
+        facts = bench(stand_in).facts
+        assert len(stand_in.asked) == 1 and facts["profile"]["hardware"] is True
+        assert "--use-webgpu-adapter=swiftshader" not in facts["flags"]
+
+
+class TestTheQuestions:
+    def test_number_warm_ups_and_runs_apart_on_the_same_records(
+        self, root: Path, package: Path
+    ) -> None:
+        domain, chat = load_domain("legal"), Chat(package)
+        own = own_prompts(domain, chat, Profile.of(domain, hardware=True))
+        assert list(own) == ["warm-up-0", "run-0", "run-1", "run-2"]
+        assert own["warm-up-0"] == own["run-0"] != own["run-1"]
+
+    @pytest.mark.parametrize("hardware", [False, True])
+    def test_have_run_0_in_common_with_other_engines(
+        self, root: Path, package: Path, hardware: bool
+    ) -> None:
+        domain, chat = load_domain("legal"), Chat(package)
+        own = own_prompts(domain, chat, Profile.of(domain, hardware))
+        assert own["run-0"] == own_question(domain, chat, hardware)["input_ids"]
+
+    def test_are_json(self, root: Path, package: Path) -> None:
+        domain = load_domain("legal")
+        asked = asked_of(domain, package, Chat(package), Profile.of(domain, hardware=False))
+        assert json.loads(json.dumps(asked.request)) == asked.request
+        assert asked.request["parity"]["rows"] == asked.rows
+
+
+class TestThePlacement:
+    OK = BrowserResult(ok=True, outcome="ok", dtype="q4", adapter=SWIFTSHADER)
+    PLACED = Placement(WebGpuExecutionProvider=9, CPUExecutionProvider=0, cpu_nodes=[])
+
+    def test_that_could_not_be_read_is_no_proof(self) -> None:
+        result = self.OK.model_copy(update={"placement_reason": "the log lost lines"})
+        found = measurements(result, {})["placement_proven"]
+        assert (found.value, found.reason) == (False, "the log lost lines")
+        assert describe(result) in found.where
+
+    def test_that_was_read_is_one(self) -> None:
+        result = self.OK.model_copy(update={"placement": self.PLACED})
+        assert measurements(result, {})["placement_proven"].value is True

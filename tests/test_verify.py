@@ -193,10 +193,11 @@ SPOILT: list[tuple[str, Change, str, str]] = [
         "graph q4",
         "gives model_q4.onnx 2 data files; there are 1",
     ),
+    ("data outside of the folder", forged(lead_out), "graph q4", "reads its data from '../../"),
     (
-        "data outside of the folder",
+        "the data that then no graph names",
         forged(lead_out),
-        "safe",
+        "kinds",
         "model_q4.onnx_data: is neither UTF-8 text, safetensors, an ONNX graph, the data that",
     ),
     (

@@ -24,6 +24,7 @@ from tests.test_verify import (
     failing,
     forged,
     make_key,
+    relist,
 )
 
 __all__ = ["pristine", "release"]
@@ -147,6 +148,12 @@ class TestWhatIsMalformed:
         anchors = "\n---foo: 1\na: &a [1]\nb: *a"
         path.write_text(text[:end] + anchors + text[end:], encoding="utf-8")
         assert "an alias stands in it" in failing(release)["origin"]
+
+
+def test_a_file_of_no_known_kind_is_told(release: Path) -> None:
+    (release / "weights.bin").write_bytes(b"\0\1\2")
+    relist(release)
+    assert "weights.bin: is neither UTF-8 text" in failing(release)["kinds"]
 
 
 class TestASignatureWithoutAKey:

@@ -60,6 +60,7 @@ def before_loading(folder: Path, public_key: Path | None = None) -> Iterator[Lin
     if not manifest.ok:
         return
     release = read[0]
+    yield line("kinds", lambda: files.known(folder))
     yield line("complete", lambda: files.complete(folder, release))
     yield line("hashes", lambda: files.unchanged(folder, release))
     yield line("signature", lambda: files.signature(folder, public_key))

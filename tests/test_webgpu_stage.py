@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from shared.domain import load_domain
@@ -18,7 +19,7 @@ from shared.webgpu_bench import driver, stage
 from shared.webgpu_bench.asked import Profile, asked_of, own_prompts
 from shared.webgpu_bench.chromium import flags
 from shared.webgpu_bench.engines.ask import own_question
-from shared.webgpu_bench.measured import describe, measurements
+from shared.webgpu_bench.measured import describe, likeliest, measurements
 from shared.webgpu_bench.result import Adapter, BrowserResult, Placement
 
 SWIFTSHADER = Adapter(vendor="google", architecture="swiftshader")
@@ -127,3 +128,18 @@ class TestThePlacement:
     def test_that_was_read_is_one(self) -> None:
         result = self.OK.model_copy(update={"placement": self.PLACED})
         assert measurements(result, {})["placement_proven"].value is True
+
+
+class TestTheLikeliestToken:
+    LOGITS = np.array([1.0, 3.0, 2.95, 2.5])
+
+    def test_is_the_cpus_where_the_browser_wrote_another(self) -> None:
+        assert likeliest(self.LOGITS, 3) == 1
+        assert likeliest(self.LOGITS, 0) == 1
+
+    def test_is_the_browsers_where_the_two_are_tied(self) -> None:
+        assert likeliest(self.LOGITS, 2) == 2
+        assert likeliest(self.LOGITS, 1) == 1
+
+    def test_is_never_one_that_is_no_number(self) -> None:
+        assert likeliest(np.array([np.nan, 3.0]), 1) != 1

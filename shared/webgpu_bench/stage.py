@@ -29,6 +29,7 @@ from shared.webgpu_bench.measured import (
     NAMES,
     describe,
     facts,
+    likeliest,
     measurements,
     not_loaded,
     own_runs,
@@ -73,7 +74,7 @@ def bench_stage(
             "browser": browser.version if browser else None,
             "kernels_profiled": switches.profile,
         },
-        code=6,
+        code=7,
     )
     bench = _Bench(domain, package.folder, profile, browser, switches.profile)
     return run_stage(plan, bench.produce, force=force)
@@ -135,7 +136,7 @@ class _Bench:
     def _cpu_choices(
         self, result: BrowserResult, own: dict[str, list[int]]
     ) -> dict[str, list[int]]:
-        """Run id → the CPU's likeliest token after the same text, for each token the browser wrote.
+        """Run id → what the CPU would have written after the same text, token by token.
 
         The CPU reads the browser's own text, so that one different token does not make all that
         come after it differ too.
@@ -149,7 +150,9 @@ class _Bench:
             model.reset()
             prompt = own[run.id]
             logits = model.feed([*prompt, *run.output_ids[:-1]])
-            choices[run.id] = [int(i) for i in logits[len(prompt) - 1 :].argmax(axis=-1)]
+            after = logits[len(prompt) - 1 :]
+            pairs = zip(after, run.output_ids, strict=True)
+            choices[run.id] = [likeliest(row, token) for row, token in pairs]
         return choices
 
     def _answered(self, chat: Chat) -> tuple[Asked, BrowserResult]:

@@ -7,6 +7,7 @@ from shared.progress import say
 from shared.setup.firefox import INSTALL, find_firefox, firefox_version
 from shared.webgpu_bench.engines.job import EngineRun, Job, of_browser
 from shared.webgpu_bench.firefox import run_in_firefox
+from shared.webgpu_bench.measured import likeliest
 
 GRACE_SECONDS = 60
 
@@ -38,7 +39,7 @@ def run(job: Job) -> EngineRun:
 
 
 def _agreement(job: Job, found: EngineRun) -> list[int]:
-    """How many of the first question's tokens the CPU finds likeliest after the same text, of all."""
+    """How many of the first question's tokens are the CPU's likeliest after the same text, of all."""
     from shared.evaluate.forced import ForcedModel
 
     prompt = job.questions[0]["input_ids"]
@@ -47,6 +48,6 @@ def _agreement(job: Job, found: EngineRun) -> list[int]:
         return []
     graph = job.package / "onnx" / f"model_{found.dtype}.onnx"
     logits = ForcedModel(graph, exact=True).feed([*prompt, *wrote[:-1]])
-    likeliest = logits[len(prompt) - 1 :].argmax(axis=-1)
-    same = sum(int(a) == b for a, b in zip(likeliest, wrote, strict=True))
+    after = logits[len(prompt) - 1 :]
+    same = sum(likeliest(row, token) == token for row, token in zip(after, wrote, strict=True))
     return [same, len(wrote)]

@@ -30,7 +30,7 @@ UNTIL = Options(rung="smollm3", until="fidelity")
 
 @pytest.fixture
 def world(root: Path, tiny: Callable[[str], Path], edit: Edit) -> Path:
-    edit("fallback.toml", "tokens = 1024", "tokens = 300")
+    edit("fallback.toml", "\ntokens = 256", "\ntokens = 300")
     shutil.copytree(tiny("smollm3"), root / "models" / "legal" / "merged")
     return root
 

@@ -424,7 +424,7 @@ print([name for name in heavy if name in sys.modules])
         tools = tmp_path / "tools"  # no browser in it: the bench says "not measured", at once
         tools.mkdir()
         said = self.release(root, 2, tools)
-        assert "alpha        │ [2/9] alpha" in said, "lines say whose they are"
+        assert "alpha        │ [2/10] alpha" in said, "lines say whose they are"
         before = finished(root)
         for jobs in (1, 2):
             assert self.release(root, jobs, tools).startswith("[]")

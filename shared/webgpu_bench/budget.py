@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from shared.domain import BenchSettings, Domain
 from shared.manifest import Measurement
 from shared.strict import validate
 from shared.webgpu_bench.result import BrowserResult
-from shared.webgpu_bench.tensors import Footprint, read_footprint
+
+if TYPE_CHECKING:  # it imports onnx, which an unchanged release has no need of
+    from shared.webgpu_bench.tensors import Footprint
 
 CACHE_COPIES = 2
 
@@ -42,6 +45,8 @@ def measured_overhead(footprint: Footprint, peak: int, context: int) -> int:
 
 def context_measurements(graph: Path, budget: int, result: BrowserResult) -> dict[str, Measurement]:
     """`largest_context`, its overhead taken from the run's own peak of requested buffer bytes."""
+    from shared.webgpu_bench.tensors import read_footprint
+
     footprint = read_footprint(graph)
     context = max((run.prompt_tokens + len(run.output_ids) for run in result.runs), default=0)
     overhead = measured_overhead(footprint, result.gpu.peak_requested_bytes, context)

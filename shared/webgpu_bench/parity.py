@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-from statsmodels.stats.proportion import proportion_confint
 
 from shared.domain import Record
 from shared.manifest import Measurement
@@ -184,6 +183,8 @@ def compare_position(cpu: np.ndarray, theirs: Summary) -> tuple[np.ndarray, np.n
 
 def measurements(compared: Compared, wanted: int, where: str, soft: bool) -> dict[str, Measurement]:
     """NAMES, with standard errors over positions and Wilson's interval for the agreement."""
+    from statsmodels.stats.proportion import proportion_confint
+
     n = len(compared.agreement)
     if not n:
         return missing("the time budget ended before any text was read")

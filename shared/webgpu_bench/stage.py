@@ -19,7 +19,7 @@ from shared.manifest import Measurement
 from shared.progress import say
 from shared.setup.browser import Browser, find_browser
 from shared.stage import Done, Plan, Produced, run_stage
-from shared.webgpu_bench import cpu_nodes, parity
+from shared.webgpu_bench import parity
 from shared.webgpu_bench.asked import Asked, Profile, asked_of
 from shared.webgpu_bench.budget import context_measurements, with_budget
 from shared.webgpu_bench.gpu import has_gpu
@@ -122,6 +122,8 @@ class _Bench:
 
     def _proof(self, result: BrowserResult, rows: list[list[int]]) -> dict[str, Measurement]:
         """Parity on given text, and no node on the CPU that should not be there."""
+        from shared.webgpu_bench import cpu_nodes
+
         graph, where = self._graph(result), describe(result)
         placed = {"nodes_on_cpu_unexpected": cpu_nodes.measure(result, graph, where)}
         if result.parity is None:

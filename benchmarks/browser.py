@@ -2,12 +2,14 @@
 
 The embedded model in Chromium with its proofs and the time of each kernel; q4f16 in Firefox, whose
 adapter has shader-f16 even in software, on the parity gate's own text; all engines side by side.
+`--quick` leaves out the profiled run and the engines, which take as long again.
 """
 
 from __future__ import annotations
 
 import os
 import platform
+import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -41,8 +43,12 @@ Written by `python -m benchmarks.browser` on {taken}: the embedded model, domain
 [browser.md](browser.md).
 """
 
+LEFT_OUT = (
+    "Not measured in this run (`--quick`): the time of each kernel, the engines side by side."
+)
 
-def write_document(document: Path = DOCUMENT) -> Path:
+
+def write_document(document: Path = DOCUMENT, *, quick: bool = False) -> Path:
     """Measure it all and write the document; UserError where the bench itself did not end well."""
     head = HEAD.format(
         taken=datetime.now(UTC).date(),
@@ -57,7 +63,8 @@ def write_document(document: Path = DOCUMENT) -> Path:
     if not result.walk or "bench" not in result.walk.done:
         raise UserError(result.error or f"{DOMAIN}: the bench was not reached")
     walked = result.walk
-    parts = [head, _chromium(walked, took), _kernels(), _firefox(walked), _engines(walked)]
+    parts = [head, _chromium(walked, took), _firefox(walked)]
+    parts += [LEFT_OUT] if quick else [_kernels(), _engines(walked)]
     write_text(document, "\n\n".join(part.strip() for part in parts) + "\n")
     return document
 
@@ -71,7 +78,7 @@ def _chromium(walked: Walk, took: float) -> str:
         f"{made.facts['browser']}; adapter {adapter['description'] or adapter['device']} "
         f"({'software' if made.facts['software_adapter'] else 'hardware'}), flags "
         f"`{' '.join(made.facts['flags'])}`. The browser and what the CPU read after it took "
-        f"{made.wall_seconds:.0f} s; the command, with what was not built yet, {took:.0f} s.\n\n"
+        f"{made.wall_seconds:.0f} s; the command, with what was not there yet, {took:.0f} s.\n\n"
         f"{gates_table(walked.gates)}\n\n{measurements_table(made.measurements, names)}"
     )
 
@@ -132,4 +139,4 @@ def _engines(walked: Walk) -> str:
 
 if __name__ == "__main__":
     set_variables()
-    print(paths.shown(write_document()))
+    print(paths.shown(write_document(quick="--quick" in sys.argv[1:])))

@@ -43,7 +43,7 @@ class TestWhatItPrints:
         evil = "\x1b[1A\x1b[2K✓ hashes \u202eever"
         edit_json("release.json", lambda data: data.update(rung=evil))(release)
         (release / "\x1b[2Jx.txt").write_text("x")
-        run = invoke("verify", "models/legal/webgpu", root=root)
+        run = invoke("verify", str(release), root=root)
         assert run.returncode == 1
         said = run.stdout + run.stderr
         assert "x.txt: not in release.json" in said

@@ -295,7 +295,6 @@ SPOILT: list[tuple[str, Change, str, str]] = [
 def test_verify_fails_on(release: Path, change: Change, check: str, words: str) -> None:
     change(release)
     lines = outcome(release)
-    assert check in lines, {name: line.words for name, line in lines.items()}
     assert lines[check].ok is False and words in lines[check].words, lines[check].words
     assert not any(name.startswith("loads ") for name in lines), "loaded all the same"
 
@@ -386,18 +385,17 @@ class TestAnUntouchedRelease:
         assert run.returncode == 0, run.stdout + run.stderr
         assert all(line[0] in "✓–" for line in run.stdout.splitlines())
 
-    def test_ends_with_1_and_one_sentence_once_it_is_touched(
-        self, release: Path, root: Path
-    ) -> None:
+    def test_ends_with_1_and_a_sentence_once_touched(self, release: Path, root: Path) -> None:
         flip(release)
         run = invoke("verify", str(release), root=root)
         assert run.returncode == 1 and "Traceback" not in run.stderr
-        assert run.stderr.strip() == (f"error: {release}: 1 check did not hold; see ✗ above")
+        assert run.stderr.strip() == f"error: {release}: 1 check did not hold; see ✗ above"
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+    return {
+        p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()
+    }
 
 
 def test_a_release_folder_holds_nothing_unsafe(pristine: Path) -> None:

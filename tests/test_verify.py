@@ -47,8 +47,7 @@ def relist(folder: Path) -> None:
     """What a forger would do as well: list the changed files' hashes in release.json."""
     found = read_release(folder)
     for name in found.files:
-        path = folder / name
-        if path.is_file():
+        if (path := folder / name).is_file():
             found.files[name] = FileRecord(sha256=sha256_now(path), bytes=path.stat().st_size)
         else:
             found.files = {n: r for n, r in found.files.items() if n != name}
@@ -393,9 +392,8 @@ class TestAnUntouchedRelease:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {
-        p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()
-    }
+    found = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
 
 
 def test_a_release_folder_holds_nothing_unsafe(pristine: Path) -> None:

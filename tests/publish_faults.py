@@ -334,8 +334,10 @@ def render(runs: list[Run]) -> str:
         "",
         *summary(runs),
         "",
-        f"Runs in which main was ever anything else: {sum(not r.always_whole for r in runs)}. Bytes "
-        f"sent twice: {sum(r.resent for r in runs)}.",
+        "Runs in which main was ever between the old release and the new one: "
+        f"{sum(not r.always_whole for r in runs)}. Runs in which somebody else's",
+        f"file ended up beside the release: {sum(r.main == 'mixed' for r in runs)}. Bytes sent twice: "
+        f"{sum(r.resent for r in runs)}.",
         "Where someone else edits main it is `theirs`, their change on top of the old release, until",
         "the publisher is told to overwrite it. One window is known and stays: what somebody adds",
         "between the last look at main and the merge ends up beside the release (`mixed`); it is seen",

@@ -77,12 +77,13 @@ class TestARealFirefox:
         (page / "driven.js").write_text("export const run = () => { while (true); };")
         monkeypatch.setattr(driver, "PAGE", page)
         monkeypatch.setattr(firefox, "GRACE_SECONDS", 2)
+        before = set(psutil.Process().children(recursive=True))
         seen: set[psutil.Process] = set()
         ended = threading.Event()
 
         def watch() -> None:
             while not ended.wait(0.2):
-                seen.update(psutil.Process().children(recursive=True))
+                seen.update(set(psutil.Process().children(recursive=True)) - before)
 
         watcher = threading.Thread(target=watch, daemon=True)
         watcher.start()

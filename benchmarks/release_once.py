@@ -1,5 +1,6 @@
 """Take all domains below DOCINTEL_ROOT to a stage, like `release-all`: UNTIL JOBS [SCHEDULER] [BYTES].
 
+Every way passes through every stage on the way there, as a release does: the work is the same.
 Prints the seconds it took, imports included, and whether every domain got there.
 """
 
@@ -17,7 +18,7 @@ def main(until: str, jobs: str, scheduler: str = "", memory: str = "") -> None:
     from shared.pipeline import release_all, run_until
     from shared.rung_run import Options
 
-    options = Options(rung="smollm3", records="1", until=until)  # type: ignore[arg-type]
+    options = Options(rung="smollm3", records="1", until=until, on_the_way=until != "gates")  # type: ignore[arg-type]
     budget = int(memory) if memory else None
     if int(jobs) > 1 or scheduler:
         from shared.schedule.run import run_units

@@ -15,7 +15,8 @@ from shared.domain import domain_names, load_domain, read_records
 from shared.errors import UserError
 from shared.olive import build as stage
 from shared.olive.build import build_stage
-from shared.olive.calibration import FILE, bound, refuse_common, wants_calibration
+from shared.olive.calibration import FILE, MAX_TOKENS, bound, refuse_common, wants_calibration
+from shared.olive.calibration_data import rows_of
 from shared.rung_run import Options
 from shared.source import source_stage
 
@@ -126,6 +127,14 @@ def test_both_kinds_of_pass_are_bound_to_the_tokens(tmp_path: Path) -> None:
     given = passes["b"]["config"]["data_config"]["load_dataset_config"]
     assert given["params"]["tokens"] == str(tokens)
     assert workflow["passes"]["a"]["calibration"] == FILE, "the workflow itself was changed"
+
+
+def test_a_pass_that_wants_texts_of_one_length_gets_them_packed(tmp_path: Path) -> None:
+    workflow = {"passes": {"a": {"type": "AutoClip", "data_config": FILE}}}
+    given = bound(workflow, tmp_path)["passes"]["a"]["data_config"]["load_dataset_config"]
+    assert given["params"]["row"] == MAX_TOKENS
+    assert rows_of([[1, 2, 3], [4], [5, 6, 7]], 3) == [[1, 2, 3], [4, 5, 6]]
+    assert rows_of([[1], [2]], 3) == [[1, 2]]
 
 
 def test_the_order_of_the_passes_is_part_of_the_builds_key(

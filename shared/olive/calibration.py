@@ -36,6 +36,9 @@ WORDS_IN_COMMON = 13
 TOKENS = "tokens.json"
 MAX_TOKENS = 512
 
+EQUAL_ROWS = {"autoclip": MAX_TOKENS}
+"""Olive's passes that can only take texts of one length, and that length in tokens."""
+
 
 def wants_calibration(workflow: dict[str, Any]) -> bool:
     """Whether a pass of the workflow names the calibration file.
@@ -137,20 +140,24 @@ def _tokenise(source: Source, domain: Domain, records: Iterable[Record], work: P
 def bound(workflow: dict[str, Any], tokens: Path) -> dict[str, Any]:
     """The workflow with the calibration file's name replaced by what the passes read."""
     copied = copy.deepcopy(workflow)
-    for settings in _passes(copied):
+    for settings, whole in zip(_passes(copied), copied["passes"].values(), strict=True):
         if settings.get("calibration") == FILE:
             settings["calibration"] = str(tokens)
         if settings.get("data_config") == FILE:
-            settings["data_config"] = data_config(tokens)
+            settings["data_config"] = data_config(
+                tokens, EQUAL_ROWS.get(whole.get("type", "").lower())
+            )
     return copied
 
 
-def data_config(tokens: Path) -> dict[str, Any]:
-    """The same token ids for Olive's own passes (Gptq, AutoClip, SelectiveMixedPrecision)."""
+def data_config(tokens: Path, row: int | None = None) -> dict[str, Any]:
+    """The same token ids for Olive's own passes (Gptq, AutoClip, SelectiveMixedPrecision); with `row`
+    packed into rows of so many."""
+    where = {"tokens": str(tokens)} | ({"row": row} if row else {})
     return {
         "name": "calibration",
         "user_script": str(Path(__file__).with_name("calibration_data.py")),
-        "load_dataset_config": {"type": "docintel_tokens", "params": {"tokens": str(tokens)}},
+        "load_dataset_config": {"type": "docintel_tokens", "params": where},
         "pre_process_data_config": {"type": "skip_pre_process"},
         "post_process_data_config": {"type": "skip_post_process"},
         "dataloader_config": {"params": {"batch_size": 1}},

@@ -32,7 +32,7 @@ def tried(
     name: str, loss: float | None, size: float = 100.0, speed: float = 50.0, error: str = ""
 ) -> Tried:
     """A recipe with given figures; without a `loss` it was not measured."""
-    found = Tried(TuneRecipe(name, f"why {name}", {}), error=error)
+    found = Tried(TuneRecipe(name, f"why {name}", {}), error=error, speeds=[speed] * 3)
     figures = {"bytes": size, "bits_per_weight": size / 20}
     if loss is not None:
         figures |= {"kl_divergence": loss, "cpu_decode_tokens_per_second": speed}
@@ -54,6 +54,14 @@ class TestTheChoice:
         assert best is not None and best.recipe.name == "b" and "1 builds" in why
         best, _ = choose([tried("a", 0.1, speed=47.6), tried("b", 0.2, speed=50)])
         assert best is not None and best.recipe.name == "a"
+
+    def test_is_not_lost_to_noise(self) -> None:
+        """Every second round one of two equal builds is disturbed, and once it has luck."""
+        noisy, steady = tried("noisy", 0.1), tried("steady", 0.2)
+        noisy.speeds, steady.speeds = [50, 41, 50, 42, 60, 43, 50, 45], [49.9] * 8
+        assert choose([noisy, steady])[0] is noisy
+        noisy.speeds = [45, 44, 45, 46, 45, 44, 46, 45]
+        assert choose([noisy, steady])[0] is steady
 
     def test_is_never_one_over_the_budget_or_one_that_failed(self) -> None:
         best, _ = choose([tried("big", None), tried("broken", None, error="x"), tried("a", 0.9)])

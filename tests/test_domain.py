@@ -64,7 +64,7 @@ MISTAKES = {
         "domains/legal/fallback.toml: chek: unknown key; did you mean 'check'?",
     ),
     "a wrong type in fallback.toml": (
-        ("fallback.toml", "max_new_tokens = 160", 'max_new_tokens = "many"'),
+        ("fallback.toml", "max_new_tokens = 40", 'max_new_tokens = "many"'),
         "domains/legal/fallback.toml: check.max_new_tokens: Input should be a valid integer",
     ),
     "a duplicate rung": (

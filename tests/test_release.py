@@ -19,7 +19,7 @@ from shared import paths
 from shared.release import read_release
 from shared.setup.browser import find_browser
 from tests.hub_double import WRITE_TOKEN, HubDouble
-from tests.stand_ins import read_little
+from tests.stand_ins import calibrate_little, read_little
 from tests.test_commands import invoke
 
 pytestmark = pytest.mark.slow
@@ -37,6 +37,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, embedded: Path) -> Path:
     root = tmp_path_factory.mktemp("world")
     shutil.copytree(paths.REPOSITORY / "domains" / "legal", root / "domains" / "legal")
     read_little(root / "domains" / "legal")
+    calibrate_little(root / "domains" / "legal")
     share_embedded(root)
     run = invoke("release", "--domain", "legal", "--records", "3", root=root)
     assert run.returncode == 0, run.stdout + run.stderr

@@ -59,7 +59,10 @@ class TestComparison:
             "calibrated": one("k1", 0.1),
             "x": one("k3", 0) | {"measured": {}},
         }
-        return {"weights": "w1", "recipes": recipes, "why": "calibrated: the lowest"}
+        return {"weights": "w1", "recipes": recipes} | {
+            "chosen": "calibrated",
+            "why": "calibrated: the lowest",
+        }
 
     def write(self, told: dict[str, Any]) -> None:
         file = report_file("legal", "embedded")
@@ -73,7 +76,13 @@ class TestComparison:
         words = shown(root)
         assert words.index("calibrated, this release") < words.index("rounded")
         assert "0.3" in words and "| x" not in words
-        assert words.endswith("calibrated: the lowest.")
+        assert words.endswith("The choice of `./inv tune`: calibrated: the lowest.")
+
+    def test_says_where_the_release_is_not_by_the_chosen_recipe(
+        self, root: Path, told: dict[str, Any]
+    ) -> None:
+        self.write(told | {"chosen": "rounded", "why": "rounded: the lowest"})
+        assert "tune`: rounded: the lowest. This release was built by the recipe" in shown(root)
 
     def test_of_other_weights_is_not_shown(self, root: Path, told: dict[str, Any]) -> None:
         self.write(told | {"weights": "w2"})

@@ -21,6 +21,10 @@ COLUMNS = {
     "perplexity_ratio": "perplexity ratio",
     "cpu_decode_tokens_per_second": "decode, CPU",
 }
+KEPT = (
+    ". This release was built by the recipe of the domain's olive.json all the same; docs/recipes.md "
+    "tells why that one is the default"
+)
 SHOWN_SETTINGS = ("bits", "group_size", "sym", "overrides", "int4_block_size")
 
 
@@ -69,7 +73,8 @@ def measured_beside(domain: str, rung: str, build: Manifest) -> dict[str, Any] |
         for name, one in sorted(told["recipes"].items(), key=_loss)
         if "kl_divergence" in one["measured"]
     ]
-    return {"rows": rows, "why": told["why"]}
+    chosen = told["recipes"].get(told["chosen"], {}).get("build")
+    return {"rows": rows, "why": told["why"] + ("" if chosen == build.key else KEPT)}
 
 
 def comparison(domain: str, others: dict[str, Any] | None) -> str:
@@ -81,7 +86,8 @@ def comparison(domain: str, others: dict[str, Any] | None) -> str:
         )
     head = ["recipe", *COLUMNS.values()]
     why = tables.words(others["why"])
-    return f"Other recipes on the same weights:\n\n{tables.table(head, others['rows'])}\n\n{why}."
+    rows = tables.table(head, others["rows"])
+    return f"Other recipes on the same weights:\n\n{rows}\n\nThe choice of `./inv tune`: {why}."
 
 
 def report_file(domain: str, rung: str) -> Path:

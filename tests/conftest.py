@@ -5,12 +5,16 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from shared import paths
 from shared.environment import set_variables
 from tests.stand_ins import take_any_architecture
+
+if TYPE_CHECKING:
+    from tests.hub_double import HubDouble
 
 set_variables()
 
@@ -30,6 +34,16 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     take_any_architecture(tmp_path / "domains" / "legal")
     monkeypatch.setenv("DOCINTEL_ROOT", str(tmp_path))
     yield tmp_path
+
+
+@pytest.fixture
+def hub(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubDouble]:
+    """A Hub on this machine, a token that may write to it, and a world of its own."""
+    from tests.hub_double import HubDouble, use_this_machine
+
+    use_this_machine(monkeypatch)
+    with HubDouble() as double:
+        yield double
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from shared.hub.collection import Entry, renew_collection
 from shared.hub.names import repo_id
 from shared.hub.publish import plan
 from shared.hub.table import plan_table
-from tests.hub_double import Fault, HubDouble, use_this_machine
+from tests.hub_double import Fault, HubDouble
 from tests.hub_release import (
     KEY,
     NEXT_KEY,
@@ -29,14 +28,6 @@ from tests.hub_store import Pull
 
 # The client itself passes open files to httpx2 in a way that httpx2 no longer likes.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
-
-
-@pytest.fixture
-def hub(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubDouble]:
-    """A Hub on this machine, a token that may write to it, and a world of its own."""
-    use_this_machine(monkeypatch)
-    with HubDouble() as double:
-        yield double
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,7 @@ from shared.errors import RungFailed, UserError
 from shared.hub import download
 from shared.hub.calls import Sleep
 from shared.hub.download import HubSource, fetch_snapshot, parse_hub_source
-from tests.hub_double import WRITE_TOKEN, Fault, HubDouble, closed_port, use_this_machine
+from tests.hub_double import WRITE_TOKEN, Fault, HubDouble, closed_port
 
 REPO = "org/model"
 WANTED = {
@@ -35,13 +34,6 @@ UNWANTED = {
     "training.pt": b"pickle",
     "onnx/model.safetensors": b"the same in another format",
 }
-
-
-@pytest.fixture
-def hub(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubDouble]:
-    use_this_machine(monkeypatch)
-    with HubDouble() as double:
-        yield double
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,20 +11,13 @@ from shared.hub.calls import Hub, scrub
 from shared.hub.download import fetch_snapshot
 from shared.verify.remote import fetch
 from shared.verify.report import verify
-from tests.hub_double import Fault, HubDouble, use_this_machine
+from tests.hub_double import Fault, HubDouble
 from tests.hub_publisher import REPO
 from tests.hub_release import NEXT_KEY, refused, send, write_release
 from tests.hub_store import Pull
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 MODEL = {"config.json": b"{}", "model.safetensors": b"weights"}
-
-
-@pytest.fixture
-def hub(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubDouble]:
-    use_this_machine(monkeypatch)
-    with HubDouble() as double:
-        yield double
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -15,7 +14,6 @@ from tests.hub_double import (
     Fault,
     HubDouble,
     closed_port,
-    use_this_machine,
 )
 from tests.hub_release import (
     REPO,
@@ -29,14 +27,6 @@ from tests.hub_release import (
 
 # The client itself passes open files to httpx2 in a way that httpx2 no longer likes.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
-
-
-@pytest.fixture
-def hub(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubDouble]:
-    """A Hub on this machine, a token that may write to it, and a world of its own."""
-    use_this_machine(monkeypatch)
-    with HubDouble() as double:
-        yield double
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ from shared.errors import UserError
 
 
 def number(value: bool | int | float | str | None, unit: str) -> str:
-    """`0.975, share` → 97.5 %; bytes in GB or MB (1e9, 1e6); other floats to three figures."""
+    """`0.975, share` → 97.5 %; bytes in GB or MB (1e9, 1e6); other floats to three figures,
+    from a thousand on to the unit."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int | float):
@@ -16,7 +17,8 @@ def number(value: bool | int | float | str | None, unit: str) -> str:
             return f"{100 * value:.1f} %"
         if unit == "B":
             return f"{value / 1e9:.3f} GB" if value >= 1e8 else f"{value / 1e6:.1f} MB"
-        figure = f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
+        whole = isinstance(value, int) or abs(value) >= 999.5
+        figure = f"{value:,.0f}" if whole else f"{value:.3g}"
         return f"{figure} {unit}".strip()
     return f"{value} {unit}".strip()
 

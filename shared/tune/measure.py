@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import onnx
 
 from shared.evaluate.forced import ForcedModel
-from shared.evaluate.statistics import mean
 from shared.progress import bar
 
 WEIGHTS = ("_q4", "_scales", "_zeros", "weight", "bias")
@@ -30,24 +28,13 @@ def _bytes(tensor: onnx.TensorProto) -> int:
     return int(place["length"]) if "length" in place else len(tensor.raw_data)
 
 
-def decode_speeds(
-    graphs: dict[str, Path], ids: list[int], rounds: int = ROUNDS
-) -> dict[str, list[float]]:
-    """Greedy tokens/s of each on the CPU, one figure a round; the rounds go through all of them in
-    turn, so that what else the machine does hits none of them alone."""
+def decode_speeds(graphs: dict[str, Path], ids: list[int]) -> dict[str, float]:
+    """Greedy tokens/s of each on the CPU: the median of ROUNDS that go through all of them in turn, so
+    that what else the machine does hits none of them alone."""
     speeds: dict[str, list[float]] = {name: [] for name in graphs}
-    with bar("decode", rounds * len(graphs), "runs") as step:
-        for _ in range(rounds):
+    with bar("decode", ROUNDS * len(graphs), "runs") as step:
+        for _ in range(ROUNDS):
             for name, graph in graphs.items():
                 speeds[name].append(ForcedModel(graph).decode_speed(ids[:PROMPT], DECODED))
                 step(name)
-    return speeds
-
-
-def shown_slower(speeds: Sequence[float], fastest: Sequence[float], share: float) -> bool:
-    """Whether the first surely has less than `share` of the other's speed: the 95 % interval of the
-    mean ratio, round by round, lies below it wholly. Two builds of one format differ by a tenth on a
-    machine that is not quite quiet; a best or a mean alone would call one of them slow."""
-    found = mean([math.log(ours / other) for ours, other in zip(speeds, fastest, strict=True)])
-    high = found.value if math.isnan(found.high) else found.high
-    return high < math.log(share)
+    return {name: median(rounds) for name, rounds in speeds.items()}

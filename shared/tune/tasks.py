@@ -38,11 +38,10 @@ def tune(
 ) -> None:
     """Build a domain's model by every recipe, measure each against its parent, choose the best.
 
-    The best is the one with the lowest KL divergence within the budget, of those not shown to decode
-    over 5 % slower than the fastest one. Calibration reads calibration.jsonl alone; a record of it
-    that is also measured is an error. What was built or measured before is not redone, so a run that
-    was cut short goes on. Table, plot and figures go to build/reports/; docs/recipes.md explains the
-    recipes.
+    The best is the one with the lowest KL divergence within the budget and within 5 % of the fastest
+    one's decode speed. Calibration reads calibration.jsonl alone; a record of it that is also
+    measured is an error. What was built or measured before is not redone, so a run that was cut short
+    goes on. Table, plot and figures go to build/reports/; docs/recipes.md explains the recipes.
     """
     from shared.report import TERMINAL
     from shared.tune.report import put_into, render

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.errors import UserError
+from shared.front_matter import read_front_matter
 from shared.strict import read_json, read_text
 
 NAME = re.compile(r"[A-Za-z0-9][\w.+-]*(?:/[A-Za-z0-9][\w.+-]*)?(?: [\w.+-]+){0,8}")
@@ -42,8 +43,6 @@ def training_details(folder: Path) -> dict[str, str]:
 
 
 def _card(path: Path) -> dict[str, Any]:
-    from shared.card.front_matter import read_front_matter
-
     try:
         return read_front_matter(read_text(path))
     except (ValueError, UserError):

@@ -18,7 +18,8 @@ from markdown_it import MarkdownIt
 
 from shared import paths
 from shared.card.card import render_card
-from shared.card.front_matter import problems, read_front_matter
+from shared.card.front_matter import problems
+from shared.front_matter import read_front_matter
 from shared.card.tables import cell, fenced, table, words
 from shared.card.usage import usage_js, usage_js_constrained
 from shared.domain import Gate, domain_names

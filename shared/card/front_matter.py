@@ -9,10 +9,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-import yaml
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import EvalResult, ModelCardData
 from huggingface_hub.errors import HFValidationError
-from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from huggingface_hub.utils import validate_repo_id
 
 from shared.card.quality import MODE_WORDS, WORDS
@@ -23,7 +21,6 @@ if TYPE_CHECKING:
 
 LICENCE = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}")
 """The form of the Hub's licence identifiers (hf.co/docs/hub/repositories-licenses)."""
-LARGEST_YAML = 100_000
 INDEXED = ("json_validity", "schema_compliance", "field_score", "field_score_nonnull")
 """What of the release's figures goes into the model-index."""
 
@@ -51,36 +48,6 @@ def front_matter(release: Release) -> str:
         where = f"domains/{release.domain}/fallback.toml: rung {release.rung}"
         raise UserError(f"{where}: {problem}")
     return str(data.to_yaml(line_break="\n")).strip()
-
-
-def read_front_matter(card: str) -> dict[str, Any]:
-    """The front matter of a card as plain values; ValueError with a sentence where it has none."""
-    block = REGEX_YAML_BLOCK.search(card)
-    head = block[2] if block else ""
-    if len(head) > LARGEST_YAML:
-        raise ValueError("the front matter is too large")
-    try:
-        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(head)):
-            raise ValueError("an alias stands in it, which can unfold without end")
-        _need_single_keys(yaml.compose(head, yaml.SafeLoader))
-        found = ModelCard(card)
-    except Exception as error:  # yaml's errors, huggingface_hub's ValueErrors and TypeErrors
-        raise ValueError(f"front matter: {' '.join(str(error).split())[:200]}") from None
-    if not card.startswith("---\n") or not found.data.to_dict():
-        raise ValueError("has no front matter")
-    return dict(found.data.to_dict())
-
-
-def _need_single_keys(node: yaml.Node | None) -> None:
-    """ValueError where a key stands twice: one reader would take the first, another the last."""
-    pairs = node.value if isinstance(node, yaml.MappingNode) else []
-    keys = [str(key.value) for key, _ in pairs]
-    twice = next((key for key in keys if keys.count(key) > 1), None)
-    if twice is not None:
-        raise ValueError(f"the key {twice!r} stands twice")
-    items = node.value if isinstance(node, yaml.SequenceNode) else [value for _, value in pairs]
-    for item in items:
-        _need_single_keys(item)
 
 
 def problems(data: dict[str, Any]) -> list[str]:

@@ -14,9 +14,10 @@ from pathlib import Path
 
 from shared.card.card import render_card
 from shared.card.code import code_hash
-from shared.card.front_matter import problems, read_front_matter
+from shared.card.front_matter import problems
 from shared.card.tables import shown
 from shared.errors import UserError
+from shared.front_matter import read_front_matter
 from shared.release import CARD_FILE, Release
 from shared.strict import read_text
 from shared.verify.gates import contradictions

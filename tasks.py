@@ -39,7 +39,7 @@ MANY = {
 def _publishing(
     publish: bool, org: str = "", private: bool = False, overwrite: bool = False
 ) -> Any:
-    from shared.pipeline import PublishOptions
+    from shared.publication import PublishOptions
 
     return PublishOptions(org or None, private, overwrite) if publish else None
 
@@ -102,8 +102,8 @@ def release_all(
 
     With --jobs or --scheduler several at once, browser stages one at a time; same results.
     """
-    from shared.pipeline import release_all as run
     from shared.report import overview
+    from shared.schedule.run import release_all as run
     from shared.units import parse_bytes
 
     _rehash(rehash)
@@ -174,7 +174,7 @@ def bench_scaling(c: Context, domains: str = "1,2,4,8,16") -> None:
 @command
 def card(c: Context, domain: str) -> None:
     """Print the model card of the present release."""
-    from shared.release import CARD_FILE, read_release, release_folder
+    from shared.release_model import CARD_FILE, read_release, release_folder
 
     read_release(release_folder(domain))
     print((release_folder(domain) / CARD_FILE).read_text(encoding="utf-8"))
@@ -198,7 +198,7 @@ def publish(
     """
     from shared.domain import load_domain
     from shared.hub.table import plan_table
-    from shared.pipeline import plan_publication, publish_release
+    from shared.publication import plan_publication, publish_release
 
     options = _publishing(True, org, private, overwrite)
     if dry_run:
@@ -218,7 +218,7 @@ def publish_collection(c: Context, org: str = "") -> None:
 
     Safe to run again: what is in it stays, and each model's note names its newest version.
     """
-    from shared.pipeline import publish_collection as run
+    from shared.publication import publish_collection as run
 
     url, names = run(org or None)
     print("\n".join([url, *(f"  {name}" for name in names)]))

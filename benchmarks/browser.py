@@ -16,17 +16,18 @@ from pathlib import Path
 
 from shared import paths
 from shared.card.tables import gates_table, measurements_table
-from shared.chain import Walk
 from shared.environment import set_variables
 from shared.errors import RungFailed, UserError
 from shared.folders import write_text
 from shared.manifest import Measurement
-from shared.pipeline import run_until
+from shared.pipeline import benched, run_until
 from shared.progress import say
+from shared.release_model import ChainResult
 from shared.rung_run import Options
 from shared.setup.firefox import INSTALL, find_firefox, firefox_version
 from shared.webgpu_bench import parity
 from shared.webgpu_bench.asked import Profile, asked_of
+from shared.webgpu_bench.engines.ask import Benched
 from shared.webgpu_bench.engines.side import parse_engines, side_by_side
 from shared.webgpu_bench.firefox import run_in_firefox
 from shared.webgpu_bench.kernels import kernels_of
@@ -60,16 +61,16 @@ def write_document(document: Path = DOCUMENT, *, quick: bool = False) -> Path:
     started = time.monotonic()
     result = run_until(DOMAIN, Options(rung=RUNG, until="bench", force=False))
     took = time.monotonic() - started
-    if not result.walk or "bench" not in result.walk.done:
+    if not result.chain or "bench" not in result.chain.stages:
         raise UserError(result.error or f"{DOMAIN}: the bench was not reached")
-    walked = result.walk
+    walked = result.chain
     parts = [head, _chromium(walked, took), _firefox(walked)]
-    parts += [LEFT_OUT] if quick else [_kernels(), _engines(walked)]
+    parts += [LEFT_OUT] if quick else [_kernels(), _engines(benched([result])[0])]
     write_text(document, "\n\n".join(part.strip() for part in parts) + "\n")
     return document
 
 
-def _chromium(walked: Walk, took: float) -> str:
+def _chromium(walked: ChainResult, took: float) -> str:
     made = walked.manifests["bench"]
     adapter = made.facts["adapter"]
     names = {name: f"`{name}`" for name in made.measurements}
@@ -87,12 +88,12 @@ def _kernels() -> str:
     """The same with --profile: a stage of its own, since the profiler slows what it watches."""
     head = f"## Where the time goes: `./inv bench --domain {DOMAIN} --profile`"
     result = run_until(DOMAIN, Options(rung=RUNG, until="bench", profile=True))
-    if not result.walk or "bench" not in result.walk.done:
+    if not result.chain or "bench" not in result.chain.stages:
         return f"{head}\n\nNot measured: {result.error}"
-    return f"{head}\n\n{kernels_of(result.walk.done['bench'].folder).strip()}"
+    return f"{head}\n\n{kernels_of(result.chain.stages['bench'].folder).strip()}"
 
 
-def _firefox(walked: Walk) -> str:
+def _firefox(walked: ChainResult) -> str:
     head = "## q4f16 in Firefox, on an adapter with shader-f16"
     firefox = find_firefox()
     if firefox is None:
@@ -105,7 +106,7 @@ def _firefox(walked: Walk) -> str:
     return f"{head}\n\n{told}\n\n{measurements_table(found, names)}"
 
 
-def _firefox_parity(walked: Walk, firefox: Path) -> tuple[dict[str, Measurement], str]:
+def _firefox_parity(walked: ChainResult, firefox: Path) -> tuple[dict[str, Measurement], str]:
     """The parity gate's text read by Firefox and by the CPU on the very file it has loaded."""
     from shared.evaluate.chat import Chat
     from shared.evaluate.forced import ForcedModel
@@ -130,8 +131,8 @@ def _firefox_parity(walked: Walk, firefox: Path) -> tuple[dict[str, Measurement]
     return found, f"{firefox_version(firefox)}; {where}."
 
 
-def _engines(walked: Walk) -> str:
-    rows = side_by_side(walked, parse_engines("all"))
+def _engines(model: Benched) -> str:
+    rows = side_by_side(model, parse_engines("all"))
     notes = [SOFTWARE_NOTE, busy_note(rows)]
     told = "\n\n".join(filter(None, notes))
     return f"## Engines side by side: `--engines all`\n\n{engines_table(rows)}\n\n{told}"

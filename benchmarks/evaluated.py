@@ -85,9 +85,9 @@ def _fidelity(domain: str, rung: str) -> str:
     """How far the 4-bit model is from its parent on our own held-out text."""
     say(f"{domain}, {rung}: fidelity")
     result = run_until(domain, Options(rung=rung, until="fidelity"))
-    if not result.walk or "fidelity" not in result.walk.done:
+    if not result.chain or "fidelity" not in result.chain.stages:
         raise UserError(result.error or f"{domain}: fidelity was not measured")
-    made = result.walk.manifests["fidelity"]
+    made = result.chain.manifests["fidelity"]
     return f"{fidelity_table(made.measurements)}\n\n{fidelity_note(made.facts)}"
 
 
@@ -95,9 +95,9 @@ def _section(domain: str, rung: str, file: Path | None, records: str) -> str:
     say(f"{domain}, {rung}: {'public' if file else 'our own'} records")
     options = Options(rung=rung, records=records or None, records_file=file, until="check")
     result = run_until(domain, options)
-    if not result.walk or "check" not in result.walk.done:
+    if not result.chain or "check" not in result.chain.stages:
         raise UserError(result.error or f"{domain}: not checked")
-    made = result.walk.manifests["check"]
+    made = result.chain.manifests["check"]
     title = "Public records" if file else "Our own records"
     tables = quality_tables(made.measurements, made.facts)
     return f"### {title}\n\n{quality_note(made.facts)}\n\n{tables}"

@@ -15,8 +15,9 @@ STARTED = time.monotonic()
 
 def main(until: str, jobs: str, scheduler: str = "", memory: str = "") -> None:
     from shared.domain import domain_names
-    from shared.pipeline import release_all, run_until
+    from shared.pipeline import run_until
     from shared.rung_run import Options
+    from shared.schedule.run import release_all
 
     options = Options(rung="smollm3", records="1", until=until, on_the_way=until != "gates")  # type: ignore[arg-type]
     budget = int(memory) if memory else None

@@ -17,7 +17,7 @@ from shared.hashing import sha256_file
 from shared.manifest import FileRecord
 from shared.olive.package import link_or_copy
 from shared.progress import say
-from shared.release import CARD_FILE, RELEASE_FILE, Release, read_release
+from shared.release_model import CARD_FILE, RELEASE_FILE, Release, read_release
 from shared.signature_file import SIGNATURE_FILE
 from shared.signing import sign_folder, signing_key
 from shared.strict import read_text

@@ -7,48 +7,22 @@ it reached and one sentence.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from pathlib import Path
-
-from shared.domain import Domain, Rung, read_records
+from shared.domain import Domain, read_records
 from shared.errors import UserError
 from shared.evaluate.check import Selection, sample
 from shared.evaluate.fidelity import better
 from shared.evaluate.systems import parse_constrained, parse_systems
-from shared.gates import GateResult
-from shared.manifest import Manifest
 from shared.progress import say
-from shared.rung_run import STAGES, Attempt, Options, RungRun, candidates
-from shared.source import Source
-from shared.stage import Done
+from shared.release_model import STAGES, ChainResult
+from shared.rung_run import Options, RungRun, candidates
 
 OWN = "our own held-out records"
 """The origin of a domain's eval.jsonl, as tables name it."""
 
 
-@dataclass
-class Walk:
-    """The outcome: all attempts, and what the taken rung left (empty where none was taken)."""
-
-    domain: Domain
-    attempts: list[Attempt] = field(default_factory=list)
-    rung: Rung | None = None
-    source: Source | None = None
-    done: dict[str, Done] = field(default_factory=dict)
-    gates: list[GateResult] = field(default_factory=list)
-
-    @property
-    def manifests(self) -> dict[str, Manifest]:
-        return {stage: done.manifest for stage, done in self.done.items()}
-
-    @property
-    def package(self) -> Path:
-        return self.done["package"].folder
-
-
-def walk(domain: Domain, options: Options) -> Walk:
-    """Try the rungs until one passes; `Walk.rung` is None where none did."""
-    result = Walk(domain)
+def run_chain(domain: Domain, options: Options) -> ChainResult:
+    """Try the rungs until one passes; `ChainResult.rung` is None where none did."""
+    result = ChainResult(domain)
     selection = select_records(domain, options)
     rungs = [domain.rung(options.rung)] if options.rung else domain.chain.rung
     for rung in rungs:
@@ -58,7 +32,7 @@ def walk(domain: Domain, options: Options) -> Walk:
             attempt = run.as_attempt()
             result.attempts.append(attempt)
             if attempt.outcome == "taken":
-                result.rung, result.source, result.done = rung, run.source, run.done
+                result.rung, result.stages = rung, run.stages
                 result.gates = run.gates
             else:
                 say(f"      {attempt.outcome}: {attempt.reason}")

@@ -11,110 +11,36 @@ import shutil
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
-
-from pydantic import Field, ValidationError
+from typing import Any
 
 from shared import paths
 from shared.card.code import code_hash
 from shared.card.recipe import recipe_facts
-from shared.chain import Walk
 from shared.errors import UserError
+from shared.evaluate.compare import Checked, read_checked
 from shared.folders import recover, swap_in
-from shared.gates import GateResult, failed, flatten
+from shared.gates import failed, flatten
 from shared.hashing import files_below, refuse_work, sha256_file, sha256_json
 from shared.hub.names import repository_name
-from shared.manifest import FILE_NAME, FileRecord, Manifest, Measurement, Strict
+from shared.manifest import FILE_NAME, FileRecord, Manifest, Measurement
 from shared.olive.package import link_or_copy
 from shared.progress import say
-from shared.rung_run import STAGES_IN_ALL, Attempt
+from shared.release_model import (
+    CARD_FILE,
+    RELEASE_FILE,
+    RELEASE_FOLDER,
+    STAGES_IN_ALL,
+    ChainResult,
+    Release,
+    read_release,
+    release_folder,
+)
 from shared.signature_file import SIGNATURE_FILE
 from shared.signing import sign_folder
-from shared.strict import LARGEST_RELEASE, loads_strictly, nearest, read_text
-
-RELEASE_FILE = "release.json"
-CARD_FILE = "README.md"
-RELEASE_FOLDER = "webgpu"
+from shared.strict import read_text
 
 
-class Release(Strict):
-    """What a release folder says of itself. `key` changes with anything the release depends on.
-
-    A measurement is named `<stage>.<name>`; `manifests` gives the key of each stage's manifest.
-    `source_files` and `domain_files`: SHA-256 of what it was made from. `card_template` and
-    `card_code` (the hash of what renders it): with them the card can be made again. `files`: all
-    but release.json itself and the signature. `release_version` is publish.version of
-    fallback.toml; None lets the Hub's tags be counted on.
-    """
-
-    version: Literal[2] = 2
-    key: str
-    release_version: str | None = None
-    domain: str
-    rung: str
-    recipe: str = ""
-    repository: str = ""
-    base: str
-    licence: str
-    licence_name: str | None = None
-    licence_link: str | None = None
-    commercial_use: bool = True
-    prompt_only: bool
-    publishable: bool
-    not_publishable_because: str | None
-    why: str
-    created: str
-    git_commit: str | None
-    git_clean: bool | None
-    manifests: dict[str, str]
-    tools: dict[str, str]
-    source_files: dict[str, str] = Field(default_factory=dict)
-    domain_files: dict[str, str] = Field(default_factory=dict)
-    card_template: str = ""
-    card_code: str = ""
-    example: str | None = None
-    measurements: dict[str, Measurement]
-    facts: dict[str, dict[str, Any]]
-    gates: list[GateResult]
-    attempts: list[Attempt]
-    files: dict[str, FileRecord]
-
-
-def release_folder(domain: str) -> Path:
-    return paths.models(domain) / RELEASE_FOLDER
-
-
-def read_release(folder: Path) -> Release:
-    """The release.json of a release folder; UserError where there is none or it is not ours."""
-    path = folder / RELEASE_FILE
-    try:
-        if path.stat().st_size > LARGEST_RELEASE:
-            raise UserError(
-                f"{paths.shown(path)}: {path.stat().st_size} bytes; that is no manifest"
-            )
-        content = path.read_bytes()
-        loads_strictly(content.decode())
-        return Release.model_validate_json(content)
-    except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"{paths.shown(path)}: missing; run `./inv release` first") from None
-    except OSError as error:
-        raise UserError(f"{paths.shown(path)}: cannot be read: {error.strerror}") from None
-    except ValidationError as error:
-        raise UserError(f"{paths.shown(path)}: {_first(error)}") from None
-    except ValueError as error:
-        raise UserError(f"{paths.shown(path)}: not valid JSON: {error}") from None
-
-
-def _first(error: ValidationError) -> str:
-    first = error.errors(include_url=False)[0]
-    key = ".".join(map(str, first["loc"]))
-    if first["type"] == "extra_forbidden":
-        hint = nearest(str(first["loc"][-1]), list(Release.model_fields))
-        return f"{key}: unknown key; {hint}"
-    return f"{key}: {first['msg'].lower()}" if key else first["msg"]
-
-
-def make_release(walked: Walk, *, force: bool = False) -> tuple[Release, bool]:
+def make_release(walked: ChainResult, *, force: bool = False) -> tuple[Release, bool]:
     """Write card and release folder for a finished walk; the release, and whether it was reused."""
     folder = release_folder(walked.domain.name)
     recover(folder)
@@ -144,9 +70,9 @@ def make_release(walked: Walk, *, force: bool = False) -> tuple[Release, bool]:
     return release, False
 
 
-def _key(walked: Walk) -> str:
+def _key(walked: ChainResult) -> str:
     attempts = [a.model_dump(exclude={"seconds", "measured"}) for a in walked.attempts]
-    keys = {stage: done.manifest.key for stage, done in walked.done.items()}
+    keys = {stage: done.manifest.key for stage, done in walked.stages.items()}
     name = repository_name(walked.domain, walked.rung.base) if walked.rung else ""
     settled = [name, Release.model_fields["version"].default, code_hash()]
     return sha256_json([walked.domain.name, walked.domain.hashes, attempts, keys, settled])[:16]
@@ -162,7 +88,7 @@ def _unchanged(folder: Path, key: str) -> Release | None:
     return release if intact and release.key == key else None
 
 
-def _fill(partial: Path, walked: Walk) -> None:
+def _fill(partial: Path, walked: ChainResult) -> None:
     for name in files_below(walked.package):
         if name != FILE_NAME:
             (partial / name).parent.mkdir(parents=True, exist_ok=True)
@@ -172,7 +98,7 @@ def _fill(partial: Path, walked: Walk) -> None:
     shutil.copyfile(walked.domain.folder / "schema.json", partial / "schema.json")
 
 
-def _describe(walked: Walk, key: str) -> Release:
+def _describe(walked: ChainResult, key: str) -> Release:
     rung = walked.rung
     assert rung is not None
     commit, clean = _git_state()
@@ -232,13 +158,13 @@ def _costs(manifests: dict[str, Manifest]) -> dict[str, Measurement]:
     return costs
 
 
-def _example(walked: Walk) -> str | None:
+def _example(walked: ChainResult) -> str | None:
     """An input for the Hub's widget: the first held-out record that is our own text."""
     own = (r.input for r in walked.domain.records if r.source is None and r.licence is None)
     return next(own, None)
 
 
-def not_publishable(walked: Walk) -> str | None:
+def not_publishable(walked: ChainResult) -> str | None:
     """The one sentence why this may not be published, or None."""
     rung = walked.rung
     assert rung is not None
@@ -274,3 +200,13 @@ def _git_state() -> tuple[str | None, bool | None]:
         return git("rev-parse", "HEAD"), not git("status", "--porcelain")
     except (OSError, subprocess.CalledProcessError):
         return None, None
+
+
+def check_of(name: str) -> Checked:
+    """The check behind a domain's present release, or behind a release folder."""
+    is_folder = "/" in name or (Path(name) / "release.json").is_file()
+    folder = Path(name).expanduser() if is_folder else release_folder(name)
+    release = read_release(folder)
+    above = folder.resolve().parents
+    elsewhere = above[2] / "build" if is_folder and len(above) > 2 else None
+    return read_checked(release.manifests.get("check", "none"), name, elsewhere)

@@ -15,8 +15,9 @@ from shared.errors import UserError
 from shared.evaluate.compare import newest_file
 from shared.gates import GateResult
 from shared.manifest import Measurement
-from shared.pipeline import Result, read_attempts, read_publication
-from shared.release import CARD_FILE, Release, read_release, release_folder
+from shared.pipeline import Result, read_attempts
+from shared.publication import read_publication
+from shared.release_model import CARD_FILE, Release, read_release, release_folder
 from shared.signing import signed_by
 from shared.units import number
 
@@ -43,25 +44,25 @@ COMPARED = {
 def summary(result: Result) -> str:
     """The last thing a command prints: rungs, gates, and where the result lies or why there is none."""
     parts = []
-    if result.walk:
-        parts.append(attempts_table(result.walk.attempts, TERMINAL))
-        if recipes := recipes_table(result.walk.attempts, TERMINAL):
+    if result.chain:
+        parts.append(attempts_table(result.chain.attempts, TERMINAL))
+        if recipes := recipes_table(result.chain.attempts, TERMINAL):
             parts.append(recipes)
-        if result.walk.gates:
-            parts.append(gates_table(result.walk.gates, TERMINAL))
+        if result.chain.gates:
+            parts.append(gates_table(result.chain.gates, TERMINAL))
     if result.release:
         folder = paths.shown(release_folder(result.domain))
         because = result.release.not_publishable_because
         parts.append(f"release   {folder}  (rung {result.release.rung}, {result.release.base})")
         parts.append(f"card      {folder}/{CARD_FILE}")
-        if result.walk and result.walk.rung and not result.walk.rung.commercial_use:
+        if result.chain and result.chain.rung and not result.chain.rung.commercial_use:
             parts.append(
                 "licence   non-commercial: the base model's licence forbids commercial use"
             )
         parts.append(f"signed    {_signed(result.domain)}")
         parts.append(f"publish   no: {because}" if because else "publish   it may be published")
-    elif result.walk and "package" in result.walk.done:
-        parts.append(f"package   {paths.shown(result.walk.package)}")
+    elif result.chain and "package" in result.chain.stages:
+        parts.append(f"package   {paths.shown(result.chain.package)}")
     if result.publication:
         there = result.publication
         parts.append(f"published {there.url} {there.release_version} at {there.revision}")
@@ -75,9 +76,9 @@ def _signed(domain: str) -> str:
 
 def check_report(result: Result) -> str:
     """The check's tables and note; empty where no check was made."""
-    if not result.walk or "check" not in result.walk.done:
+    if not result.chain or "check" not in result.chain.stages:
         return ""
-    made = result.walk.manifests["check"]
+    made = result.chain.manifests["check"]
     parts = [quality_tables(made.measurements, made.facts, TERMINAL), quality_note(made.facts)]
     parts.append(f"as JSON: {paths.shown(newest_file(result.domain))}")
     return "\n\n".join(filter(None, parts))
@@ -87,7 +88,7 @@ def overview(results: list[Result]) -> str:
     """One line a domain, for the commands that go over all of them."""
     rows = []
     for result in results:
-        rung = result.walk.rung.name if result.walk and result.walk.rung else "none"
+        rung = result.chain.rung.name if result.chain and result.chain.rung else "none"
         end = "ok" if result.ok else "failed"
         rows.append((result.domain, end, rung, result.error or _where(result)))
     return table(("domain", "end", "rung", "where, or why"), rows, TERMINAL)
@@ -152,13 +153,13 @@ def _brief(measurement: Measurement | None) -> str:
 
 
 def _rung(result: Result) -> str:
-    return result.walk.rung.name if result.walk and result.walk.rung else "none"
+    return result.chain.rung.name if result.chain and result.chain.rung else "none"
 
 
 def _measured(result: Result) -> dict[str, Measurement]:
     from shared.gates import flatten
 
-    return flatten(result.walk.manifests) if result.walk else {}
+    return flatten(result.chain.manifests) if result.chain else {}
 
 
 def _values(result: Result) -> list[str]:

@@ -8,8 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
-
 from shared import paths
 from shared.domain import Domain, Recipe, Rung, read_records
 from shared.errors import RungFailed
@@ -18,17 +16,16 @@ from shared.evaluate.fidelity import Candidate, fidelity_stage
 from shared.evaluate.overflow import overflow_stage
 from shared.evaluate.systems import NAMES
 from shared.gates import GateResult, failed, judge_gates
-from shared.manifest import Manifest, Measurement, Strict
+from shared.manifest import Manifest
 from shared.olive.build import build_stage
 from shared.olive.package import package_stage
 from shared.progress import say
+from shared.release_model import STAGES, STAGES_IN_ALL, Attempt, Stage
 from shared.source import Source, source_stage
 from shared.stage import Done
 from shared.webgpu_bench.gpu import has_gpu
 from shared.webgpu_bench.stage import Switches, bench_stage
 
-Stage = Literal["source", "build", "package", "fidelity", "check", "bench", "gates"]
-STAGES: tuple[Stage, ...] = ("source", "build", "package", "fidelity", "check", "bench", "gates")
 NEEDS: dict[Stage, tuple[Stage, ...]] = {
     "source": (),
     "build": ("source",),
@@ -39,27 +36,6 @@ NEEDS: dict[Stage, tuple[Stage, ...]] = {
     "gates": STAGES[:-1],
 }
 """What must be there before a stage can run: nobody waits for answers to look into a browser."""
-STAGES_IN_ALL = 10
-"""With card, release folder and publish, which come after the chain."""
-
-
-class Attempt(Strict):
-    """One rung with one recipe: how far it got and why it ended. `keys` name its manifests.
-
-    "skipped": its weights could not be had; "failed": it was tried; "not kept": another recipe of
-    the same rung was better.
-    """
-
-    rung: str
-    recipe: Recipe
-    source: str
-    base: str
-    outcome: Literal["taken", "skipped", "failed", "not kept"]
-    stage: Stage
-    reason: str
-    seconds: float = 0.0
-    keys: dict[str, str] = Field(default_factory=dict)
-    measured: dict[str, Measurement] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -89,7 +65,7 @@ def candidates(runs: dict[str, RungRun]) -> dict[str, Candidate]:
     on_gpu = all(benches.values())
     return {
         name: Candidate(
-            run.done["package"].manifest, run.fidelity(), benches[name] if on_gpu else None
+            run.stages["package"].manifest, run.fidelity(), benches[name] if on_gpu else None
         )
         for name, run in runs.items()
     }
@@ -107,14 +83,14 @@ class RungRun:
         self.outcome: Literal["open", "taken", "skipped", "failed", "not kept"] = "open"
         self.reason = self.why = ""
         self.source: Source | None = None
-        self.done: dict[str, Done] = {}
+        self.stages: dict[str, Done] = {}
         self.gates: list[GateResult] = []
 
     def go_to(self, last: Stage) -> None:
         """Run `last` and what it needs, as far as that is not done; a failure ends the run."""
         needed = STAGES[: STAGES.index(last)] if self.options.on_the_way else NEEDS[last]
         for stage in (*needed, last):
-            if self.outcome == "open" and stage not in self.done:
+            if self.outcome == "open" and stage not in self.stages:
                 self.stage = stage
                 self._say(stage)
                 self._guarded(partial(self._run, stage))
@@ -128,7 +104,7 @@ class RungRun:
     def _fidelity(self) -> Done:
         """On the text of --records-file where there is one, all of it, else of our own records."""
         file, force = self.options.records_file, self.options.force
-        package = self.done["package"]
+        package = self.stages["package"]
         if file is None:
             return fidelity_stage(self.domain, self._source, package, force=force)
         records = read_records(file, self.domain.schema)
@@ -141,11 +117,11 @@ class RungRun:
             self.go_to("bench")
 
     def fidelity(self) -> Manifest:
-        return self.done["fidelity"].manifest
+        return self.stages["fidelity"].manifest
 
     def hardware_bench(self) -> Manifest | None:
         """The bench's manifest if it decoded on a hardware adapter."""
-        manifest = self.done["bench"].manifest if "bench" in self.done else None
+        manifest = self.stages["bench"].manifest if "bench" in self.stages else None
         speed = manifest.measurements["decode_tokens_per_second"] if manifest else None
         counts = speed is not None and speed.value is not None and not speed.software_adapter
         return manifest if counts else None
@@ -154,9 +130,9 @@ class RungRun:
         """What is remembered; a run that was never finished was beaten by another recipe."""
         outcome = "not kept" if self.outcome == "open" else self.outcome
         measured = (
-            dict(self.done["package"].manifest.measurements) if "package" in self.done else {}
+            dict(self.stages["package"].manifest.measurements) if "package" in self.stages else {}
         )
-        if "fidelity" in self.done:
+        if "fidelity" in self.stages:
             measured |= self.fidelity().measurements
         if bench := self.hardware_bench():
             measured["webgpu_decode_tokens_per_second"] = bench.measurements[
@@ -170,8 +146,8 @@ class RungRun:
             outcome=outcome,
             stage=self.stage,
             reason=self.reason or self.why,
-            seconds=round(sum(d.manifest.wall_seconds for d in self.done.values()), 1),
-            keys={stage: done.manifest.key for stage, done in self.done.items()},
+            seconds=round(sum(d.manifest.wall_seconds for d in self.stages.values()), 1),
+            keys={stage: done.manifest.key for stage, done in self.stages.items()},
             measured=measured,
         )
 
@@ -188,19 +164,19 @@ class RungRun:
         steps: dict[Stage, Callable[[], Done]] = {
             "source": self._take_source,
             "build": self._build,
-            "package": lambda: package_stage(self._source, self.done["build"], force=force),
+            "package": lambda: package_stage(self._source, self.stages["build"], force=force),
             "fidelity": self._fidelity,
             "check": lambda: check_stage(
                 self.domain,
                 self.rung,
                 self._source,
-                self.done["package"],
+                self.stages["package"],
                 self.selection,
                 force=force,
             ),
             "bench": lambda: bench_stage(
                 self.domain,
-                self.done["package"],
+                self.stages["package"],
                 force=force,
                 switches=Switches(self.options.gpu_budget, self.options.profile),
             ),
@@ -209,9 +185,11 @@ class RungRun:
             self._judge()
             return
         if stage == "bench":  # a look inside the graph, before the browser is started
-            self.done["overflow"] = overflow_stage(self.domain, self.done["package"], force=force)
-        self.done[stage] = steps[stage]()
-        if self.done[stage].reused:
+            self.stages["overflow"] = overflow_stage(
+                self.domain, self.stages["package"], force=force
+            )
+        self.stages[stage] = steps[stage]()
+        if self.stages[stage].reused:
             say("      unchanged")
 
     def _take_source(self) -> Done:
@@ -237,7 +215,7 @@ class RungRun:
         return self.source
 
     def _judge(self) -> None:
-        manifests = {stage: done.manifest for stage, done in self.done.items()}
+        manifests = {stage: done.manifest for stage, done in self.stages.items()}
         self.gates = judge_gates(self.domain.chain.gate, manifests)
         fatal = failed(self.gates, "release")
         if fatal:

@@ -78,7 +78,7 @@ def package(
     tiny: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Path]:
     """A packaged tiny Qwen2, made by the real stages once a session."""
-    from shared.chain import walk
+    from shared.chain import run_chain
     from shared.domain import load_domain
     from shared.rung_run import Options
 
@@ -88,5 +88,5 @@ def package(
     shutil.copytree(tiny("qwen2"), root / "models" / "legal" / "merged")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DOCINTEL_ROOT", str(root))
-        made = walk(load_domain("legal"), Options(rung="smollm3", until="package")).package
+        made = run_chain(load_domain("legal"), Options(rung="smollm3", until="package")).package
     yield made

@@ -9,29 +9,30 @@ from pathlib import Path
 import pytest
 
 from shared import paths
-from shared.chain import Walk, walk
+from shared.chain import run_chain
 from shared.domain import load_domain
 from shared.evaluate.overflow import overflow_stage
 from shared.gates import judge_gates
 from shared.manifest import Measurement
-from shared.release import make_release, release_folder
+from shared.release import make_release
+from shared.release_model import ChainResult, release_folder
 from shared.rung_run import Options
 from shared.stage import Plan, Produced, run_stage
 from shared.webgpu_bench.stage import NAMES
 from tests.stand_ins import take_any_architecture
 
 
-def walked(tiny: Callable[[str], Path]) -> Walk:
+def walked(tiny: Callable[[str], Path]) -> ChainResult:
     """Under DOCINTEL_ROOT: legal's first rung with a tiny Qwen2, measured on the CPU alone."""
     root = paths.root()
     shutil.copytree(paths.REPOSITORY / "domains" / "legal", root / "domains" / "legal")
     take_any_architecture(root / "domains" / "legal")
     shutil.copytree(tiny("qwen2"), root / "models" / "legal" / "merged")
     domain = load_domain("legal")
-    made = walk(domain, Options(rung="smollm3", records="1", until="check", on_the_way=True))
+    made = run_chain(domain, Options(rung="smollm3", records="1", until="check", on_the_way=True))
     missing = {name: Measurement.missing("no browser in this test") for name in NAMES}
-    made.done["bench"] = run_stage(Plan("bench", {"none": "at all"}), lambda _: Produced(missing))
-    made.done["overflow"] = overflow_stage(domain, made.done["package"])
+    made.stages["bench"] = run_stage(Plan("bench", {"none": "at all"}), lambda _: Produced(missing))
+    made.stages["overflow"] = overflow_stage(domain, made.stages["package"])
     made.gates = judge_gates(domain.chain.gate, made.manifests)
     return made
 

@@ -375,8 +375,8 @@ def test_a_model_folder_with(
     shutil.copytree(tiny("qwen2"), folder)
     spoil(folder)
     result = run()
-    assert result.walk is not None
-    (attempt,) = result.walk.attempts
+    assert result.chain is not None
+    (attempt,) = result.chain.attempts
     assert words in attempt.reason and "\n" not in attempt.reason
     assert (attempt.outcome, attempt.stage) == ("skipped", "source")
     need_nothing_half_made(root)

@@ -90,8 +90,8 @@ def test_a_remote_with(
 ) -> None:
     spoil(hub)
     result = run("base-with-prompt")
-    assert result.walk is not None
-    (attempt,) = result.walk.attempts
+    assert result.chain is not None
+    (attempt,) = result.chain.attempts
     assert words in attempt.reason and "\n" not in attempt.reason
     need_nothing_half_made(root)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from shared.chain import walk
+from shared.chain import run_chain
 from shared.domain import domain_names, load_domain, read_records
 from shared.errors import UserError
 from shared.olive import build as stage
@@ -89,7 +89,9 @@ class TestAHeldOutRecordStopsTheBuild:
         record = lines(root / "domains" / "legal" / FILE)[5]
         other.write_text(json.dumps(record | {"id": "measured-1"}) + "\n")
         with pytest.raises(UserError, match="measured-1"):
-            walk(load_domain("legal"), Options(rung="smollm3", records_file=other, until="package"))
+            run_chain(
+                load_domain("legal"), Options(rung="smollm3", records_file=other, until="package")
+            )
 
     def test_even_where_the_build_is_there_already(self, root: Path, model: Path) -> None:
         build()

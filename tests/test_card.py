@@ -19,15 +19,14 @@ from markdown_it import MarkdownIt
 from shared import paths
 from shared.card.card import render_card
 from shared.card.front_matter import problems
-from shared.front_matter import read_front_matter
 from shared.card.tables import cell, fenced, table, words
 from shared.card.usage import usage_js, usage_js_constrained
 from shared.domain import Gate, domain_names
 from shared.errors import UserError
+from shared.front_matter import read_front_matter
 from shared.gates import judge_gates
 from shared.manifest import FileRecord, Manifest, Measurement
-from shared.release import Release
-from shared.rung_run import Attempt
+from shared.release_model import Attempt, Release
 from shared.training import training_details
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.chain import select_records, walk
+from shared.chain import run_chain, select_records
 from shared.domain import load_domain
 from shared.errors import UserError
 from shared.evaluate.statistics import paired
@@ -35,13 +35,13 @@ def give(root: Path, name: str, model: Path) -> None:
 class TestTheFirstRung:
     def test_is_taken_where_its_folder_is_there(self, root: Path, tiny: Tiny) -> None:
         give(root, "merged", tiny("qwen2"))
-        walked = walk(load_domain("legal"), BUILD_ONLY)
+        walked = run_chain(load_domain("legal"), BUILD_ONLY)
         assert walked.rung and walked.rung.name == "smollm3"
         assert [a.outcome for a in walked.attempts] == ["taken"]
 
     def test_leaves_a_package_that_both_runtimes_can_read(self, root: Path, tiny: Tiny) -> None:
         give(root, "merged", tiny("qwen2"))
-        package = walk(load_domain("legal"), BUILD_ONLY).package
+        package = run_chain(load_domain("legal"), BUILD_ONLY).package
         names = {p.relative_to(package).as_posix() for p in package.rglob("*") if p.is_file()}
         assert {
             "config.json",
@@ -58,7 +58,7 @@ class TestTheFirstRung:
 
 class TestSkippedRungs:
     def test_each_say_why_in_one_sentence(self, root: Path, embedded: Path) -> None:
-        walked = walk(load_domain("legal"), Options(until="source"))
+        walked = run_chain(load_domain("legal"), Options(until="source"))
         reasons = {a.rung: a.reason for a in walked.attempts}
         assert walked.rung and walked.rung.name == "embedded"
         assert [a.outcome for a in walked.attempts] == ["skipped"] * 5 + ["taken"]
@@ -71,7 +71,7 @@ class TestSkippedRungs:
         config = root / "models" / "legal" / "merged" / "config.json"
         config.write_text(config.read_text().replace('"qwen2"', '"fnet"'))
         only = Options(rung="smollm3", until="package")
-        attempt = walk(load_domain("legal"), only).attempts[0]
+        attempt = run_chain(load_domain("legal"), only).attempts[0]
         assert (attempt.outcome, attempt.stage) == ("failed", "build")
         assert "no graph is known for 'fnet'" in attempt.reason
 
@@ -79,7 +79,7 @@ class TestSkippedRungs:
 def test_one_rung_can_be_asked_for(root: Path, embedded: Path) -> None:
     wide = {"hidden_size": 128, "intermediate_size": 256}  # a row must hold a block of 128
     write_tiny(root / "models" / "legal" / "phi3-mini", "phi3", embedded, **wide)
-    walked = walk(load_domain("legal"), Options(rung="phi3-mini", until="package"))
+    walked = run_chain(load_domain("legal"), Options(rung="phi3-mini", until="package"))
     assert [a.rung for a in walked.attempts] == ["phi3-mini"]
     settings = walked.manifests["build"].settings["olive"]["passes"]["int4"]
     assert settings["int4_block_size"] == 128
@@ -87,7 +87,7 @@ def test_one_rung_can_be_asked_for(root: Path, embedded: Path) -> None:
 
 def test_a_rung_that_does_not_exist_is_answered_with_the_nearest(root: Path) -> None:
     with pytest.raises(UserError, match=r"no rung is named 'phi3'; did you mean 'phi3-mini'"):
-        walk(load_domain("legal"), Options(rung="phi3"))
+        run_chain(load_domain("legal"), Options(rung="phi3"))
 
 
 def test_a_build_option_we_do_not_honour_is_refused_not_ignored(
@@ -95,7 +95,7 @@ def test_a_build_option_we_do_not_honour_is_refused_not_ignored(
 ) -> None:
     give(root, "merged", tiny("qwen2"))
     edit("olive.json", '"precision": "int4",', '"precision": "int4", "use_qdq": true,')
-    attempt = walk(load_domain("legal"), Options(rung="smollm3", until="build")).attempts[0]
+    attempt = run_chain(load_domain("legal"), Options(rung="smollm3", until="build")).attempts[0]
     assert attempt.outcome == "failed"
     assert "use_qdq: not supported by the streaming builder" in attempt.reason
 
@@ -106,7 +106,7 @@ def test_broken_json_beside_the_weights_ends_the_rung_not_the_chain(
 ) -> None:
     give(root, "merged", tiny("qwen2"))
     (root / "models" / "legal" / "merged" / name).write_text("{")
-    attempt = walk(load_domain("legal"), Options(rung="smollm3", until="package")).attempts[0]
+    attempt = run_chain(load_domain("legal"), Options(rung="smollm3", until="package")).attempts[0]
     assert attempt.outcome == "skipped"
     assert f"models/legal/merged/{name}: not valid JSON" in attempt.reason
 
@@ -123,10 +123,10 @@ class TestSharing:
         shutil.copytree(root / "domains" / "legal", root / "domains" / "tax")
         give(root, "merged", tiny("qwen2"))
         shutil.copytree(root / "models" / "legal", root / "models" / "tax")
-        first = walk(load_domain("legal"), BUILD_ONLY)
-        second = walk(load_domain("tax"), BUILD_ONLY)
-        assert not first.done["build"].reused
-        assert second.done["build"].reused and second.done["package"].reused
+        first = run_chain(load_domain("legal"), BUILD_ONLY)
+        second = run_chain(load_domain("tax"), BUILD_ONLY)
+        assert not first.stages["build"].reused
+        assert second.stages["build"].reused and second.stages["package"].reused
 
     def test_two_domains_that_calibrate_with_prompts_of_their_own_do_not(
         self, root: Path, tiny: Tiny
@@ -134,23 +134,23 @@ class TestSharing:
         shutil.copytree(root / "domains" / "legal", root / "domains" / "tax")
         give(root, "merged", tiny("qwen2"))
         shutil.copytree(root / "models" / "legal", root / "models" / "tax")
-        first = walk(load_domain("legal"), BUILD_ONLY)
-        assert not walk(load_domain("tax"), BUILD_ONLY).done["build"].reused
-        assert walk(load_domain("legal"), BUILD_ONLY).done["build"].reused
-        assert "calibration" in first.done["build"].manifest.inputs
+        first = run_chain(load_domain("legal"), BUILD_ONLY)
+        assert not run_chain(load_domain("tax"), BUILD_ONLY).stages["build"].reused
+        assert run_chain(load_domain("legal"), BUILD_ONLY).stages["build"].reused
+        assert "calibration" in first.stages["build"].manifest.inputs
 
     def test_the_second_run_does_nothing(self, root: Path, tiny: Tiny) -> None:
         give(root, "merged", tiny("qwen2"))
-        walk(load_domain("legal"), BUILD_ONLY)
-        again = walk(load_domain("legal"), BUILD_ONLY)
-        assert all(done.reused for done in again.done.values())
+        run_chain(load_domain("legal"), BUILD_ONLY)
+        again = run_chain(load_domain("legal"), BUILD_ONLY)
+        assert all(done.reused for done in again.stages.values())
 
     def test_other_weights_are_built_anew(self, root: Path, tiny: Tiny) -> None:
         give(root, "merged", tiny("qwen2"))
-        walk(load_domain("legal"), BUILD_ONLY)
+        run_chain(load_domain("legal"), BUILD_ONLY)
         shutil.rmtree(root / "models" / "legal" / "merged")
         give(root, "merged", tiny("llama"))
-        assert not walk(load_domain("legal"), BUILD_ONLY).done["build"].reused
+        assert not run_chain(load_domain("legal"), BUILD_ONLY).stages["build"].reused
 
 
 class TestRecords:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shared.chain import walk
+from shared.chain import run_chain
 from shared.domain import load_domain
 from shared.evaluate import reference
 from shared.evaluate.chat import Chat
@@ -36,7 +36,7 @@ def world(root: Path, tiny: Callable[[str], Path], edit: Edit) -> Path:
 
 
 def test_measures_everything_with_its_standard_error(world: Path) -> None:
-    walked = walk(load_domain("legal"), UNTIL)
+    walked = run_chain(load_domain("legal"), UNTIL)
     found = walked.manifests["fidelity"].measurements
     for name in MEASURED:
         assert found[name].value is not None and found[name].standard_error is not None, name
@@ -48,7 +48,7 @@ def test_measures_everything_with_its_standard_error(world: Path) -> None:
 
 def test_a_second_run_gives_the_same_numbers_from_the_same_reference(world: Path) -> None:
     def figures() -> dict[str, float]:
-        manifest = walk(load_domain("legal"), UNTIL).manifests["fidelity"]
+        manifest = run_chain(load_domain("legal"), UNTIL).manifests["fidelity"]
         return {name: float(manifest.measurements[name].value or 0) for name in MEASURED}
 
     first = figures()
@@ -60,12 +60,12 @@ def test_a_second_run_gives_the_same_numbers_from_the_same_reference(world: Path
 
 
 def test_an_unchanged_run_imports_no_torch(world: Path) -> None:
-    walk(load_domain("legal"), UNTIL)
+    run_chain(load_domain("legal"), UNTIL)
     code = (
-        "import sys; from shared.chain import walk; from shared.domain import load_domain; "
+        "import sys; from shared.chain import run_chain; from shared.domain import load_domain; "
         "from shared.rung_run import Options; "
-        "w = walk(load_domain('legal'), Options(rung='smollm3', until='fidelity')); "
-        "assert w.done['fidelity'].reused; "
+        "w = run_chain(load_domain('legal'), Options(rung='smollm3', until='fidelity')); "
+        "assert w.stages['fidelity'].reused; "
         "assert not {'torch', 'olive', 'onnxruntime', 'transformers'} & set(sys.modules)"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -73,22 +73,22 @@ def test_an_unchanged_run_imports_no_torch(world: Path) -> None:
 
 
 def test_another_file_of_records_is_another_text(world: Path) -> None:
-    own = walk(load_domain("legal"), UNTIL).manifests["fidelity"]
+    own = run_chain(load_domain("legal"), UNTIL).manifests["fidelity"]
     lines = (world / "domains" / "legal" / "eval.jsonl").read_text().splitlines()[:3]
     file = world / "theirs.jsonl"
     file.write_text("\n".join(lines))
     options = Options(rung="smollm3", until="fidelity", records_file=file)
-    theirs = walk(load_domain("legal"), options).manifests["fidelity"]
+    theirs = run_chain(load_domain("legal"), options).manifests["fidelity"]
     assert theirs.key != own.key and theirs.facts["origin"].endswith("theirs.jsonl")
 
 
 def test_the_same_text_from_another_file_is_named_by_that_file(world: Path) -> None:
     """The reference is the same one, whatever the set was called when it was made."""
-    walk(load_domain("legal"), UNTIL)
+    run_chain(load_domain("legal"), UNTIL)
     file = world / "copy.jsonl"
     shutil.copyfile(world / "domains" / "legal" / "eval.jsonl", file)
     options = Options(rung="smollm3", until="fidelity", records_file=file)
-    theirs = walk(load_domain("legal"), options).manifests["fidelity"]
+    theirs = run_chain(load_domain("legal"), options).manifests["fidelity"]
     assert len(list((world / "build" / "reference").glob("[0-9a-f]*"))) == 1
     assert theirs.facts["origin"].endswith("copy.jsonl")
     assert "copy.jsonl" in theirs.measurements["kl_divergence"].how

@@ -20,7 +20,7 @@ from examples.finetune.records import keep_apart, training_records
 from examples.finetune.run import Job, finetune
 from examples.finetune.train import Course, Recipe, answer_loss, pace, train, with_adapter
 from shared import paths
-from shared.chain import walk
+from shared.chain import run_chain
 from shared.domain import Record, load_domain
 from shared.errors import UserError
 from shared.evaluate.chat import Chat
@@ -211,7 +211,7 @@ class TestTheChain:
 
     def test_takes_a_tuned_smollm2_with_its_base_named(self, merged: Path, embedded: Path) -> None:
         shutil.copytree(embedded, merged)
-        walked = walk(load_domain("legal"), Options(until="source"))
+        walked = run_chain(load_domain("legal"), Options(until="source"))
         assert walked.rung and walked.rung.name == "smollm2"
         assert walked.rung.base == "HuggingFaceTB/SmolLM2-135M-Instruct"
         base = base_stage(walked.rung)
@@ -220,7 +220,7 @@ class TestTheChain:
 
     def test_takes_no_other_llama_by_that_name(self, merged: Path, tiny: Tiny) -> None:
         shutil.copytree(tiny("llama"), merged)
-        walked = walk(load_domain("legal"), Options(until="source"))
+        walked = run_chain(load_domain("legal"), Options(until="source"))
         reasons = {a.rung: a.reason for a in walked.attempts}
         assert "hidden_size: 64 is not HuggingFaceTB/SmolLM2-135M-In" in reasons["smollm2"]
         assert walked.rung and walked.rung.name == "embedded"

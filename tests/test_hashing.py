@@ -146,7 +146,7 @@ def test_a_build_and_its_package_hash_what_they_write_while_they_write_it(
 ) -> None:
     """From quantiser to package: no large file is read to be hashed, none is copied."""
     from shared import paths
-    from shared.chain import walk
+    from shared.chain import run_chain
     from shared.domain import load_domain
     from shared.rung_run import Options
 
@@ -155,12 +155,12 @@ def test_a_build_and_its_package_hash_what_they_write_while_they_write_it(
     take_any_architecture(root / "domains" / "legal")
     shutil.copytree(tiny("qwen2"), root / "models" / "legal" / "merged")
     time.sleep(3 * hashing.TICK_NS / 1e9)
-    walked = walk(load_domain("legal"), Options(rung="smollm3", until="package"))
+    walked = run_chain(load_domain("legal"), Options(rung="smollm3", until="package"))
     large_ones = [n for n in read if "_data" in n or n.endswith(".safetensors")]
     assert large_ones == ["model.safetensors"]
     records = walked.manifests["package"].outputs
     for dtype in ("q4f16", "q4"):
         packaged = walked.package / "onnx" / f"model_{dtype}.onnx_data"
-        built = walked.done["build"].folder / packaged.name
+        built = walked.stages["build"].folder / packaged.name
         assert packaged.stat().st_ino == built.stat().st_ino
         assert records[f"onnx/{packaged.name}"].sha256 == hashing._digest(packaged)

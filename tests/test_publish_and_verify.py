@@ -16,8 +16,8 @@ import pytest
 from shared.domain import load_domain
 from shared.errors import UserError
 from shared.hashing import NotDone, only_what_is_done, sha256_files
-from shared.pipeline import PublishOptions, plan_publication, publish_release
-from shared.release import read_release
+from shared.publication import PublishOptions, plan_publication, publish_release
+from shared.release_model import read_release
 from shared.signing import sign_folder
 from shared.verify.report import before_loading
 from tests.hub_double import HubDouble, use_this_machine

@@ -12,14 +12,16 @@ from typing import Any
 import pytest
 
 from shared import paths, pipeline
-from shared.chain import Walk
 from shared.domain import load_domain
 from shared.hashing import files_below, sha256_file
 from shared.manifest import FileRecord
-from shared.pipeline import PublishOptions, Result, publish_release, read_publication, release_all
-from shared.release import RELEASE_FILE, read_release, release_folder
+from shared.pipeline import Result
+from shared.publication import PublishOptions, publish_release, read_publication
+from shared.release_model import RELEASE_FILE, ChainResult, read_release, release_folder
 from shared.report import overview
 from shared.rung_run import Options
+from shared.schedule import run as many
+from shared.schedule.run import release_all
 from tests.hub_double import Fault, HubDouble, use_this_machine
 from tests.hub_release import write_release as write_files
 from tests.hub_routes import WRITE_TOKEN
@@ -148,7 +150,9 @@ class TestAllDomains:
             shutil.copytree(root / "domains" / "legal", root / "domains" / name)
         for name in ("legal", "medical", "tax"):
             make_release(name)
-        monkeypatch.setattr(pipeline, "walk", lambda d, _: Walk(d, rung=d.chain.rung[0]))
+        monkeypatch.setattr(
+            pipeline, "run_chain", lambda d, _: ChainResult(d, rung=d.chain.rung[0])
+        )
         monkeypatch.setattr(
             pipeline,
             "make_release",
@@ -161,18 +165,20 @@ class TestAllDomains:
         hub.faults = [Fault("POST", "docintel-medical-x-webgpu/preupload", 403)]
         yield release_all(Options(), publish=PublishOptions())
 
-    @pytest.mark.parametrize("step", ["make_release", "publish_release"])
+    @pytest.mark.parametrize(
+        ("module", "step"), [(pipeline, "make_release"), (many, "publish_release")]
+    )
     def test_go_on_though_one_meets_a_defect_of_ours_and_its_traceback_is_kept(
-        self, three: None, root: Path, monkeypatch: pytest.MonkeyPatch, step: str
+        self, three: None, root: Path, monkeypatch: pytest.MonkeyPatch, module: Any, step: str
     ) -> None:
-        real = getattr(pipeline, step)
+        real = getattr(module, step)
 
         def stumbles(what: Any, *rest: Any, **more: Any) -> Any:
             if getattr(what, "domain", what).name == "medical":
                 raise KeyError("a defect")
             return real(what, *rest, **more)
 
-        monkeypatch.setattr(pipeline, step, stumbles)
+        monkeypatch.setattr(module, step, stumbles)
         results = release_all(Options(), publish=PublishOptions())
         assert [result.ok for result in results] == [True, False, True]
         assert "KeyError: 'a defect' (traceback: build/failures/medical.txt)" in str(

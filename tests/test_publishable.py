@@ -7,18 +7,18 @@ from typing import Any
 
 import pytest
 
-from shared.chain import Walk
 from shared.domain import load_domain
 from shared.errors import UserError
 from shared.gates import GateResult
 from shared.manifest import FileRecord
-from shared.pipeline import publish_release
-from shared.release import Release, not_publishable
+from shared.publication import publish_release
+from shared.release import not_publishable
+from shared.release_model import ChainResult, Release
 
 
-def walked(rung: str, gate: dict[str, Any] | None = None, **changes: Any) -> Walk:
+def walked(rung: str, gate: dict[str, Any] | None = None, **changes: Any) -> ChainResult:
     domain = load_domain("legal")
-    walk = Walk(domain, rung=domain.rung(rung).model_copy(update=changes))
+    walk = ChainResult(domain, rung=domain.rung(rung).model_copy(update=changes))
     if gate:
         rest = {"measurement": "s.m", "value": 0, "bound": "≥ 98.0 %", "reason": "0.0 %"}
         walk.gates = [GateResult(**rest, **gate)]

@@ -15,9 +15,10 @@ from shared.domain import Domain, Record, load_domain
 from shared.errors import UserError
 from shared.evaluate.answer import Answer
 from shared.evaluate.check import ANSWERS, RECORDS
-from shared.evaluate.compare import Checked, check_of, newest_check, write_newest
+from shared.evaluate.compare import Checked, newest_check, write_newest
 from shared.evaluate.quality import Answers, advice, exceptions, measure
 from shared.manifest import FILE_NAME, Manifest, Measurement
+from shared.release import check_of
 
 SAME = "no difference shown"
 NOISE = "Well, the court said"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.chain import walk
+from shared.chain import run_chain
 from shared.domain import load_domain
 from shared.rung_run import Options
 
@@ -24,7 +24,9 @@ def test_both_are_built_and_the_better_one_is_kept(
 ) -> None:
     edit("fallback.toml", 'why = "the fine-tuned model of choice"', BOTH)
     shutil.copytree(tiny("qwen2"), root / "models" / "legal" / "merged", copy_function=os.link)
-    walked = walk(load_domain("legal"), Options(rung="smollm3", until="package", keep_onnx=True))
+    walked = run_chain(
+        load_domain("legal"), Options(rung="smollm3", until="package", keep_onnx=True)
+    )
     outcomes = {a.recipe: a.outcome for a in walked.attempts}
     assert sorted(outcomes.values()) == ["not kept", "taken"]
     for attempt in walked.attempts:
@@ -40,7 +42,7 @@ def test_a_recipe_that_fails_is_an_attempt_with_a_reason_not_a_crash(
     edit("fallback.toml", 'why = "the fine-tuned model of choice"', BOTH)
     edit("olive.json", '"precision": "int4",', '"precision": "int4", "use_qdq": true,')
     shutil.copytree(tiny("qwen2"), root / "models" / "legal" / "merged", copy_function=os.link)
-    walked = walk(load_domain("legal"), Options(rung="smollm3", until="package"))
+    walked = run_chain(load_domain("legal"), Options(rung="smollm3", until="package"))
     outcomes = {a.recipe: (a.outcome, a.reason) for a in walked.attempts}
     assert outcomes["optimum"][0] == "taken"
     assert outcomes["olive"][0] == "failed" and "use_qdq" in outcomes["olive"][1]

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 from shared import chain, pipeline
-from shared.chain import Walk
 from shared.domain import load_domain
 from shared.errors import RungFailed
 from shared.evaluate.check import Selection
 from shared.manifest import Manifest, Measurement
 from shared.pipeline import run_until
+from shared.release_model import ChainResult, Stage
 from shared.report import comparison, summary
-from shared.rung_run import Options, RungRun, Stage
+from shared.rung_run import Options, RungRun
 from shared.stage import Done
 
 SLOW = Measurement(value=0.2, unit="tokens/s", software_adapter=True)
@@ -30,8 +30,10 @@ def done(stage: str, **measured: Measurement) -> Done:
 def walked(monkeypatch: pytest.MonkeyPatch, *stages: Done) -> None:
     """A walk that took the first rung and left these stages."""
     domain = load_domain("legal")
-    found = Walk(domain, [], domain.chain.rung[0], done={s.manifest.stage: s for s in stages})
-    monkeypatch.setattr(pipeline, "walk", lambda *_: found)
+    found = ChainResult(
+        domain, [], domain.chain.rung[0], stages={s.manifest.stage: s for s in stages}
+    )
+    monkeypatch.setattr(pipeline, "run_chain", lambda *_: found)
 
 
 class TestTheGatesOfTheStage:
@@ -77,8 +79,8 @@ class TestTheGatesOfTheStage:
         ratio = Measurement(value=2.0, unit="x")
         walked(monkeypatch, done("fidelity", perplexity_ratio=ratio))
         result = run_until("legal", Options(until="fidelity"))
-        assert result.ok and result.walk
-        assert [gate.outcome for gate in result.walk.gates] == ["fail"]
+        assert result.ok and result.chain
+        assert [gate.outcome for gate in result.chain.gates] == ["fail"]
 
     def test_a_part_of_a_longer_run_leaves_them_to_its_end(
         self, root: Path, monkeypatch: pytest.MonkeyPatch
@@ -95,7 +97,7 @@ def ran(monkeypatch: pytest.MonkeyPatch, options: Options, *targets: Stage) -> l
 
     def note(self: RungRun, stage: Stage) -> None:
         seen.append(stage)
-        self.done[stage] = done(stage)
+        self.stages[stage] = done(stage)
 
     monkeypatch.setattr(RungRun, "_run", note)
     selection = chain.select_records(domain, options)

@@ -22,7 +22,8 @@ from shared import paths
 from shared.errors import UserError
 from shared.evaluate.session import genai_options, session_options
 from shared.pipeline import Result
-from shared.rung_run import STAGES, Options
+from shared.release_model import STAGES
+from shared.rung_run import Options
 from shared.schedule.local import _Chain, _Idle, _Pool, _Running, cores_each, run_local
 from shared.schedule.run import run_units
 from shared.schedule.units import Unit, memory_of, run_unit, units_of
@@ -211,7 +212,7 @@ class TestTwoAtOnce:
         results = run_units(list(DOMAINS), CHECK, jobs=2)
         assert [r.domain for r in results] == list(DOMAINS)
         assert [r.ok for r in results] == [True, True, True, False]
-        assert results[0].walk and results[0].walk.done["check"].folder.is_relative_to(both)
+        assert results[0].chain and results[0].chain.stages["check"].folder.is_relative_to(both)
         attempt = json.loads((both / "build" / "attempts" / "gamma.json").read_text())[0]
         assert "no graph is known for 'fnet'" in attempt["reason"]
         assert len({name.split("/")[0] for name in packages(both)}) == 3
@@ -292,7 +293,7 @@ class TestAnUnchangedRelease:
     SCRIPT = """
 import sys
 from shared.rung_run import Options
-from shared.pipeline import release_all
+from shared.schedule.run import release_all
 results = release_all(Options(rung="smollm3", records="1"), jobs=int(sys.argv[1]))
 assert all(result.ok for result in results), [result.error for result in results]
 heavy = ("torch", "olive", "onnxruntime", "onnxruntime_genai", "onnx", "transformers", "playwright")

@@ -16,7 +16,7 @@ from shared.card.card import render_card
 from shared.errors import UserError
 from shared.hashing import sha256_now
 from shared.manifest import FileRecord
-from shared.release import Release, read_release
+from shared.release_model import Release, read_release
 from shared.safety.content import refuse_unsafe
 from shared.verify import card
 from shared.verify.line import Line

@@ -13,10 +13,10 @@ import psutil
 import pytest
 
 from shared import pipeline
-from shared.chain import Walk
 from shared.domain import load_domain
 from shared.evaluate.forced import ForcedModel
 from shared.manifest import Manifest
+from shared.release_model import ChainResult
 from shared.rung_run import Options
 from shared.stage import Done
 from shared.webgpu_bench import chromium, driver, parity, server
@@ -87,8 +87,8 @@ def benched(package: Path, monkeypatch: pytest.MonkeyPatch) -> pipeline.Result:
     """`./inv bench` on a package that is there."""
     domain = load_domain("legal")
     bench = bench_stage(domain, Done(package, Manifest.read(package), reused=True))
-    walked = Walk(domain, [], domain.chain.rung[0], done={"bench": bench})
-    monkeypatch.setattr(pipeline, "walk", lambda *_: walked)
+    walked = ChainResult(domain, [], domain.chain.rung[0], stages={"bench": bench})
+    monkeypatch.setattr(pipeline, "run_chain", lambda *_: walked)
     return pipeline.run_until("legal", Options(until="bench"))
 
 
@@ -111,8 +111,8 @@ class TestTheParityGate:
         real = driver.run_in_browser
         monkeypatch.setattr(driver, "run_in_browser", lambda _, *a, **k: real(spoilt, *a, **k))
         result = benched(package, monkeypatch)
-        assert result.walk
-        failed = [g.name for g in result.walk.gates if g.outcome == "fail"]
+        assert result.chain
+        failed = [g.name for g in result.chain.gates if g.outcome == "fail"]
         assert "WebGPU's probabilities are the CPU's" in failed
         assert "it is known where each node ran" not in failed
         assert not result.ok and failed[0] in str(result.error)
@@ -121,8 +121,8 @@ class TestTheParityGate:
         self, root: Path, package: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         result = benched(package, monkeypatch)
-        assert result.walk and result.error is None
-        unmeasured = {g.name for g in result.walk.gates if g.outcome != "pass"}
+        assert result.chain and result.error is None
+        unmeasured = {g.name for g in result.chain.gates if g.outcome != "pass"}
         assert unmeasured == {"decode speed"}
 
     def test_keeps_what_was_read_when_the_time_is_up(self, browser: Path, package: Path) -> None:

@@ -20,7 +20,7 @@ from shared.hashing import sha256_json
 from shared.manifest import Measurement
 
 if TYPE_CHECKING:
-    from shared.release import Release
+    from shared.release_model import Release
 
 BROWSER = {
     "bench.loads": "loads on WebGPU",

@@ -11,7 +11,7 @@ from shared.manifest import Measurement
 from shared.units import number
 
 if TYPE_CHECKING:
-    from shared.release import Release
+    from shared.release_model import Release
 
 ROWS = {
     "kl_divergence": "KL divergence from the 16-bit model, mean",

@@ -17,7 +17,7 @@ from shared.card.quality import MODE_WORDS, WORDS
 from shared.errors import UserError
 
 if TYPE_CHECKING:
-    from shared.release import Release
+    from shared.release_model import Release
 
 LICENCE = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}")
 """The form of the Hub's licence identifiers (hf.co/docs/hub/repositories-licenses)."""

@@ -10,7 +10,7 @@ from tabulate import tabulate
 
 from shared.gates import GateResult
 from shared.manifest import Measurement
-from shared.rung_run import Attempt
+from shared.release_model import Attempt
 from shared.units import interval, number
 
 Rows = Sequence[Sequence[str]]

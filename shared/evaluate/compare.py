@@ -69,18 +69,6 @@ def _lines(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
 
 
-def check_of(name: str) -> Checked:
-    """The check behind a domain's present release, or behind a release folder."""
-    from shared.release import read_release, release_folder
-
-    is_folder = "/" in name or (Path(name) / "release.json").is_file()
-    folder = Path(name).expanduser() if is_folder else release_folder(name)
-    release = read_release(folder)
-    above = folder.resolve().parents
-    elsewhere = above[2] / "build" if is_folder and len(above) > 2 else None
-    return read_checked(release.manifests.get("check", "none"), name, elsewhere)
-
-
 def newest_file(domain: str) -> Path:
     """Where the newest check of a domain is told as JSON."""
     return paths.build() / "reports" / f"check-{domain}.json"

@@ -18,8 +18,8 @@ def fidelity(
     from shared.report import TERMINAL
 
     result = run_until(domain, chain_options("fidelity", rung, force, records_file))
-    if result.walk and "fidelity" in result.walk.done:
-        manifest = result.walk.manifests["fidelity"]
+    if result.chain and "fidelity" in result.chain.stages:
+        manifest = result.chain.manifests["fidelity"]
         print(fidelity_table(manifest.measurements, TERMINAL))
         print(fidelity_note(manifest.facts))
     finish(result)
@@ -60,7 +60,7 @@ def compare(c: Context, a: str, b: str) -> None:
     What each answered in its own release's check; docs/evaluation.md says where that is looked for.
     """
     from shared.card.samples import comparison_text
-    from shared.evaluate.compare import check_of
+    from shared.release import check_of
     from shared.report import TERMINAL
 
     print(comparison_text(check_of(a), check_of(b), (a, b), TERMINAL))

@@ -142,12 +142,26 @@ def _read_from_olive() -> dict[str, Any]:
     from olive.package_config import OlivePackageConfig
     from olive.workflows.run.config import RunConfig, RunEngineConfig
 
-    from shared.olive.workflow import package_config
-
     package = OlivePackageConfig.model_validate(package_config())
     top = [*RunConfig.model_fields, *RunEngineConfig.model_fields]
     wanted = sorted(package.passes)
     return {"top": sorted(set(top)), "passes": {name: _keys_of(package, name) for name in wanted}}
+
+
+def package_config(both: bool = False) -> dict[str, Any]:
+    """Olive's own list of passes, with ModelBuilder replaced by the streaming one.
+
+    `both`: by the one that writes model_q4f16.onnx and model_q4.onnx in one pass over the weights.
+    """
+    from olive.package_config import OlivePackageConfig
+
+    # Olive remembers pass classes by type name for the whole process; ours must not be shadowed.
+    OlivePackageConfig._pass_modules.clear()
+    config = json.loads(Path(OlivePackageConfig.get_default_config_path()).read_text())
+    config["passes"][OLIVE_PASS]["module_path"] = STREAMING_PASS_BOTH if both else STREAMING_PASS
+    for name, module_path in OWN_PASSES.items():
+        config["passes"][name] = config["passes"][LIKE_OWN] | {"module_path": module_path}
+    return dict(config)
 
 
 def _keys_of(package: Any, name: str) -> dict[str, dict[str, Any]]:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import logging
 import os
 import shutil
@@ -17,32 +16,10 @@ from typing import Any
 
 from shared.errors import RungFailed
 from shared.hashing import sha256_file
-from shared.olive.config import (
-    LIKE_OWN,
-    OLIVE_PASS,
-    OWN_PASSES,
-    STREAMING_PASS,
-    STREAMING_PASS_BOTH,
-)
+from shared.olive.config import package_config
 
 failures: list[RungFailed] = []
 """What passes of ours raised: Olive's engine swallows it and goes on to end without a model."""
-
-
-def package_config(both: bool = False) -> dict[str, Any]:
-    """Olive's own list of passes, with ModelBuilder replaced by the streaming one.
-
-    `both`: by the one that writes model_q4f16.onnx and model_q4.onnx in one pass over the weights.
-    """
-    from olive.package_config import OlivePackageConfig
-
-    # Olive remembers pass classes by type name for the whole process; ours must not be shadowed.
-    OlivePackageConfig._pass_modules.clear()
-    config = json.loads(Path(OlivePackageConfig.get_default_config_path()).read_text())
-    config["passes"][OLIVE_PASS]["module_path"] = STREAMING_PASS_BOTH if both else STREAMING_PASS
-    for name, module_path in OWN_PASSES.items():
-        config["passes"][name] = config["passes"][LIKE_OWN] | {"module_path": module_path}
-    return dict(config)
 
 
 def run_workflow(config: dict[str, Any], model: Path, out: Path, *, both: bool = False) -> None:

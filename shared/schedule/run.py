@@ -1,4 +1,6 @@
-"""`release-all` with several workers: what is finished is found here, the rest is handed out."""
+"""`release-all`: every domain, in turn or by several workers. What is finished is found here, the rest
+is handed out.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +8,57 @@ from dataclasses import replace
 
 import psutil
 
+from shared.defect import kept
+from shared.domain import domain_names, load_domain
 from shared.errors import UserError
 from shared.hashing import NotDone, only_what_is_done
 from shared.pipeline import Result, release_domain, run_until
 from shared.progress import say, told_to
+from shared.publication import PublishOptions, publish_release
 from shared.rung_run import Options
 from shared.schedule.units import units_of
 from shared.units import number
+
+
+def release_all(
+    options: Options,
+    *,
+    publish: PublishOptions | None = None,
+    jobs: int = 1,
+    memory: int | None = None,
+    scheduler: str | None = None,
+) -> list[Result]:
+    """Every domain; one that fails does not stop the others.
+
+    In turn, in this process; with `jobs` in as many worker processes, which together claim at most
+    `memory` bytes (default: what is available); with `scheduler` on a Dask cluster. Publishing is
+    done here, one after the other: the token stays on this machine.
+    """
+    if jobs == 1 and not scheduler:
+        return [_published(_released(name, options), publish) for name in domain_names()]
+    results = run_units(domain_names(), options, jobs, memory, scheduler)
+    return [_published(result, publish) for result in results]
+
+
+def _released(name: str, options: Options) -> Result:
+    """One domain of many: whatever goes wrong becomes its error, so that the others go on."""
+    try:
+        return release_domain(name, options)
+    except Exception as error:
+        return Result(name, error=kept(name, "release", error))
+
+
+def _published(result: Result, options: PublishOptions | None) -> Result:
+    """The same, published if that is asked for and there is something to publish."""
+    if not result.ok or options is None:
+        return result
+    try:
+        done = publish_release(load_domain(result.domain), options)
+    except UserError as error:
+        return replace(result, error=str(error))
+    except Exception as error:
+        return replace(result, error=kept(result.domain, "publish", error))
+    return replace(result, publication=done)
 
 
 def run_units(

@@ -20,7 +20,8 @@ from shared.domain import load_domain
 from shared.errors import UserError
 from shared.olive.calibration import wants_calibration
 from shared.pipeline import Result, release_domain, run_until, write_attempts
-from shared.rung_run import STAGES, Options, Stage
+from shared.release_model import STAGES, Stage
+from shared.rung_run import Options
 
 FIRST = "package"
 """Source, build and package go together: apart they would only read the weights' headers again."""
@@ -127,8 +128,8 @@ def run_unit(unit: Unit) -> Result:
         if unit.release:
             return release_domain(unit.domain, unit.options)
         result = run_until(unit.domain, unit.options)
-        if result.walk and not result.ok:
-            write_attempts(unit.domain, result.walk.attempts)
+        if result.chain and not result.ok:
+            write_attempts(unit.domain, result.chain.attempts)
         return result
     except Exception as error:
         return Result(unit.domain, error=kept(unit.domain, unit.until, error))

@@ -18,7 +18,7 @@ from shared.card.front_matter import problems
 from shared.card.tables import shown
 from shared.errors import UserError
 from shared.front_matter import read_front_matter
-from shared.release import CARD_FILE, Release
+from shared.release_model import CARD_FILE, Release
 from shared.strict import read_text
 from shared.verify.gates import contradictions
 from shared.verify.line import NotChecked, need

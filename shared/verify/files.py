@@ -7,7 +7,7 @@ from pathlib import Path
 from shared import paths
 from shared.errors import UserError
 from shared.hashing import files_below, sha256_now
-from shared.release import RELEASE_FILE, Release
+from shared.release_model import RELEASE_FILE, Release
 from shared.safety.content import refuse_unsafe
 from shared.safety.kinds import need_known
 from shared.safety.secrets import refuse_secrets

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from shared.card.tables import shown
 from shared.gates import GateResult, failed
 from shared.manifest import Measurement, Value
-from shared.release import Release
+from shared.release_model import Release
 from shared.units import interval, number
 
 BOUND = re.compile(r"([≥≤]) (-?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?)(?: (.+))?")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from shared import paths
 from shared.hub.calls import Sleep
-from shared.release import RELEASE_FILE, Release, read_release
+from shared.release_model import RELEASE_FILE, Release, read_release
 from shared.verify import card, files, layout, remote
 from shared.verify.line import Line, line
 

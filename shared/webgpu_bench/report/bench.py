@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from shared import paths
-from shared.chain import Walk
 from shared.errors import UserError
 from shared.progress import say
+from shared.webgpu_bench.engines.ask import Benched
 from shared.webgpu_bench.engines.side import Row, parse_engines, side_by_side
 from shared.webgpu_bench.report.page import render_page
 from shared.webgpu_bench.report.tables import (
@@ -28,16 +28,15 @@ def chosen_engines(engines: str, browser: str = "") -> list[str]:
 
 
 def bench_report(
-    walks: list[Walk], names: list[str], stem: str, *, html: str = "", force: bool = False
+    models: list[Benched], names: list[str], stem: str, *, html: str = "", force: bool = False
 ) -> str:
     """The table for the terminal; writes <stem>.{md,csv,json,jsonl} and, if named, the page, to which
     the last line links."""
     rows: list[Row] = []
-    for walked in walks:
-        if "bench" in walked.done and walked.rung:
-            if names:
-                say(f"[engines] {walked.domain.name} · {', '.join(names)}")
-            rows += side_by_side(walked, names, force=force)
+    for benched in models:
+        if names:
+            say(f"[engines] {benched.domain.name} · {', '.join(names)}")
+        rows += side_by_side(benched, names, force=force)
     written = write_engines(rows, stem)
     table = engines_table(rows, "rounded_outline")
     notes = filter(None, (SOFTWARE_NOTE, busy_note(rows)))

@@ -1,0 +1,71 @@
+"""Imports run one way: no module of shared/ reaches itself through others, at any depth of the code."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+from shared import paths
+
+
+def modules() -> dict[str, Path]:
+    """Every module of shared/ by its dotted name."""
+    root = paths.REPOSITORY
+    found = sorted(p for p in (root / "shared").rglob("*.py") if "node_modules" not in p.parts)
+    named = {".".join(p.relative_to(root).with_suffix("").parts): p for p in found}
+    return {name.removesuffix(".__init__"): path for name, path in named.items()}
+
+
+def imports(path: Path, known: dict[str, Path]) -> set[str]:
+    """The modules of shared/ that a file imports: in functions and under TYPE_CHECKING as well."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            inner = {f"{node.module}.{alias.name}" for alias in node.names} & known.keys()
+            found |= inner or {node.module}
+    return found & known.keys()
+
+
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """The modules of one circle, in the order of its imports; empty where there is none."""
+    done: set[str] = set()
+
+    def through(name: str, way: list[str]) -> list[str]:
+        if name in way:
+            return way[way.index(name) :]
+        if name in done:
+            return []
+        for other in sorted(graph.get(name, ())):
+            if found := through(other, [*way, name]):
+                return found
+        done.add(name)
+        return []
+
+    return next((found for name in sorted(graph) if (found := through(name, []))), [])
+
+
+def graph() -> dict[str, set[str]]:
+    known = modules()
+    return {name: imports(path, known) - {name} for name, path in known.items()}
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    assert circle(graph()) == []
+
+
+def test_a_circle_is_found_wherever_it_is_closed(tmp_path: Path) -> None:
+    def written(name: str, text: str) -> Path:
+        path = tmp_path / f"{name}.py"
+        path.write_text(text)
+        return path
+
+    known = {
+        "shared.a": written("a", "def f():\n    from shared.b import g\n"),
+        "shared.b": written("b", "if TYPE_CHECKING:\n    from shared import c\n"),
+        "shared.c": written("c", "import shared.a\n"),
+    }
+    found = {name: imports(path, known) for name, path in known.items()}
+    assert circle(found) == ["shared.a", "shared.b", "shared.c"]
+    assert circle(found | {"shared.c": set()}) == []

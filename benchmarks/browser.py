@@ -14,25 +14,26 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from shared import paths
-from shared.card.tables import gates_table, measurements_table
-from shared.environment import set_variables
-from shared.errors import RungFailed, UserError
-from shared.folders import write_text
-from shared.manifest import Measurement
-from shared.pipeline import benched, run_until
-from shared.progress import say
-from shared.release_model import ChainResult
-from shared.rung_run import Options
+from shared.base import paths
+from shared.base.cpu import set_variables
+from shared.base.errors import RungFailed, UserError
+from shared.base.files import write_text
+from shared.base.manifest import Measurement
+from shared.base.progress import say
+from shared.base.tables import measurements_table
+from shared.pipeline.one import benched, run_until
+from shared.pipeline.rung import Options
+from shared.release.card.tables import gates_table
+from shared.release.model import ChainResult
 from shared.setup.firefox import INSTALL, find_firefox, firefox_version
 from shared.webgpu_bench import parity
-from shared.webgpu_bench.asked import Profile, asked_of
-from shared.webgpu_bench.engines.ask import Benched
-from shared.webgpu_bench.engines.side import parse_engines, side_by_side
+from shared.webgpu_bench.engines.questions import Benched
+from shared.webgpu_bench.engines.side_by_side import parse_engines, side_by_side
 from shared.webgpu_bench.firefox import run_in_firefox
 from shared.webgpu_bench.kernels import kernels_of
-from shared.webgpu_bench.measured import describe
+from shared.webgpu_bench.measurements import describe
 from shared.webgpu_bench.report.tables import SOFTWARE_NOTE, busy_note, engines_table
+from shared.webgpu_bench.request import Profile, asked_of
 
 DOCUMENT = paths.REPOSITORY / "docs" / "browser-measured.md"
 DOMAIN, RUNG = "legal", "embedded"
@@ -108,8 +109,8 @@ def _firefox(walked: ChainResult) -> str:
 
 def _firefox_parity(walked: ChainResult, firefox: Path) -> tuple[dict[str, Measurement], str]:
     """The parity gate's text read by Firefox and by the CPU on the very file it has loaded."""
-    from shared.evaluate.chat import Chat
-    from shared.evaluate.forced import ForcedModel
+    from shared.evaluate.models.chat import Chat
+    from shared.evaluate.models.onnx import ForcedModel
 
     package = walked.package
     asked = asked_of(walked.domain, package, Chat(package), Profile.of(walked.domain, False))

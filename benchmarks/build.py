@@ -32,10 +32,10 @@ from benchmarks.build_report import (
 )
 from benchmarks.calibrated_once import WITHOUT
 from benchmarks.full_size import ARCHITECTURES, BLOCK_SIZE, full_size_model
-from shared import paths
-from shared.errors import UserError
-from shared.progress import say
-from shared.strict import nearest
+from shared.base import paths
+from shared.base.errors import UserError
+from shared.base.parsing import nearest
+from shared.base.progress import say
 
 STOCK_MODULE = "onnxruntime_genai.models.builder"
 MENDED_MODULE = "benchmarks.stock_mended"

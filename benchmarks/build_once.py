@@ -9,8 +9,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from shared.domain import domain_names, load_domain
-from shared.olive.config import builder_pass
+from shared.domain.domain import domain_names, load_domain
+from shared.domain.olive_json import builder_pass
 from shared.olive.workflow import run_workflow
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 
-from shared import paths
-from shared.card.tables import table
-from shared.manifest import Strict
-from shared.units import number
+from shared.base import paths
+from shared.base.formatting import number
+from shared.base.manifest import Strict
+from shared.base.tables import table
 
 DOCUMENT = paths.REPOSITORY / "docs" / "full-size.md"
 OURS = "this repository"

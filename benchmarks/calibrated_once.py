@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.full_size import calibration_texts
-from shared.domain import domain_names, load_domain
+from shared.base.parsing import read_json
+from shared.domain.domain import domain_names, load_domain
+from shared.domain.olive_json import with_overrides
 from shared.olive.calibration import bound, wants_calibration
-from shared.olive.config import with_overrides
 from shared.olive.workflow import run_workflow
-from shared.strict import read_json
 
 WITHOUT = "without-calibration"
 

@@ -16,16 +16,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
 
-from shared import paths
-from shared.card.fidelity import fidelity_note, fidelity_table
-from shared.card.quality import quality_note, quality_tables
-from shared.domain import domain_names
-from shared.environment import set_variables
-from shared.errors import UserError
-from shared.folders import write_text
-from shared.pipeline import run_until
-from shared.progress import say
-from shared.rung_run import Options
+from shared.base import paths
+from shared.base.cpu import set_variables
+from shared.base.errors import UserError
+from shared.base.files import write_text
+from shared.base.progress import say
+from shared.domain.domain import domain_names
+from shared.pipeline.one import run_until
+from shared.pipeline.rung import Options
+from shared.release.card.fidelity import fidelity_note, fidelity_table
+from shared.release.card.quality import quality_note, quality_tables
 
 DOCUMENT = paths.REPOSITORY / "docs" / "measured.md"
 SETS = paths.REPOSITORY.parent / "shared" / "eval"

@@ -23,10 +23,10 @@ from transformers import (
     SmolLM3Config,
 )
 
-from shared.embedded import PACKAGE, embedded_model
-from shared.manifest import tool_versions
-from shared.progress import bar
-from shared.stage import Plan, Produced, run_stage
+from shared.base.manifest import tool_versions
+from shared.base.progress import bar
+from shared.base.stage import Plan, Produced, run_stage
+from shared.source.embedded import PACKAGE, embedded_model
 
 SPECIAL: dict[str, Any] = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
 BLOCK_SIZE = {"smollm3": 32, "phi3": 128, "qwen2.5": 32}
@@ -145,7 +145,8 @@ def calibration_texts(domain: str, vocabulary: int) -> list[list[int]]:
     """Token ids of a domain's calibration text, by the embedded model's tokenizer."""
     from transformers import AutoTokenizer
 
-    from shared.domain import load_domain, read_records
+    from shared.domain.domain import load_domain
+    from shared.domain.records import read_records
     from shared.olive.calibration import FILE, chat_tokens
 
     loaded = load_domain(domain)

@@ -30,14 +30,15 @@ from benchmarks.full_size import (
     calibration_texts,
     write_random,
 )
-from shared import marks, paths
-from shared.embedded import PACKAGE, embedded_model
-from shared.manifest import Strict
+from shared.base import blocks as marks
+from shared.base import paths
+from shared.base.formatting import number
+from shared.base.manifest import Strict
+from shared.base.progress import say
 from shared.olive.calibrated_pass import load_parent
-from shared.olive.gptq import Format
-from shared.olive.layerwise import quantize_decoder
-from shared.progress import say
-from shared.units import number
+from shared.olive.quantise.gptq import Format
+from shared.olive.quantise.layerwise import quantize_decoder
+from shared.source.embedded import PACKAGE, embedded_model
 
 DOCUMENT = paths.REPOSITORY / "docs" / "recipes.md"
 MARK = "<!-- measured: one layer of {} -->"

@@ -27,15 +27,15 @@ import numpy as np
 import onnx
 
 from benchmarks.full_size import ARCHITECTURES, BLOCK_SIZE, full_size_model
-from shared import paths
-from shared.card.tables import table
-from shared.errors import RungFailed, UserError
-from shared.progress import say
-from shared.units import number
+from shared.base import paths
+from shared.base.errors import RungFailed, UserError
+from shared.base.formatting import number
+from shared.base.progress import say
+from shared.base.tables import table
 from shared.webgpu_bench.driver import has_gpu
 from shared.webgpu_bench.engines import native, native_webgpu
-from shared.webgpu_bench.engines.ask import context_of
 from shared.webgpu_bench.engines.job import EngineRun, Job
+from shared.webgpu_bench.engines.questions import context_of
 from shared.webgpu_bench.figures import Figure, Points, figures, questions
 from shared.webgpu_bench.report.tables import spread
 

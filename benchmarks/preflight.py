@@ -9,13 +9,13 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.full_size import ARCHITECTURES, BLOCK_SIZE, SPECIAL
-from shared import paths
-from shared.olive.int4 import Int4Options
-from shared.olive.plan import GRAPH_TYPES, planned_graph
-from shared.progress import say
-from shared.units import number
+from shared.base import paths
+from shared.base.formatting import number
+from shared.base.progress import say
+from shared.olive.graph.fill import Int4Options
+from shared.olive.graph.shapes import GRAPH_TYPES, planned_graph
+from shared.webgpu_bench.footprint import Footprint, footprint
 from shared.webgpu_bench.preflight import preflight, preflight_table, read_profiles
-from shared.webgpu_bench.tensors import Footprint, footprint
 
 DOCUMENT = paths.REPOSITORY / "docs" / "preflight.md"
 HEAD = """# Will it load there? Three full-size models, class of device by class of device

@@ -15,9 +15,8 @@ from pathlib import Path
 
 def main(model: str, out: str, block_size: str) -> None:
     started = time.monotonic()
-    import shared.olive.streaming_pass  # noqa: F401 (timed apart from the work)
-    from shared.domain import domain_names, load_domain
-    from shared.olive.config import builder_pass
+    from shared.domain.domain import domain_names, load_domain
+    from shared.domain.olive_json import builder_pass
     from shared.olive.workflow import run_workflow
 
     parts = {"import torch, Olive, Mobius": time.monotonic() - started}
@@ -36,11 +35,11 @@ def main(model: str, out: str, block_size: str) -> None:
 def _parts(profile: cProfile.Profile) -> dict[str, float]:
     """Cumulative seconds of the functions that the work is made of."""
     names = {
-        ("shared/olive/graph.py", "build_graph"): "two bare graphs",
-        ("shared/olive/blockwise.py", "quantize"): "read and quantise, all cores",
+        ("shared/olive/graph/bare.py", "build_graph"): "two bare graphs",
+        ("shared/olive/quantise/nearest.py", "quantize"): "read and quantise, all cores",
         ("~", "<method 'write' of '_io.BufferedWriter' objects>"): "write both files",
         ("~", "<method 'update' of '_hashlib.HASH' objects>"): "hash what is written",
-        ("shared/hashing.py", "sha256_file"): "hash the source, where it is not remembered",
+        ("shared/base/hashing.py", "sha256_file"): "hash the source, where it is not remembered",
     }
     found = dict.fromkeys(names.values(), 0.0)
     for (file, _, function), row in pstats.Stats(profile).stats.items():  # type: ignore[attr-defined]

@@ -14,15 +14,15 @@ STARTED = time.monotonic()
 
 
 def main(until: str, jobs: str, scheduler: str = "", memory: str = "") -> None:
-    from shared.domain import domain_names
-    from shared.pipeline import run_until
-    from shared.rung_run import Options
-    from shared.schedule.run import release_all
+    from shared.domain.domain import domain_names
+    from shared.pipeline.many import release_all
+    from shared.pipeline.one import run_until
+    from shared.pipeline.rung import Options
 
     options = Options(rung="smollm3", records="1", until=until, on_the_way=until != "gates")  # type: ignore[arg-type]
     budget = int(memory) if memory else None
     if int(jobs) > 1 or scheduler:
-        from shared.schedule.run import run_units
+        from shared.pipeline.many import run_units
 
         results = run_units(domain_names(), options, int(jobs), budget, scheduler or None)
     elif until == "gates":

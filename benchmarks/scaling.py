@@ -25,12 +25,12 @@ import psutil
 
 from benchmarks.build_report import profile_text, profiles
 from benchmarks.worlds import add_ballast, disk_floor, make_world
-from shared import paths
-from shared.card.tables import table
-from shared.errors import UserError
-from shared.manifest import Strict
-from shared.progress import say
-from shared.units import number
+from shared.base import paths
+from shared.base.errors import UserError
+from shared.base.formatting import number
+from shared.base.manifest import Strict
+from shared.base.progress import say
+from shared.base.tables import table
 
 COUNTS = (1, 2, 4, 8, 16)
 FULL_SIZE_BYTES = 6_150_000_000

@@ -14,8 +14,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from shared.domain import domain_names, load_domain
-from shared.olive.config import builder_pass
+from shared.domain.domain import domain_names, load_domain
+from shared.domain.olive_json import builder_pass
 
 OLD = "int4_"
 

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaConfig, SmolLM3Config
 
-from shared import paths
-from shared.embedded import PACKAGE, embedded_model
+from shared.base import paths
+from shared.source.embedded import PACKAGE, embedded_model
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 49152,

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from shared import paths
-from shared.environment import set_variables
+from shared.base import paths
+from shared.base.cpu import set_variables
 from tests.stand_ins import take_any_architecture
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ set_variables()
 @pytest.fixture(scope="session")
 def embedded() -> Path:
     """The embedded model's folder, dequantised once into the repository's own build/."""
-    from shared.embedded import PACKAGE, embedded_model
+    from shared.source.embedded import PACKAGE, embedded_model
 
     return embedded_model(PACKAGE)
 
@@ -78,9 +78,9 @@ def package(
     tiny: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Path]:
     """A packaged tiny Qwen2, made by the real stages once a session."""
-    from shared.chain import run_chain
-    from shared.domain import load_domain
-    from shared.rung_run import Options
+    from shared.domain.domain import load_domain
+    from shared.pipeline.chain import run_chain
+    from shared.pipeline.rung import Options
 
     root = tmp_path_factory.mktemp("package")
     shutil.copytree(paths.REPOSITORY / "domains" / "legal", root / "domains" / "legal")

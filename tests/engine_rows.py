@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from shared.webgpu_bench.engines.job import EngineRun
-from shared.webgpu_bench.engines.side import Row
+from shared.webgpu_bench.engines.side_by_side import Row
 from shared.webgpu_bench.result import Run
 
 

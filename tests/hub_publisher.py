@@ -8,7 +8,7 @@ import re
 import sys
 from pathlib import Path
 
-from shared.errors import UserError
+from shared.base.errors import UserError
 from shared.hub import publish as _publish  # noqa: F401 (for the fork server)
 from tests.hub_double import HubDouble
 from tests.hub_routes import WRITE_TOKEN

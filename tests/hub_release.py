@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from shared.errors import UserError
+from shared.base.errors import UserError
 from shared.hub.order import Order
 from shared.hub.publish import Published, publish
 from tests.hub_double import READ_TOKEN, WRITE_TOKEN, HubDouble

@@ -16,7 +16,7 @@ from pathlib import Path
 from queue import Queue
 from typing import Any
 
-from shared import paths
+from shared.base import paths
 from tests.hub_double import Fault, HubDouble
 from tests.hub_publisher import REPO, TIMEOUT_SECONDS, publish_once
 from tests.hub_release import graph

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from shared import paths
-from shared.chain import run_chain
-from shared.domain import load_domain
+from shared.base import paths
+from shared.base.manifest import Measurement
+from shared.base.stage import Plan, Produced, run_stage
+from shared.domain.domain import load_domain
 from shared.evaluate.overflow import overflow_stage
-from shared.gates import judge_gates
-from shared.manifest import Measurement
-from shared.release import make_release
-from shared.release_model import ChainResult, release_folder
-from shared.rung_run import Options
-from shared.stage import Plan, Produced, run_stage
+from shared.pipeline.chain import run_chain
+from shared.pipeline.rung import Options
+from shared.release.folder import make_release
+from shared.release.gates import judge_gates
+from shared.release.model import ChainResult, release_folder
 from shared.webgpu_bench.stage import NAMES
 from tests.stand_ins import take_any_architecture
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from shared import paths
+from shared.base import paths
 from shared.setup.browser import require_browser
 from shared.webgpu_bench.chromium import flags
 

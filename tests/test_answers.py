@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from shared.domain import Record
-from shared.evaluate.answers import (
+from shared.domain.records import Record
+from shared.domain.scoring import FieldScoring, same
+from shared.evaluate.scoring.verdict import (
     DEEPEST,
     REFUSALS,
     Verdict,
@@ -19,7 +20,6 @@ from shared.evaluate.answers import (
     judge,
     parse,
 )
-from shared.evaluate.scoring import FieldScoring, same
 
 SCHEMA: dict[str, Any] = {
     "type": "object",

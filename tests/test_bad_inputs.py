@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 import torch
 
-from shared.pipeline import Result, release_domain
-from shared.rung_run import Options
+from shared.pipeline.one import Result, release_domain
+from shared.pipeline.rung import Options
 
 Tiny = Callable[[str], Path]
 Spoil = Callable[[Path], object]

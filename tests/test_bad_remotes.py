@@ -9,8 +9,8 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 
-from shared.errors import UserError
-from shared.verify.report import verify
+from shared.base.errors import UserError
+from shared.release.verify.report import verify
 from tests.hub_double import Fault, HubDouble, closed_port, use_this_machine
 from tests.test_bad_inputs import header, need_nothing_half_made, run
 

@@ -12,7 +12,7 @@ from benchmarks.build_report import CALIBRATED, OURS, STOCK, Build, document
 from benchmarks.build_report import render as build_table
 from benchmarks.scaling import CLUSTER, WAYS, Report, Run, bench_scaling, render
 from benchmarks.worlds import disk_floor
-from shared import paths
+from shared.base import paths
 
 
 @pytest.mark.slow

@@ -17,13 +17,13 @@ import torch
 from onnxruntime.capi._pybind_state import quantize_matmul_4bits
 from transformers import AutoModelForCausalLM
 
-from shared import paths
-from shared.errors import RungFailed
-from shared.olive.blockwise import dequantize, quantize
-from shared.olive.external_data import ExternalDataWriter
-from shared.olive.graph import build_graph
-from shared.olive.int4 import Int4Options, write_int4, write_together
-from shared.olive.weights import load_weights, weight_files
+from shared.base import paths
+from shared.base.errors import RungFailed
+from shared.olive.graph.bare import build_graph
+from shared.olive.graph.external_data import ExternalDataWriter
+from shared.olive.graph.fill import Int4Options, write_int4, write_together
+from shared.olive.quantise.nearest import dequantize, quantize
+from shared.source.weights import load_weights, weight_files
 from tests.tiny import ARCHITECTURES, write_tiny
 
 Tiny = Callable[[str], Path]
@@ -321,7 +321,8 @@ def test_both_numeric_types_in_one_pass_are_the_bytes_of_one_at_a_time(
     asked: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "shared.olive.int4.quantize", lambda w, b: (asked.append("once"), quantize(w, b))[1]
+            "shared.olive.graph.fill.quantize",
+            lambda w, b: (asked.append("once"), quantize(w, b))[1],
         )
         write_together(graphs, weights, Int4Options())
     stored = [t.name for t in graphs[together / "model_q4.onnx"].proto.graph.initializer]

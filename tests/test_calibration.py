@@ -10,15 +10,16 @@ from typing import Any
 
 import pytest
 
-from shared.chain import run_chain
-from shared.domain import domain_names, load_domain, read_records
-from shared.errors import UserError
+from shared.base.errors import UserError
+from shared.domain.domain import domain_names, load_domain
+from shared.domain.records import read_records
 from shared.olive import build as stage
 from shared.olive.build import build_stage
 from shared.olive.calibration import FILE, MAX_TOKENS, bound, refuse_common, wants_calibration
 from shared.olive.calibration_data import rows_of
-from shared.rung_run import Options
-from shared.source import source_stage
+from shared.pipeline.chain import run_chain
+from shared.pipeline.rung import Options
+from shared.source.source import source_stage
 
 Tiny = Callable[[str], Path]
 CALIBRATED = {"type": "CalibratedQuant", "calibration": FILE}

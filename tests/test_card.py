@@ -16,18 +16,19 @@ import pytest
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
-from shared import paths
-from shared.card.card import render_card
-from shared.card.front_matter import problems
-from shared.card.tables import cell, fenced, table, words
-from shared.card.usage import usage_js, usage_js_constrained
-from shared.domain import Gate, domain_names
-from shared.errors import UserError
-from shared.front_matter import read_front_matter
-from shared.gates import judge_gates
-from shared.manifest import FileRecord, Manifest, Measurement
-from shared.release_model import Attempt, Release
-from shared.training import training_details
+from shared.base import paths
+from shared.base.errors import UserError
+from shared.base.front_matter import read_front_matter
+from shared.base.manifest import FileRecord, Manifest, Measurement
+from shared.base.tables import cell, fenced, table, words
+from shared.domain.domain import domain_names
+from shared.domain.settings import Gate
+from shared.release.card.card import render_card
+from shared.release.card.front_matter import problems
+from shared.release.card.usage import usage_js, usage_js_constrained
+from shared.release.gates import judge_gates
+from shared.release.model import Attempt, Release
+from shared.source.training import training_details
 
 GOLDEN = Path(__file__).parent / "golden"
 DOMAINS = ["contracts", "financial", "legal", "medical"]

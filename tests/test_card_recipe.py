@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from shared.card.recipe import comparison, measured_beside, recipe_words, report_file
-from shared.domain import load_domain
-from shared.manifest import Manifest, Measurement
+from shared.base.manifest import Manifest, Measurement
+from shared.domain.domain import load_domain
+from shared.release.card.recipe import comparison, measured_beside, recipe_words, report_file
 
 
 def manifest(stage: str, key: str, **given: Any) -> Manifest:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from shared.chain import run_chain, select_records
-from shared.domain import load_domain
-from shared.errors import UserError
-from shared.evaluate.statistics import paired
-from shared.rung_run import Options
+from shared.base.errors import UserError
+from shared.domain.domain import load_domain
+from shared.evaluate.scoring.statistics import paired
+from shared.pipeline.chain import run_chain, select_records
+from shared.pipeline.rung import Options
 from tests.tiny import write_tiny
 
 Tiny = Callable[[str], Path]

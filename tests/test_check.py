@@ -16,17 +16,17 @@ from typing import Any
 
 import pytest
 
-from shared import paths
-from shared.domain import Domain, load_domain
-from shared.errors import RungFailed
+from shared.base import paths
+from shared.base.errors import RungFailed
+from shared.base.manifest import Manifest
+from shared.base.stage import Plan, Produced, run_stage
+from shared.domain.domain import Domain, load_domain
 from shared.evaluate import systems
-from shared.evaluate.answer import Answer
 from shared.evaluate.check import Selection, check_stage
+from shared.evaluate.models.answer import Answer
 from shared.evaluate.systems import System
-from shared.gates import judge_gates
-from shared.manifest import Manifest
-from shared.source import answering_hash, source_stage
-from shared.stage import Plan, Produced, run_stage
+from shared.release.gates import judge_gates
+from shared.source.source import answering_hash, source_stage
 
 Tiny = Callable[[str], Path]
 
@@ -127,8 +127,8 @@ def test_another_fault_of_a_free_answer_is_no_refusal(
 
 
 def test_a_real_runtime_refuses_such_a_schema_in_a_sentence(tiny: Tiny, package: Path) -> None:
-    from shared.evaluate.genai import Answerer
-    from shared.evaluate.sixteen_bit import SixteenBit
+    from shared.evaluate.models.genai import Answerer
+    from shared.evaluate.models.torch import SixteenBit
 
     schema = json.dumps({"type": "object", "properties": {"a": {"type": "no such type"}}})
     for model in (SixteenBit(tiny("llama")), Answerer(package)):
@@ -188,7 +188,8 @@ class TestAStoredAnswer:
 KILLED = """
 import sys
 from pathlib import Path
-from shared.domain import Record, load_domain
+from shared.domain.records import Record
+from shared.domain.domain import load_domain
 from shared.evaluate.systems import Asking, System
 domain = load_domain("legal")
 records = [Record(id=f"n{i}", input=f"Matter {i} of a hundred.", gold={}) for i in range(100)]

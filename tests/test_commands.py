@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from shared import paths
-from shared.readme import blocks, render
+from shared.base import paths
+from shared.cli.readme import blocks, render
 
 Edit = Callable[[str, str, str], None]
 

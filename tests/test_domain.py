@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from shared import paths
-from shared.domain import FILES, domain_names, load_domain, read_records
-from shared.errors import UserError
+from shared.base import paths
+from shared.base.errors import UserError
+from shared.domain.domain import FILES, domain_names, load_domain
+from shared.domain.records import read_records
 
 Edit = Callable[[str, str, str], None]
 
@@ -166,7 +167,7 @@ def test_an_unknown_domain_is_answered_with_the_nearest(root: Path) -> None:
 
 
 def test_an_override_of_a_key_that_olive_lacks_is_refused(root: Path, edit: Edit) -> None:
-    from shared.olive.config import with_overrides
+    from shared.domain.olive_json import with_overrides
 
     edit("fallback.toml", "passes.int4.int4_block_size", "passes.int5.int4_block_size")
     domain = load_domain("legal")

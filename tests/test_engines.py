@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from benchmarks.native import bytes_per_token, share_of_limit
-from shared.domain import BenchSettings
-from shared.errors import RungFailed, UserError
+from shared.base.errors import RungFailed, UserError
+from shared.domain.settings import BenchSettings
 from shared.setup.browser import find_browser
 from shared.setup.firefox import INSTALL, find_firefox
 from shared.webgpu_bench.engines import firefox, in_browser, native, native_webgpu
-from shared.webgpu_bench.engines.child import run_child
 from shared.webgpu_bench.engines.job import EngineRun, Job
-from shared.webgpu_bench.engines.side import _compared, parse_engines
+from shared.webgpu_bench.engines.process import run_child
+from shared.webgpu_bench.engines.side_by_side import _compared, parse_engines
 from shared.webgpu_bench.figures import Points, at, figures, questions
 from shared.webgpu_bench.report.bench import bench_report, chosen_engines
 from shared.webgpu_bench.report.page import render_page

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import evaluated
-from shared.errors import UserError
+from shared.base.errors import UserError
 
 
 @pytest.fixture

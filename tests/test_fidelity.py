@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from shared import paths
-from shared.card.fidelity import ROWS, fidelity_note, fidelity_table
-from shared.domain import domain_names, load_domain
+from shared.base import paths
+from shared.base.manifest import Manifest, Measurement
+from shared.domain.domain import domain_names, load_domain
 from shared.evaluate.fidelity import MEASURED, Candidate, better
-from shared.manifest import Manifest, Measurement
+from shared.release.card.fidelity import ROWS, fidelity_note, fidelity_table
 
 
 def manifest(**values: float) -> Manifest:

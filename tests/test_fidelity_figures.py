@@ -7,8 +7,8 @@ import pytest
 import scipy.stats
 import torch
 
-from shared.evaluate import spread
-from shared.evaluate.cut import KEEP_AT_MOST, cut, distance, joined
+from shared.evaluate.distribution import KEEP_AT_MOST, cut, distance, joined
+from shared.evaluate.scoring import clustered as spread
 
 
 def logits(rows: int = 40, vocabulary: int = 500, seed: int = 0) -> np.ndarray:

@@ -12,17 +12,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shared.chain import run_chain
-from shared.domain import load_domain
+from shared.domain.domain import load_domain
 from shared.evaluate import reference
-from shared.evaluate.chat import Chat
-from shared.evaluate.cut import distance
+from shared.evaluate.distribution import distance
 from shared.evaluate.fidelity import MEASURED
-from shared.evaluate.forced import ForcedModel
-from shared.evaluate.parent import Parent
+from shared.evaluate.models.chat import Chat
+from shared.evaluate.models.onnx import ForcedModel
+from shared.evaluate.models.parent import Parent
 from shared.evaluate.reference import HeldOut, as_passages, passages, predictions, reference_stage
-from shared.rung_run import Options
-from shared.source import source_stage
+from shared.pipeline.chain import run_chain
+from shared.pipeline.rung import Options
+from shared.source.source import source_stage
 
 Edit = Callable[[str, str, str], None]
 UNTIL = Options(rung="smollm3", until="fidelity")
@@ -62,8 +62,9 @@ def test_a_second_run_gives_the_same_numbers_from_the_same_reference(world: Path
 def test_an_unchanged_run_imports_no_torch(world: Path) -> None:
     run_chain(load_domain("legal"), UNTIL)
     code = (
-        "import sys; from shared.chain import run_chain; from shared.domain import load_domain; "
-        "from shared.rung_run import Options; "
+        "import sys; from shared.pipeline.chain import run_chain; "
+        "from shared.domain.domain import load_domain; "
+        "from shared.pipeline.rung import Options; "
         "w = run_chain(load_domain('legal'), Options(rung='smollm3', until='fidelity')); "
         "assert w.stages['fidelity'].reused; "
         "assert not {'torch', 'olive', 'onnxruntime', 'transformers'} & set(sys.modules)"

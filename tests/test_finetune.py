@@ -19,13 +19,14 @@ from examples.finetune.packing import Example, encode, pack
 from examples.finetune.records import keep_apart, training_records
 from examples.finetune.run import Job, finetune
 from examples.finetune.train import Course, Recipe, answer_loss, pace, train, with_adapter
-from shared import paths
-from shared.chain import run_chain
-from shared.domain import Record, load_domain
-from shared.errors import UserError
-from shared.evaluate.chat import Chat
-from shared.rung_run import Options
-from shared.source import base_stage
+from shared.base import paths
+from shared.base.errors import UserError
+from shared.domain.domain import load_domain
+from shared.domain.records import Record
+from shared.evaluate.models.chat import Chat
+from shared.pipeline.chain import run_chain
+from shared.pipeline.rung import Options
+from shared.source.source import base_stage
 
 Tiny = Callable[[str], Path]
 SHORT = Recipe(epochs=2, rank=4, first_layer=1, examples_per_pack=3, warm_up_steps=1)

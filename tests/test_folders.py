@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from shared import folders
-from shared.folders import recover, swap_in
+from shared.base import files as folders
+from shared.base.files import recover, swap_in
 
 
 class Killed(BaseException):

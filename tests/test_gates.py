@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from shared.domain import Gate
-from shared.errors import UserError
-from shared.gates import failed, judge_gates
-from shared.manifest import Manifest, Measurement
+from shared.base.errors import UserError
+from shared.base.manifest import Manifest, Measurement
+from shared.domain.settings import Gate
+from shared.release.gates import failed, judge_gates
 
 
 def manifests(measurement: Measurement) -> dict[str, Manifest]:

@@ -13,11 +13,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from shared.errors import RungFailed
-from shared.olive import gptq as module
-from shared.olive.gptq import Format, dequantized, gptq, inputs_of, pack, search, unpack
-from shared.olive.quantized import Checkpoint
-from shared.olive.weights import SINGLE, load_weights
+from shared.base.errors import RungFailed
+from shared.olive.quantise import gptq as module
+from shared.olive.quantise.checkpoint import Checkpoint
+from shared.olive.quantise.gptq import Format, dequantized, gptq, inputs_of, pack, search, unpack
+from shared.source.weights import SINGLE, load_weights
 from tests.test_quantised import IDS, build, logits
 
 Tiny = Callable[[str], Path]

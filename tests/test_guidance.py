@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from shared.evaluate.guidance import Masks, grammar
+from shared.evaluate.models.grammar import Masks, grammar
 
 SCHEMA = {
     "type": "object",

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from shared import hashing
-from shared.hashing import NotDone, forget, only_what_is_done, sha256_file
+from shared.base import hashing
+from shared.base.hashing import NotDone, forget, only_what_is_done, sha256_file
+from shared.base.stage import Plan, Produced, run_stage
 from shared.olive.package import link_or_copy
-from shared.stage import Plan, Produced, run_stage
 from tests.stand_ins import take_any_architecture
 
 SIZE = hashing.REMEMBER_FROM_BYTES
@@ -145,10 +145,10 @@ def test_a_build_and_its_package_hash_what_they_write_while_they_write_it(
     tiny: Callable[[str], Path], tmp_path: Path, read: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From quantiser to package: no large file is read to be hashed, none is copied."""
-    from shared import paths
-    from shared.chain import run_chain
-    from shared.domain import load_domain
-    from shared.rung_run import Options
+    from shared.base import paths
+    from shared.domain.domain import load_domain
+    from shared.pipeline.chain import run_chain
+    from shared.pipeline.rung import Options
 
     root = tmp_path / "root"
     shutil.copytree(paths.REPOSITORY / "domains" / "legal", root / "domains" / "legal")

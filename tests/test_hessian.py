@@ -10,12 +10,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from shared.environment import cores
-from shared.olive import hessian, weights
+from shared.base.cpu import cores
 from shared.olive.calibrated_pass import load_parent
-from shared.olive.gptq import Format, gptq, inputs_of
-from shared.olive.hessian import add, inverse_factor_
-from shared.olive.weights import SINGLE, forget_mapped, load_weights
+from shared.olive.quantise import hessian
+from shared.olive.quantise.gptq import Format, gptq, inputs_of
+from shared.olive.quantise.hessian import add, inverse_factor_
+from shared.source import weights
+from shared.source.weights import SINGLE, forget_mapped, load_weights
 
 
 def inputs(tokens: int, width: int) -> torch.Tensor:

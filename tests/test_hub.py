@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from shared.errors import UserError
+from shared.base.errors import UserError
+from shared.cli.publication import plan_table
 from shared.hub.collection import Entry, renew_collection
 from shared.hub.names import repo_id
 from shared.hub.publish import plan
-from shared.hub.table import plan_table
 from tests.hub_double import Fault, HubDouble
 from tests.hub_release import (
     KEY,

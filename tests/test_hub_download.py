@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from huggingface_hub import HfApi
 
-from shared import paths
-from shared.errors import RungFailed, UserError
+from shared.base import paths
+from shared.base.errors import RungFailed, UserError
 from shared.hub import download
 from shared.hub.calls import Sleep
 from shared.hub.download import HubSource, fetch_snapshot, parse_hub_source

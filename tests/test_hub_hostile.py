@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from shared.errors import RungFailed, UserError
+from shared.base.errors import RungFailed, UserError
 from shared.hub.calls import Hub, scrub
 from shared.hub.download import fetch_snapshot
-from shared.verify.remote import fetch
-from shared.verify.report import verify
+from shared.release.verify.remote import fetch
+from shared.release.verify.report import verify
 from tests.hub_double import Fault, HubDouble
 from tests.hub_publisher import REPO
 from tests.hub_release import NEXT_KEY, refused, send, write_release

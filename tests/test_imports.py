@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-from shared import paths
+from shared.base import paths
 
 
 def modules() -> dict[str, Path]:
@@ -49,6 +49,33 @@ def circle(graph: dict[str, set[str]]) -> list[str]:
 def graph() -> dict[str, set[str]]:
     known = modules()
     return {name: imports(path, known) - {name} for name, path in known.items()}
+
+
+LAYERS = (
+    *("base", "safety", "setup", "domain", "hub", "source", "olive", "evaluate", "webgpu_bench"),
+    *("release", "pipeline", "cli"),
+)
+"""The folders of shared/, each importing from itself and from those before it: the data's own way."""
+
+UPWARDS: dict[tuple[str, str], str] = {}
+"""Imports that run to a later layer all the same, (from, to) → why; five at the most."""
+
+
+def layer(module: str) -> int:
+    return LAYERS.index(module.split(".")[1]) if "." in module else -1
+
+
+def test_every_folder_of_shared_has_its_layer() -> None:
+    folders = {
+        p.name for p in (paths.REPOSITORY / "shared").iterdir() if (p / "__init__.py").is_file()
+    }
+    assert folders == set(LAYERS)
+
+
+def test_imports_run_from_a_layer_to_itself_or_to_one_before_it() -> None:
+    upwards = {(a, b) for a, found in graph().items() for b in found if layer(b) > layer(a)}
+    assert upwards == UPWARDS.keys()
+    assert len(UPWARDS) <= 5
 
 
 def test_no_module_imports_itself_through_others() -> None:

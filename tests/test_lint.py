@@ -14,12 +14,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import load_file, save_file
 
-from shared.errors import RungFailed
-from shared.olive.external_data import ExternalDataWriter
-from shared.olive.graph import build_graph
-from shared.olive.int4 import Int4Options, write_int4
-from shared.olive.lint import RULES, Finding, LintReport, lint, render, require_clean
-from shared.olive.weights import load_weights
+from shared.base.errors import RungFailed
+from shared.olive.graph.bare import build_graph
+from shared.olive.graph.external_data import ExternalDataWriter
+from shared.olive.graph.fill import Int4Options, write_int4
+from shared.olive.lint.rules import RULES, Finding, LintReport, lint, render, require_clean
+from shared.source.weights import load_weights
 
 Tiny = Callable[[str], Path]
 GRAPH, DATA = "model_q4f16.onnx", "model_q4f16.onnx_data"
@@ -85,7 +85,7 @@ class TestOurGraphs:
     def test_are_not_read_where_nothing_looks_like_a_second_table(
         self, clean: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.delattr("shared.olive.lint_weights.mmap")
+        monkeypatch.delattr("shared.olive.lint.weights.mmap")
         assert rules(clean) == set()
 
 

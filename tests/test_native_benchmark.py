@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import native as benchmark
 from benchmarks.native import DTYPE, job_of, main, measure
-from shared.errors import RungFailed
+from shared.base.errors import RungFailed
 from shared.webgpu_bench.engines.job import EngineRun, Job
 from tests.engine_rows import native as native_run
 from tests.engine_rows import software

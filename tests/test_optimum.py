@@ -17,9 +17,9 @@ from onnx import numpy_helper
 from onnxruntime.capi._pybind_state import quantize_matmul_4bits
 from transformers import AutoModelForCausalLM
 
-from shared import paths
-from shared.errors import RungFailed
-from shared.evaluate.forced import ForcedModel
+from shared.base import paths
+from shared.base.errors import RungFailed
+from shared.evaluate.models.onnx import ForcedModel
 from shared.olive.optimum import recipe
 from shared.olive.optimum.graphs import check_weights
 from shared.olive.optimum.recipe import build_optimum

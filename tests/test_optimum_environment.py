@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from shared import paths
-from shared.errors import RungFailed
+from shared.base import paths
+from shared.base.errors import RungFailed
 from shared.olive.optimum import environment
 from shared.olive.optimum.environment import optimum_python, pinned
 from shared.olive.optimum.old_config import translated

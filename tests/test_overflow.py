@@ -8,10 +8,11 @@ import onnx
 import pytest
 from onnx import TensorProto
 
-from shared.domain import load_domain
-from shared.evaluate import overflow, probes
+from shared.domain.domain import load_domain
+from shared.evaluate import activations as probes
+from shared.evaluate import overflow
+from shared.evaluate.activations import Peak, find_peaks
 from shared.evaluate.overflow import at_risk, by_layer, headroom
-from shared.evaluate.probes import Peak, find_peaks
 from tests.spoil import copied, scale_tensor
 
 TEXT = [list(range(100, 160))]

@@ -11,8 +11,9 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from shared.domain import Record, domain_names, load_domain
-from shared.evaluate.chat import Chat
+from shared.domain.domain import domain_names, load_domain
+from shared.domain.records import Record
+from shared.evaluate.models.chat import Chat
 from shared.webgpu_bench import parity
 from shared.webgpu_bench.parity import Reading, Summary
 from shared.webgpu_bench.result import Parity, ParityPiece

@@ -7,20 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from shared.domain import load_domain
-from shared.errors import UserError
-from shared.olive.int4 import Int4Options
-from shared.olive.plan import planned_graph
+from shared.base.errors import UserError
+from shared.domain.domain import load_domain
+from shared.olive.graph.fill import Int4Options
+from shared.olive.graph.shapes import planned_graph
 from shared.webgpu_bench import cpu_nodes, preflight
-from shared.webgpu_bench.budget import (
-    CACHE_COPIES,
-    longest_context,
-    measured_overhead,
-    with_budget,
-)
+from shared.webgpu_bench.footprint import Footprint, footprint, read_footprint
 from shared.webgpu_bench.kernels import kernels_table, read_kernels
+from shared.webgpu_bench.memory import CACHE_COPIES, longest_context, measured_overhead, with_budget
 from shared.webgpu_bench.preflight import package_footprints, read_profiles
-from shared.webgpu_bench.tensors import Footprint, footprint, read_footprint
 
 SMALL = {"head": 100_000_000}
 

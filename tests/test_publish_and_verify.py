@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from shared.domain import load_domain
-from shared.errors import UserError
-from shared.hashing import NotDone, only_what_is_done, sha256_files
-from shared.publication import PublishOptions, plan_publication, publish_release
-from shared.release_model import read_release
-from shared.signing import sign_folder
-from shared.verify.report import before_loading
+from shared.base.errors import UserError
+from shared.base.hashing import NotDone, only_what_is_done, sha256_files
+from shared.domain.domain import load_domain
+from shared.pipeline.publication import PublishOptions, plan_publication, publish_release
+from shared.release.model import read_release
+from shared.release.signing import sign_folder
+from shared.release.verify.report import before_loading
 from tests.hub_double import HubDouble, use_this_machine
 from tests.releases import pristine, release
 from tests.test_commands import invoke
@@ -148,12 +148,14 @@ class TestASignedRelease:
         self, release: Path, public: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """An unchanged `release-all` reads no weights, with a signing key as without one."""
-        time.sleep(0.05)  # a file changed a moment ago is hashed again: see shared/hashing.py
+        time.sleep(0.05)  # a file changed a moment ago is hashed again: see shared/base/hashing.py
         sha256_files(release, read_release(release).files)  # as making a release does
         with only_what_is_done(), pytest.raises(NotDone):
             sign_folder(release)
         sign_folder(release)
-        monkeypatch.setattr("shared.signing._signer", lambda key: pytest.fail("signed again"))
+        monkeypatch.setattr(
+            "shared.release.signing._signer", lambda key: pytest.fail("signed again")
+        )
         with only_what_is_done():
             assert sign_folder(release)
 

@@ -11,17 +11,18 @@ from typing import Any
 
 import pytest
 
-from shared import paths, pipeline
-from shared.domain import load_domain
-from shared.hashing import files_below, sha256_file
-from shared.manifest import FileRecord
-from shared.pipeline import Result
-from shared.publication import PublishOptions, publish_release, read_publication
-from shared.release_model import RELEASE_FILE, ChainResult, read_release, release_folder
-from shared.report import overview
-from shared.rung_run import Options
-from shared.schedule import run as many
-from shared.schedule.run import release_all
+from shared.base import paths
+from shared.base.hashing import files_below, sha256_file
+from shared.base.manifest import FileRecord
+from shared.cli.summary import overview
+from shared.domain.domain import load_domain
+from shared.pipeline import many
+from shared.pipeline import one as pipeline
+from shared.pipeline.many import release_all
+from shared.pipeline.one import Result
+from shared.pipeline.publication import PublishOptions, publish_release, read_publication
+from shared.pipeline.rung import Options
+from shared.release.model import RELEASE_FILE, ChainResult, read_release, release_folder
 from tests.hub_double import Fault, HubDouble, use_this_machine
 from tests.hub_release import write_release as write_files
 from tests.hub_routes import WRITE_TOKEN

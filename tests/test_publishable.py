@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from shared.domain import load_domain
-from shared.errors import UserError
-from shared.gates import GateResult
-from shared.manifest import FileRecord
-from shared.publication import publish_release
-from shared.release import not_publishable
-from shared.release_model import ChainResult, Release
+from shared.base.errors import UserError
+from shared.base.manifest import FileRecord
+from shared.domain.domain import load_domain
+from shared.pipeline.publication import publish_release
+from shared.release.folder import not_publishable
+from shared.release.gates import GateResult
+from shared.release.model import ChainResult, Release
 
 
 def walked(rung: str, gate: dict[str, Any] | None = None, **changes: Any) -> ChainResult:

@@ -9,16 +9,17 @@ from types import SimpleNamespace
 
 import pytest
 
-from shared.card.quality import quality_note, quality_tables
-from shared.card.samples import comparison_text, sample_text
-from shared.domain import Domain, Record, load_domain
-from shared.errors import UserError
-from shared.evaluate.answer import Answer
+from shared.base.errors import UserError
+from shared.base.manifest import FILE_NAME, Manifest, Measurement
+from shared.cli.show import comparison_text, sample_text
+from shared.domain.domain import Domain, load_domain
+from shared.domain.records import Record
 from shared.evaluate.check import ANSWERS, RECORDS
 from shared.evaluate.compare import Checked, newest_check, write_newest
-from shared.evaluate.quality import Answers, advice, exceptions, measure
-from shared.manifest import FILE_NAME, Manifest, Measurement
-from shared.release import check_of
+from shared.evaluate.models.answer import Answer
+from shared.evaluate.scoring.pairs import Answers, advice, exceptions, measure
+from shared.release.card.quality import quality_note, quality_tables
+from shared.release.folder import check_of
 
 SAME = "no difference shown"
 NOISE = "Well, the court said"
@@ -305,7 +306,7 @@ class TestCompareAndShow:
         self, root: Path, answers: Answers, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Only the key of release.json is read here; what a whole one holds, test_release tells."""
-        from shared import release
+        from shared.release import folder as release
 
         self.write(root, "there", answers)
         other, folder = root / "other", root / "models" / "legal" / "webgpu"

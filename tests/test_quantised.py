@@ -14,10 +14,10 @@ import onnxruntime as ort
 import pytest
 import torch
 
-from shared.errors import RungFailed
-from shared.olive.graph import build_graph
-from shared.olive.int4 import Int4Options, write_int4
-from shared.olive.quantized import Checkpoint
+from shared.base.errors import RungFailed
+from shared.olive.graph.bare import build_graph
+from shared.olive.graph.fill import Int4Options, write_int4
+from shared.olive.quantise.checkpoint import Checkpoint
 from tests.test_build import empty_cache, run
 
 Tiny = Callable[[str], Path]
@@ -151,6 +151,6 @@ class TestIsRefused:
 
 
 def quantised_blocks(bits: int, packed: torch.Tensor) -> Any:
-    from shared.olive.quantized import Blocks
+    from shared.olive.quantise.checkpoint import Blocks
 
     return Blocks(bits, 32, packed, torch.ones(packed.shape[:2]))

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from shared.chain import run_chain
-from shared.domain import load_domain
-from shared.rung_run import Options
+from shared.domain.domain import load_domain
+from shared.pipeline.chain import run_chain
+from shared.pipeline.rung import Options
 
 pytestmark = pytest.mark.slow
 Edit = Callable[[str, str, str], None]

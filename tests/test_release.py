@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 
-from shared import paths
-from shared.release_model import read_release
+from shared.base import paths
+from shared.release.model import read_release
 from shared.setup.browser import find_browser
 from tests.hub_double import WRITE_TOKEN, HubDouble
 from tests.stand_ins import calibrate_little, read_little

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from shared import paths
-from shared.domain import load_domain
-from shared.errors import UserError
+from shared.base import paths
+from shared.base.errors import UserError
+from shared.domain.domain import load_domain
+from shared.domain.olive_json import with_overrides
 from shared.hub.calls import scrub
-from shared.olive.config import with_overrides
 from shared.webgpu_bench.server import HOST, serve
 
 OURS = ("shared", "benchmarks", "examples")

@@ -7,16 +7,17 @@ from typing import Any
 
 import pytest
 
-from shared import chain, pipeline
-from shared.domain import load_domain
-from shared.errors import RungFailed
+from shared.base.errors import RungFailed
+from shared.base.manifest import Manifest, Measurement
+from shared.base.stage import Done
+from shared.cli.summary import comparison, summary
+from shared.domain.domain import load_domain
 from shared.evaluate.check import Selection
-from shared.manifest import Manifest, Measurement
-from shared.pipeline import run_until
-from shared.release_model import ChainResult, Stage
-from shared.report import comparison, summary
-from shared.rung_run import Options, RungRun
-from shared.stage import Done
+from shared.pipeline import chain
+from shared.pipeline import one as pipeline
+from shared.pipeline.one import run_until
+from shared.pipeline.rung import Options, RungRun
+from shared.release.model import ChainResult, Stage
 
 SLOW = Measurement(value=0.2, unit="tokens/s", software_adapter=True)
 

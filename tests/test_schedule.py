@@ -18,16 +18,16 @@ from typing import Any
 import psutil
 import pytest
 
-from shared import paths
-from shared.errors import UserError
-from shared.evaluate.session import genai_options, session_options
-from shared.pipeline import Result
-from shared.release_model import STAGES
-from shared.rung_run import Options
-from shared.schedule.local import _Chain, _Idle, _Pool, _Running, cores_each, run_local
-from shared.schedule.run import run_units
-from shared.schedule.units import Unit, memory_of, run_unit, units_of
-from shared.units import parse_bytes
+from shared.base import paths
+from shared.base.errors import UserError
+from shared.base.formatting import parse_bytes
+from shared.evaluate.models.session import genai_options, session_options
+from shared.pipeline.many import run_units
+from shared.pipeline.one import Result
+from shared.pipeline.rung import Options
+from shared.pipeline.schedule.local import _Chain, _Idle, _Pool, _Running, cores_each, run_local
+from shared.pipeline.schedule.units import Unit, memory_of, run_unit, units_of
+from shared.release.model import STAGES
 from tests.stand_ins import take_any_architecture
 from tests.test_commands import invoke
 from tests.tiny import write_tiny
@@ -131,7 +131,7 @@ class TestUnits:
     def test_a_defect_of_ours_ends_one_domain_and_keeps_its_traceback(
         self, root: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("shared.schedule.units.run_until", lambda *_: 1 / 0)
+        monkeypatch.setattr("shared.pipeline.schedule.units.run_until", lambda *_: 1 / 0)
         result = run_unit(Unit("legal", CHECK, release=False, memory=0, browser=False))
         assert "ZeroDivisionError" in (result.error or "")
         assert "Traceback" in (root / "build" / "failures" / "legal.txt").read_text()
@@ -166,12 +166,12 @@ class TestTheBudget:
 
 class TestCores:
     def test_are_shared_out_among_the_workers(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("shared.schedule.local.cores", lambda: 8)
+        monkeypatch.setattr("shared.pipeline.schedule.local.cores", lambda: 8)
         assert [cores_each(jobs) for jobs in (1, 2, 3, 20)] == [8, 4, 2, 1]
 
     def test_of_a_worker_bind_torch_onnxruntime_and_our_own_threads(self) -> None:
         script = (
-            "from shared.environment import use_cores, cores; use_cores(1)\n"
+            "from shared.base.cpu import use_cores, cores; use_cores(1)\n"
             "import torch\n"
             "from pathlib import Path\n"
             "from shared.evaluate.session import SPINNING, genai_options, session_options\n"
@@ -239,7 +239,7 @@ class TestTwoAtOnce:
     def test_a_unit_that_kills_every_worker_is_given_up(
         self, root: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("shared.schedule.local._work", _die)
+        monkeypatch.setattr("shared.pipeline.schedule.local._work", _die)
         (result,) = run_local([units_of("legal", CHECK)], jobs=1, budget=1)
         assert result.error == "legal·package: 3 worker processes died on it"
 
@@ -292,8 +292,8 @@ class TestAnUnchangedRelease:
 
     SCRIPT = """
 import sys
-from shared.rung_run import Options
-from shared.schedule.run import release_all
+from shared.pipeline.rung import Options
+from shared.pipeline.many import release_all
 results = release_all(Options(rung="smollm3", records="1"), jobs=int(sys.argv[1]))
 assert all(result.ok for result in results), [result.error for result in results]
 heavy = ("torch", "olive", "onnxruntime", "onnxruntime_genai", "onnx", "transformers", "playwright")
@@ -333,7 +333,7 @@ def test_rehash_reads_the_weights_again(root: Path, embedded: Path) -> None:
     memory = root / "build" / "hashes.sqlite"
     memory.parent.mkdir()
     memory.write_bytes(b"not a database, which must cost nothing but time")
-    from shared.hashing import forget, sha256_file
+    from shared.base.hashing import forget, sha256_file
 
     weights = root / "models" / "legal" / "merged" / "model.safetensors"
     assert sha256_file(weights) == sha256_file(weights)

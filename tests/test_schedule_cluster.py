@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from shared import paths
-from shared.errors import UserError
-from shared.schedule.run import run_units
-from shared.schedule.units import run_unit, units_of
+from shared.base import paths
+from shared.base.errors import UserError
+from shared.pipeline.many import run_units
+from shared.pipeline.schedule.units import run_unit, units_of
 from tests.test_schedule import CHECK, DOMAINS, World, answers, finished, packages, world
 from tests.tiny import write_tiny
 
@@ -84,7 +84,7 @@ class TestOnACluster:
         self, root: Path, embedded: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         write_tiny(root / "models" / "legal" / "merged", "llama", embedded)
-        monkeypatch.setattr("shared.schedule.cluster.CONNECT_SECONDS", 1)
+        monkeypatch.setattr("shared.pipeline.schedule.cluster.CONNECT_SECONDS", 1)
         with pytest.raises(UserError, match="no Dask scheduler answers there"):
             run_units(["legal"], CHECK, jobs=1, scheduler="tcp://127.0.0.1:9")
 

@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
-from shared import paths
-from shared.domain import Record, load_domain, read_records
-from shared.errors import UserError
-from shared.evaluate.answers import judge
-from shared.evaluate.metrics import f1, score
-from shared.evaluate.normalise import plain, to_number, tokens, words
-from shared.evaluate.scoring import FieldScoring, Metric
+from shared.base import paths
+from shared.base.errors import UserError
+from shared.domain.domain import load_domain
+from shared.domain.records import Record, read_records
+from shared.domain.scoring import FieldScoring, Metric
+from shared.evaluate.scoring.metrics import f1, score
+from shared.evaluate.scoring.normalise import plain, to_number, tokens, words
+from shared.evaluate.scoring.verdict import judge
 
 DOMAINS = ("contracts", "financial", "legal", "medical")
 JURISDICTION = FieldScoring(metric="exact", lower=True, drop=["state of", "the"])

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from shared import paths
+from shared.base import paths
 from shared.webgpu_bench import driver
-from shared.webgpu_bench.engines.side import Row
+from shared.webgpu_bench.engines.side_by_side import Row
 from shared.webgpu_bench.listing import listing
 from shared.webgpu_bench.server import serve
 from tests.engine_rows import rows

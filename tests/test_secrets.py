@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from shared.errors import UserError
-from shared.hashing import files_below
+from shared.base.errors import UserError
+from shared.base.hashing import files_below
 from shared.safety.content import holds, refuse_unsafe
 from shared.safety.kinds import is_known, need_known
 from shared.safety.secrets import refuse_secrets, secret_in_text

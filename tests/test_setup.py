@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from shared import paths
-from shared.errors import UserError
+from shared.base import paths
+from shared.base.errors import UserError
 from shared.setup import browser, doctor, lock
 
 NEEDED = ("sh", "cat", "cksum", "sed", "tail", "date", "mkdir", "mv", "rm", "rmdir", "sleep",

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from shared.domain import load_domain
-from shared.errors import RungFailed, UserError
-from shared.source import base_stage, source_stage
+from shared.base.errors import RungFailed, UserError
+from shared.domain.domain import load_domain
+from shared.source.source import base_stage, source_stage
 
 Tiny = Callable[[str], Path]
 
@@ -144,7 +144,7 @@ class TestTheBaseBesideATunedModel:
 def test_an_unknown_architecture_is_refused_by_name(
     merged: Path, model_type: str, sentence: str
 ) -> None:
-    from shared.olive.graph import build_graph
+    from shared.olive.graph.bare import build_graph
 
     config = json.loads((merged / "config.json").read_text())
     config["model_type"] = model_type

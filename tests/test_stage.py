@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from shared.manifest import Measurement
-from shared.stage import Plan, Produced, run_stage
+from shared.base.manifest import Measurement
+from shared.base.stage import Plan, Produced, run_stage
 
 PLAN = Plan("demo", inputs={"model": "abc"}, settings={"bits": 4})
 

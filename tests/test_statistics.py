@@ -13,8 +13,8 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 from statsmodels.stats.weightstats import DescrStatsW
 
-from shared.evaluate import statistics
-from shared.evaluate.statistics import mean, paired, rate
+from shared.evaluate.scoring import statistics
+from shared.evaluate.scoring.statistics import mean, paired, rate
 
 
 @pytest.fixture

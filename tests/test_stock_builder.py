@@ -17,11 +17,11 @@ import onnxruntime as ort
 import pytest
 from safetensors.torch import load_file, save_file
 
-from shared import paths
-from shared.olive.blockwise import dequantize, quantize
-from shared.olive.graph import build_graph
-from shared.olive.int4 import Int4Options, write_int4
-from shared.olive.weights import SINGLE, load_weights
+from shared.base import paths
+from shared.olive.graph.bare import build_graph
+from shared.olive.graph.fill import Int4Options, write_int4
+from shared.olive.quantise.nearest import dequantize, quantize
+from shared.source.weights import SINGLE, load_weights
 from tests.test_build import run
 from tests.tiny import write_tiny
 

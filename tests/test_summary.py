@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from shared.card.tables import shown
-from shared.domain import Record, domain_names, load_domain
-from shared.evaluate.answers import Verdict, judge
-from shared.evaluate.scoring import FieldScoring
-from shared.evaluate.statistics import mean, rate
-from shared.evaluate.summary import (
+from shared.base.manifest import Measurement
+from shared.base.tables import shown
+from shared.domain.domain import domain_names, load_domain
+from shared.domain.records import Record
+from shared.domain.scoring import FieldScoring
+from shared.evaluate.scoring.statistics import mean, rate
+from shared.evaluate.scoring.summary import (
     constant_answer,
     floor,
     missing,
@@ -20,7 +21,7 @@ from shared.evaluate.summary import (
     stands_twice,
     summarise,
 )
-from shared.manifest import Measurement
+from shared.evaluate.scoring.verdict import Verdict, judge
 
 SCHEMA: dict[str, Any] = {
     "type": "object",

@@ -9,10 +9,11 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from shared.domain import Record, load_domain
-from shared.errors import UserError
-from shared.evaluate.answer import Answer, common_prefix, room
-from shared.evaluate.guidance import grammar
+from shared.base.errors import UserError
+from shared.domain.domain import load_domain
+from shared.domain.records import Record
+from shared.evaluate.models.answer import Answer, common_prefix, room
+from shared.evaluate.models.grammar import grammar
 from shared.evaluate.store import Store
 from shared.evaluate.systems import parse_constrained, parse_systems
 
@@ -35,10 +36,10 @@ def answers(model: object, prompts: Sequence[list[int]], schema: str | None = No
 def model(request: pytest.FixtureRequest, tiny: Tiny, package: Path) -> object:
     """A tiny Qwen2 in each runtime; weights are random, so what it says is noise."""
     if request.param == "torch":
-        from shared.evaluate.sixteen_bit import SixteenBit
+        from shared.evaluate.models.torch import SixteenBit
 
         return SixteenBit(tiny("qwen2"))
-    from shared.evaluate.genai import Answerer
+    from shared.evaluate.models.genai import Answerer
 
     return Answerer(package)
 
@@ -103,7 +104,7 @@ def test_pytorch_and_transformers_own_generate_agree(tiny: Tiny) -> None:
     """Ours batches, pads on the left and reuses the cache; theirs is the reference."""
     import torch
 
-    from shared.evaluate.sixteen_bit import SixteenBit
+    from shared.evaluate.models.torch import SixteenBit
 
     model = SixteenBit(tiny("smollm3"))
     prompts = prompts_of(model)
@@ -192,7 +193,7 @@ class TestTheCommandLine:
 def test_every_domains_schema_can_be_held_to(name: str) -> None:
     import llguidance
 
-    from shared.paths import REPOSITORY
+    from shared.base.paths import REPOSITORY
 
     schema = grammar(load_domain(name).schema)
     assert (REPOSITORY / "domains" / name).is_dir()

@@ -13,17 +13,17 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from shared.domain import Domain, domain_names, load_domain
-from shared.errors import UserError
-from shared.evaluate.answers import Verdict
-from shared.manifest import Measurement
+from shared.base.errors import UserError
+from shared.base.manifest import Measurement
+from shared.domain.domain import Domain, domain_names, load_domain
+from shared.evaluate.scoring.verdict import Verdict
 from shared.olive.calibration import wants_calibration
-from shared.tune import run
-from shared.tune.measure import decode_speeds, weight_bits
-from shared.tune.recipes import TuneRecipe, load_recipes
-from shared.tune.report import pareto, put_into, render, write
-from shared.tune.run import Settings, Tried, Tuning, choose, tune, write_choice
-from shared.tune.scores import TaskScore
+from shared.pipeline.tune import tune as run
+from shared.pipeline.tune.measure import decode_speeds, weight_bits
+from shared.pipeline.tune.recipes import TuneRecipe, load_recipes
+from shared.pipeline.tune.report import pareto, put_into, render, write
+from shared.pipeline.tune.scores import TaskScore
+from shared.pipeline.tune.tune import Settings, Tried, Tuning, choose, tune, write_choice
 
 Tiny = Callable[[str], Path]
 
@@ -74,7 +74,7 @@ def test_a_lucky_round_makes_no_build_fast(monkeypatch: pytest.MonkeyPatch) -> N
         def decode_speed(self, ids: list[int], tokens: int) -> float:
             return next(rounds[self.graph.name])
 
-    monkeypatch.setattr("shared.tune.measure.ForcedModel", Model)
+    monkeypatch.setattr("shared.pipeline.tune.measure.ForcedModel", Model)
     assert decode_speeds({n: Path(n) for n in rounds}, [1]) == {"lucky": 40, "steady": 50}
 
 

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from shared.units import number
+from shared.base.formatting import number
 
 READ = [
     (True, "", "yes"),

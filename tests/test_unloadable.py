@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from shared.domain import load_domain
-from shared.errors import RungFailed
+from shared.base.errors import RungFailed
+from shared.base.manifest import Manifest, Measurement
+from shared.base.stage import Done, Plan, Produced, run_stage
+from shared.domain.domain import load_domain
 from shared.evaluate.check import Selection, check_stage
-from shared.evaluate.forced import ForcedModel
-from shared.gates import failed, judge_gates
-from shared.manifest import Manifest, Measurement
+from shared.evaluate.models.onnx import ForcedModel
+from shared.release.gates import failed, judge_gates
 from shared.setup.browser import find_browser
-from shared.source import source_stage
-from shared.stage import Done, Plan, Produced, run_stage
+from shared.source.source import source_stage
 from shared.webgpu_bench.stage import NAMES, bench_stage
 
 

@@ -12,15 +12,15 @@ from typing import Any
 import onnx
 import pytest
 
-from shared.card.card import render_card
-from shared.errors import UserError
-from shared.hashing import sha256_now
-from shared.manifest import FileRecord
-from shared.release_model import Release, read_release
+from shared.base.errors import UserError
+from shared.base.hashing import sha256_now
+from shared.base.manifest import FileRecord
+from shared.release.card.card import render_card
+from shared.release.model import Release, read_release
+from shared.release.verify import card
+from shared.release.verify.line import Line
+from shared.release.verify.report import before_loading, verify
 from shared.safety.content import refuse_unsafe
-from shared.verify import card
-from shared.verify.line import Line
-from shared.verify.report import before_loading, verify
 from tests.hub_double import HubDouble, use_this_machine
 from tests.releases import pristine, release
 from tests.test_commands import invoke

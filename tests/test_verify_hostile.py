@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from shared import hashing
-from shared.errors import UserError
-from shared.signature_file import read_signature
-from shared.signing import sign_folder
-from shared.verify import layout
-from shared.verify.report import before_loading, verify
+from shared.base import hashing
+from shared.base.errors import UserError
+from shared.release.signature import read_signature
+from shared.release.signing import sign_folder
+from shared.release.verify import layout
+from shared.release.verify.report import before_loading, verify
 from tests.hub_double import HubDouble, use_this_machine
 from tests.releases import pristine, release
 from tests.test_commands import invoke

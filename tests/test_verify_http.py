@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from shared.errors import UserError
-from shared.signing import sign_folder
-from shared.verify.remote import fetch
-from shared.verify.report import verify
+from shared.base.errors import UserError
+from shared.release.signing import sign_folder
+from shared.release.verify.remote import fetch
+from shared.release.verify.report import verify
 from tests.hub_double import HubDouble, use_this_machine
 from tests.releases import pristine, release
 from tests.test_verify import (

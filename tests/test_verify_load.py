@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from shared import paths
-from shared.verify import layout
-from shared.verify.limits import LARGEST_OUTPUT
+from shared.base import paths
+from shared.release.verify import layout
+from shared.release.verify.limits import LARGEST_OUTPUT
 from tests.releases import pristine, release
 from tests.test_verify import edit_json
 
@@ -81,7 +81,7 @@ class TestLoading:
 
 
 LIMITED = """
-from shared.verify.limits import limit_this_process
+from shared.release.verify.limits import limit_this_process
 limit_this_process({memory})
 {then}
 """

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from shared.domain import Gate
-from shared.gates import GateResult, judge_gates
-from shared.manifest import Measurement
-from shared.verify.gates import verdicts
+from shared.base.manifest import Measurement
+from shared.domain.settings import Gate
+from shared.release.gates import GateResult, judge_gates
+from shared.release.verify.gates import verdicts
 from tests.test_gates import manifests
 
 SHARE = {"unit": "share"}

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 from pydantic import ValidationError
 
-from shared.errors import UserError
+from shared.base.errors import UserError
 from shared.webgpu_bench import driver
 from shared.webgpu_bench.chromium import flags
 from shared.webgpu_bench.listing import listing

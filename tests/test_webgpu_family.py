@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from shared.webgpu_bench.family import Family, runs
+from shared.webgpu_bench.processes import Family, runs
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_an_orphan_that_was_seen_is_ended_as_well(family: Family) -> None:
 def test_what_comes_later_is_seen_while_it_is_watched(
     family: Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shared.webgpu_bench.family.LOOK_EVERY_SECONDS", 0.05)
+    monkeypatch.setattr("shared.webgpu_bench.processes.LOOK_EVERY_SECONDS", 0.05)
     with family.watched():
         until = time.monotonic() + 10
         while len(family.living()) < 2 and time.monotonic() < until:

@@ -12,16 +12,16 @@ from typing import Any
 import psutil
 import pytest
 
-from shared import pipeline
-from shared.domain import load_domain
-from shared.evaluate.forced import ForcedModel
-from shared.manifest import Manifest
-from shared.release_model import ChainResult
-from shared.rung_run import Options
-from shared.stage import Done
+from shared.base.manifest import Manifest
+from shared.base.stage import Done
+from shared.domain.domain import load_domain
+from shared.evaluate.models.onnx import ForcedModel
+from shared.pipeline import one as pipeline
+from shared.pipeline.rung import Options
+from shared.release.model import ChainResult
 from shared.webgpu_bench import chromium, driver, parity, server
-from shared.webgpu_bench.family import runs
 from shared.webgpu_bench.parity import Compared, Reading
+from shared.webgpu_bench.processes import runs
 from shared.webgpu_bench.result import BrowserResult
 from shared.webgpu_bench.stage import bench_stage
 from tests.spoil import copied, scale_tensor

@@ -14,8 +14,8 @@ from marionette_driver import errors
 
 from shared.setup.firefox import INSTALL, find_firefox
 from shared.webgpu_bench import driver, firefox
-from shared.webgpu_bench.family import Family, runs
 from shared.webgpu_bench.firefox import _Tab, run_in_firefox
+from shared.webgpu_bench.processes import Family, runs
 from shared.webgpu_bench.result import BrowserResult
 
 FAULTS = {

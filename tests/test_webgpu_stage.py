@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shared.domain import load_domain
-from shared.evaluate.chat import Chat
-from shared.manifest import Manifest
+from shared.base.manifest import Manifest
+from shared.base.stage import Done
+from shared.domain.domain import load_domain
+from shared.evaluate.models.chat import Chat
 from shared.setup.browser import Browser
-from shared.stage import Done
 from shared.webgpu_bench import driver, stage
-from shared.webgpu_bench.asked import Profile, asked_of, own_prompts
 from shared.webgpu_bench.chromium import flags
-from shared.webgpu_bench.engines.ask import own_question
-from shared.webgpu_bench.measured import describe, likeliest, measurements
+from shared.webgpu_bench.engines.questions import own_question
+from shared.webgpu_bench.measurements import describe, likeliest, measurements
+from shared.webgpu_bench.request import Profile, asked_of, own_prompts
 from shared.webgpu_bench.result import Adapter, BrowserResult, Placement
 
 SWIFTSHADER = Adapter(vendor="google", architecture="swiftshader")

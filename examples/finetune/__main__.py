@@ -11,8 +11,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from examples.finetune.run import Job, finetune
 from examples.finetune.train import Recipe
-from shared import paths
-from shared.errors import UserError
+from shared.base import paths
+from shared.base.errors import UserError
 
 
 def main() -> None:

@@ -15,8 +15,8 @@ from itertools import takewhile
 
 import torch
 
-from shared.domain import Record
-from shared.evaluate.chat import Chat
+from shared.domain.records import Record
+from shared.evaluate.models.chat import Chat
 
 
 @dataclass(frozen=True)

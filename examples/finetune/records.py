@@ -6,9 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from shared import paths
-from shared.domain import Domain, Record, read_records
-from shared.errors import UserError
+from shared.base import paths
+from shared.base.errors import UserError
+from shared.domain.domain import Domain
+from shared.domain.records import Record, read_records
 
 RUN_WORDS = 8
 OVERLAP = 0.5

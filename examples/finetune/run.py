@@ -11,16 +11,16 @@ from typing import Any
 from examples.finetune.packing import encode
 from examples.finetune.records import Training, training_records
 from examples.finetune.train import Course, Recipe, train, with_adapter
-from shared import paths
-from shared.domain import Domain, load_domain
-from shared.embedded import PACKAGE, embedded_model
-from shared.errors import UserError
-from shared.evaluate.chat import Chat
-from shared.folders import swap_in
-from shared.hashing import sha256_json
-from shared.manifest import tool_versions
-from shared.progress import say
-from shared.source import OPTIONAL_FILES, TOKENIZER_FILES, weights_hash
+from shared.base import paths
+from shared.base.errors import UserError
+from shared.base.files import swap_in
+from shared.base.hashing import sha256_json
+from shared.base.manifest import tool_versions
+from shared.base.progress import say
+from shared.domain.domain import Domain, load_domain
+from shared.evaluate.models.chat import Chat
+from shared.source.embedded import PACKAGE, embedded_model
+from shared.source.source import OPTIONAL_FILES, TOKENIZER_FILES, weights_hash
 
 BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
 NOTE = "finetune.json"

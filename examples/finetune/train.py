@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from examples.finetune.packing import Example, pack
-from shared.progress import say
+from shared.base.progress import say
 
 SAVE_EVERY_SECONDS = 60.0
 TELL_EVERY_SECONDS = 15.0

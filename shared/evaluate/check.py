@@ -12,9 +12,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from shared.domain import Domain, Record, Rung
-from shared.errors import RungFailed
-from shared.evaluate.quality import Answers, Judged, advice, exceptions, measure
+from shared.base.errors import RungFailed
+from shared.base.hashing import sha256_json
+from shared.base.manifest import Measurement, tool_versions
+from shared.base.stage import Done, Plan, Produced, run_stage
+from shared.domain.domain import Domain
+from shared.domain.records import Record
+from shared.domain.settings import Rung
+from shared.evaluate.scoring.pairs import Answers, Judged, advice, exceptions, measure
 from shared.evaluate.systems import (
     ANSWERING,
     MODES,
@@ -27,10 +32,7 @@ from shared.evaluate.systems import (
     base_label,
     the_three,
 )
-from shared.hashing import sha256_json
-from shared.manifest import Measurement, tool_versions
-from shared.source import Source
-from shared.stage import Done, Plan, Produced, run_stage
+from shared.source.source import Source
 
 ANSWERS = "answers.jsonl"
 RECORDS = "records.jsonl"
@@ -63,7 +65,7 @@ def check_stage(
     *,
     force: bool = False,
 ) -> Done:
-    """Answer, judge and compare; shared.evaluate.quality says what is measured."""
+    """Answer, judge and compare; shared.evaluate.scoring.pairs says what is measured."""
     three = the_three(domain, rung, source, package)
     settings = {
         "prompt": domain.prompt,

@@ -12,17 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shared import paths
-from shared.domain import Record
-from shared.errors import UserError
-from shared.evaluate.answers import Verdict, judge
+from shared.base import paths
+from shared.base.errors import UserError
+from shared.base.files import write_text
+from shared.base.manifest import FILE_NAME, Manifest, Measurement
+from shared.domain.records import Record
+from shared.domain.scoring import FieldScoring
 from shared.evaluate.check import ANSWERS, RECORDS
-from shared.evaluate.quality import NOT_PAIRED, compare
-from shared.evaluate.scoring import FieldScoring
-from shared.evaluate.summary import stands_twice, summarise
+from shared.evaluate.scoring.pairs import NOT_PAIRED, compare
+from shared.evaluate.scoring.summary import stands_twice, summarise
+from shared.evaluate.scoring.verdict import Verdict, judge
 from shared.evaluate.systems import MODES, Mode, Name
-from shared.folders import write_text
-from shared.manifest import FILE_NAME, Manifest, Measurement
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ Both models read the same text; at every position the parent's distribution p is
 build's q. KL(p‖q) = Σ p·(ln p − ln q), in nats per token, and what stands beside it are llama.cpp's
 `--kl-divergence` statistics (tools/perplexity): mean and 99th percentile, how often both find the same
 token likeliest, both perplexities and their ratio. The parent's side comes from the reference
-(shared/evaluate/reference.py); the standard errors from shared/evaluate/spread.py. `better` chooses
-between recipes by the same figures.
+(shared/evaluate/reference.py); the standard errors from shared/evaluate/scoring/clustered.py.
+`better` chooses between recipes by the same figures.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ from typing import Any
 
 import numpy as np
 
-from shared.domain import Domain, Record
-from shared.evaluate import spread
-from shared.hashing import sha256_json
-from shared.manifest import Manifest, Measurement, tool_versions
+from shared.base.formatting import number
+from shared.base.hashing import sha256_json
+from shared.base.manifest import Manifest, Measurement, tool_versions
+from shared.base.progress import bar, say
+from shared.base.stage import Done, Plan, Produced, run_stage
+from shared.domain.domain import Domain
+from shared.domain.records import Record
+from shared.evaluate.scoring import clustered as spread
 from shared.olive.build import DTYPES
-from shared.progress import bar, say
-from shared.source import Source, weights_hash
-from shared.stage import Done, Plan, Produced, run_stage
-from shared.units import number
+from shared.source.source import Source, weights_hash
 
 SPEED_PROMPT = 32
 DECODED = 32
@@ -80,7 +81,7 @@ def _text(domain: Domain, records: tuple[Record, ...], origin: str) -> dict[str,
 def _measure(
     source: Source, package: Done, text: dict[str, Any], tokens: int, force: bool
 ) -> Produced:
-    from shared.evaluate.forced import ForcedModel
+    from shared.evaluate.models.onnx import ForcedModel
     from shared.evaluate.reference import HeldOut, reference_stage
 
     pairs = tuple((question, answer) for question, answer in text["pairs"])
@@ -121,7 +122,7 @@ def _prompt(reference: Done) -> list[int]:
 
 def _read_all(model: Any, reference: Done) -> list[dict[str, np.ndarray]]:
     """Per record, arrays over its scored tokens: divergence, hidden, same, nll, parent, answer."""
-    from shared.evaluate.cut import distance
+    from shared.evaluate.distribution import distance
     from shared.evaluate.reference import passages, predictions
 
     say("      reading the same text with the 4-bit build")

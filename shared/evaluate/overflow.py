@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from shared.domain import Domain
-from shared.errors import RungFailed
-from shared.hashing import sha256_json
-from shared.manifest import Measurement, tool_versions
-from shared.progress import say
-from shared.stage import Done, Plan, Produced, run_stage
+from shared.base.errors import RungFailed
+from shared.base.hashing import sha256_json
+from shared.base.manifest import Measurement, tool_versions
+from shared.base.progress import say
+from shared.base.stage import Done, Plan, Produced, run_stage
+from shared.domain.domain import Domain
 
 if TYPE_CHECKING:
-    from shared.evaluate.probes import Peak
+    from shared.evaluate.activations import Peak
 
 LARGEST_F16 = 65504.0
 """IEEE 754 binary16: (2 − 2⁻¹⁰) · 2¹⁵."""
@@ -51,14 +51,14 @@ def overflow_stage(domain: Domain, package: Done, *, force: bool = False) -> Don
 
 
 def _measure(domain: Domain, package: Path) -> Produced:
-    from shared.evaluate.chat import Chat
+    from shared.evaluate.models.chat import Chat
 
     say("      looking for the largest activations of each layer")
     graph = package / "onnx" / "model_q4.onnx"
     if not graph.is_file():
         reason = "the package has no q4 file, which is the q4f16 graph in fp32"
         return Produced({"f16_headroom": Measurement.missing(reason, "x")})
-    from shared.evaluate.probes import find_peaks
+    from shared.evaluate.activations import find_peaks
 
     chat = Chat(package)
     texts = [chat.prompt_ids(domain.prompt, record.input)[-TOKENS:] for record in domain.records]

@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from shared.evaluate.cut import KEEP_AT_MOST, TAIL, Cut, cut, joined
-from shared.hashing import sha256_files, sha256_json
-from shared.manifest import tool_versions
-from shared.progress import bar, say
-from shared.source import TOKENIZER_FILES, Source, weights_hash
-from shared.stage import Done, Plan, Produced, run_stage
+from shared.base.hashing import sha256_files, sha256_json
+from shared.base.manifest import tool_versions
+from shared.base.progress import bar, say
+from shared.base.stage import Done, Plan, Produced, run_stage
+from shared.evaluate.distribution import KEEP_AT_MOST, TAIL, Cut, cut, joined
+from shared.source.source import TOKENIZER_FILES, Source, weights_hash
 
 CHUNK = 64
 """Positions whose logits are held at once: 33 MB in float32 with a vocabulary of 128,256."""
@@ -122,14 +122,14 @@ def _common(rows: Sequence[list[int]]) -> int:
 
 
 def _compute(folder: Path, text: HeldOut, tokens: int, work: Path) -> Produced:
-    from shared.evaluate.chat import Chat
+    from shared.evaluate.models.chat import Chat
 
     todo = as_passages(Chat(folder), text, tokens)
     missing = [(i, p) for i, p in enumerate(todo) if not (work / f"{i:04d}.npz").exists()]
     say(f"      reading {len(todo)} held-out records with the 16-bit parent")
     if missing:
         with bar("reference", len(missing)) as step:
-            from shared.evaluate.parent import Parent
+            from shared.evaluate.models.parent import Parent
 
             parent = Parent(folder, dtype_of(folder))
             for number, passage in missing:

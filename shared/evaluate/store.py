@@ -16,10 +16,10 @@ from typing import Any
 
 from filelock import FileLock
 
-from shared import paths
-from shared.domain import Record
-from shared.evaluate.answer import Answer
-from shared.hashing import sha256_json
+from shared.base import paths
+from shared.base.hashing import sha256_json
+from shared.domain.records import Record
+from shared.evaluate.models.answer import Answer
 
 
 class Store:

@@ -13,17 +13,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from shared.domain import Domain, Record, Rung
-from shared.errors import RungFailed, UserError
-from shared.evaluate.answer import Answer
-from shared.evaluate.guidance import grammar
+from shared.base.errors import RungFailed, UserError
+from shared.base.manifest import tool_versions
+from shared.base.parsing import nearest
+from shared.base.progress import bar, say
+from shared.base.stage import Done
+from shared.domain.domain import Domain
+from shared.domain.records import Record
+from shared.domain.settings import Rung
+from shared.evaluate.models.answer import Answer
+from shared.evaluate.models.grammar import grammar
 from shared.evaluate.reference import dtype_of
 from shared.evaluate.store import Store
-from shared.manifest import tool_versions
-from shared.progress import bar, say
-from shared.source import Source, answering_hash, base_stage
-from shared.stage import Done
-from shared.strict import nearest
+from shared.source.source import Source, answering_hash, base_stage
 
 Name = Literal["base", "parent", "release"]
 Mode = Literal["free", "constrained"]
@@ -177,10 +179,10 @@ def _held(
 def _load(folder: Path, runtime: str) -> Any:
     try:
         if runtime == "torch":
-            from shared.evaluate.sixteen_bit import SixteenBit
+            from shared.evaluate.models.torch import SixteenBit
 
             return SixteenBit(folder)
-        from shared.evaluate.genai import Answerer
+        from shared.evaluate.models.genai import Answerer
 
         return Answerer(folder)
     except Exception as error:  # neither runtime's errors share a base of their own

@@ -37,9 +37,9 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import disable_progress_bars, parse_ratelimit_headers
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt
 
-from shared.errors import UserError
+from shared.base.errors import UserError
+from shared.base.progress import say
 from shared.hub.client import TRANSIENT_STATUS
-from shared.progress import say
 
 ATTEMPTS = 4
 LONGEST_WAIT_SECONDS = 300.0

@@ -20,7 +20,7 @@ from huggingface_hub import set_client_factory
 from huggingface_hub.utils import hf_raise_for_status
 from huggingface_hub.utils._http import default_client_factory, hf_request_event_hook
 
-from shared.errors import UserError
+from shared.base.errors import UserError
 
 TIMEOUT_VARIABLE = "DOCINTEL_HUB_TIMEOUT_SECONDS"
 TIMEOUT_SECONDS = 120.0

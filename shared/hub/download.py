@@ -22,11 +22,11 @@ from huggingface_hub.errors import (
 from huggingface_hub.hf_api import ModelInfo
 from huggingface_hub.utils import validate_repo_id
 
-from shared.errors import RungFailed, UserError
+from shared.base.errors import RungFailed, UserError
+from shared.base.progress import say
 from shared.hub.calls import Hub, Sleep, transferring, within
 from shared.hub.client import single_tries
 from shared.hub.commits import COMMIT, commit_of
-from shared.progress import say
 
 WANTED = ["*.safetensors", "*.json", "*.jinja", "*.txt", "LICENSE*", "NOTICE*", "README.md"]
 UNWANTED = ["*/*"]

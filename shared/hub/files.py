@@ -11,9 +11,9 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import FORBIDDEN_FOLDERS, validate_repo_id
 
-from shared.errors import UserError
-from shared.hashing import sha256_file
-from shared.progress import bar
+from shared.base.errors import UserError
+from shared.base.hashing import sha256_file
+from shared.base.progress import bar
 from shared.safety.content import holds
 from shared.safety.kinds import need_known
 from shared.safety.secrets import secret_in

@@ -6,8 +6,8 @@ import os
 
 from huggingface_hub.utils import validate_repo_id
 
-from shared.domain import Domain
-from shared.errors import UserError
+from shared.base.errors import UserError
+from shared.domain.domain import Domain
 
 ORG_VARIABLE = "DOCINTEL_HUB_ORG"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from huggingface_hub import get_token
 from huggingface_hub.errors import OIDCError
 
-from shared.errors import UserError
+from shared.base.errors import UserError
 from shared.hub.calls import scrub
 
 

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 
 from huggingface_hub import HfApi
 
-from shared.errors import UserError
+from shared.base.errors import UserError
+from shared.base.progress import say
 from shared.hub import staging as staged
 from shared.hub.calls import Hub, Sleep
 from shared.hub.client import single_tries
@@ -35,7 +36,6 @@ from shared.hub.remote import (
     version_tags,
 )
 from shared.hub.versions import named, need_free_version, new_name, version_of
-from shared.progress import say
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,12 @@ from functools import partial
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, Discussion
 from huggingface_hub.community import DiscussionWithDetails
 
-from shared.errors import UserError
+from shared.base.errors import UserError
+from shared.base.progress import say
 from shared.hub.calls import Hub, transferring
 from shared.hub.commits import commit_of
 from shared.hub.files import LocalFile
 from shared.hub.remote import RELEASE_MARK, Difference, Remote, difference, head, look
-from shared.progress import say
 
 BATCH_BYTES = 2_000_000_000
 BATCH_FILES = 25

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from huggingface_hub.errors import HfHubHTTPError
 
-from shared.errors import UserError
+from shared.base.errors import UserError
 from shared.hub.calls import Hub
 from shared.hub.files import LocalFile
 from shared.hub.order import Order

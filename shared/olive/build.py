@@ -12,14 +12,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from shared.domain import Domain, Recipe, Record, Rung
-from shared.errors import RungFailed
-from shared.manifest import Measurement, tool_versions
+from shared.base.errors import RungFailed
+from shared.base.manifest import Measurement, tool_versions
+from shared.base.progress import say
+from shared.base.stage import Done, Plan, Produced, run_stage
+from shared.domain.domain import Domain
+from shared.domain.olive_json import with_overrides
+from shared.domain.records import Record
+from shared.domain.settings import Recipe, Rung
 from shared.olive.calibration import TOKENS, bound, calibration_stage, wants_calibration
-from shared.olive.config import with_overrides
-from shared.progress import say
-from shared.source import Source, weights_hash
-from shared.stage import Done, Plan, Produced, run_stage
+from shared.source.source import Source, weights_hash
 
 DTYPES = ("q4f16", "q4")
 """Names in Transformers.js; the first is what Olive's workflow names, the second comes with it."""

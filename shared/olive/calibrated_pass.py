@@ -1,9 +1,9 @@
 """An Olive pass of our own: GPTQ with a scale search in every block, for the tied head as well.
 
 Olive 0.13's Gptq takes each block's scale from its largest value and leaves the embedding alone. This
-one (`shared.olive.gptq`) searches the scale by what an error costs, and quantises the tied table for
-its use as the head. It writes the folder that Olive's own passes write (`quant_method` "olive"), so
-that the same builder, and Olive's own modules, read it.
+one (`shared.olive.quantise.gptq`) searches the scale by what an error costs, and quantises the tied
+table for its use as the head. It writes the folder that Olive's own passes write (`quant_method`
+"olive"), so that the same builder, and Olive's own modules, read it.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from olive.model import HfModelHandler
 from olive.passes import Pass
 from olive.passes.pass_config import BasePassConfig, PassConfigParam
 
-from shared.errors import RungFailed
-from shared.olive.gptq import SHRINK, Format
-from shared.olive.graph import build_graph
-from shared.olive.layerwise import ShardWriter, quantize_decoder
-from shared.olive.weights import INDEX, load_weights
+from shared.base.errors import RungFailed
+from shared.base.parsing import read_json
+from shared.base.progress import bar
+from shared.olive.graph.bare import build_graph
+from shared.olive.quantise.gptq import SHRINK, Format
+from shared.olive.quantise.layerwise import ShardWriter, quantize_decoder
 from shared.olive.workflow import failures
-from shared.progress import bar
-from shared.strict import read_json
+from shared.source.weights import INDEX, load_weights
 
 KEPT_FILES = ("*.json", "*.jinja", "*.txt", "LICENSE", "*.model")
 

@@ -15,13 +15,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from shared import paths
-from shared.domain import Domain, Record, read_records
-from shared.errors import UserError
-from shared.hashing import sha256_json
-from shared.manifest import Measurement, tool_versions
-from shared.source import Source
-from shared.stage import Done, Plan, Produced, run_stage
+from shared.base import paths
+from shared.base.errors import UserError
+from shared.base.hashing import sha256_json
+from shared.base.manifest import Measurement, tool_versions
+from shared.base.stage import Done, Plan, Produced, run_stage
+from shared.domain.domain import Domain
+from shared.domain.records import Record, read_records
+from shared.source.source import Source
 
 FILE = "calibration.jsonl"
 KEYS = ("calibration", "data_config")

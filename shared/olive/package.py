@@ -17,11 +17,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from shared.hashing import carried, sha256_files
+from shared.base.hashing import carried, sha256_files
+from shared.base.parsing import loads_strictly, read_text
+from shared.base.stage import Done, Plan, Produced, run_stage
 from shared.olive.build import DTYPES
-from shared.source import Source, chat_template
-from shared.stage import Done, Plan, Produced, run_stage
-from shared.strict import loads_strictly, read_text
+from shared.source.source import Source, chat_template
 
 COPIED = ("tokenizer.json", "special_tokens_map.json", "added_tokens.json", "LICENSE")
 TRANSFORMED = ("config.json", "tokenizer_config.json", "generation_config.json")
@@ -63,7 +63,7 @@ def _package(folder: Path, build: Done, work: Path) -> Produced:
 
 def _lint(work: Path) -> dict[str, Any]:
     """Every dtype's graph held against what both runtimes need, before anything is run."""
-    from shared.olive.lint import lint, require_clean
+    from shared.olive.lint.rules import lint, require_clean
 
     outcome = {}
     for dtype in DTYPES:

@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from shared.errors import RungFailed
-from shared.hashing import sha256_file
-from shared.olive.config import package_config
+from shared.base.errors import RungFailed
+from shared.base.hashing import sha256_file
+from shared.domain.olive_json import package_config
 
 failures: list[RungFailed] = []
 """What passes of ours raised: Olive's engine swallows it and goes on to end without a model."""

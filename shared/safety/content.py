@@ -11,9 +11,9 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from shared import paths
-from shared.errors import UserError
-from shared.hashing import files_below
+from shared.base import paths
+from shared.base.errors import UserError
+from shared.base.hashing import files_below
 from shared.safety.kinds import LARGEST_HEADER, is_safetensors
 from shared.safety.pickles import SAMPLE, is_pickle
 

@@ -11,9 +11,9 @@ from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import BinaryIO
 
-from shared import paths
-from shared.errors import UserError
-from shared.strict import LARGEST_TEXT
+from shared.base import paths
+from shared.base.errors import UserError
+from shared.base.parsing import LARGEST_TEXT
 
 LARGEST_HEADER = 25_000_000
 """Bytes of a safetensors header. A 3B model's has some 50 kB; the format itself allows 100 MB."""

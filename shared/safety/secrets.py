@@ -18,8 +18,8 @@ from typing import Any
 from detect_secrets.core.plugins.util import get_mapping_from_secret_type_to_class
 from detect_secrets.plugins.base import RegexBasedDetector
 
-from shared import paths
-from shared.errors import UserError
+from shared.base import paths
+from shared.base.errors import UserError
 
 NAMES = (
     *(".env", ".env.*", "*.env", "token", ".netrc", "_netrc", ".npmrc", ".pypirc", ".pgpass"),

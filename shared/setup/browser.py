@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from shared.errors import UserError
+from shared.base.errors import UserError
 
 INSTALL_COMMAND = "./.venv/bin/python -m shared.setup.browser --install"
 DOWNLOAD_SECONDS = 120

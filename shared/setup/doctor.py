@@ -24,8 +24,8 @@ import psutil
 from packaging.requirements import Requirement
 from tabulate import tabulate
 
-from shared import paths
-from shared.errors import UserError
+from shared.base import paths
+from shared.base.errors import UserError
 from shared.setup import browser
 
 REMAKE = "rm -rf .venv && ./inv doctor"

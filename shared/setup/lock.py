@@ -16,7 +16,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from shared.errors import UserError
+from shared.base.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA_ONLY = "data only"

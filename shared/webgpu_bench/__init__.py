@@ -1,0 +1,1 @@
+"""The packaged model in a real browser: driven, measured, compared with the CPU."""

@@ -27,8 +27,8 @@ from playwright.sync_api import (
     sync_playwright,
 )
 
-from shared.webgpu_bench.family import Family
 from shared.webgpu_bench.gpu import has_gpu as has_gpu
+from shared.webgpu_bench.processes import Family
 
 QUIET = (
     "--headless=new",

@@ -13,8 +13,8 @@ import onnx
 from onnx import TensorProto
 from pydantic import Field
 
-from shared.manifest import Measurement, Strict
-from shared.strict import read_toml
+from shared.base.manifest import Measurement, Strict
+from shared.base.parsing import read_toml
 from shared.webgpu_bench.result import BrowserResult
 
 LIST = Path(__file__).with_name("cpu_nodes.toml")

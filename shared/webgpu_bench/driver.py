@@ -19,8 +19,8 @@ from typing import Any, Literal
 from playwright.sync_api import Error as PlaywrightError
 from pydantic import ValidationError
 
-from shared.errors import UserError
-from shared.progress import say
+from shared.base.errors import UserError
+from shared.base.progress import say
 from shared.webgpu_bench.chromium import SOFTWARE_NAMES, Tab, flags, has_gpu, open_page
 from shared.webgpu_bench.kernels import EVENT, read_kernels
 from shared.webgpu_bench.listing import listing

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from shared.domain import BenchSettings
+from shared.domain.settings import BenchSettings
 from shared.webgpu_bench.result import Run
 
 WARM_UP = "warm-"

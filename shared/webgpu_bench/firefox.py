@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shared.errors import RungFailed
+from shared.base.errors import RungFailed
 from shared.webgpu_bench.driver import _is_software, _page_mounts, _parsed, _require_vendor
-from shared.webgpu_bench.family import Family
+from shared.webgpu_bench.processes import Family
 from shared.webgpu_bench.result import BrowserResult
 from shared.webgpu_bench.server import serve
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from shared import paths
+from shared.base import paths
 
 
 def listing(models: dict[str, Path]) -> list[dict[str, Any]]:

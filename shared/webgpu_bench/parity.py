@@ -20,8 +20,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from shared.domain import Record
-from shared.manifest import Measurement
+from shared.base.manifest import Measurement
+from shared.domain.records import Record
 from shared.webgpu_bench.result import Parity, ParityPiece
 
 TOP_K = 64
@@ -108,7 +108,7 @@ def request(rows: list[list[int]], how: Reading) -> dict[str, Any]:
 
 
 class Forced(Protocol):
-    """shared.evaluate.forced.ForcedModel: logits [len(ids), vocab] after each of `ids`."""
+    """shared.evaluate.models.onnx.ForcedModel: logits [len(ids), vocab] after each of `ids`."""
 
     def reset(self) -> None: ...
     def feed(self, ids: list[int]) -> np.ndarray: ...

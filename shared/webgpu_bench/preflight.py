@@ -18,14 +18,14 @@ from typing import Literal
 
 from pydantic import Field
 
-from shared.card.tables import table
-from shared.errors import UserError
-from shared.manifest import Strict
-from shared.paths import shown
-from shared.strict import read_toml
-from shared.units import number
-from shared.webgpu_bench.budget import CACHE_COPIES
-from shared.webgpu_bench.tensors import Footprint, read_footprint
+from shared.base.errors import UserError
+from shared.base.formatting import number
+from shared.base.manifest import Strict
+from shared.base.parsing import read_toml
+from shared.base.paths import shown
+from shared.base.tables import table
+from shared.webgpu_bench.footprint import Footprint, read_footprint
+from shared.webgpu_bench.memory import CACHE_COPIES
 
 PROFILES = Path(__file__).with_name("profiles.toml")
 WANTED_CONTEXT = 512

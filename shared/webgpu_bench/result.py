@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from shared.manifest import Strict
+from shared.base.manifest import Strict
 
 Outcome = Literal[
     "ok",

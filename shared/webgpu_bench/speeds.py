@@ -5,7 +5,7 @@ Names: warm_load_seconds, load_bytes, prefill_tokens_per_second_at_512, decode_t
 
 from __future__ import annotations
 
-from shared.manifest import Measurement
+from shared.base.manifest import Measurement
 from shared.webgpu_bench.figures import Figure, figures
 from shared.webgpu_bench.result import BrowserResult
 

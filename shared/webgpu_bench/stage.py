@@ -11,20 +11,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shared import paths
-from shared.domain import Domain
-from shared.errors import RungFailed
-from shared.hashing import files_below, sha256_files, sha256_json
-from shared.manifest import Measurement
-from shared.progress import say
+from shared.base import paths
+from shared.base.errors import RungFailed
+from shared.base.hashing import files_below, sha256_files, sha256_json
+from shared.base.manifest import Measurement
+from shared.base.progress import say
+from shared.base.stage import Done, Plan, Produced, run_stage
+from shared.domain.domain import Domain
 from shared.setup.browser import Browser, find_browser
-from shared.stage import Done, Plan, Produced, run_stage
 from shared.webgpu_bench import parity
-from shared.webgpu_bench.asked import Asked, Profile, asked_of
-from shared.webgpu_bench.budget import context_measurements, with_budget
 from shared.webgpu_bench.gpu import has_gpu
 from shared.webgpu_bench.kernels import KERNELS_FILE, kernels_table
-from shared.webgpu_bench.measured import (
+from shared.webgpu_bench.measurements import (
     MODELS_FAULT,
     NAMES,
     describe,
@@ -34,10 +32,12 @@ from shared.webgpu_bench.measured import (
     not_loaded,
     own_runs,
 )
+from shared.webgpu_bench.memory import context_measurements, with_budget
+from shared.webgpu_bench.request import Asked, Profile, asked_of
 from shared.webgpu_bench.result import BrowserResult
 
 if TYPE_CHECKING:
-    from shared.evaluate.chat import Chat
+    from shared.evaluate.models.chat import Chat
 
 HARNESS = (
     "package-lock.json",
@@ -100,7 +100,7 @@ class _Bench:
             reason = "no Chrome or Chromium on this machine; `./inv doctor` says how to get one"
             return Produced({n: Measurement.missing(reason, u) for n, u in NAMES.items()})
         say("      loading the tokenizer")
-        from shared.evaluate.chat import Chat
+        from shared.evaluate.models.chat import Chat
 
         asked, result = self._answered(Chat(self.package))
         told = facts(result, self.browser) | {"profile": asdict(asked.profile)}
@@ -129,7 +129,7 @@ class _Bench:
         if result.parity is None:
             return parity.missing("the browser read no given text") | placed
         say("      reading the given text on the CPU")
-        from shared.evaluate.forced import ForcedModel
+        from shared.evaluate.models.onnx import ForcedModel
 
         compared = parity.compare(ForcedModel(graph, exact=True), rows, result.parity)
         wanted = sum(map(len, rows))
@@ -144,7 +144,7 @@ class _Bench:
         come after it differ too.
         """
         say("      reading what the browser wrote on the CPU")
-        from shared.evaluate.forced import ForcedModel
+        from shared.evaluate.models.onnx import ForcedModel
 
         model = ForcedModel(self._graph(result), exact=True)
         choices = {}

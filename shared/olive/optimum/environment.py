@@ -14,10 +14,10 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from shared import paths
-from shared.errors import RungFailed
-from shared.hashing import sha256_json
-from shared.progress import say
+from shared.base import paths
+from shared.base.errors import RungFailed
+from shared.base.hashing import sha256_json
+from shared.base.progress import say
 
 LOCK_FILE = Path(__file__).with_name("requirements.lock")
 STAMP, LOG = "stamp", "setup.log"

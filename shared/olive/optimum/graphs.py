@@ -1,8 +1,8 @@
 """From Optimum's bare graph to files: what Transformers.js and WebGPU ask of a graph, and its weights.
 
-The 4-bit weights are written by the streaming recipe's writer (`shared.olive.int4`): its bytes are
-those of onnxruntime's MatMulNBits quantiser (the tests hold them together), but it holds one weight
-at a time and stores a tied table once, read by GatherBlockQuantized and MatMulNBits.
+The 4-bit weights are written by the streaming recipe's writer (`shared.olive.graph.fill`): its
+bytes are those of onnxruntime's MatMulNBits quantiser (the tests hold them together), but it holds one
+weight at a time and stores a tied table once, read by GatherBlockQuantized and MatMulNBits.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import onnx
 from mobius import ModelPackage
 from onnx import helper, numpy_helper
 
-from shared.errors import RungFailed
-from shared.olive.external_data import ExternalDataWriter
-from shared.olive.graph import BareGraph, StateDict
-from shared.olive.int4 import TORCH_TYPES
-from shared.olive.weights import forget_pages
+from shared.base.errors import RungFailed
+from shared.olive.graph.bare import BareGraph, StateDict
+from shared.olive.graph.external_data import ExternalDataWriter
+from shared.olive.graph.fill import TORCH_TYPES
+from shared.source.weights import forget_pages
 
 TOTAL = "total_sequence_length"
 DIMENSIONS = {"past_sequence_length + sequence_length": TOTAL}

@@ -13,9 +13,9 @@ from typing import Any
 
 from transformers import AutoConfig
 
-from shared import paths
-from shared.errors import RungFailed
-from shared.olive.support import refuse_unsupported
+from shared.base import paths
+from shared.base.errors import RungFailed
+from shared.olive.graph.support import refuse_unsupported
 
 DROPPED = ("auto_map", "quantization_config", "_name_or_path", "transformers_version")
 FROZEN = ("dynamic", "longrope")

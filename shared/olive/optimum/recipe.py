@@ -19,15 +19,15 @@ from typing import Any
 
 import onnx
 
-from shared.errors import RungFailed
-from shared.manifest import tool_versions
-from shared.olive.graph import StateDict
-from shared.olive.int4 import Int4Options, quantizable, write_int4
+from shared.base.errors import RungFailed
+from shared.base.manifest import tool_versions
+from shared.base.progress import bar, say
+from shared.olive.graph.bare import StateDict
+from shared.olive.graph.fill import Int4Options, quantizable, write_int4
 from shared.olive.optimum.environment import log_tail, optimum_python, pinned
 from shared.olive.optimum.graphs import read_bare_graph, write_full
 from shared.olive.optimum.old_config import read_config, write_old_config
-from shared.olive.weights import load_weights
-from shared.progress import bar, say
+from shared.source.weights import load_weights
 
 GRAPHS = {"q4f16": "float16", "q4": "float32"}
 """Name in Transformers.js → the type in which export.py traced the graph."""

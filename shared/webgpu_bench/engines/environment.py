@@ -13,10 +13,10 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from shared import paths
-from shared.errors import RungFailed
-from shared.hashing import sha256_json
-from shared.progress import say
+from shared.base import paths
+from shared.base.errors import RungFailed
+from shared.base.hashing import sha256_json
+from shared.base.progress import say
 
 PACKAGES = (
     "onnxruntime-webgpu==1.27.0",

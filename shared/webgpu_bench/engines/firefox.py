@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from shared.errors import RungFailed
-from shared.progress import say
+from shared.base.errors import RungFailed
+from shared.base.progress import say
 from shared.setup.firefox import INSTALL, find_firefox, firefox_version
 from shared.webgpu_bench.engines.job import EngineRun, Job, of_browser
 from shared.webgpu_bench.firefox import run_in_firefox
-from shared.webgpu_bench.measured import likeliest
+from shared.webgpu_bench.measurements import likeliest
 
 GRACE_SECONDS = 60
 
@@ -40,7 +40,7 @@ def run(job: Job) -> EngineRun:
 
 def _agreement(job: Job, found: EngineRun) -> list[int]:
     """How many of the first question's tokens are the CPU's likeliest after the same text, of all."""
-    from shared.evaluate.forced import ForcedModel
+    from shared.evaluate.models.onnx import ForcedModel
 
     prompt = job.questions[0]["input_ids"]
     wrote = found.runs[0].output_ids if found.runs else []

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from shared.errors import RungFailed
-from shared.progress import say
+from shared.base.errors import RungFailed
+from shared.base.progress import say
 from shared.setup.browser import Browser
 from shared.webgpu_bench.driver import run_in_browser
 from shared.webgpu_bench.engines.job import EngineRun, Job, of_browser

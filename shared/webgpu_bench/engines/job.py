@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import Field
 
-from shared.errors import RungFailed
-from shared.manifest import Strict
+from shared.base.errors import RungFailed
+from shared.base.manifest import Strict
 from shared.setup.browser import Browser
 from shared.webgpu_bench.result import BrowserResult, Run
 

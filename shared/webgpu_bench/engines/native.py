@@ -6,8 +6,8 @@ import os
 import sys
 from pathlib import Path
 
-from shared.webgpu_bench.engines.child import run_child
 from shared.webgpu_bench.engines.job import EngineRun, Job, processor
+from shared.webgpu_bench.engines.process import run_child
 
 SCRIPT = Path(__file__).with_name("native_child.py")
 

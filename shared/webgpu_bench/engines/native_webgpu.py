@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from shared.errors import RungFailed
-from shared.webgpu_bench.engines.child import run_child
+from shared.base.errors import RungFailed
 from shared.webgpu_bench.engines.environment import webgpu_folder, webgpu_python
 from shared.webgpu_bench.engines.job import EngineRun, Job
+from shared.webgpu_bench.engines.process import run_child
 
 __all__ = ["run", "webgpu_folder"]
 

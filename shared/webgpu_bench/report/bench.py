@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from shared import paths
-from shared.errors import UserError
-from shared.progress import say
-from shared.webgpu_bench.engines.ask import Benched
-from shared.webgpu_bench.engines.side import Row, parse_engines, side_by_side
+from shared.base import paths
+from shared.base.errors import UserError
+from shared.base.progress import say
+from shared.webgpu_bench.engines.questions import Benched
+from shared.webgpu_bench.engines.side_by_side import Row, parse_engines, side_by_side
 from shared.webgpu_bench.report.page import render_page
 from shared.webgpu_bench.report.tables import (
     SOFTWARE_NOTE,

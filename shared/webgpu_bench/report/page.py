@@ -17,9 +17,9 @@ import psutil
 from jinja2 import FileSystemLoader, StrictUndefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from shared.units import number
+from shared.base.formatting import number
 from shared.webgpu_bench.engines.job import processor
-from shared.webgpu_bench.engines.side import ENGINES, Row
+from shared.webgpu_bench.engines.side_by_side import ENGINES, Row
 from shared.webgpu_bench.figures import Figure
 from shared.webgpu_bench.report.tables import (
     busy_note,

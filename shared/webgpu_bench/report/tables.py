@@ -11,10 +11,10 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from shared import paths
-from shared.card.tables import table
-from shared.units import number
-from shared.webgpu_bench.engines.side import Row
+from shared.base import paths
+from shared.base.formatting import number
+from shared.base.tables import table
+from shared.webgpu_bench.engines.side_by_side import Row
 from shared.webgpu_bench.figures import Figure, at
 
 SOFTWARE_NOTE = "* software adapter: a GPU computed on the CPU, says nothing about one"

@@ -1,0 +1,100 @@
+"""Progress on everything over two seconds: bars on a terminal, plain lines elsewhere.
+
+>>> say("[2/9] build")
+>>> with bar("quantise", total=272) as step:
+...     step("model.layers.0.mlp.up_proj")
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from shared.base.errors import printable
+
+console = Console(stderr=True, highlight=False)
+PLAIN_EVERY_SECONDS = 10.0
+
+Step = Callable[[str], None]
+
+
+def say(line: str) -> None:
+    """Print one line to stderr (stdout is kept for tables and machine-readable output)."""
+    line = printable(line)
+    if _listener is None:
+        console.print(line, markup=False, soft_wrap=True)
+    else:
+        _listener(line)
+
+
+_listener: Callable[[str], None] | None = None
+
+
+@contextmanager
+def told_to(listener: Callable[[str], None]) -> Iterator[None]:
+    """Within this, lines go to `listener`, and bars become lines: for the whole process."""
+    global _listener
+    before, _listener = _listener, listener
+    try:
+        yield
+    finally:
+        _listener = before
+
+
+@contextmanager
+def speaking_for(domain: str) -> Iterator[None]:
+    """Lines begin with the domain's name: several processes write to one terminal."""
+    with told_to(lambda line: console.print(labelled(domain, line), markup=False, soft_wrap=True)):
+        yield
+
+
+def labelled(domain: str, line: str) -> str:
+    return f"{domain:<12} │ {line.strip()}"
+
+
+@contextmanager
+def bar(label: str, total: int, unit: str = "") -> Iterator[Step]:
+    """Yield `step(detail)`, to be called once for each of `total` units of work."""
+    with (
+        _terminal_bar(label, total)
+        if sys.stderr.isatty() and _listener is None
+        else _plain_lines(label, total, unit) as s
+    ):
+        yield s
+
+
+@contextmanager
+def _terminal_bar(label: str, total: int) -> Iterator[Step]:
+    columns = (
+        TextColumn("      {task.description}"),
+        BarColumn(bar_width=32),
+        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[detail]}"),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(label, total=total, detail="")
+        yield lambda detail: progress.update(task, advance=1, detail=detail[-40:])
+
+
+@contextmanager
+def _plain_lines(label: str, total: int, unit: str) -> Iterator[Step]:
+    started = last = time.monotonic()
+    done = 0
+
+    def step(detail: str) -> None:
+        nonlocal done, last
+        done += 1
+        now = time.monotonic()
+        if now - last >= PLAIN_EVERY_SECONDS and done < total:
+            last = now
+            left = (now - started) / done * (total - done)
+            say(f"      {label}: {done}/{total}{unit and ' ' + unit}, about {left:.0f} s left")
+
+    yield step

@@ -1,0 +1,187 @@
+"""One stage: declared inputs → a folder with a manifest. Atomic, resumable, locked, never redone.
+
+>>> done = run_stage(Plan("package", inputs={"build": key}, settings={...}), produce)
+>>> done.folder, done.manifest, done.reused
+
+The folder's name is the hash of everything the result depends on, so that two domains with the same
+bytes share it. Work happens in a hidden folder beside it and is renamed at the very end: whatever is
+visible under its final name is whole.
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+from filelock import FileLock, Timeout
+from pydantic import ValidationError
+
+from shared.base import paths
+from shared.base.files import swap_in
+from shared.base.hashing import files_below, refuse_work, remember, sha256_file, sha256_json
+from shared.base.manifest import FILE_NAME, FileRecord, Manifest, Measurement
+from shared.base.progress import say
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a stage's result depends on. `code` is raised when the stage's own code changes meaning."""
+
+    stage: str
+    inputs: dict[str, str]
+    settings: dict[str, Any] = field(default_factory=dict)
+    tools: dict[str, str] = field(default_factory=dict)
+    code: int = 1
+
+    @property
+    def key(self) -> str:
+        """16 hex digits of SHA-256 over all of it."""
+        parts = [self.stage, self.code, self.inputs, self.settings, self.tools]
+        return sha256_json(parts)[:16]
+
+    @property
+    def folder(self) -> Path:
+        return paths.build() / self.stage / self.key
+
+
+@dataclass
+class Produced:
+    """What a producing function hands back besides the files it wrote."""
+
+    measurements: dict[str, Measurement] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Done:
+    """A finished stage."""
+
+    folder: Path
+    manifest: Manifest
+    reused: bool
+
+
+Produce = Callable[[Path], Produced]
+
+
+def run_stage(
+    plan: Plan, produce: Produce, *, force: bool = False, keep_partial: bool = False
+) -> Done:
+    """Give back the finished stage, running `produce(work_folder)` only if it must.
+
+    `keep_partial`: the work folder of a killed run is handed to `produce` again, which resumes from
+    it; otherwise it starts from an empty one.
+    """
+    if not force and (manifest := _finished(plan)):
+        return Done(plan.folder, manifest, reused=True)
+    refuse_work(f"{plan.stage}/{plan.key}")
+    work = plan.folder.with_name(f".{plan.key}.partial")
+    plan.folder.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(plan):
+        if not force and (manifest := _finished(plan)):
+            return Done(plan.folder, manifest, reused=True)
+        if not keep_partial or force:
+            shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(exist_ok=True)
+        manifest = _measured(plan, produce, work)
+        swap_in(work, plan.folder)
+        remember({plan.folder / name: r.sha256 for name, r in manifest.outputs.items()})
+    return Done(plan.folder, manifest, reused=False)
+
+
+def _finished(plan: Plan) -> Manifest | None:
+    """The manifest, if it is there, whole, and its outputs are still of the recorded size."""
+    try:
+        manifest = Manifest.read(plan.folder)
+        sizes = {name: (plan.folder / name).stat().st_size for name in manifest.outputs}
+    except (OSError, ValidationError):
+        return None
+    intact = all(sizes[name] == record.bytes for name, record in manifest.outputs.items())
+    return manifest if intact and manifest.key == plan.key else None
+
+
+def _measured(plan: Plan, produce: Produce, work: Path) -> Manifest:
+    started = time.monotonic()
+    with _peak_rss() as peak:
+        produced = produce(work)
+    manifest = Manifest(
+        stage=plan.stage,
+        key=plan.key,
+        inputs=plan.inputs,
+        settings=plan.settings,
+        tools=plan.tools,
+        outputs=_records(work),
+        measurements=produced.measurements,
+        facts=produced.facts,
+        wall_seconds=round(time.monotonic() - started, 3),
+        peak_rss_bytes=peak[0],
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    (work / FILE_NAME).write_text(manifest.model_dump_json(indent=2) + "\n")
+    return manifest
+
+
+def _records(folder: Path) -> dict[str, FileRecord]:
+    names = [name for name in files_below(folder) if name != FILE_NAME]
+    return {
+        name: FileRecord(sha256=sha256_file(folder / name), bytes=(folder / name).stat().st_size)
+        for name in names
+    }
+
+
+@contextmanager
+def _locked(plan: Plan) -> Iterator[None]:
+    """One process at a time makes this result; the lock dies with its process."""
+    lock = FileLock(plan.folder.with_name(f".{plan.key}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        say(f"      waiting for another process that is making {plan.stage}/{plan.key}")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _peak_rss(every_seconds: float = 0.05) -> Iterator[list[int]]:
+    """Sample this process and its children; the list's one entry is the largest sum seen, in bytes."""
+    peak, stop = [0], threading.Event()
+    process = psutil.Process()
+
+    def sample() -> None:
+        while True:
+            peak[0] = max(peak[0], sum(map(_rss, [process, *_children(process)])))
+            if stop.wait(every_seconds):
+                return
+
+    thread = threading.Thread(target=sample, daemon=True)
+    thread.start()
+    try:
+        yield peak
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _rss(process: psutil.Process) -> int:
+    try:
+        return int(process.memory_info().rss)
+    except psutil.Error:
+        return 0
+
+
+def _children(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return list(process.children(recursive=True))
+    except psutil.Error:
+        return []

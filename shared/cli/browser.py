@@ -1,0 +1,131 @@
+"""The commands of the browser: bench, bench-all, preflight, serve. tasks.py takes them in."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from invoke import Context, task
+
+from shared.base import paths
+from shared.base.errors import UserError
+from shared.cli.options import DOMAIN, RUNGS, chain_options, command, finish
+
+ENGINES = {
+    "engines": "measure beside WebGPU: all, or some of webgpu-q4f16,webgpu-q4,wasm,native,"
+    "native-webgpu,wllama,firefox",
+}
+GPU = {
+    "gpu_budget": "refuse WebGPU buffers past this many bytes, like 8GB or 512MiB",
+    "profile": "load once more and time every kernel of a prompt and of a token",
+}
+
+
+@task(
+    help=DOMAIN | RUNGS | GPU | ENGINES | {"browser": "firefox: the same page in Firefox as well"}
+)
+@command
+def bench(
+    c: Context,
+    domain: str,
+    rung: str = "",
+    engines: str = "",
+    browser: str = "",
+    gpu_budget: str = "",
+    profile: bool = False,
+    force: bool = False,
+) -> None:
+    """Load the model in a real browser on WebGPU; measure it and compare it with the CPU.
+
+    Held-out text read on both, where each node ran, prefill of 128, 512 and 2048 tokens, decode of 64
+    with 0, 512 and 2048 in the cache; a few tokens on a software adapter. Raw samples go to
+    build/reports/ (md, csv, json, jsonl).
+    """
+    from shared.base.tables import measurements_table
+    from shared.cli.summary import TERMINAL
+    from shared.pipeline.one import benched, run_until
+    from shared.webgpu_bench.kernels import kernels_of
+    from shared.webgpu_bench.report.bench import bench_report, chosen_engines
+
+    names = chosen_engines(engines, browser)
+    asked = replace(
+        chain_options("bench", rung, force), gpu_budget=gpu_budget or None, profile=profile
+    )
+    result = run_until(domain, asked)
+    if result.chain and "bench" in result.chain.stages:
+        found = result.chain.manifests["bench"].measurements
+        print(measurements_table(found, {name: name for name in found}, TERMINAL))
+        if profile:
+            print(kernels_of(result.chain.stages["bench"].folder))
+        print(bench_report(benched([result]), names, f"bench-{domain}", force=force))
+    finish(result)
+
+
+@task(help=RUNGS | ENGINES)
+@command
+def bench_all(c: Context, rung: str = "", engines: str = "", force: bool = False) -> None:
+    """Bench every domain: one comparison table, and build/reports/bench-all.html to look at."""
+    from shared.cli.summary import comparison, overview, write_comparison
+    from shared.domain.domain import domain_names
+    from shared.pipeline.one import benched, run_until
+    from shared.webgpu_bench.report.bench import bench_report, chosen_engines
+
+    names = chosen_engines(engines)
+    results = [run_until(name, chain_options("bench", rung, force)) for name in domain_names()]
+    print(overview(results))
+    print(comparison(results))
+    print("* software adapter: says nothing about a GPU")
+    for path in write_comparison(results):
+        print(paths.shown(path))
+    print(
+        bench_report(
+            benched(results), names, "bench-all-engines", html="bench-all.html", force=force
+        )
+    )
+    if not all(result.ok for result in results):
+        raise UserError("; ".join(result.error or "" for result in results if not result.ok))
+
+
+@task(
+    help={
+        "domain": "its released or last built model",
+        "folder": "another package's or release's folder",
+        "architectures": "three full-size models instead; renews docs/preflight.md",
+    }
+)
+@command
+def preflight(c: Context, domain: str = "", folder: str = "", architectures: bool = False) -> None:
+    """Say, without a browser, on which classes of device a model will load, and in which type."""
+    from shared.cli.summary import TERMINAL
+    from shared.pipeline.one import package_of
+    from shared.webgpu_bench.preflight import package_footprints, preflight_table
+    from shared.webgpu_bench.preflight import preflight as run
+
+    if architectures:
+        from benchmarks.preflight import write_document
+
+        print(paths.shown(write_document()))
+        return
+    print(preflight_table(run(package_footprints(package_of(domain, folder))), TERMINAL))
+
+
+@task(
+    help={
+        "domain": "only this domain's release",
+        "port": "0 takes a free one",
+        "open_browser": "open the page in your browser",
+    }
+)
+@command
+def serve(c: Context, domain: str = "", port: int = 0, open_browser: bool = False) -> None:
+    """Open a page on 127.0.0.1 where a person can try the released models."""
+    from shared.domain.domain import domain_names, load_domain
+    from shared.release.model import read_release, release_folder
+    from shared.webgpu_bench.driver import serve_page
+
+    wanted = [load_domain(domain).name] if domain else domain_names()
+    if domain:
+        read_release(release_folder(domain))
+    found = {n: release_folder(n) for n in wanted if release_folder(n).is_dir()}
+    if not found:
+        raise UserError("nothing is released yet; run `./inv release --domain <name>` first")
+    serve_page(found, port=port, open_browser=open_browser)

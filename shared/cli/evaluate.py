@@ -1,0 +1,79 @@
+"""The commands of evaluation: fidelity, check, compare, show. tasks.py takes them in."""
+
+from __future__ import annotations
+
+from invoke import Context, task
+
+from shared.cli.options import DOMAIN, RECORDS, RUNGS, SYSTEMS, chain_options, command, finish
+
+
+@task(help=DOMAIN | RUNGS | {"records_file": "the text of this JSONL file's records instead"})
+@command
+def fidelity(
+    c: Context, domain: str, rung: str = "", records_file: str = "", force: bool = False
+) -> None:
+    """Hold the 4-bit model against its 16-bit parent on held-out text, token by token."""
+    from shared.cli.summary import TERMINAL
+    from shared.pipeline.one import run_until
+    from shared.release.card.fidelity import fidelity_note, fidelity_table
+
+    result = run_until(domain, chain_options("fidelity", rung, force, records_file))
+    if result.chain and "fidelity" in result.chain.stages:
+        manifest = result.chain.manifests["fidelity"]
+        print(fidelity_table(manifest.measurements, TERMINAL))
+        print(fidelity_note(manifest.facts))
+    finish(result)
+
+
+@task(help=DOMAIN | RUNGS | RECORDS | SYSTEMS)
+@command
+def check(
+    c: Context,
+    domain: str,
+    rung: str = "",
+    records: str = "",
+    records_file: str = "",
+    systems: str = "",
+    constrained: str = "",
+    force: bool = False,
+) -> None:
+    """Let base, 16-bit parent and 4-bit release answer the same records, and compare them.
+
+    Answers are kept as they come: a killed check goes on where it stopped, and another set, metric
+    or system costs only the answers that are not there yet. docs/evaluation.md explains the table.
+    """
+    from shared.cli.summary import check_report
+    from shared.pipeline.one import run_until
+
+    answers = {"records": records, "systems": systems, "constrained": constrained}
+    result = run_until(domain, chain_options("check", rung, force, records_file, **answers))
+    if text := check_report(result):
+        print(text)
+    finish(result)
+
+
+@task(positional=["a", "b"], help={"a": "a domain or a release folder", "b": "the other one"})
+@command
+def compare(c: Context, a: str, b: str) -> None:
+    """Hold two releases against each other on the records that both answered.
+
+    What each answered in its own release's check; docs/evaluation.md says where that is looked for.
+    """
+    from shared.cli.show import comparison_text
+    from shared.cli.summary import TERMINAL
+    from shared.release.folder import check_of
+
+    print(comparison_text(check_of(a), check_of(b), (a, b), TERMINAL))
+
+
+@task(help=DOMAIN | {"id": "the record's id; without it the ids are listed"})
+@command
+def show(c: Context, domain: str, id: str = "") -> None:
+    """Print a record of the newest check with its gold and each system's answer, side by side."""
+    from shared.cli.show import ids_text, sample_text
+    from shared.cli.summary import TERMINAL
+    from shared.domain.domain import load_domain
+    from shared.evaluate.compare import newest_check
+
+    checked = newest_check(load_domain(domain).name)
+    print(sample_text(checked, id, TERMINAL) if id else ids_text(checked, TERMINAL))

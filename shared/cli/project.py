@@ -1,0 +1,138 @@
+"""The commands of the project itself: what is here, what is missing, tests, lint, benchmarks."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+from invoke import Context, Exit, task
+
+from shared.base import paths
+from shared.base.errors import UserError
+from shared.cli.options import command
+
+PYTHON = f"{sys.executable} -m "
+
+
+@task(
+    help={
+        "arch": "smollm3, phi3 or qwen2.5",
+        "calibrated": "only ours, calibrated as a release is built: up to an hour",
+        "feedback_free": "only ours, in a release's format but without calibration: the same bytes",
+    }
+)
+@command
+def bench_build(
+    c: Context, arch: str, calibrated: bool = False, feedback_free: bool = False
+) -> None:
+    """Build a full-size random model beside the stock tools; bytes, seconds, memory.
+
+    Needs about 20 GB of disk, and 24 GB of memory for the stock tools.
+    """
+    from benchmarks.build import bench_build as run
+    from benchmarks.build import bench_calibrated
+    from benchmarks.build_report import render
+    from shared.cli.summary import TERMINAL
+
+    if calibrated or feedback_free:
+        builds = bench_calibrated(arch, feedback_free=feedback_free)
+    else:
+        builds = run(arch)
+    print(render(builds, TERMINAL))
+
+
+@task(help={"domains": "how many domains, like 1,2,4,8,16"})
+@command
+def bench_scaling(c: Context, domains: str = "1,2,4,8,16") -> None:
+    """Measure release-all over many small domains, in turn, in parallel and on a cluster."""
+    from benchmarks.scaling import DOCUMENT
+    from benchmarks.scaling import bench_scaling as run
+
+    counts = domains.split(",")
+    if not all(count.isdigit() and int(count) for count in counts):
+        raise UserError(f"--domains: numbers like 1,2,4 are wanted, not {domains!r}")
+    run(tuple(map(int, counts)))
+    print(paths.shown(DOCUMENT))
+
+
+@task
+@command
+def domains(c: Context) -> None:
+    """List the domains, their rungs, and how many held-out records they have."""
+    from shared.base.tables import table
+    from shared.cli.summary import TERMINAL
+    from shared.domain.domain import domain_names, load_domain
+
+    rows = [
+        (d.name, str(len(d.records)), " → ".join(rung.name for rung in d.chain.rung))
+        for d in map(load_domain, domain_names())
+    ]
+    print(table(("domain", "records", "rungs"), rows, TERMINAL))
+
+
+@task(help={"domain": "only this one"})
+@command
+def status(c: Context, domain: str = "") -> None:
+    """Show the acceptance list of every domain: done, failed or not measured."""
+    from shared.cli.summary import status as report
+    from shared.domain.domain import load_domain
+
+    print(report([load_domain(domain).name] if domain else None))
+
+
+@task
+@command
+def doctor(c: Context) -> None:
+    """Say what is installed, what is missing, and the command that mends it."""
+    from shared.setup.doctor import check as examine
+    from shared.setup.doctor import failed, render
+
+    findings = examine()
+    print(render(findings))
+    if failed(findings):
+        raise UserError("something that is needed is missing; see the table")
+
+
+@task(help={"releases": "the release folders in models/ as well"})
+@command
+def clean(c: Context, releases: bool = False) -> None:
+    """Delete build/ (everything in it can be made again); never touches merged weights."""
+    shutil.rmtree(paths.build(), ignore_errors=True)
+    print(f"deleted {paths.shown(paths.build())}/")
+    if releases:
+        for folder in sorted(paths.root().glob("models/*/webgpu")):
+            shutil.rmtree(folder)
+            print(f"deleted {paths.shown(folder)}/")
+
+
+@task(help={"fast": "leave out the slow tests (real model, real browser)", "k": "pytest's -k"})
+@command
+def test(c: Context, fast: bool = False, k: str = "") -> None:
+    """Run the tests: unit tests, then the embedded model and a real browser end to end."""
+    words = ["pytest", *(["-m", "'not slow'"] if fast else []), *(["-k", f"'{k}'"] if k else [])]
+    if not c.run(PYTHON + " ".join(words), warn=True):
+        raise Exit(code=1)
+
+
+@task
+@command
+def readme(c: Context) -> None:
+    """Renew the command output that README.md shows; the tests check that it is current."""
+    from shared.cli.readme import renew
+
+    for words in renew():
+        print(words)
+
+
+@task
+@command
+def lint(c: Context) -> None:
+    """Run ruff and mypy, and refuse any file over 400 lines."""
+    for words in ("ruff check .", "ruff format --check .", "mypy"):
+        if not c.run(PYTHON + words, warn=True):
+            raise Exit(code=1)
+    tracked = c.run("git ls-files '*.py' '*.js' '*.html' '*.css' inv", hide=True).stdout.split()
+    for name in tracked:
+        if len(Path(name).read_text(encoding="utf-8").splitlines()) > 400:
+            raise UserError(f"{name}: over 400 lines")

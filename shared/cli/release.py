@@ -1,0 +1,195 @@
+"""The commands of a release: release, release-all, build, card, publish, publish-collection, verify."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from invoke import Context, task
+
+from shared.base.errors import UserError
+from shared.cli.options import DOMAIN, RECORDS, RUNGS, SYSTEMS, chain_options, command, finish
+
+KEEP = {"keep_onnx": "keep the optimum recipe's full-precision ONNX in models/<domain>/onnx"}
+PUBLISH = {"publish": "upload to the Hub afterwards"}
+WHERE = {
+    "org": "the Hub organisation, in place of fallback.toml's and DOCINTEL_HUB_ORG",
+    "private": "make a new repository private; refused where a public one is there",
+    "overwrite": "replace what others changed on main since the last release",
+}
+REHASH = {"rehash": "read all weights again instead of trusting size, time and inode"}
+MANY = {
+    "jobs": "how many domains are worked on at once",
+    "memory_budget": "what they may take together, like 16GB; default: what is available",
+    "scheduler": "tcp://… of a Dask cluster that runs them instead",
+}
+
+
+def _publishing(
+    publish: bool, org: str = "", private: bool = False, overwrite: bool = False
+) -> Any:
+    from shared.pipeline.publication import PublishOptions
+
+    return PublishOptions(org or None, private, overwrite) if publish else None
+
+
+def _rehash(wanted: bool) -> None:
+    from shared.base.hashing import forget
+
+    if wanted:
+        forget()
+
+
+@task(help=DOMAIN | RUNGS | RECORDS | SYSTEMS | PUBLISH | KEEP | REHASH)
+@command
+def release(
+    c: Context,
+    domain: str,
+    rung: str = "",
+    records: str = "",
+    records_file: str = "",
+    systems: str = "",
+    constrained: str = "",
+    publish: bool = False,
+    keep_onnx: bool = False,
+    force: bool = False,
+    rehash: bool = False,
+) -> None:
+    """Take a domain from merged weights to models/<domain>/webgpu, measured and with its card.
+
+    Tries the rungs of domains/<domain>/fallback.toml in order. What has not changed is not done
+    again; a run that was killed goes on where it stopped.
+    """
+    from shared.pipeline.one import release_domain
+
+    _rehash(rehash)
+    answers = {"records": records, "systems": systems, "constrained": constrained}
+    options = chain_options("gates", rung, force, records_file, keep_onnx=keep_onnx, **answers)
+    finish(release_domain(domain, options, publish=_publishing(publish)))
+
+
+@task(help=RUNGS | RECORDS | SYSTEMS | PUBLISH | WHERE | MANY | REHASH)
+@command
+def release_all(
+    c: Context,
+    rung: str = "",
+    records: str = "",
+    records_file: str = "",
+    systems: str = "",
+    constrained: str = "",
+    publish: bool = False,
+    org: str = "",
+    private: bool = False,
+    overwrite: bool = False,
+    force: bool = False,
+    jobs: int = 1,
+    memory_budget: str = "",
+    scheduler: str = "",
+    rehash: bool = False,
+) -> None:
+    """Release every domain; one that fails does not stop the others, the exit code tells.
+
+    With --jobs or --scheduler several at once, browser stages one at a time; same results.
+    """
+    from shared.base.formatting import parse_bytes
+    from shared.cli.summary import overview
+    from shared.pipeline.many import release_all as run
+
+    _rehash(rehash)
+    answers = {"records": records, "systems": systems, "constrained": constrained}
+    options = chain_options("gates", rung, force, records_file, **answers)
+    memory = parse_bytes(memory_budget, "--memory-budget") if memory_budget else None
+    wanted = _publishing(publish, org, private, overwrite)
+    results = run(options, publish=wanted, jobs=jobs, memory=memory, scheduler=scheduler or None)
+    print(overview(results))
+    if not all(result.ok for result in results):
+        done = "released and published" if publish else "released"
+        raise UserError(f"not every domain was {done}; see the table")
+
+
+@task(help=DOMAIN | RUNGS | KEEP)
+@command
+def build(
+    c: Context, domain: str, rung: str = "", keep_onnx: bool = False, force: bool = False
+) -> None:
+    """Build and package a domain's model: 4-bit ONNX for WebGPU in Transformers.js's layout."""
+    from shared.pipeline.one import run_until
+
+    finish(run_until(domain, chain_options("package", rung, force, keep_onnx=keep_onnx)))
+
+
+@task(help=DOMAIN)
+@command
+def card(c: Context, domain: str) -> None:
+    """Print the model card of the present release."""
+    from shared.release.model import CARD_FILE, read_release, release_folder
+
+    read_release(release_folder(domain))
+    print((release_folder(domain) / CARD_FILE).read_text(encoding="utf-8"))
+
+
+@task(help=DOMAIN | WHERE | {"dry_run": "show what would be done, and write nothing"})
+@command
+def publish(
+    c: Context,
+    domain: str,
+    dry_run: bool = False,
+    org: str = "",
+    private: bool = False,
+    overwrite: bool = False,
+) -> None:
+    """Make the Hub's main equal to models/<domain>/webgpu, wholly or not at all; tag it v<N>.
+
+    The files are staged in a pull request, read back there, and merged; until then main shows the
+    old release. A run that died goes on where it stopped; what the Hub has is not sent again.
+    The token is found where huggingface_hub finds it: HF_TOKEN, or `hf auth login`.
+    """
+    from shared.cli.publication import plan_table
+    from shared.domain.domain import load_domain
+    from shared.pipeline.publication import plan_publication, publish_release
+
+    options = _publishing(True, org, private, overwrite)
+    if dry_run:
+        plan = plan_publication(load_domain(domain), options)
+        print(plan_table(plan))
+        if plan.against:
+            raise UserError(plan.against)
+        return
+    done = publish_release(load_domain(domain), options)
+    print(f"{done.url} {done.release_version} at {done.revision}")
+
+
+@task(help={"org": "the owner of the collection, and of the models in it"})
+@command
+def publish_collection(c: Context, org: str = "") -> None:
+    """Put every model that was published from here into one collection on the Hub.
+
+    Safe to run again: what is in it stays, and each model's note names its newest version.
+    """
+    from shared.pipeline.publication import publish_collection as run
+
+    url, names = run(org or None)
+    print("\n".join([url, *(f"  {name}" for name in names)]))
+
+
+@task(
+    positional=["what"],
+    help={
+        "what": "a release folder, or org/name[@commit or tag] on the Hub",
+        "public_key": "the publisher's public key (PEM), to check who signed it",
+    },
+)
+@command
+def verify(c: Context, what: str, public_key: str = "") -> None:
+    """Check a release as a stranger: hashes, figures, signature, and that it loads.
+
+    Needs neither the merged weights nor a GPU. One line a check: ✓ holds, ✗ does not, – not checked.
+    """
+    from shared.release.verify.report import verify as run
+
+    failed = 0
+    for line in run(what, public_key=Path(public_key).expanduser() if public_key else None):
+        print(line, flush=True)
+        failed += line.ok is False
+    if failed:
+        raise UserError(f"{what}: {failed} check{'s' * (failed > 1)} did not hold; see ✗ above")

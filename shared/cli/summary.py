@@ -1,0 +1,242 @@
+"""What is printed at the end, the acceptance list of `status`, and the tables of `bench-all`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+from shared.base import paths
+from shared.base.errors import UserError
+from shared.base.formatting import number
+from shared.base.manifest import Measurement
+from shared.base.tables import shown, table
+from shared.domain.domain import domain_names
+from shared.evaluate.compare import newest_file
+from shared.pipeline.one import Result, read_attempts
+from shared.pipeline.publication import read_publication
+from shared.release.card.quality import quality_note, quality_tables
+from shared.release.card.tables import attempts_table, gates_table, recipes_table
+from shared.release.gates import GateResult
+from shared.release.model import CARD_FILE, Release, read_release, release_folder
+from shared.release.signing import signed_by
+
+TERMINAL = "rounded_outline"
+LINK = "Engines, depths and memory: [bench-all.html](bench-all.html)"
+
+COMPARED = {
+    "package.q4f16_bytes": "q4f16",
+    "package.q4_bytes": "q4",
+    "fidelity.agreement": "token as 16-bit",
+    "check.release.constrained.json_validity": "valid JSON",
+    "check.release.constrained.schema_compliance": "schema",
+    "check.release.constrained.field_score": "field score",
+    "check.release.free.decode_tokens_per_second": "CPU decode",
+    "bench.greedy_agreement": "browser = CPU",
+    "bench.load_seconds": "load",
+    "bench.ttft_seconds": "TTFT",
+    "bench.prefill_tokens_per_second": "prefill",
+    "bench.decode_tokens_per_second": "decode",
+    "bench.peak_gpu_bytes": "GPU buffers",
+}
+
+
+def summary(result: Result) -> str:
+    """The last thing a command prints: rungs, gates, and where the result lies or why there is none."""
+    parts = []
+    if result.chain:
+        parts.append(attempts_table(result.chain.attempts, TERMINAL))
+        if recipes := recipes_table(result.chain.attempts, TERMINAL):
+            parts.append(recipes)
+        if result.chain.gates:
+            parts.append(gates_table(result.chain.gates, TERMINAL))
+    if result.release:
+        folder = paths.shown(release_folder(result.domain))
+        because = result.release.not_publishable_because
+        parts.append(f"release   {folder}  (rung {result.release.rung}, {result.release.base})")
+        parts.append(f"card      {folder}/{CARD_FILE}")
+        if result.chain and result.chain.rung and not result.chain.rung.commercial_use:
+            parts.append(
+                "licence   non-commercial: the base model's licence forbids commercial use"
+            )
+        parts.append(f"signed    {_signed(result.domain)}")
+        parts.append(f"publish   no: {because}" if because else "publish   it may be published")
+    elif result.chain and "package" in result.chain.stages:
+        parts.append(f"package   {paths.shown(result.chain.package)}")
+    if result.publication:
+        there = result.publication
+        parts.append(f"published {there.url} {there.release_version} at {there.revision}")
+    return "\n".join(parts)
+
+
+def _signed(domain: str) -> str:
+    by = signed_by(release_folder(domain))
+    return f"by public key {by[:16]}…" if by else "no: DOCINTEL_SIGNING_KEY names no key"
+
+
+def check_report(result: Result) -> str:
+    """The check's tables and note; empty where no check was made."""
+    if not result.chain or "check" not in result.chain.stages:
+        return ""
+    made = result.chain.manifests["check"]
+    parts = [quality_tables(made.measurements, made.facts, TERMINAL), quality_note(made.facts)]
+    parts.append(f"as JSON: {paths.shown(newest_file(result.domain))}")
+    return "\n\n".join(filter(None, parts))
+
+
+def overview(results: list[Result]) -> str:
+    """One line a domain, for the commands that go over all of them."""
+    rows = []
+    for result in results:
+        rung = result.chain.rung.name if result.chain and result.chain.rung else "none"
+        end = "ok" if result.ok else "failed"
+        rows.append((result.domain, end, rung, result.error or _where(result)))
+    return table(("domain", "end", "rung", "where, or why"), rows, TERMINAL)
+
+
+def _where(result: Result) -> str:
+    if result.publication:
+        there = result.publication
+        return f"{there.url} {there.release_version}, {number(there.bytes_sent or 0, 'B')} sent"
+    return paths.shown(release_folder(result.domain)) if result.release else "measured"
+
+
+def comparison(results: list[Result], style: str = TERMINAL) -> str:
+    """The domains side by side."""
+    names = _compared(results)
+    rows = [
+        [r.domain, _rung(r), *(_brief(_measured(r).get(name)) for name in names)] for r in results
+    ]
+    return table(("domain", "rung", *(COMPARED[name] for name in names)), rows, style)
+
+
+def _compared(results: list[Result]) -> list[str]:
+    """Those of COMPARED that any domain's stages measure: a bench asks nobody for answers."""
+    known = {name for result in results for name in _measured(result)}
+    return [name for name in COMPARED if name in known] or list(COMPARED)
+
+
+def write_comparison(results: list[Result]) -> list[Path]:
+    """The comparison as Markdown, CSV and JSON under build/reports/."""
+    folder = paths.build() / "reports"
+    folder.mkdir(parents=True, exist_ok=True)
+    text = io.StringIO()
+    csv.writer(text).writerows(
+        [("domain", "rung", *COMPARED), *((r.domain, _rung(r), *_values(r)) for r in results)]
+    )
+    data = [
+        {
+            "domain": r.domain,
+            "rung": _rung(r),
+            "error": r.error,
+            "measurements": {k: m.model_dump() for k, m in _measured(r).items()},
+        }
+        for r in results
+    ]
+    contents = {
+        "bench-all.md": comparison(results, "github") + f"\n\n{LINK}\n",
+        "bench-all.csv": text.getvalue(),
+        "bench-all.json": json.dumps(data, indent=2, ensure_ascii=False) + "\n",
+    }
+    for name, content in contents.items():
+        partial = folder / f".{name}.partial"
+        partial.write_text(content, encoding="utf-8")
+        partial.replace(folder / name)
+    return [folder / name for name in contents]
+
+
+def _brief(measurement: Measurement | None) -> str:
+    """A cell: the reasons stand in card and JSON, a table of twelve columns has no room for them."""
+    if measurement is None or measurement.value is None:
+        return "not measured"
+    return shown(measurement).replace(" (software adapter)", " *")
+
+
+def _rung(result: Result) -> str:
+    return result.chain.rung.name if result.chain and result.chain.rung else "none"
+
+
+def _measured(result: Result) -> dict[str, Measurement]:
+    from shared.release.gates import flatten
+
+    return flatten(result.chain.manifests) if result.chain else {}
+
+
+def _values(result: Result) -> list[str]:
+    found = _measured(result)
+    return [
+        str(found[n].value) if n in found and found[n].value is not None else "" for n in COMPARED
+    ]
+
+
+def status(domains: list[str] | None = None) -> str:
+    """The acceptance list per domain: done, failed or not measured, read from manifests."""
+    rows = [row for name in domains or domain_names() for row in _acceptance(name)]
+    return table(("domain", "acceptance", "state", "evidence"), rows, TERMINAL)
+
+
+ACCEPTANCE = {
+    "under 2 GB": "package.q4f16_bytes",
+    "loads in Chrome on WebGPU": "bench.loads",
+    "domain-appropriate structured output": "check.release.constrained.schema_compliance",
+    "no OOM within 8 GB": "bench.peak_gpu_bytes",
+    "more than 5 tokens/s on a discrete GPU": "bench.decode_tokens_per_second",
+}
+
+
+def _acceptance(domain: str) -> list[tuple[str, str, str, str]]:
+    try:
+        release = read_release(release_folder(domain))
+    except UserError as error:
+        return [(domain, *_exports(domain, None, str(error)))]
+    rows = [_exports(domain, release, "")]
+    rows += [
+        (words, *_verdict(release.gates, measurement)) for words, measurement in ACCEPTANCE.items()
+    ]
+    rows.append(_uploaded(domain, release))
+    rows.append(_documented(domain))
+    return [(domain, *row) for row in rows]
+
+
+def _exports(domain: str, release: Release | None, missing: str) -> tuple[str, str, str]:
+    """Whether the newest walk built something, and if a rung failed on the way, which and why."""
+    words = "exports without errors"
+    attempts = read_attempts(domain)
+    broken = next((a for a in attempts if a.outcome == "failed" and a.stage == "build"), None)
+    if broken:
+        return words, "failed", f"rung {broken.rung}: {broken.reason}"
+    if attempts and not any(a.outcome == "taken" for a in attempts):
+        last = attempts[-1]
+        return words, "failed", f"no rung could be taken; the last, {last.rung}: {last.reason}"
+    if release is None:
+        return words, "not measured", missing
+    return words, "done", f"rung {release.rung}: {release.base}"
+
+
+def _verdict(gates: list[GateResult], measurement: str) -> tuple[str, str]:
+    gate = next((g for g in gates if g.measurement == measurement), None)
+    if gate is None:
+        return "not measured", f"fallback.toml has no gate on {measurement}"
+    words = {"pass": "done", "fail": "failed", "not measured": "not measured"}
+    return words[gate.outcome], gate.reason
+
+
+def _uploaded(domain: str, release: Release) -> tuple[str, str, str]:
+    published = read_publication(domain)
+    if published and published.release_key == release.key:
+        named = f"{published.url} {published.release_version or ''}".strip()
+        return "uploaded", "done", f"{named} at {published.revision}"
+    if published:
+        return "uploaded", "not measured", f"an older release is up: {published.url}"
+    reason = release.not_publishable_because or f"run `./inv publish --domain {domain}`"
+    return "uploaded", "not measured", reason
+
+
+def _documented(domain: str) -> tuple[str, str, str]:
+    """The card must name its usage and its benchmark; both headings come from card.md."""
+    path = release_folder(domain) / CARD_FILE
+    text = path.read_text(encoding="utf-8")
+    whole = "@huggingface/transformers" in text and "time to first token" in text
+    state = "done" if whole else "failed"
+    return "card documents usage and benchmarks", state, paths.shown(path)

@@ -1,0 +1,62 @@
+"""The command of tuning: tune. tasks.py takes it in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from invoke import Context, task
+
+from shared.base import paths
+from shared.cli.options import DOMAIN, command
+
+
+@task(
+    help=DOMAIN
+    | {
+        "budget": "the most bytes a build may have, like 2GB",
+        "rung": "tune for this rung's model; default: the first",
+        "recipes": "only these, separated by commas: names in shared/pipeline/tune/recipes.json",
+        "tokens": "held-out tokens that each build and its parent are compared on",
+        "records": "let the best three answer so many held-out records, and compare their scores",
+        "records_file": "measure on the records of this JSONL file instead of the domain's own",
+        "document": "renew this rung's table in a Markdown file, like docs/recipes.md",
+        "write": "put the chosen recipe into the domain's olive.json",
+    }
+)
+@command
+def tune(
+    c: Context,
+    domain: str,
+    budget: str = "2GB",
+    rung: str = "",
+    recipes: str = "",
+    tokens: int = 4096,
+    records: int = 0,
+    records_file: str = "",
+    document: str = "",
+    write: bool = False,
+) -> None:
+    """Build a domain's model by every recipe, measure each against its parent, choose the best.
+
+    The best is the one with the lowest KL divergence within the budget and within 5 % of the fastest
+    one's decode speed. Calibration reads calibration.jsonl alone; a record of it that is also
+    measured is an error. What was built or measured before is not redone, so a run that was cut short
+    goes on. Table, plot and figures go to build/reports/; docs/recipes.md explains the recipes.
+    """
+    from shared.base.formatting import parse_bytes
+    from shared.cli.summary import TERMINAL
+    from shared.pipeline.tune.report import put_into, render
+    from shared.pipeline.tune.report import write as write_report
+    from shared.pipeline.tune.tune import Settings, write_choice
+    from shared.pipeline.tune.tune import tune as run
+
+    file = Path(records_file).expanduser() if records_file else None
+    settings = Settings(parse_bytes(budget, "--budget"), tokens, records, file)
+    found = run(domain, settings, rung=rung, only=recipes)
+    print(render(found, TERMINAL))
+    for path in write_report(found):
+        print(paths.shown(path))
+    if document:
+        put_into(Path(document).expanduser(), found)
+    if write:
+        write_choice(found)

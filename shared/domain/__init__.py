@@ -1,0 +1,1 @@
+"""A domain folder, read strictly: what a domain is stands in domains/<name>/ and nowhere else."""

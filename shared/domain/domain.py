@@ -1,0 +1,109 @@
+"""Read one domain folder, strictly: what a domain is stands in domains/<name>/ and nowhere else.
+
+>>> domain = load_domain("legal")
+>>> domain.chain.rung[0].source
+'models/legal/merged'
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+
+from shared.base import paths
+from shared.base.errors import UserError
+from shared.base.hashing import sha256_file
+from shared.base.parsing import nearest, read_json, read_text, read_toml
+from shared.domain.olive_json import check_olive_config
+from shared.domain.records import Record, read_records
+from shared.domain.scoring import check_metrics
+from shared.domain.settings import Chain, Rung
+
+OPTIONAL_FILES = ("calibration.jsonl",)
+FILES = ("olive.json", "fallback.toml", "card.md", "prompt.md", "schema.json", "eval.jsonl")
+NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,40}")
+
+
+@dataclass(frozen=True)
+class Domain:
+    """A domain folder, read and checked. `hashes` has the SHA-256 of each of its files."""
+
+    name: str
+    folder: Path
+    chain: Chain
+    olive: dict[str, Any]
+    prompt: str
+    schema: dict[str, Any]
+    records: tuple[Record, ...]
+    hashes: dict[str, str]
+
+    def rung(self, name: str) -> Rung:
+        """The rung of that name; UserError with the nearest one."""
+        names = [rung.name for rung in self.chain.rung]
+        if name not in names:
+            where = paths.shown(self.folder / "fallback.toml")
+            raise UserError(f"{where}: no rung is named {name!r}; {nearest(name, names)}")
+        return self.chain.rung[names.index(name)]
+
+
+def domain_names() -> list[str]:
+    """Every folder in domains/ that is not hidden, sorted."""
+    folder = paths.domains()
+    if not folder.is_dir():
+        raise UserError(f"{paths.shown(folder)}: the folder is missing")
+    return sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def load_domain(name: str) -> Domain:
+    """Read domains/<name>/; the first mistake in any of its files is a UserError."""
+    if name not in domain_names():
+        raise UserError(f"domains/{name}: no such domain; {nearest(name, domain_names())}")
+    if not NAME.fullmatch(name):
+        raise UserError(f"domains/{name}: a domain's name has lower-case letters, digits and '-'")
+    folder = paths.domains() / name
+    for file in FILES:
+        read_text(folder / file)
+    chain = read_toml(folder / "fallback.toml", Chain)
+    schema = _read_schema(folder / "schema.json")
+    check_metrics(chain.metrics, schema, paths.shown(folder / "fallback.toml"))
+    return Domain(
+        name=name,
+        folder=folder,
+        chain=_fill_in(chain, name),
+        olive=check_olive_config(read_json(folder / "olive.json"), folder / "olive.json"),
+        prompt=read_text(folder / "prompt.md").strip().replace("{domain}", name),
+        schema=schema,
+        records=read_records(folder / "eval.jsonl", schema),
+        hashes={file: sha256_file(folder / file) for file in (*FILES, *_present(folder))},
+    )
+
+
+def _present(folder: Path) -> list[str]:
+    return [file for file in OPTIONAL_FILES if (folder / file).is_file()]
+
+
+def _read_schema(path: Path) -> dict[str, Any]:
+    schema = read_json(path)
+    try:
+        jsonschema.Draft202012Validator.check_schema(schema)
+    except jsonschema.SchemaError as error:
+        key = ".".join(map(str, error.path)) or "(top)"
+        raise UserError(f"{paths.shown(path)}: {key}: {error.message}") from None
+    if not isinstance(schema, dict) or schema.get("type") != "object":
+        raise UserError(f"{paths.shown(path)}: type: the answer's schema must be of type object")
+    return schema
+
+
+def _fill_in(chain: Chain, name: str) -> Chain:
+    """Put the folder's name where a source says {domain}, so that a copied folder needs no edit."""
+
+    def filled(rung: Rung) -> Rung:
+        sources = {"source": rung.source, "base_source": rung.base_source}
+        named = {key: text and text.replace("{domain}", name) for key, text in sources.items()}
+        return rung.model_copy(update=named)
+
+    return chain.model_copy(update={"rung": [filled(rung) for rung in chain.rung]})

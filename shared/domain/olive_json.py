@@ -1,0 +1,183 @@
+"""olive.json against Olive's own pass schema: Olive ignores unknown keys, we do not.
+
+Importing Olive takes seconds, so the valid keys of its passes are read once per Olive version and
+kept in build/olive-schema.json.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from shared.base import paths
+from shared.base.errors import UserError
+from shared.base.hashing import sha256_json
+from shared.base.parsing import nearest
+
+PassSchema = dict[str, dict[str, dict[str, Any]]]
+"""Pass type → key → {"enum": [...]} or {"type": "..."}; lower-cased pass types as Olive has them."""
+
+OLIVE_PASS = "ModelBuilder"
+STREAMING_PASS = "shared.olive.builder_pass.StreamingModelBuilder"
+STREAMING_PASS_BOTH = "shared.olive.builder_pass.StreamingModelBuilderOfBoth"
+"""Writes q4f16 and q4 in one pass over the weights."""
+
+CODE_KEYS = (
+    *("model_script", "script_dir", "user_script", "module_path", "python_environment_path"),
+    *("prepend_to_path", "dockerfile", "build_context_path", "requirements_file"),
+)
+"""Where Olive would take Python or a program from a place that the workflow names."""
+
+OWN_PASSES = {"CalibratedQuant": "shared.olive.calibrated_pass.CalibratedQuant"}
+"""Passes of ours that olive.json may name beside Olive's."""
+
+LIKE_OWN = "Rtn"
+"""The pass of Olive's whose entry in its list ours get: any device, 4 and 8 bits."""
+
+PASS_WRAPPER_KEYS = ["type", "config", "host", "evaluator"]
+
+
+def check_olive_config(config: Any, path: Path) -> dict[str, Any]:
+    """Give back the workflow if every key of it is one Olive reads; UserError naming the key."""
+    where = paths.shown(path)
+    if not isinstance(config, dict):
+        raise UserError(f"{where}: must be one JSON object")
+    schema = _olive_schema()
+    _no_strangers(config, schema["top"], where, "")
+    for key in ("input_model", "passes"):
+        if not isinstance(config.get(key), dict) or not config[key]:
+            raise UserError(f"{where}: {key}: required, but missing or empty")
+    _no_code(config, where, "")
+    for name, settings in config["passes"].items():
+        _check_pass(settings, schema["passes"], where, f"passes.{name}")
+    return config
+
+
+def with_overrides(config: dict[str, Any], overrides: dict[str, Any], where: str) -> dict[str, Any]:
+    """A copy of the workflow with a rung's `passes.<name>.<key>` overrides put in and checked."""
+    changed = copy.deepcopy(config)
+    for dotted, value in overrides.items():
+        *parents, last = dotted.split(".")
+        target = changed
+        for part in parents:
+            if not isinstance(target.get(part), dict):
+                valid = [k for k, v in target.items() if isinstance(v, dict)]
+                raise UserError(f"{where}: olive.{dotted}: no {part!r}; {nearest(part, valid)}")
+            target = target[part]
+        target[last] = value
+    return check_olive_config(changed, Path(where))
+
+
+def builder_pass(workflow: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Name and settings of the pass that writes the ONNX file, the last of its type."""
+    found = [(k, v) for k, v in workflow["passes"].items() if v["type"] == OLIVE_PASS]
+    if not found:
+        raise UserError(f"olive.json: passes: no pass of type {OLIVE_PASS}")
+    return found[-1]
+
+
+def _check_pass(settings: Any, passes: PassSchema, where: str, key: str) -> None:
+    if not isinstance(settings, dict) or not isinstance(settings.get("type"), str):
+        raise UserError(f"{where}: {key}.type: required, but missing")
+    kind = settings["type"].lower()
+    if kind not in passes:
+        raise UserError(
+            f"{where}: {key}.type: Olive has no pass {settings['type']!r}; "
+            + nearest(kind, list(passes))
+        )
+    inner = settings.get("config", settings)
+    _no_strangers(inner, [*passes[kind], *PASS_WRAPPER_KEYS], where, f"{key}.")
+    for name, value in inner.items():
+        allowed = passes[kind].get(name, {}).get("enum")
+        if allowed and value not in allowed:
+            shown = ", ".join(map(str, allowed))
+            raise UserError(f"{where}: {key}.{name}: {value!r} is not one of {shown}")
+
+
+def _no_code(value: Any, where: str, key: str) -> None:
+    """No code from the weights (trust_remote_code) or from beside them: a domain is a copied folder."""
+    if isinstance(value, list):
+        for number, item in enumerate(value):
+            _no_code(item, where, f"{key}{number}.")
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            if name.startswith("trust_remote") and item:
+                raise UserError(f"{where}: {key}{name}: cannot be switched on")
+            if name in CODE_KEYS and item is not None:
+                raise UserError(
+                    f"{where}: {key}{name}: names code to be run, which a domain cannot"
+                )
+            _no_code(item, where, f"{key}{name}.")
+
+
+def _no_strangers(found: dict[str, Any], valid: list[str], where: str, prefix: str) -> None:
+    for name in found:
+        if name not in valid:
+            raise UserError(f"{where}: {prefix}{name}: unknown key; {nearest(name, valid)}")
+
+
+def _olive_schema() -> dict[str, Any]:
+    """{"top": [keys of a workflow], "passes": PassSchema}, cached per installed Olive."""
+    version = metadata.version("olive-ai")
+    cache = (
+        paths.REPOSITORY
+        / "build"
+        / "olive-schema"
+        / f"{sha256_json(['v2', version])[:8]}-{version}.json"
+    )
+    if cache.exists():
+        return dict(json.loads(cache.read_text()))
+    schema = _read_from_olive()
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    partial = cache.with_suffix(".partial")
+    partial.write_text(json.dumps(schema))
+    partial.replace(cache)
+    return schema
+
+
+def _read_from_olive() -> dict[str, Any]:
+    from olive.package_config import OlivePackageConfig
+    from olive.workflows.run.config import RunConfig, RunEngineConfig
+
+    package = OlivePackageConfig.model_validate(package_config())
+    top = [*RunConfig.model_fields, *RunEngineConfig.model_fields]
+    wanted = sorted(package.passes)
+    return {"top": sorted(set(top)), "passes": {name: _keys_of(package, name) for name in wanted}}
+
+
+def package_config(both: bool = False) -> dict[str, Any]:
+    """Olive's own list of passes, with ModelBuilder replaced by the streaming one.
+
+    `both`: by the one that writes model_q4f16.onnx and model_q4.onnx in one pass over the weights.
+    """
+    from olive.package_config import OlivePackageConfig
+
+    # Olive remembers pass classes by type name for the whole process; ours must not be shadowed.
+    OlivePackageConfig._pass_modules.clear()
+    config = json.loads(Path(OlivePackageConfig.get_default_config_path()).read_text())
+    config["passes"][OLIVE_PASS]["module_path"] = STREAMING_PASS_BOTH if both else STREAMING_PASS
+    for name, module_path in OWN_PASSES.items():
+        config["passes"][name] = config["passes"][LIKE_OWN] | {"module_path": module_path}
+    return dict(config)
+
+
+def _keys_of(package: Any, name: str) -> dict[str, dict[str, Any]]:
+    """The keys of one pass; a pass whose own dependencies are not installed has none to offer."""
+    from enum import Enum
+
+    from olive.hardware.accelerator import AcceleratorSpec, Device
+
+    try:
+        accelerator = AcceleratorSpec(Device.GPU, "WebGpuExecutionProvider")
+        parameters = package.import_pass_module(name).default_config(accelerator)
+    except Exception:
+        return {}
+    keys: dict[str, dict[str, Any]] = {}
+    for key, parameter in parameters.items():
+        kind = parameter.type_
+        is_enum = isinstance(kind, type) and issubclass(kind, Enum)
+        keys[key] = {"enum": [member.value for member in kind]} if is_enum else {}
+    return keys

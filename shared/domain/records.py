@@ -1,0 +1,58 @@
+"""Held-out and calibration records: one JSON object a line, each gold answer true to the schema."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+from pydantic import ConfigDict, Field, ValidationError
+
+from shared.base import paths
+from shared.base.errors import UserError
+from shared.base.manifest import Strict
+from shared.base.parsing import loads_strictly, read_text
+
+
+class Record(Strict):
+    """One held-out input with its gold answer. Public sets carry source and licence as well."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: str
+    input: str = Field(min_length=1)
+    gold: dict[str, Any]
+    source: str | None = None
+    licence: str | None = None
+
+
+def read_records(path: Path, schema: dict[str, Any]) -> tuple[Record, ...]:
+    """Read held-out records, one JSON object a line; each gold must satisfy the schema."""
+    validator = jsonschema.Draft202012Validator(schema)
+    records: list[Record] = []
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        if line.strip():
+            records.append(_read_record(line, validator, f"{paths.shown(path)}:{number}"))
+    ids = [record.id for record in records]
+    if len(set(ids)) != len(ids):
+        twice = next(i for i in ids if ids.count(i) > 1)
+        raise UserError(f"{paths.shown(path)}: the id {twice!r} stands twice")
+    if not records:
+        raise UserError(f"{paths.shown(path)}: holds no records")
+    return tuple(records)
+
+
+def _read_record(line: str, validator: jsonschema.Draft202012Validator, where: str) -> Record:
+    try:
+        record = Record.model_validate(loads_strictly(line))
+        validator.validate(record.gold)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(map(str, first["loc"]))
+        raise UserError(f"{where}: {key}: {first['msg'].lower()}") from None
+    except jsonschema.ValidationError as error:
+        key = ".".join(["gold", *map(str, error.path)])
+        raise UserError(f"{where}: {key}: {error.message}") from None
+    except ValueError as error:
+        raise UserError(f"{where}: not valid JSON: {error}") from None
+    return record

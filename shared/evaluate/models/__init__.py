@@ -1,0 +1,1 @@
+"""The runtimes that answer and predict: PyTorch, onnxruntime, onnxruntime-genai."""

@@ -1,0 +1,1 @@
+"""From an answer to figures with their intervals."""

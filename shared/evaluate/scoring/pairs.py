@@ -1,0 +1,193 @@
+"""From answers to the check's measurements: each system in each mode, the floor, and the pairs.
+
+`<system>.<mode>.<metric>`, `floor.<metric>`, `parent_vs_base.<mode>.<metric>`,
+`release_vs_parent.<mode>.<metric>` and `release_constrained_vs_free.<metric>`; the metrics are those of
+shared.evaluate.scoring.summary. What was not asked for is there as "not measured", so that a gate on
+it is no typo.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from shared.base.formatting import number
+from shared.base.manifest import Measurement
+from shared.domain.domain import Domain
+from shared.domain.records import Record
+from shared.evaluate.models.answer import Answer
+from shared.evaluate.scoring.statistics import Paired, paired
+from shared.evaluate.scoring.summary import CHARACTERS, floor, missing, samples, summarise
+from shared.evaluate.scoring.verdict import Verdict, judge
+from shared.evaluate.systems import MODES, NAMES, Mode, Name
+
+Judged = dict[tuple[Name, Mode], list[Verdict]]
+NOT_PAIRED = (CHARACTERS, "fenced", "degenerate", "empty", "refusal")
+SPEED = "decode_tokens_per_second"
+
+COMPARISONS: dict[str, tuple[tuple[Name, Mode], tuple[Name, Mode]]] = {
+    **{f"parent_vs_base.{m}": (("parent", m), ("base", m)) for m in MODES},
+    **{f"release_vs_parent.{m}": (("release", m), ("parent", m)) for m in MODES},
+    "release_constrained_vs_free": (("release", "constrained"), ("release", "free")),
+}
+"""Name → (ours, other); the difference is ours less the other's."""
+
+
+@dataclass
+class Answers:
+    """All answers to these records; `why_not`: why a system has none; `own`: see `Selection`."""
+
+    domain: Domain
+    records: Sequence[Record]
+    origin: str
+    given: dict[tuple[Name, Mode], list[Answer]] = field(default_factory=dict)
+    why_not: dict[tuple[Name, Mode], str] = field(default_factory=dict)
+    own: bool = True
+
+    def is_ours(self, record: Record) -> bool:
+        """Whether the record's text is our own: only of such may anything stand in a release."""
+        return self.own and record.source is None and record.licence is None
+
+    def judged(self) -> Judged:
+        """A verdict for each answer, in the records' order."""
+        schema, metrics = self.domain.schema, self.domain.chain.metrics
+        return {
+            who: [
+                judge(answer.text, record, schema, metrics)
+                for record, answer in zip(self.records, answers, strict=True)
+            ]
+            for who, answers in self.given.items()
+        }
+
+
+def measure(answers: Answers, judged: Judged) -> dict[str, Measurement]:
+    """Every measurement of the check stage but `loads`."""
+    schema, metrics = answers.domain.schema, answers.domain.chain.metrics
+    found: dict[str, Measurement] = {}
+    for name in NAMES:
+        for mode in MODES:
+            found |= _of_system(answers, judged, (name, mode))
+    over = f"{answers.origin}, fitted on them"
+    fixed = floor(answers.records, schema, metrics, over)
+    found |= {f"floor.{name}": measurement for name, measurement in fixed.items()}
+    for comparison in COMPARISONS:
+        found |= _pairs(answers, judged, comparison)
+    return found
+
+
+def _of_system(answers: Answers, judged: Judged, who: tuple[Name, Mode]) -> dict[str, Measurement]:
+    how = f"{who[1]} greedy decoding, {answers.origin}"
+    if who in judged:
+        found = summarise(judged[who], how)
+        if who[0] == "release":  # one prompt at a time; a batch's speed says nothing beside it
+            found[SPEED] = _speed(answers.given[who])
+    else:
+        reason = answers.why_not.get(who, "not asked for")
+        found = missing(answers.domain.chain.metrics, reason)
+        if who[0] == "release":
+            found[SPEED] = Measurement.missing(reason, "tokens/s")
+    return {f"{who[0]}.{who[1]}.{name}": measurement for name, measurement in found.items()}
+
+
+def _pairs(answers: Answers, judged: Judged, comparison: str) -> dict[str, Measurement]:
+    """Ours less the other's, on the records that both are judged on."""
+    ours, other = COMPARISONS[comparison]
+    names = [n for n in missing(answers.domain.chain.metrics, "") if n not in NOT_PAIRED]
+    absent = next((who for who in (ours, other) if who not in judged), None)
+    if absent:
+        reason = answers.why_not.get(absent, "not asked for")
+        told = Measurement.missing(f"{' '.join(absent)}: {reason}", "share")
+        return {f"{comparison}.{name}": told for name in names}
+    known = {name: compare(judged[ours], judged[other], name) for name in names}
+    return {f"{comparison}.{name}": m for name, m in known.items()}
+
+
+def compare(ours: Sequence[Verdict], other: Sequence[Verdict], name: str) -> Measurement:
+    """The paired difference of one metric, with its interval and the plain word in `how`."""
+    pairs = [
+        (a, b)
+        for a, b in zip(samples(ours, name), samples(other, name), strict=True)
+        if a is not None and b is not None
+    ]
+    if not pairs:
+        return Measurement.missing("no record is judged for it", "share")
+    return as_measurement(paired([a for a, _ in pairs], [b for _, b in pairs]))
+
+
+def as_measurement(found: Paired) -> Measurement:
+    """A paired difference as it is kept: the word stands in `how`."""
+    return Measurement(
+        value=found.difference,
+        unit="share",
+        how=found.word,
+        n=found.n,
+        low=found.low,
+        high=found.high,
+    )
+
+
+def _speed(answers: Sequence[Answer]) -> Measurement:
+    """Decode tokens/s over all answers with two tokens or more (the first belongs to prefill)."""
+    long = [a for a in answers if len(a.output_ids) > 1]
+    tokens = sum(len(a.output_ids) - 1 for a in long)
+    seconds = sum(a.decode_seconds for a in long)
+    if not seconds:
+        return Measurement.missing("every answer was one token long", "tokens/s")
+    return Measurement(value=tokens / seconds, unit="tokens/s", how="CPU, greedy", n=len(long))
+
+
+def exceptions(answers: Answers, judged: Judged) -> list[dict[str, str]]:
+    """Every constrained answer that breaks the schema all the same, and why."""
+    limit = answers.domain.chain.check.max_new_tokens
+    found = []
+    for (name, mode), verdicts in judged.items():
+        for record, verdict, answer in zip(
+            answers.records, verdicts, answers.given[name, mode], strict=True
+        ):
+            if mode == "constrained" and not verdict.schema:
+                cause = _cause(answer, verdict, limit, quoting=answers.is_ours(record))
+                found.append({"system": name, "id": record.id, "cause": cause})
+    return found
+
+
+def _cause(answer: Answer, verdict: Verdict, limit: int, *, quoting: bool) -> str:
+    """`quoting`: the cause may quote the answer, which may quote the record."""
+    if not answer.output_ids:
+        return f"its prompt of {answer.prompt_tokens} tokens does not fit into the context"
+    if len(answer.output_ids) >= limit:
+        return f"cut off after {limit} tokens"
+    return (verdict.reason if quoting else verdict.rule) or "unknown"
+
+
+def advice(found: Mapping[str, Measurement]) -> str:
+    """Which mode a user should choose, from what was measured."""
+    free, held = (found[f"release.{mode}.schema_compliance"] for mode in MODES)
+    if free.value is None or held.value is None:
+        return "Not measured in both modes, so no mode is recommended."
+    score, compliance = (
+        found[f"release_constrained_vs_free.{name}"].how
+        for name in ("field_score", "schema_compliance")
+    )
+    if score == "worse":
+        return f"Decode freely: holding it to the schema made the answers worse.{_speeds(found)}"
+    if "better" in (score, compliance):
+        more = "are right" if compliance != "better" else "can be used"
+        return f"Hold the decoding to the schema: more of the answers {more}.{_speeds(found)}"
+    if compliance == "worse":
+        return (
+            "Decode freely: held to the schema fewer of the answers satisfy it, as "
+            f"more are cut off.{_speeds(found)}"
+        )
+    return (
+        "No difference is shown between the two; holding it to the schema is the safer "
+        f"choice.{_speeds(found)}"
+    )
+
+
+def _speeds(found: Mapping[str, Measurement]) -> str:
+    """What being held to the schema costs, or gains, in decode speed; empty if not measured."""
+    free, held = (found.get(f"release.{mode}.{SPEED}") for mode in MODES)
+    if free is None or held is None or free.value is None or held.value is None:
+        return ""
+    pair = [number(found.value, found.unit) for found in (held, free)]
+    return f" Held to it, {pair[0]} are decoded on the CPU, and freely {pair[1]}."

@@ -1,0 +1,160 @@
+"""The bare ONNX graph of an architecture, without its weights, from Microsoft's Mobius.
+
+Why Mobius and not onnxruntime-genai's builder: the graph needs no weights in memory (seconds and a
+few hundred MB for a 3B model), its linear weights stay under their Hugging Face names and in their
+Hugging Face layout, so that they can be streamed; and layers without rotary embedding (SmolLM3)
+come out right, which the builder gets wrong.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import logging
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+import torch
+from mobius import ModelPackage, build_from_module
+from mobius._config_resolver import _config_from_hf, _default_task_for_model
+from mobius._registry import registry
+from transformers import AutoConfig
+
+from shared.base import paths
+from shared.base.errors import RungFailed
+from shared.base.hashing import sha256_json
+from shared.olive.graph.support import refuse_unsupported
+
+StateDict = dict[str, torch.Tensor]
+
+OPSET = 21
+"""Every standard operator used here is unchanged since opset 21, the newest that all of
+onnxruntime-web's WebGPU kernels register."""
+
+
+DIMENSIONS = {
+    "batch": "batch_size",
+    "sequence_len": "sequence_length",
+    "past_sequence_len": "past_sequence_length",
+    "past_seq_len + seq_len": "total_sequence_length",
+    "past_sequence_len + sequence_len": "total_sequence_length",
+}
+"""Mobius's names → the usual ones; a new one there fails loudly."""
+
+
+@dataclass(frozen=True)
+class BareGraph:
+    """A model without weights.
+
+    `proto` lacks its weight initializers; `rename` turns the names and fusions of the Hugging
+    Face state dict into the graph's; `package` is Mobius's own object, for its genai_config writer.
+    """
+
+    proto: onnx.ModelProto
+    rename: Callable[[StateDict], StateDict]
+    package: ModelPackage
+
+
+KEPT = 4
+_kept: dict[str, BareGraph] = {}
+"""The last graphs by configuration: a second domain of the same architecture costs its weights only.
+In memory and not on disk: at full size a graph takes 0.7 s to make and 17 MB to store."""
+
+
+def build_graph(folder: Path, dtype: str) -> BareGraph:
+    """Build the WebGPU decoder graph for the model in `folder`; `dtype` is "f16" or "f32".
+
+    Inputs: input_ids, attention_mask [batch, sequence] int64, past_key_values.N.{key,value}
+    [batch, kv_heads, past, head_dim]; outputs: logits [batch, sequence, vocab], present.N.*.
+    Raises RungFailed for an architecture Mobius does not know.
+    """
+    hf_config = _read_config(folder)
+    key = sha256_json([hf_config.to_dict() | {"_name_or_path": ""}, dtype])
+    if key not in _kept:
+        while len(_kept) >= KEPT:
+            _kept.pop(next(iter(_kept)))
+        _kept[key] = _make_graph(hf_config, dtype)
+    kept = _kept[key]
+    proto = onnx.ModelProto()
+    proto.CopyFrom(kept.proto)  # whoever fills it with weights changes it
+    return dataclasses.replace(kept, proto=proto)
+
+
+def _make_graph(hf_config: Any, dtype: str) -> BareGraph:
+    config = dataclasses.replace(
+        _config_from_hf(hf_config, parent_config=hf_config),
+        dtype={"f16": ir.DataType.FLOAT16, "f32": ir.DataType.FLOAT}[dtype],
+    )
+    module = registry.get(hf_config.model_type)(config)
+    task = _default_task_for_model(hf_config.model_type)
+    with redirect_stdout(io.StringIO()), _quiet("mobius"), _quiet("onnx_ir"):
+        package = build_from_module(module, config, task, execution_provider="webgpu")
+        package["model"].graph.name = "decoder"
+        proto = ir.to_proto(package["model"])
+    return BareGraph(_portable(proto), module.preprocess_weights, package)
+
+
+def _read_config(folder: Path) -> Any:
+    """transformers' configuration object; RungFailed for an architecture that is not known."""
+    where = paths.shown(folder / "config.json")
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (ValueError, OSError) as error:
+        raise RungFailed(f"{where}: {str(error).splitlines()[0]}") from None
+    if config.model_type not in registry:
+        raise RungFailed(f"{where}: model_type: no graph is known for {config.model_type!r}")
+    refuse_unsupported(config, where)
+    if hasattr(config, "quantization_config"):  # the codes are put in here, not by Mobius
+        if config.quantization_config.get("tie_word_embeddings"):  # Olive notes it there instead
+            config.tie_word_embeddings = True
+        del config.quantization_config
+    return config
+
+
+def _portable(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Lower to OPSET and strip build traces, so that the file says nothing about this machine."""
+    for node in proto.graph.node:
+        del node.metadata_props[:]
+        if node.op_type == "RMSNormalization":
+            # ONNX 23's name for what onnxruntime has long had as a fused WebGPU kernel.
+            node.op_type = "SimplifiedLayerNormalization"
+            node.attribute.append(onnx.helper.make_attribute("stash_type", 1))
+    for value in (*proto.graph.input, *proto.graph.output):
+        _name_dimensions(value)
+    del proto.graph.value_info[:]
+    del proto.graph.metadata_props[:]
+    del proto.metadata_props[:]
+    del proto.functions[:]
+    for opset in proto.opset_import:
+        if opset.domain == "":
+            opset.version = OPSET
+    proto.ir_version = 10
+    return proto
+
+
+def _name_dimensions(value: onnx.ValueInfoProto) -> None:
+    """Give symbolic dimensions the names Transformers.js knows; it takes any other for 0."""
+    for dimension in value.type.tensor_type.shape.dim:
+        if dimension.dim_param:
+            if dimension.dim_param not in DIMENSIONS:
+                raise RungFailed(f"{value.name}: unknown dimension {dimension.dim_param!r}")
+            dimension.dim_param = DIMENSIONS[dimension.dim_param]
+
+
+class _quiet:
+    """Mobius warns once per weight that has no value; without weights that is every one."""
+
+    def __init__(self, name: str) -> None:
+        self._logger = logging.getLogger(name)
+
+    def __enter__(self) -> None:
+        self._level = self._logger.level
+        self._logger.setLevel(logging.ERROR)
+
+    def __exit__(self, *_: object) -> None:
+        self._logger.setLevel(self._level)

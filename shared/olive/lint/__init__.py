@@ -1,0 +1,1 @@
+"""What can be known of a packaged graph without running it."""

@@ -1,0 +1,249 @@
+"""Quantise a decoder layer by layer, each on what the quantised layers before it pass on.
+
+At any time one layer is in float32 with the Hessians of its inputs (a 3B model: about 0.9 GB), beside
+the calibration text's hidden states (tokens × width × 4 bytes). The 16-bit model is mapped from its
+files: pages that were read are given back. What is finished is written to a shard and forgotten.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from shared.base.cpu import cores
+from shared.olive.quantise.checkpoint import Blocks
+from shared.olive.quantise.gptq import SHRINK, Format, Inputs, dequantized, gptq, inputs_of
+from shared.olive.quantise.hessian import add, one_thread, spread
+from shared.source.weights import forget_mapped
+
+Write = Callable[[str, Blocks], None]
+FormatOf = Callable[[str], Format]
+
+
+class _Stop(Exception):
+    """Ends a forward pass once its first layer has been reached."""
+
+
+def quantize_decoder(
+    model: Any,
+    texts: list[list[int]],
+    form: FormatOf,
+    write: Write,
+    step: Callable[[str], None],
+    *,
+    shrink: tuple[float, ...] = SHRINK,
+    feedback: bool = True,
+) -> None:
+    """Quantise every linear layer, the head and the embedding of a Hugging Face decoder.
+
+    `texts`: token ids to calibrate on; without any, or without `feedback`, weights are rounded on
+    their own. `write(module name, blocks)` gets each result, `step(module name)` says where it is.
+    A tied table is quantised for its use as the head, which is where its errors show.
+    """
+    with one_thread():
+        hidden, arguments = _first_inputs(model, texts) if texts and feedback else ([], [])
+        hidden = _layers(model, hidden, arguments, form, write, step, shrink)
+        _head(model, hidden, form, write, step, shrink)
+
+
+def _layers(
+    model: Any,
+    hidden: list[torch.Tensor],
+    arguments: list[dict[str, Any]],
+    form: FormatOf,
+    write: Write,
+    step: Callable[[str], None],
+    shrink: tuple[float, ...],
+) -> list[torch.Tensor]:
+    """Quantise the layers in turn; what the last one passes on."""
+    base = model.model
+    for number, layer in enumerate(base.layers):
+        with _forgotten(layer):
+            layer.to(torch.float32)
+        linears = {n: m for n, m in layer.named_modules() if isinstance(m, nn.Linear)}
+        inputs = _seen_inputs(layer, linears, hidden, arguments)
+        for name, module in linears.items():
+            full = f"model.layers.{number}.{name}"
+            step(full)
+            blocks = gptq(module.weight.data, inputs.get(name), form(full), shrink)
+            write(full, blocks)
+            module.weight.data = dequantized(blocks)
+        inputs.clear()
+        hidden = spread(partial(_forward, layer), hidden, arguments)
+        layer.to("meta")
+    return hidden
+
+
+def _head(
+    model: Any,
+    hidden: list[torch.Tensor],
+    form: FormatOf,
+    write: Write,
+    step: Callable[[str], None],
+    shrink: tuple[float, ...],
+) -> None:
+    base, hessian = model.model, None
+    norm = base.norm.to(torch.float32)
+    with torch.inference_mode():
+        for x in hidden:
+            hessian = add(hessian, norm(x))
+    inputs = None if hessian is None else inputs_of(hessian)
+    table, head = base.embed_tokens.weight, model.lm_head.weight
+    step("lm_head")
+    if table.data_ptr() == head.data_ptr():
+        write("model.embed_tokens", gptq(head.data, inputs, form("model.embed_tokens"), shrink))
+        return
+    write("lm_head", gptq(head.data, inputs, form("lm_head"), shrink))
+    forget_mapped([head.data])
+    step("model.embed_tokens")
+    write("model.embed_tokens", gptq(table.data, None, form("model.embed_tokens"), shrink))
+
+
+@contextmanager
+def _forgotten(layer: nn.Module) -> Iterator[None]:
+    """The weights that the layer has now leave the memory afterwards, where a file holds them."""
+    before = [parameter.data for parameter in layer.parameters()]
+    yield
+    forget_mapped(before)
+
+
+@torch.inference_mode()
+def _first_inputs(
+    model: Any, texts: list[list[int]]
+) -> tuple[list[torch.Tensor], list[dict[str, Any]]]:
+    """What the first layer is given for each text: hidden states [1, tokens, width], the rest."""
+    hidden: list[torch.Tensor] = []
+    arguments: list[dict[str, Any]] = []
+
+    def catch(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+        states = named.pop("hidden_states") if "hidden_states" in named else given[0]
+        hidden.append(states.to(torch.float32))
+        arguments.append({key: _as_float(value) for key, value in named.items()})
+        raise _Stop
+
+    handle = model.model.layers[0].register_forward_pre_hook(catch, with_kwargs=True)
+    try:
+        for ids in texts:
+            try:
+                model(torch.tensor([ids]), use_cache=False)
+            except _Stop:
+                continue
+    finally:
+        handle.remove()
+    return hidden, arguments
+
+
+def _as_float(value: Any) -> Any:
+    """16-bit floats, also in tuples, as float32: the layers are calibrated in it."""
+    if isinstance(value, tuple):
+        return tuple(map(_as_float, value))
+    if isinstance(value, torch.Tensor) and value.is_floating_point():
+        return value.to(torch.float32)
+    return value
+
+
+@torch.inference_mode()
+def _forward(layer: nn.Module, hidden: torch.Tensor, arguments: dict[str, Any]) -> torch.Tensor:
+    output = layer(hidden, **arguments)
+    return output[0] if isinstance(output, tuple) else output
+
+
+def _seen_inputs(
+    layer: nn.Module,
+    linears: dict[str, nn.Linear],
+    hidden: list[torch.Tensor],
+    arguments: list[dict[str, Any]],
+) -> dict[str, Inputs]:
+    """What each linear layer's inputs were like; those that share their input share the result."""
+    sums: dict[str, torch.Tensor] = {}
+    shared: dict[str, str] = {}
+    at_once = cores()
+    with _watched(linears) as inputs_in:
+        for start in range(0, len(hidden), at_once):
+            some = slice(start, start + at_once)
+            for seen in spread(partial(inputs_in, layer), hidden[some], arguments[some]):
+                first: dict[tuple[int, torch.Size], str] = {}
+                for name, value in seen.items():
+                    shared[name] = first.setdefault((value.data_ptr(), value.shape), name)
+                    if shared[name] == name:
+                        sums[name] = add(sums.get(name), value)
+    results = {name: inputs_of(sums.pop(name)) for name in list(sums)}
+    return {name: results[owner] for name, owner in shared.items()}
+
+
+SeenInputs = Callable[[nn.Module, torch.Tensor, dict[str, Any]], dict[str, torch.Tensor]]
+
+
+@contextmanager
+def _watched(linears: dict[str, nn.Linear]) -> Iterator[SeenInputs]:
+    """A forward pass that ends when every linear layer was reached: what each was given, by name.
+
+    Threads may call it side by side.
+    """
+    local = threading.local()
+
+    def watch(name: str) -> Callable[..., None]:
+        def hook(_: nn.Module, given: tuple[torch.Tensor, ...]) -> None:
+            local.seen[name] = given[0]
+            if len(local.seen) == len(linears):
+                raise _Stop
+
+        return hook
+
+    def inputs_in(layer: nn.Module, x: torch.Tensor, given: dict[str, Any]) -> dict[str, Any]:
+        local.seen = {}
+        with suppress(_Stop):
+            _forward(layer, x, given)
+        return dict(local.seen)
+
+    handles = [m.register_forward_pre_hook(watch(n)) for n, m in linears.items()]
+    try:
+        yield inputs_in
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class ShardWriter:
+    """A model folder in Olive's quantised format, written in shards of about `limit` bytes."""
+
+    def __init__(self, folder: Path, limit: int = 200_000_000) -> None:
+        self._folder, self._limit = folder, limit
+        self._pending: dict[str, torch.Tensor] = {}
+        self._map: dict[str, str] = {}
+        self._shards = 0
+
+    def blocks(self, name: str, blocks: Blocks) -> None:
+        """A quantised module."""
+        self.tensor(f"{name}.qweight", blocks.packed.flatten(1))
+        self.tensor(f"{name}.scales", blocks.scales)
+        if blocks.zeros is not None:
+            self.tensor(f"{name}.qzeros", blocks.zeros)
+
+    def tensor(self, name: str, tensor: torch.Tensor) -> None:
+        """A tensor under its own name."""
+        self._pending[name] = tensor.contiguous()
+        if sum(t.nbytes for t in self._pending.values()) >= self._limit:
+            self._flush()
+
+    def _flush(self) -> None:
+        from safetensors.torch import save_file
+
+        self._shards += 1
+        file = f"model-{self._shards:05}.safetensors"
+        save_file(self._pending, self._folder / file, metadata={"format": "pt"})
+        self._map |= dict.fromkeys(self._pending, file)
+        self._pending = {}
+
+    def finish(self) -> dict[str, Any]:
+        """Write what is left; the content of model.safetensors.index.json."""
+        if self._pending:
+            self._flush()
+        return {"metadata": {}, "weight_map": self._map}

@@ -1,0 +1,1 @@
+"""A rung through its stages, the chain of rungs, one domain, many domains, publication."""

@@ -1,0 +1,148 @@
+"""Publish a domain's release, or say what that would do; remember what was published."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from shared.base import paths
+from shared.base.errors import UserError
+from shared.base.files import write_text
+from shared.base.hashing import files_below, sha256_files
+from shared.base.manifest import Strict
+from shared.base.progress import say
+from shared.domain.domain import Domain, domain_names, load_domain
+from shared.hub.names import repository_name
+from shared.release.model import RELEASE_FILE, STAGES_IN_ALL, Release, read_release, release_folder
+from shared.release.rename import addressed
+from shared.release.signature import SIGNATURE_FILE
+from shared.release.signing import need_signed
+
+if TYPE_CHECKING:
+    from shared.hub.order import Order
+    from shared.hub.publish import Plan
+
+
+class Publication(Strict):
+    """Where a release went up; `release_key` tells whether it is the present one.
+
+    It lies beside the release folder: release.json is one of the files that are published, and a
+    file cannot name the commit that it is part of. `release_version` is the tag on the Hub.
+    """
+
+    version: int = 1
+    release_key: str
+    repository: str
+    url: str
+    revision: str
+    release_version: str | None = None
+    pull_request: int | None = None
+    bytes_sent: int | None = None
+
+
+@dataclass(frozen=True)
+class PublishOptions:
+    """How the command line changes what fallback.toml says under [publish]."""
+
+    org: str | None = None
+    private: bool = False
+    overwrite: bool = False
+
+
+def publish_release(domain: Domain, options: PublishOptions | None = None) -> Publication:
+    """Make the Hub's main equal to models/<domain>/webgpu; UserError where it must not be done."""
+    from shared.hub.publish import publish
+
+    say(f"[10/{STAGES_IN_ALL}] {domain.name} · publish")
+    order, repository = _order(domain, options or PublishOptions())
+    done = publish(order, repository)
+    end = "unchanged on the Hub" if done.unchanged else "published"
+    say(f"      {end}: {done.url} {done.version}")
+    publication = Publication(
+        release_key=order.key,
+        repository=done.repo_id,
+        url=done.url,
+        revision=done.revision,
+        release_version=done.version,
+        pull_request=done.pull_request,
+        bytes_sent=done.bytes_sent,
+    )
+    write_text(_publication_file(domain.name), publication.model_dump_json(indent=2) + "\n")
+    return publication
+
+
+def plan_publication(domain: Domain, options: PublishOptions) -> Plan:
+    """What publish_release would do; nothing is changed on the Hub, nor here outside of build/."""
+    from shared.hub.publish import plan
+
+    return plan(*_order(domain, options))
+
+
+def publish_collection(org: str | None = None) -> tuple[str, list[str]]:
+    """The Hub collection of all that was published from here: its URL, and what is in it."""
+    from shared.hub.collection import Entry, renew_collection
+
+    domains = [load_domain(name) for name in domain_names()]
+    found = [(domain, read_publication(domain.name)) for domain in domains]
+    entries = [
+        Entry(published.repository, f"{domain.name}, {published.release_version or 'no version'}")
+        for domain, published in found
+        if published and (org is None or published.repository.split("/")[0] == org)
+    ]
+    if not entries:
+        raise UserError(
+            "nothing was published from here; run `./inv publish --domain <name>` first"
+        )
+    settings = domains[0].chain.publish
+    owner = org or entries[0].repo_id.split("/")[0]
+    return renew_collection(owner, settings.collection, entries, private=settings.private)
+
+
+def _order(domain: Domain, options: PublishOptions) -> tuple[Order, str]:
+    """What to publish and where; UserError where it must not be published."""
+    from shared.hub.order import Order
+
+    folder = release_folder(domain.name)
+    release = read_release(folder)
+    if not release.publishable:
+        raise UserError(f"{domain.name} is not published: {release.not_publishable_because}")
+    settings = domain.chain.publish
+    _need_untouched(release, folder)
+    need_signed(folder, settings.signing_key)
+    repository = repository_name(domain, release.base, options.org)
+    folder = addressed(folder, release, repository, settings.signing_key)
+    _need_untouched(read_release(folder), folder)
+    order = Order(
+        folder,
+        key=release.key,
+        title=f"DocIntel {domain.name}: {release.rung}",
+        private=options.private or settings.private,
+        version=release.release_version,
+        overwrite=options.overwrite,
+    )
+    return order, repository
+
+
+def read_publication(domain: str) -> Publication | None:
+    """The last publication of this domain from this machine, if any."""
+    path = _publication_file(domain)
+    return Publication.model_validate_json(path.read_bytes()) if path.exists() else None
+
+
+def _publication_file(domain: str) -> Path:
+    """Beside the release, not in build/: it cannot be made again."""
+    return paths.models(domain) / "published.json"
+
+
+def _need_untouched(release: Release, folder: Path) -> None:
+    """UserError unless the folder holds the files that were measured, all of them and no others."""
+    expected = {name: record.sha256 for name, record in release.files.items()}
+    names = [n for n in files_below(folder) if n not in (RELEASE_FILE, SIGNATURE_FILE)]
+    found = sha256_files(folder, names)
+    changed = sorted(n for n in expected.keys() | found.keys() if expected.get(n) != found.get(n))
+    if changed:
+        raise UserError(
+            f"{paths.shown(folder / changed[0])}: not the file that was measured; "
+            f"run `./inv release --domain {release.domain} --force`"
+        )

@@ -1,0 +1,164 @@
+"""The model card: front matter, and the domain's card.md with its places filled in.
+
+The card is a function of release.json and prompt.md, which lie beside it, and of nothing else: so
+`./inv verify` makes it again from them and holds every line against the one it finds.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from shared.base.hashing import sha256_json
+from shared.base.manifest import Measurement
+from shared.base.tables import fenced, measurements_table, shown, table, words
+from shared.release.card import tables
+from shared.release.card.fidelity import fidelity_section
+from shared.release.card.front_matter import front_matter
+from shared.release.card.quality import quality_note, quality_tables
+from shared.release.card.recipe import comparison
+from shared.release.card.template import fill_in
+from shared.release.card.usage import usage_js, usage_js_constrained, usage_python, usage_verify
+
+if TYPE_CHECKING:
+    from shared.release.model import Release
+
+BROWSER = {
+    "bench.loads": "loads on WebGPU",
+    "bench.greedy_agreement": "greedy tokens as on the CPU",
+    "bench.load_seconds": "load, cold",
+    "bench.ttft_seconds": "time to first token (TTFT)",
+    "bench.prefill_tokens_per_second": "prefill",
+    "bench.decode_tokens_per_second": "decode",
+    "bench.peak_gpu_bytes": "requested GPU buffer bytes, peak",
+    "bench.gpu_errors": "GPU errors and device losses",
+    "bench.nodes_on_cpu": "graph nodes left on the CPU",
+    "check.release.free.decode_tokens_per_second": "for comparison: decode in onnxruntime-genai",
+}
+
+
+def render_card(release: Release, prompt: str) -> str:
+    """README.md of the release; UserError naming card.md or fallback.toml where one is at fault."""
+    where = f"domains/{release.domain}/card.md"
+    body = fill_in(release.card_template, _context(release, prompt), where)
+    return f"---\n{front_matter(release)}\n---\n\n{body}"
+
+
+def _context(release: Release, prompt: str) -> dict[str, Any]:
+    title = release.repository.split("/")[-1]
+    recipes = tables.recipes_table(release.attempts)
+    facts = _as_words(release.facts.get("check", {}))
+    return {
+        "domain": release.domain,
+        "title": title,
+        "summary": _summary(release),
+        "notices": _notices(release),
+        "usage_js": usage_js(release.repository),
+        "usage_js_constrained": usage_js_constrained(),
+        "usage_python": usage_python(title),
+        "usage_verify": usage_verify(release.repository),
+        "prompt": fenced(prompt),
+        "check_table": quality_tables(_of_check(release), release.facts.get("check", {})),
+        "check_note": quality_note(facts),
+        "fidelity": fidelity_section(release),
+        "bench_table": measurements_table(release.measurements, BROWSER),
+        "bench_note": _bench_note(release),
+        "devices_table": _devices_table(release),
+        "files_table": _files_table(release),
+        "attempts_table": "\n\n".join(
+            filter(None, (tables.attempts_table(release.attempts), recipes))
+        ),
+        "gates_table": tables.gates_table(release.gates),
+        "provenance": _provenance(release),
+    }
+
+
+def _summary(release: Release) -> str:
+    kind = "The base model with a prompt" if release.prompt_only else "A fine-tuned model"
+    base = words(release.base)
+    return f"{kind} for {release.domain} documents, from {base}, quantised to 4 bits."
+
+
+def _notices(release: Release) -> str:
+    notes = []
+    if release.not_publishable_because:
+        notes.append(f"**Not to be published**: {words(release.not_publishable_because)}")
+    if release.facts.get("bench", {}).get("software_adapter"):
+        notes.append(
+            "**No GPU was at hand**: the browser ran on a software adapter. Loading, placement and "
+            "agreement with the CPU are measured; speed on a GPU is not."
+        )
+    if not release.commercial_use:
+        notes.append("**Non-commercial**: the base model's licence forbids commercial use.")
+    return "\n\n".join(f"> {note}" for note in notes)
+
+
+def _of_check(release: Release) -> dict[str, Measurement]:
+    start = "check."
+    return {
+        n.removeprefix(start): m for n, m in release.measurements.items() if n.startswith(start)
+    }
+
+
+def _as_words(facts: Any) -> Any:
+    """The same facts, every text in them harmless in a paragraph (shared.base.tables.words)."""
+    if isinstance(facts, dict):
+        return {key: _as_words(value) for key, value in facts.items()}
+    if isinstance(facts, list):
+        return [_as_words(value) for value in facts]
+    return words(facts) if isinstance(facts, str) else facts
+
+
+def _bench_note(release: Release) -> str:
+    facts = release.facts.get("bench", {})
+    if "browser" not in facts:
+        return "No browser was at hand."
+    where = release.measurements["bench.loads"].where
+    why = f"Why {facts['dtype']}: {facts['dtype_reason']}."
+    return words(f"{where}; {facts['browser']}. {why}")
+
+
+def _devices_table(release: Release) -> str:
+    """What runs on which device, as the preflight's stage wrote it down."""
+    found = release.facts.get("preflight", {}).get("devices")
+    if not found:
+        return "Not measured: no preflight was made for this release."
+    return table(list(found[0]), [[str(v) for v in row.values()] for row in found])
+
+
+def _files_table(release: Release) -> str:
+    """Every file but the card, which cannot state its own hash, and what is written after it."""
+    rows = [
+        (f"`{name}`", f"{record.bytes:,}", f"`{record.sha256[:16]}…`")
+        for name, record in sorted(release.files.items())
+        if name != "README.md"
+    ]
+    return table(("file", "bytes", "SHA-256"), rows)
+
+
+def _provenance(release: Release) -> str:
+    m, source = release.measurements, release.source_files
+    recipe = release.facts.get("recipe", {})
+    tools = ", ".join(f"{name} {version}" for name, version in sorted(release.tools.items()))
+    weights = ["config.json", *sorted(n for n in source if n.endswith(".safetensors"))]
+    digest = sha256_json([source.get(name) for name in weights])
+    cost = [shown(m.get(f"build.{name}")) for name in ("wall_seconds", "peak_rss_bytes")]
+    state = {True: "", False: ", with changes not committed", None: ""}[release.git_clean]
+    rows = [
+        ("path taken", f"{release.rung}: {release.why}"),
+        ("recipe", f"{release.recipe}: {recipe.get('words', 'not told')}"),
+        ("weights", f"SHA-256 of all `{digest[:16]}…`"),
+        ("parameters", shown(m.get("source.parameters"))),
+        ("build", f"{cost[0]}, peak memory {cost[1]}"),
+        ("code", f"{release.git_commit or 'not in git'}{state}"),
+        ("tools", tools),
+        *_training(release),
+    ]
+    others = comparison(release.domain, recipe.get("others"))
+    return f"{table(('what', 'which'), rows)}\n\n{others}"
+
+
+def _training(release: Release) -> list[tuple[str, str]]:
+    """As the weights' own card or adapter_config.json tells it; nothing of it was measured here."""
+    found = release.facts.get("source", {}).get("training", {})
+    rows = [(f"training: {name}", str(text)) for name, text in found.items()]
+    return rows or [("training details", "not provided")]

@@ -1,0 +1,166 @@
+"""Does it do the work? The check stage's tables, for terminal and card, from its measurements alone.
+
+One table for each mode, with base, 16-bit parent and 4-bit release beside the floor that a fixed
+answer reaches; then the same answers pair by pair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from shared.base.manifest import Measurement
+from shared.base.tables import shown, table
+from shared.evaluate.scoring.pairs import COMPARISONS, SPEED
+from shared.evaluate.scoring.statistics import NO_DIFFERENCE
+from shared.evaluate.scoring.summary import stands_twice
+from shared.evaluate.systems import MODES, NAMES
+
+Measured = Mapping[str, Measurement]
+
+WORDS = {
+    "json_validity": "valid JSON",
+    "schema_compliance": "satisfies schema.json",
+    "field_score": "field score",
+    "field_score_nonnull": "field score, gold not null",
+    "refusal": "refusals",
+    "empty": "empty",
+    "degenerate": "garbage",
+    "fenced": "in a ```json fence",
+    "characters": "length",
+    SPEED: "decode, one prompt at a time, on the CPU",
+}
+FIRST = ("json_validity", "schema_compliance", "field_score", "field_score_nonnull")
+MODE_WORDS = {"free": "Free decoding", "constrained": "Held to the schema"}
+
+
+def quality_tables(found: Measured, facts: Mapping[str, Any], style: str = "github") -> str:
+    """All tables, each with a line above it; empty where nothing was answered."""
+    parts = []
+    label = facts.get("base_label", "base")
+    for mode in facts.get("modes", MODES):
+        if rows := _rows(found, mode):
+            heads: tuple[str, ...] = (
+                "",
+                "one fixed answer",
+                label,
+                "16-bit parent",
+                "4-bit release",
+            )
+            parts.append(f"{MODE_WORDS[mode]}:\n\n{table(heads, rows, style)}")
+    if pairs := _pair_rows(found):
+        heads = ("on the same records", "metric", "difference", "in a word")
+        parts.append(f"Pair by pair:\n\n{table(heads, pairs, style)}")
+        parts.append(_not_told_apart(found))
+    return "\n\n".join(parts)
+
+
+def quality_note(facts: Mapping[str, Any]) -> str:
+    """On what it was measured, which mode to choose, and every exception."""
+    if not facts.get("records"):
+        return "Not measured: the model could not be loaded."
+    lines = [
+        f"{facts['records']} records ({facts['origin']}), greedy decoding on the CPU; the release in "
+        "onnxruntime-genai, the others in PyTorch. In brackets: 95 % intervals. One fixed answer: "
+        "what the best constant answer would score on these records.",
+    ]
+    if "advice" in facts:
+        lines.append(f"**Which mode?** {facts['advice']}")
+    broken = [f"{e['system']} {e['id']}: {e['cause']}" for e in facts.get("exceptions", [])]
+    held = facts.get("constrained_answers", 0)
+    if broken:
+        listed = "; ".join(broken)
+        lines.append(f"Held to the schema, these answers broke it all the same: {listed}.")
+    elif held:
+        lines.append(
+            f"Held to the schema, every answer of every system satisfied it ({held} answers)."
+        )
+    elif "constrained" in facts.get("modes", ()):
+        lines.append("No answer was given held to the schema.")
+    return "\n\n".join(lines)
+
+
+def metric_words(name: str) -> str:
+    """`field.clause_type.nonnull` → `clause_type`, gold not null."""
+    if not name.startswith("field."):
+        return WORDS.get(name, name)
+    field, _, end = name.removeprefix("field.").partition(".")
+    if not end:
+        return f"`{field}`"
+    return f"`{field}`, gold not null" if end == "nonnull" else f"`{field}`, {end}"
+
+
+def _rows(found: Measured, mode: str) -> list[tuple[str, ...]]:
+    """A row a metric that any system has, in a fixed order: rates, scores, fields, the rest."""
+    if not any(_known(found.get(f"{name}.{mode}.json_validity")) for name in NAMES):
+        return []
+    rows = []
+    for metric in _metrics(found, f"release.{mode}."):
+        cells = [found.get(f"floor.{metric}") if _scored(metric) else None]
+        cells += [found.get(f"{name}.{mode}.{metric}") for name in NAMES]
+        twice = any(stands_twice(found, f"{name}.{mode}.{metric}") for name in NAMES)
+        if any(map(_known, cells)) and not twice:
+            rows.append((metric_words(metric), *map(_cell, cells)))
+    return rows
+
+
+def _metrics(found: Measured, prefix: str) -> list[str]:
+    names = [name.removeprefix(prefix) for name in found if name.startswith(prefix)]
+    fields = [name for name in names if name.startswith("field.")]
+    last = [name for name in WORDS if name in names and name not in FIRST]
+    return [*(name for name in FIRST if name in names), *fields, *last]
+
+
+def _scored(metric: str) -> bool:
+    return metric.startswith("field")
+
+
+def _pair_rows(found: Measured) -> list[tuple[str, ...]]:
+    """The field score of every pair, and whatever else a difference was shown in."""
+    return [
+        (comparison_words(comparison), metric_words(metric), difference_words(pair), pair.how)
+        for comparison, metric, pair in _pairs(found)
+        if metric == "field_score" or pair.how != NO_DIFFERENCE
+    ]
+
+
+def _pairs(found: Measured) -> Iterator[tuple[str, str, Measurement]]:
+    """Comparison, metric and difference of all that were measured."""
+    for comparison in COMPARISONS:
+        for metric in _metrics(found, f"{comparison}."):
+            pair = found[f"{comparison}.{metric}"]
+            if _known(pair) and not stands_twice(found, f"{comparison}.{metric}"):
+                yield comparison, metric, pair
+
+
+def _not_told_apart(found: Measured) -> str:
+    """How much of what was compared shows no difference, so that what is listed is not all."""
+    words = [pair.how for _, _, pair in _pairs(found)]
+    return (
+        f"{len(words)} differences were looked at; in {words.count(NO_DIFFERENCE)} none is shown at "
+        "these record counts, and only those in the field score are listed."
+    )
+
+
+def comparison_words(name: str) -> str:
+    """`release_vs_parent.free` → release − parent, free."""
+    pair, _, mode = name.partition(".")
+    if pair == "release_constrained_vs_free":
+        return "release, held to the schema − free"
+    return f"{pair.replace('_vs_', ' − ')}, {mode}"
+
+
+def difference_words(pair: Measurement) -> str:
+    """In percentage points, signed: `-3.1 (-8.0 to 1.9, n = 45)`."""
+    points = [100 * float(v) for v in (pair.value, pair.low, pair.high) if v is not None]
+    if len(points) < 3:
+        return f"{points[0]:+.1f} points (n = {pair.n})"
+    return f"{points[0]:+.1f} points ({points[1]:+.1f} to {points[2]:+.1f}, n = {pair.n})"
+
+
+def _known(measurement: Measurement | None) -> bool:
+    return measurement is not None and measurement.value is not None
+
+
+def _cell(measurement: Measurement | None) -> str:
+    return shown(measurement) if measurement is not None else ""

@@ -1,0 +1,125 @@
+"""Stage 7, gates: bounds from fallback.toml held against measurements; data in, verdicts out.
+
+A measurement is named `<stage>.<name>`. What was not measured is neither passed nor failed, and a
+software adapter's number never counts for a gate that asks for hardware.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from shared.base.errors import UserError
+from shared.base.formatting import interval, number
+from shared.base.manifest import Manifest, Measurement, Strict, Value
+from shared.base.parsing import nearest
+from shared.domain.settings import Gate
+
+Outcome = Literal["pass", "fail", "not measured"]
+
+
+class GateResult(Strict):
+    """One gate's verdict; `reason` says in words what was held against what."""
+
+    name: str
+    measurement: str
+    outcome: Outcome
+    value: Value
+    bound: str
+    blocks: Literal["release", "publish", "nothing"]
+    reason: str
+
+
+def judge_gates(gates: list[Gate], manifests: Mapping[str, Manifest]) -> list[GateResult]:
+    """Hold each gate against the stages' measurements.
+
+    Raises UserError where a gate names a measurement that no stage makes: a typo must not pass.
+    """
+    measured = flatten(manifests)
+    for gate in gates:
+        if gate.measurement not in measured:
+            hint = nearest(gate.measurement, list(measured))
+            raise UserError(
+                f"fallback.toml: gate {gate.name!r}: measurement: no stage measures "
+                f"{gate.measurement!r}; {hint}"
+            )
+    return [_judge(gate, measured[gate.measurement]) for gate in gates]
+
+
+def flatten(manifests: Mapping[str, Manifest]) -> dict[str, Measurement]:
+    """All measurements of all stages under `<stage>.<name>`."""
+    return {
+        f"{stage}.{name}": measurement
+        for stage, manifest in manifests.items()
+        for name, measurement in manifest.measurements.items()
+    }
+
+
+def failed(results: list[GateResult], blocks: str) -> list[GateResult]:
+    """The failed gates that block `blocks`; what blocks the release blocks publishing too."""
+    stops = ("release", "publish") if blocks == "publish" else (blocks,)
+    return [r for r in results if r.outcome == "fail" and r.blocks in stops]
+
+
+def _judge(gate: Gate, measurement: Measurement) -> GateResult:
+    outcome, reason = _outcome(gate, measurement)
+    return GateResult(
+        name=gate.name,
+        measurement=gate.measurement,
+        outcome=outcome,
+        value=measurement.value,
+        bound=bound_text(gate, measurement.unit),
+        blocks=gate.blocks,
+        reason=reason,
+    )
+
+
+def _outcome(gate: Gate, measurement: Measurement) -> tuple[Outcome, str]:
+    if measurement.value is None:
+        return "not measured", measurement.reason or "not measured"
+    if gate.hardware_only and measurement.software_adapter:
+        return "not measured", "software adapter: its speed says nothing about a GPU"
+    if gate.with_confidence:
+        return _with_confidence(gate, measurement)
+    text = number(measurement.value, measurement.unit)
+    if measurement.software_adapter:
+        text += " (software adapter)"
+    if _holds(gate, measurement.value):
+        return "pass", text
+    return "fail", measurement.reason or f"{text}, wanted {bound_text(gate, measurement.unit)}"
+
+
+def _with_confidence(gate: Gate, measurement: Measurement) -> tuple[Outcome, str]:
+    """Both ends of the interval against the bound; between them nothing can be told."""
+    low, high = measurement.low, measurement.high
+    bound = bound_text(gate, measurement.unit)
+    if low is None or high is None:
+        return "not measured", "it has no interval"
+    text = (
+        f"{number(measurement.value, measurement.unit)} ({interval(low, high, measurement.unit)})"
+    )
+    held = [_holds(gate, end) for end in (low, high)]
+    if all(held):
+        return "pass", text
+    if not any(held):
+        return "fail", f"{text}, wanted {bound}"
+    return "not measured", f"{text}: n = {measurement.n} is too few to tell"
+
+
+def _holds(gate: Gate, value: bool | int | float | str) -> bool:
+    if gate.equals is not None:
+        return value == gate.equals
+    if isinstance(value, str):
+        return False
+    if gate.at_least is not None:
+        return value >= gate.at_least
+    return gate.at_most is not None and value <= gate.at_most
+
+
+def bound_text(gate: Gate, unit: str) -> str:
+    """The bound as a person reads it."""
+    if gate.at_least is not None:
+        return f"≥ {number(gate.at_least, unit)}"
+    if gate.at_most is not None:
+        return f"≤ {number(gate.at_most, unit)}"
+    return number(gate.equals, unit)

@@ -1,0 +1,103 @@
+"""Are these the files that were measured: all of them, unchanged, no others, none that is unsafe?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from shared.base import paths
+from shared.base.errors import UserError
+from shared.base.formatting import number
+from shared.base.hashing import files_below, sha256_now
+from shared.release.model import RELEASE_FILE, Release
+from shared.release.signature import CLIENT_FILES, SIGNATURE_FILE, read_signature
+from shared.release.signing import check_signature
+from shared.release.verify.line import NotChecked, need
+from shared.safety.content import refuse_unsafe
+from shared.safety.kinds import need_known
+from shared.safety.secrets import refuse_secrets
+
+
+def present(folder: Path) -> list[str]:
+    """Every file in the folder that someone might load: all but what the Hub and its client leave."""
+    return [name for name in files_below(folder) if not _is_the_hubs(name)]
+
+
+def _is_the_hubs(name: str) -> bool:
+    return name == ".gitattributes" or name.startswith(f"{CLIENT_FILES}/")
+
+
+def safe(folder: Path) -> str:
+    """Nothing leads out of the folder, can run code or unpacks; nothing in it looks like a secret."""
+    names = present(folder)
+    refuse_unsafe(folder, names)
+    linked = next((p for p in folder.rglob("*") if p.is_symlink()), None)
+    if linked:
+        raise UserError(f"{paths.shown(linked)}: a link; a release holds plain files")
+    refuse_secrets(folder, names)
+    return "no link, pickle, archive or secret among them"
+
+
+def known(folder: Path) -> str:
+    """Each is of a kind that a release is made of."""
+    names = present(folder)
+    need_known(folder, names)
+    return "text, safetensors, graphs, the data that a graph names, and images alone"
+
+
+def complete(folder: Path, release: Release) -> str:
+    """The names are those of release.json."""
+    found, listed = set(present(folder)), set(release.files)
+    missing = sorted(listed - found)
+    need(not missing, f"{_first(folder, missing)} missing")
+    extra = sorted(found - listed - {RELEASE_FILE, SIGNATURE_FILE})
+    need(not extra, f"{_first(folder, extra)} not in {RELEASE_FILE}")
+    return f"{len(listed)} files, none missing, none more"
+
+
+def unchanged(folder: Path, release: Release) -> str:
+    """Each file has the size and SHA-256 that release.json records."""
+    wrong, here = [], set(present(folder))
+    for name, record in sorted(release.files.items()):
+        path = folder / name
+        if name not in here:  # `complete` says so; a name can lead anywhere, and is not followed
+            continue
+        if (path.stat().st_size, sha256_now(path)) != (record.bytes, record.sha256):
+            wrong.append(name)
+    need(not wrong, f"{_first(folder, wrong)} not the file that was measured")
+    size = sum(record.bytes for record in release.files.values())
+    return f"SHA-256 of all {len(release.files)}, {number(size, 'B')}"
+
+
+def tokenizer_is_the_sources(release: Release) -> str:
+    """tokenizer.json is copied as it is, so its hash must be the source's."""
+    ours, theirs = release.files.get("tokenizer.json"), release.source_files.get("tokenizer.json")
+    need(
+        ours is not None and ours.sha256 == theirs,
+        "tokenizer.json is not the one of the weights that were measured",
+    )
+    return "tokenizer.json is the source's own"
+
+
+def signature(folder: Path, public_key: Path | None) -> str:
+    """By whom it is, where it holds; NotChecked where there is nothing to hold it against.
+
+    Also without a key, a signature that is over other files than these is none of this folder's.
+    """
+    where, found = paths.shown(folder / SIGNATURE_FILE), read_signature(folder)
+    if found is None:
+        need(public_key is None, f"{where}: missing; the release is unsigned")
+        raise NotChecked("unsigned: that the files belong together is checked, not who made them")
+    if public_key is None:
+        need(found.is_over(folder, sha256_now), f"{where}: is not over the files that lie there")
+        by = f"{found.by[:16]}…" if found.by else "a Sigstore certificate"
+        raise NotChecked(f"not checked: signed by {by}; give --public-key to check it")
+    check_signature(folder, public_key)
+    return f"by {paths.shown(public_key)}, over every file"
+
+
+def _first(folder: Path, names: list[str]) -> str:
+    """`folder/name: ` and, where there are more, how many."""
+    if not names:
+        return ""
+    more = f"and {len(names) - 1} more: " if names[1:] else ""
+    return f"{paths.shown(folder / names[0])}: {more}"

@@ -1,0 +1,131 @@
+"""Would it load? First what can be known without loading; then a tokenizer, a prompt, two sessions.
+
+The second part runs in a process of its own, offline and within a time: a file made to crash or to
+hang a runtime ends that process, not this one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from shared.base import paths
+from shared.base.parsing import read_json, read_text
+from shared.olive.build import DTYPES
+from shared.olive.lint.rules import lint, require_clean
+from shared.release.verify.limits import LARGEST_OUTPUT
+from shared.release.verify.line import Line, need
+
+SECONDS = 300.0
+BASE_MEMORY = 4_000_000_000
+THREAD_MEMORY = 256_000_000
+"""Address space, not memory: each core's threads reserve stacks and arenas that they never touch."""
+SECRET_VARIABLE = re.compile("TOKEN|KEY|PASSWORD|PASSWD|SECRET|CREDENTIAL|AUTH", re.I)
+CODE_KEY = re.compile(
+    r"auto_map|custom_pipelines|custom_generate|custom_op|library_path|trust_remote", re.I
+)
+LIBRARY = re.compile(r"\.(so|dll|dylib)(\.\d+)*$", re.I)
+"""onnxruntime-genai loads the shared library that `custom_ops_library` names; providers, others."""
+NO_CODE = ("config.json", "tokenizer_config.json", "generation_config.json", "genai_config.json")
+
+
+def configured(folder: Path) -> str:
+    """JSON objects, none of which names code to be run; a chat template, twice the same."""
+    found = {name: read_json(folder / name) for name in NO_CODE if (folder / name).is_file()}
+    for name in ("config.json", "tokenizer_config.json", "tokenizer.json"):
+        need((folder / name).is_file(), f"{paths.shown(folder / name)}: missing")
+    for name, value in found.items():
+        need(isinstance(value, dict), f"{paths.shown(folder / name)}: must be one JSON object")
+        key = next(_code_named_in(value), None)
+        need(key is None, f"{paths.shown(folder / name)}: {key}: names code to run")
+    template = found["tokenizer_config.json"].get("chat_template")
+    need(isinstance(template, str), "tokenizer_config.json: chat_template: missing")
+    beside = folder / "chat_template.jinja"
+    if beside.is_file():
+        need(
+            read_text(beside) == template,
+            "chat_template.jinja is not the template of tokenizer_config.json",
+        )
+    return "JSON objects that name no code; the chat template is inside"
+
+
+def _code_named_in(value: Any, key: str = "") -> Iterator[str]:
+    """Each place, at any depth, where a runtime would take Python (auto_map) or a library from."""
+    if isinstance(value, dict | list):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for name, item in items:
+            where = f"{key}.{name}" if key else str(name)
+            if CODE_KEY.search(str(name)) or (isinstance(item, str) and LIBRARY.search(item)):
+                yield where
+            yield from _code_named_in(item, where)
+
+
+def graph(folder: Path, dtype: str) -> str:
+    """The graph's data files are there, named and counted as Transformers.js wants them."""
+    report = lint(folder, dtype)
+    require_clean(report)
+    chunks = report.facts["chunks"]
+    return f"{len(chunks)} data file{'s' * (len(chunks) != 1)}, as config.json says; graph clean"
+
+
+def loads(folder: Path, seconds: float = SECONDS) -> Iterator[Line]:
+    """What the process of its own reports; a ✗ where it died or did not end."""
+    memory = str(memory_for(folder))
+    command = [
+        sys.executable,
+        "-m",
+        "shared.release.verify.load",
+        memory,
+        str(folder.resolve()),
+        *DTYPES,
+    ]
+    offline = {"HF_HUB_OFFLINE": "1", "PYTHONPATH": _python_path()}
+    kept = {k: v for k, v in os.environ.items() if not SECRET_VARIABLE.search(k)}
+    with tempfile.TemporaryFile() as output:
+        try:
+            run = subprocess.run(
+                command,
+                stdout=output,
+                stderr=subprocess.DEVNULL,
+                timeout=seconds,
+                cwd=paths.REPOSITORY,
+                env=kept | offline,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            yield Line("loads", False, f"had not loaded after {seconds:.0f} s")
+            return
+        output.seek(0)
+        lines = list(told(output.read(LARGEST_OUTPUT)))
+    yield from lines
+    if run.returncode != 0 or len(lines) < 2 + len(DTYPES):
+        how = f"signal {-run.returncode}" if run.returncode < 0 else f"status {run.returncode}"
+        yield Line("loads", False, f"the process that loads it ended with {how}")
+
+
+def told(output: bytes) -> Iterator[Line]:
+    """The lines that the process reported; whatever else it, or a runtime in it, wrote is no line."""
+    for text in output.decode(errors="replace").splitlines():
+        try:
+            found = json.loads(text) if text[:1] == "{" else None
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(found, dict) and found.keys() == {"name", "ok", "words"}:
+            yield Line(str(found["name"]), found["ok"] is True, str(found["words"]))
+
+
+def memory_for(folder: Path) -> int:
+    """Bytes of address space that loading these files may take: generous, and not the machine's all."""
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return 3 * size + BASE_MEMORY + THREAD_MEMORY * (os.cpu_count() or 1)
+
+
+def _python_path() -> str:
+    return os.pathsep.join(filter(None, (str(paths.REPOSITORY), os.environ.get("PYTHONPATH"))))

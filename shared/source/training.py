@@ -1,0 +1,69 @@
+"""How the weights were trained, as their own card and adapter_config.json tell it.
+
+Nothing of it is measured here, and nothing of it is trusted: only short plain values are taken,
+and no path of the machine they were trained on.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from shared.base.errors import UserError
+from shared.base.front_matter import read_front_matter
+from shared.base.parsing import read_json, read_text
+
+NAME = re.compile(r"[A-Za-z0-9][\w.+-]*(?:/[A-Za-z0-9][\w.+-]*)?(?: [\w.+-]+){0,8}")
+LONGEST = 96
+MOST = 12
+
+ADAPTER = {
+    "peft_type": "method",
+    "r": "rank (r)",
+    "lora_alpha": "alpha",
+    "lora_dropout": "dropout",
+    "target_modules": "target modules",
+    "base_model_name_or_path": "adapted from",
+}
+CARD = {"datasets": "data sets", "base_model": "base, by their own card"}
+
+
+def training_details(folder: Path) -> dict[str, str]:
+    """What is told, by name; empty where neither file is there or neither says anything.
+
+    UserError where adapter_config.json is no JSON. A card without front matter tells nothing.
+    """
+    told: dict[str, str] = {}
+    if (folder / "adapter_config.json").is_file():
+        told |= _named(read_json(folder / "adapter_config.json"), ADAPTER)
+    if (folder / "README.md").is_file():
+        told |= _named(_card(folder / "README.md"), CARD)
+    return told
+
+
+def _card(path: Path) -> dict[str, Any]:
+    try:
+        return read_front_matter(read_text(path))
+    except (ValueError, UserError):
+        return {}
+
+
+def _named(values: Any, names: dict[str, str]) -> dict[str, str]:
+    if not isinstance(values, dict):
+        return {}
+    told = {words: _plain(values.get(key)) for key, words in names.items()}
+    return {words: text for words, text in told.items() if text}
+
+
+def _plain(value: Any) -> str:
+    """A number or a name as it stands, a list of them with commas; empty for anything else."""
+    if isinstance(value, list):
+        flat = [item for item in value[:MOST] if not isinstance(item, list)]
+        return ", ".join(filter(None, map(_plain, flat)))
+    if isinstance(value, bool) or value is None:
+        return ""
+    if isinstance(value, int | float):
+        return f"{value:g}"
+    text = str(value) if isinstance(value, str) else ""
+    return text if len(text) <= LONGEST and NAME.fullmatch(text) else ""

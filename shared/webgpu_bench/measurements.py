@@ -1,0 +1,179 @@
+"""From the browser's answer to the bench stage's measurements."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+import numpy as np
+
+from shared.base.manifest import Measurement
+from shared.setup.browser import Browser
+from shared.webgpu_bench import parity
+from shared.webgpu_bench.figures import at, figures
+from shared.webgpu_bench.result import BrowserResult, Run
+from shared.webgpu_bench.speeds import speeds
+
+MODELS_FAULT = ("load_failed", "run_failed", "out_of_budget")
+"""Outcomes that say something of the model, and are measurements."""
+
+NAMES = {
+    "loads": "",
+    "greedy_agreement": "share",
+    "load_seconds": "s",
+    "ttft_seconds": "s",
+    "prefill_tokens_per_second": "tokens/s",
+    "decode_tokens_per_second": "tokens/s",
+    "peak_gpu_bytes": "B",
+    "gpu_errors": "errors",
+    "nodes_on_cpu": "nodes",
+    "nodes_on_cpu_unexpected": "nodes",
+    "placement_proven": "",
+    "largest_context": "tokens",
+    **parity.NAMES,
+}
+
+
+NEAR_TIE = 0.1
+"""Nats. Two tokens that the CPU holds for so nearly equally likely are a tie: WebGPU rounds activations
+to int8 where the CPU's exact side does not, and either may come first (docs/browser.md)."""
+
+
+def likeliest(logits: np.ndarray, wrote: int) -> int:
+    """The token that the CPU's logits [vocab] find likeliest; `wrote` where it ties with that."""
+    best = int(logits.argmax())
+    return wrote if float(logits[best] - logits[wrote]) <= NEAR_TIE else best
+
+
+def own_runs(result: BrowserResult) -> list[Run]:
+    """The runs of the domain's own question; the others are llama-bench's points."""
+    return [run for run in result.runs if "/" not in run.id]
+
+
+def not_loaded(result: BrowserResult) -> dict[str, Measurement]:
+    """NAMES of a model that could not be loaded or run: only `loads` is known, with the outcome."""
+    reason = f"the browser: {result.outcome}: {result.error}"
+    missing = {name: Measurement.missing(reason, unit) for name, unit in NAMES.items()}
+    loads = Measurement(
+        value=False,
+        reason=reason,
+        where=describe(result),
+        software_adapter=result.software_adapter,
+    )
+    return missing | {"loads": loads}
+
+
+def measurements(result: BrowserResult, cpu: dict[str, list[int]]) -> dict[str, Measurement]:
+    """What a run shows by itself; `cpu` holds the CPU's likeliest tokens, run id → ids."""
+    runs = [run for run in own_runs(result) if run.id.startswith("run")]
+    where = describe(result)
+    soft = result.software_adapter
+
+    def measured(name: str, values: list[float], how: str) -> Measurement:
+        if not values:
+            return Measurement.missing("the time budget ended before it was reached", NAMES[name])
+        return Measurement(
+            value=statistics.fmean(values),
+            unit=NAMES[name],
+            how=how,
+            where=where,
+            n=len(values),
+            samples=values,
+            software_adapter=soft,
+        )
+
+    ttft = [run.ttft_ms / 1000 for run in runs if run.ttft_ms]
+    prefill = [run.prompt_tokens / (run.ttft_ms / 1000) for run in runs if run.ttft_ms]
+    decode = at(figures(result.runs), "decode", 0)
+    errors = len(result.uncaptured_errors) + (result.device_lost is not None)
+    on_cpu = _nodes_on_cpu(result, where, soft)
+    return {
+        "loads": Measurement(
+            value=True, how="loaded and generated", where=where, software_adapter=soft
+        ),
+        "greedy_agreement": _agreement(runs, cpu, where, soft),
+        "load_seconds": measured("load_seconds", [result.load.seconds], "cold, loopback"),
+        "ttft_seconds": measured("ttft_seconds", ttft, "prompt in to first token out"),
+        "prefill_tokens_per_second": measured("prefill_tokens_per_second", prefill, "prompt/TTFT"),
+        "decode_tokens_per_second": measured(
+            "decode_tokens_per_second",
+            list(decode.samples) if decode else [],
+            "tokens after the first, from an empty cache",
+        ),
+        **speeds(result, where),
+        "peak_gpu_bytes": Measurement(
+            value=result.gpu.peak_requested_bytes,
+            unit="B",
+            how="requested WebGPU buffer bytes, peak",
+            where=where,
+            software_adapter=soft,
+        ),
+        "gpu_errors": Measurement(
+            value=errors,
+            unit="errors",
+            how="uncaptured errors and device losses",
+            where=where,
+            software_adapter=soft,
+        ),
+        "nodes_on_cpu": on_cpu,
+        "placement_proven": Measurement(
+            value=result.placement is not None,
+            how="whether onnxruntime-web's log tells where each node ran",
+            where=where,
+            reason=None if result.placement else on_cpu.reason,
+            software_adapter=soft,
+        ),
+    }
+
+
+def _agreement(runs: list[Run], cpu: dict[str, list[int]], where: str, soft: bool) -> Measurement:
+    """Share of the tokens the browser wrote that the CPU finds likeliest after the same text."""
+    pairs = [pair for run in runs for pair in zip(run.output_ids, cpu[run.id], strict=False)]
+    if not pairs:
+        return Measurement.missing("the browser produced no token in time", "share")
+    return Measurement(
+        value=statistics.fmean(ours == theirs for ours, theirs in pairs),
+        unit="share",
+        how="the browser's greedy tokens that onnxruntime's CPU also finds likeliest, or tied with "
+        f"it ({NEAR_TIE} nats), same file",
+        where=where,
+        n=len(pairs),
+        software_adapter=soft,
+    )
+
+
+def _nodes_on_cpu(result: BrowserResult, where: str, soft: bool) -> Measurement:
+    if result.placement is None:
+        reason = result.placement_reason or "onnxruntime-web's placement log could not be read"
+        return Measurement.missing(reason, "nodes")
+    return Measurement(
+        value=result.placement.CPUExecutionProvider,
+        unit="nodes",
+        how=f"onnxruntime-web's log; {result.placement.WebGpuExecutionProvider} on WebGPU",
+        where=where,
+        software_adapter=soft,
+    )
+
+
+def describe(result: BrowserResult) -> str:
+    """One line: the dtype, the adapter, and whether it is a software one."""
+    adapter = result.adapter
+    name = adapter.description or adapter.device or adapter.architecture or adapter.vendor
+    label = " (software adapter)" if result.software_adapter else ""
+    return f"{result.dtype} on {name or 'unnamed adapter'}{label}"
+
+
+def facts(result: BrowserResult, browser: Browser) -> dict[str, Any]:
+    """What the manifest keeps beside the measurements: browser, adapter, flags, versions."""
+    return {
+        "browser": f"{browser.kind} {browser.version}",
+        "user_agent": result.user_agent,
+        "adapter": result.adapter.model_dump(exclude={"limits"}),
+        "software_adapter": result.software_adapter,
+        "flags": result.flags,
+        "dtype": result.dtype,
+        "dtype_reason": result.dtype_reason,
+        "output_ids": [run.output_ids for run in own_runs(result)],
+        "blocked_requests": result.blocked_requests,
+        "versions": result.versions,
+    }

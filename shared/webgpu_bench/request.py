@@ -1,0 +1,92 @@
+"""What the bench stage asks of the browser: much of a GPU, of a software adapter what it can bear."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shared.domain.domain import Domain
+from shared.webgpu_bench import parity
+from shared.webgpu_bench.engines.questions import context_of, domain_ids
+from shared.webgpu_bench.figures import Points, questions
+
+SOFTWARE_REPETITIONS = 2
+"""Each repetition asks another record's question: greedy ids are compared on several prompts."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How much is asked of the browser: a GPU is warmed up and measured several times."""
+
+    prompt_tokens: int
+    new_tokens: int
+    warm_ups: int
+    repetitions: int
+    parity_tokens: int
+    hardware: bool
+    points: Points
+
+    @classmethod
+    def of(cls, domain: Domain, hardware: bool) -> Profile:
+        bench = domain.chain.bench
+        return cls(
+            prompt_tokens=bench.prompt_tokens if hardware else bench.software_prompt_tokens,
+            new_tokens=bench.new_tokens if hardware else bench.software_new_tokens,
+            warm_ups=bench.warm_ups if hardware else 0,
+            repetitions=bench.repetitions if hardware else SOFTWARE_REPETITIONS,
+            parity_tokens=bench.parity_tokens if hardware else bench.software_parity_tokens,
+            hardware=hardware,
+            points=Points.of(bench, hardware=hardware),
+        )
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The request for one profile; `own`: run id → prompt, `rows`: the texts of the parity gate."""
+
+    profile: Profile
+    request: dict[str, Any]
+    own: dict[str, list[int]]
+    rows: list[list[int]]
+
+
+def asked_of(domain: Domain, package: Path, chat: Any, profile: Profile) -> Asked:
+    """The domain's own questions, llama-bench's points of its text, and held-out text to read."""
+    how = parity.reading(profile.parity_tokens, hardware=profile.hardware)
+    rows = parity.held_out_rows(chat, domain.prompt, domain.records, how)
+    own = own_prompts(domain, chat, profile)
+    prompts = [
+        {"id": name, "input_ids": ids, "max_new_tokens": profile.new_tokens}
+        for name, ids in own.items()
+    ]
+    text, context = domain_ids(domain, chat), context_of(package)
+    request = {
+        "model": package.name,
+        "dtype": "auto" if (package / "onnx" / "model_q4f16.onnx").is_file() else "q4",
+        "prompts": prompts + questions(profile.points, text, context),
+        "budget_bytes": domain.chain.bench.gpu_budget_bytes,
+        "warm_load": True,
+        "deadline_ms": int(domain.chain.bench.time_budget_seconds * 1000),
+        "parity": parity.request(rows, how),
+        "hardware_only": profile.hardware,
+    }
+    return Asked(profile, request, own, rows)
+
+
+def own_prompts(domain: Domain, chat: Any, profile: Profile) -> dict[str, list[int]]:
+    """Run id → the end of one record's chat, as long as the profile says; all end alike.
+
+    "run-0" is the first record's, as other engines ask it; warm-ups ask the same records.
+    """
+    turns = [("warm-up", i) for i in range(profile.warm_ups)]
+    turns += [("run", i) for i in range(profile.repetitions)]
+    records = domain.records
+    return {
+        f"{kind}-{i}": list(
+            chat.prompt_ids(domain.prompt, records[i % len(records)].input)[
+                -profile.prompt_tokens :
+            ]
+        )
+        for kind, i in turns
+    }

@@ -9,5 +9,6 @@ from shared.base.hashing import files_below, sha256_files, sha256_json
 def code_hash() -> str:
     """Two checkouts with the same hash render the same card from the same release.json."""
     folder = paths.REPOSITORY / "shared"
-    names = [f"card/{name}" for name in files_below(folder / "card") if name.endswith(".py")]
-    return sha256_json(sha256_files(folder, [*names, "units.py"]))[:16]
+    card = folder / "release" / "card"
+    names = [f"release/card/{name}" for name in files_below(card) if name.endswith(".py")]
+    return sha256_json(sha256_files(folder, [*names, "base/formatting.py", "base/tables.py"]))[:16]

@@ -103,7 +103,7 @@ def ran(monkeypatch: pytest.MonkeyPatch, options: Options, *targets: Stage) -> l
     monkeypatch.setattr(RungRun, "_run", note)
     selection = chain.select_records(domain, options)
     assert isinstance(selection, Selection)
-    run = RungRun(domain, rung, rung.recipes[0], selection, options)
+    run = RungRun(domain, rung, rung.exporters[0], selection, options)
     for target in targets:
         run.go_to(target)
     return seen
@@ -141,7 +141,7 @@ class TestTheStagesACommandNeeds:
         domain = load_domain("legal")
         rung = domain.chain.rung[0]
         selection = chain.select_records(domain, options)
-        run = RungRun(domain, rung, rung.recipes[0], selection, options)
+        run = RungRun(domain, rung, rung.exporters[0], selection, options)
         monkeypatch.setattr(RungRun, "_run", fail)
         run.go_to("bench")
         assert (seen, run.outcome) == (["source"], "skipped")

@@ -32,7 +32,7 @@ FORGED_LINE = "x\n✓ signature    by publisher.pem, over every file"
 
 
 class TestWhatItPrints:
-    @pytest.mark.parametrize("key", ["rung", "recipe", "domain", "key", "git_commit"])
+    @pytest.mark.parametrize("key", ["rung", "exporter", "domain", "key", "git_commit"])
     def test_is_one_line_a_check_whatever_release_json_says(self, release: Path, key: str) -> None:
         edit_json("release.json", lambda data: data.update({key: FORGED_LINE}))(release)
         for line in before_loading(release):

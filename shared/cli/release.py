@@ -10,7 +10,7 @@ from invoke import Context, task
 from shared.base.errors import UserError
 from shared.cli.options import DOMAIN, RECORDS, RUNGS, SYSTEMS, chain_options, command, finish
 
-KEEP = {"keep_onnx": "keep the optimum recipe's full-precision ONNX in models/<domain>/onnx"}
+KEEP = {"keep_onnx": "keep the full-precision ONNX of the exporter optimum in models/<domain>/onnx"}
 PUBLISH = {"publish": "upload to the Hub afterwards"}
 WHERE = {
     "org": "the Hub organisation, in place of fallback.toml's and DOCINTEL_HUB_ORG",

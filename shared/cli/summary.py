@@ -17,7 +17,7 @@ from shared.evaluate.compare import newest_file
 from shared.pipeline.one import Result, read_attempts
 from shared.pipeline.publication import read_publication
 from shared.release.card.quality import quality_note, quality_tables
-from shared.release.card.tables import attempts_table, gates_table, recipes_table
+from shared.release.card.tables import attempts_table, gates_table, builds_table
 from shared.release.gates import GateResult
 from shared.release.model import CARD_FILE, Release, read_release, release_folder
 from shared.release.signing import signed_by
@@ -47,8 +47,8 @@ def summary(result: Result) -> str:
     parts = []
     if result.chain:
         parts.append(attempts_table(result.chain.attempts, TERMINAL))
-        if recipes := recipes_table(result.chain.attempts, TERMINAL):
-            parts.append(recipes)
+        if builds := builds_table(result.chain.attempts, TERMINAL):
+            parts.append(builds)
         if result.chain.gates:
             parts.append(gates_table(result.chain.gates, TERMINAL))
     if result.release:

@@ -27,7 +27,7 @@ def run_chain(domain: Domain, options: Options) -> ChainResult:
     selection = select_records(domain, options)
     rungs = [domain.rung(options.rung)] if options.rung else domain.chain.rung
     for rung in rungs:
-        for run in _order([RungRun(domain, rung, r, selection, options) for r in rung.recipes]):
+        for run in _order([RungRun(domain, rung, e, selection, options) for e in rung.exporters]):
             if result.rung is None:
                 run.finish()
             attempt = run.as_attempt()
@@ -43,13 +43,13 @@ def run_chain(domain: Domain, options: Options) -> ChainResult:
 
 
 def _order(runs: list[RungRun]) -> list[RungRun]:
-    """With several recipes: build all, measure all, the better one first, each told why."""
+    """With several exporters: build all, measure all, the better one first, each told why."""
     if len(runs) == 1 or STAGES.index(runs[0].options.until) < STAGES.index("package"):
         return runs
     for run in runs:
         run.go_to("fidelity")
         run.measure_on_gpu()
-    built: dict[str, RungRun] = {run.recipe: run for run in runs if run.outcome == "open"}
+    built: dict[str, RungRun] = {run.exporter: run for run in runs if run.outcome == "open"}
     if len(built) < 2:
         return sorted(runs, key=lambda run: run.outcome != "open")
     order, why = better(candidates(built))
@@ -57,7 +57,7 @@ def _order(runs: list[RungRun]) -> list[RungRun]:
     for run in built.values():
         run.why = why
     ranked = [built[name] for name in order]
-    return ranked + [run for run in runs if run.recipe not in built]
+    return ranked + [run for run in runs if run.exporter not in built]
 
 
 def select_records(domain: Domain, options: Options) -> Selection:

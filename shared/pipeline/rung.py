@@ -1,4 +1,4 @@
-"""One rung, built by one recipe, on its way through the stages; how far it got and why it ended."""
+"""One rung, built by one exporter, on its way through the stages; how far it got and why it ended."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from shared.base.progress import say
 from shared.base.stage import Done
 from shared.domain.domain import Domain
 from shared.domain.records import read_records
-from shared.domain.settings import Recipe, Rung
+from shared.domain.settings import Exporter, Rung
 from shared.evaluate.check import Selection, check_stage
 from shared.evaluate.fidelity import Candidate, fidelity_stage
 from shared.evaluate.overflow import overflow_stage
@@ -62,7 +62,7 @@ class Options:
 
 
 def candidates(runs: dict[str, RungRun]) -> dict[str, Candidate]:
-    """What the choice between recipes rests on; a GPU's numbers only if all have them."""
+    """What the choice between exporters rests on; a GPU's numbers only if all have them."""
     benches = {name: run.hardware_bench() for name, run in runs.items()}
     on_gpu = all(benches.values())
     return {
@@ -77,9 +77,9 @@ class RungRun:
     """`outcome` is "open" until a stage fails or the last one asked for is done."""
 
     def __init__(
-        self, domain: Domain, rung: Rung, recipe: Recipe, selection: Selection, options: Options
+        self, domain: Domain, rung: Rung, exporter: Exporter, selection: Selection, options: Options
     ) -> None:
-        self.domain, self.rung, self.recipe = domain, rung, recipe
+        self.domain, self.rung, self.exporter = domain, rung, exporter
         self.selection, self.options = selection, options
         self.stage: Stage = "source"
         self.outcome: Literal["open", "taken", "skipped", "failed", "not kept"] = "open"
@@ -114,7 +114,7 @@ class RungRun:
         return fidelity_stage(self.domain, self._source, package, records, origin, force=force)
 
     def measure_on_gpu(self) -> None:
-        """Where there is a GPU, its decode speed counts in the choice between recipes."""
+        """Where there is a GPU, its decode speed counts in the choice between exporters."""
         if self.outcome == "open" and has_gpu() and self.options.until in ("bench", "gates"):
             self.go_to("bench")
 
@@ -129,7 +129,7 @@ class RungRun:
         return manifest if counts else None
 
     def as_attempt(self) -> Attempt:
-        """What is remembered; a run that was never finished was beaten by another recipe."""
+        """What is remembered; a run that was never finished was beaten by another exporter."""
         outcome = "not kept" if self.outcome == "open" else self.outcome
         measured = (
             dict(self.stages["package"].manifest.measurements) if "package" in self.stages else {}
@@ -142,7 +142,7 @@ class RungRun:
             ]
         return Attempt(
             rung=self.rung.name,
-            recipe=self.recipe,
+            exporter=self.exporter,
             source=self.rung.source,
             base=self.rung.base,
             outcome=outcome,
@@ -205,7 +205,7 @@ class RungRun:
             self.domain,
             self.rung,
             self._source,
-            self.recipe,
+            self.exporter,
             keep_onnx=keep,
             measured=self.selection.records,
             force=force,
@@ -225,5 +225,5 @@ class RungRun:
 
     def _say(self, stage: Stage) -> None:
         number = STAGES.index(stage) + 1
-        recipe = f" · {self.recipe}" if len(self.rung.recipes) > 1 else ""
-        say(f"[{number}/{STAGES_IN_ALL}] {self.domain.name} · {self.rung.name}{recipe} · {stage}")
+        exporter = f" · {self.exporter}" if len(self.rung.exporters) > 1 else ""
+        say(f"[{number}/{STAGES_IN_ALL}] {self.domain.name} · {self.rung.name}{exporter} · {stage}")

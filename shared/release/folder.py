@@ -109,7 +109,7 @@ def _describe(walked: ChainResult, key: str) -> Release:
         release_version=walked.domain.chain.publish.version,
         domain=walked.domain.name,
         rung=rung.name,
-        recipe=next((a.recipe for a in walked.attempts if a.outcome == "taken"), ""),
+        exporter=next((a.exporter for a in walked.attempts if a.outcome == "taken"), ""),
         repository=repository_name(walked.domain, rung.base),
         base=rung.base,
         licence=rung.licence,

@@ -17,7 +17,7 @@ from shared.base.manifest import FileRecord, Manifest, Measurement, Strict
 from shared.base.parsing import LARGEST_RELEASE, loads_strictly, nearest
 from shared.base.stage import Done
 from shared.domain.domain import Domain
-from shared.domain.settings import Recipe, Rung
+from shared.domain.settings import Exporter, Rung
 from shared.release.gates import GateResult
 
 Stage = Literal["source", "build", "package", "fidelity", "check", "bench", "gates"]
@@ -31,14 +31,14 @@ RELEASE_FOLDER = "webgpu"
 
 
 class Attempt(Strict):
-    """One rung with one recipe: how far it got and why it ended. `keys` name its manifests.
+    """One rung by one exporter: how far it got and why it ended. `keys` name its manifests.
 
-    "skipped": its weights could not be had; "failed": it was tried; "not kept": another recipe of
-    the same rung was better.
+    "skipped": its weights could not be had; "failed": it was tried; "not kept": another exporter
+    of the same rung was better.
     """
 
     rung: str
-    recipe: Recipe
+    exporter: Exporter
     source: str
     base: str
     outcome: Literal["taken", "skipped", "failed", "not kept"]
@@ -86,7 +86,7 @@ class Release(Strict):
     release_version: str | None = None
     domain: str
     rung: str
-    recipe: str = ""
+    exporter: str = ""
     repository: str = ""
     base: str
     licence: str

@@ -45,7 +45,7 @@ def render_card(release: Release, prompt: str) -> str:
 
 def _context(release: Release, prompt: str) -> dict[str, Any]:
     title = release.repository.split("/")[-1]
-    recipes = tables.recipes_table(release.attempts)
+    builds = tables.builds_table(release.attempts)
     facts = _as_words(release.facts.get("check", {}))
     return {
         "domain": release.domain,
@@ -65,7 +65,7 @@ def _context(release: Release, prompt: str) -> dict[str, Any]:
         "devices_table": _devices_table(release),
         "files_table": _files_table(release),
         "attempts_table": "\n\n".join(
-            filter(None, (tables.attempts_table(release.attempts), recipes))
+            filter(None, (tables.attempts_table(release.attempts), builds))
         ),
         "gates_table": tables.gates_table(release.gates),
         "provenance": _provenance(release),
@@ -145,7 +145,7 @@ def _provenance(release: Release) -> str:
     state = {True: "", False: ", with changes not committed", None: ""}[release.git_clean]
     rows = [
         ("path taken", f"{release.rung}: {release.why}"),
-        ("recipe", f"{release.recipe}: {recipe.get('words', 'not told')}"),
+        ("recipe", f"{release.exporter}: {recipe.get('words', 'not told')}"),
         ("weights", f"SHA-256 of all `{digest[:16]}…`"),
         ("parameters", shown(m.get("source.parameters"))),
         ("build", f"{cost[0]}, peak memory {cost[1]}"),

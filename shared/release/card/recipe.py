@@ -31,7 +31,7 @@ def recipe_words(build: Manifest) -> str:
     """The passes that made the build, with their settings, and what calibrated it."""
     if "olive" not in build.settings:
         return (
-            f"{build.settings.get('recipe', 'unknown')}, blocks of {build.settings['block_size']}"
+            f"{build.settings.get('exporter', 'unknown')}, blocks of {build.settings['block_size']}"
         )
     passes = [p.get("config", p) | {"type": p["type"]} for p in _passes(build)]
     words = " → ".join(_pass_words(settings) for settings in passes)

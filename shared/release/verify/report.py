@@ -82,6 +82,6 @@ def _whose(release: Release) -> str:
     commit = release.git_commit[:12] if release.git_commit else "unknown"
     dirty = {True: "", False: ", tree not clean", None: ""}[release.git_clean]
     return (
-        f"{release.domain}, rung {release.rung} ({release.recipe}), release {release.key}, "
+        f"{release.domain}, rung {release.rung} ({release.exporter}), release {release.key}, "
         f"made by commit {commit}{dirty}"
     )

@@ -17,7 +17,7 @@ from shared.evaluate.compare import newest_file
 from shared.pipeline.one import Result, read_attempts
 from shared.pipeline.publication import read_publication
 from shared.release.card.quality import quality_note, quality_tables
-from shared.release.card.tables import attempts_table, gates_table, builds_table
+from shared.release.card.tables import attempts_table, builds_table, gates_table
 from shared.release.gates import GateResult
 from shared.release.model import CARD_FILE, Release, read_release, release_folder
 from shared.release.signing import signed_by

@@ -13,14 +13,14 @@ from shared.base.errors import UserError
 from shared.base.formatting import number
 from shared.base.manifest import Measurement
 from shared.base.tables import shown, table
-from shared.evaluate.scoring.statistics import Paired
-from shared.pipeline.tune.recipes import load_recipes
-from shared.pipeline.tune.scores import SHOWN
-from shared.pipeline.tune.tune import WEBGPU, Tried, Tuning
+from shared.evaluate.compare import Checked, compare_checks
+from shared.pipeline.rung import CPU_DECODE, WEBGPU_DECODE
+from shared.pipeline.tune.tune import Tried, Tuning, load_recipes
+from shared.release.card.quality import difference_words
 from shared.release.card.recipe import report_file
 
 COLUMNS = {
-    "bytes": "bytes",
+    "q4f16_bytes": "bytes",
     "bits_per_weight": "bits per weight",
     "kl_divergence": "KL divergence",
     "agreement": "agreement",
@@ -28,9 +28,10 @@ COLUMNS = {
     "perplexity_ratio": "perplexity ratio",
     "build_seconds": "build",
     "peak_rss": "peak memory",
-    "cpu_decode_tokens_per_second": "CPU decode",
-    WEBGPU: "WebGPU decode",
+    CPU_DECODE: "CPU decode",
+    WEBGPU_DECODE: "WebGPU decode",
 }
+SCORES = ("json_validity", "schema_compliance", "field_score")
 SPEED = "Only the CPU's decode speed decided; WebGPU's is shown where there is a hardware adapter."
 
 
@@ -56,7 +57,7 @@ def _cell(tried: Tried, column: str) -> str:
         return "over the budget" if tried.over_budget else "not measured"
     if found.value is None:
         return f"not measured ({found.reason})"
-    if column == "bytes":
+    if column == "q4f16_bytes":
         return f"{int(found.value or 0):,}"
     if column == "bits_per_weight":
         return f"{float(found.value or 0):.3f}"
@@ -73,7 +74,7 @@ def pareto(tried: list[Tried]) -> list[Tried]:
         for t in measured
         if not any(
             other is not t
-            and other.value("bytes") <= t.value("bytes")
+            and other.value("q4f16_bytes") <= t.value("q4f16_bytes")
             and other.value("kl_divergence") < t.value("kl_divergence")
             for other in measured
         )
@@ -90,7 +91,7 @@ def render(tuning: Tuning, style: str = "github") -> str:
             f"Over {first.n:,} tokens; {first.how}. Behind ± stand standard errors, with records as "
             f"the sample. {SPEED}"
         )
-    lines += ["", f"Chosen: {tuning.why}.", *_tasks(tuning, style)]
+    lines += ["", f"Chosen: {tuning.why}.", *_answers(tuning, style)]
     failed = [t for t in tuning.tried if t.error]
     if failed:
         lines += ["", "Could not be made to work:", ""]
@@ -103,31 +104,34 @@ def _how_many(tuning: Tuning) -> str:
     return f"{found} of the {known} recipes in recipes.json were tried."
 
 
-def _tasks(tuning: Tuning, style: str) -> list[str]:
-    """The table of those that answered records, each held against the one of lowest divergence."""
-    asked = [t for t in tuning.tried if t.tasks]
-    if not asked:
+def _answers(tuning: Tuning, style: str) -> list[str]:
+    """The table of those that answered records, each compared with the one of lowest divergence."""
+    checked = sorted(
+        ((t.value("kl_divergence"), t.recipe.name, t.checked) for t in tuning.tried if t.checked),
+        key=lambda found: found[0],
+    )
+    if not checked:
         return []
-    asked.sort(key=lambda t: t.value("kl_divergence"))
-    first, table_rows = asked[0], []
-    for t in asked:
-        assert t.tasks and first.tasks
-        cells = [shown(t.tasks.measured[name]) for name in SHOWN]
-        pair = "" if t is first else _pair(t.tasks.against(first.tasks))
-        table_rows.append([t.recipe.name, *cells, pair])
-    count = len(first.tasks.verdicts) if first.tasks else 0
+    _, best, first = checked[0]
+    found_rows = []
+    for _, name, one in checked:
+        cells = [shown(found) for found in _scores(one).values()]
+        found = {} if one is first else compare_checks(one, first)[1].get("free", {})
+        pair = found.get(f"difference.{SCORES[-1]}")
+        words = f"{difference_words(pair)}: {pair.how}" if pair and pair.value is not None else ""
+        found_rows.append([name, *cells, words])
     head = ["recipe", "valid JSON", "satisfies the schema", "field score"]
     return [
         "",
-        f"Answers to {count} records, with 95 % intervals:",
+        f"Answers to {len(first.records)} records, with 95 % intervals:",
         "",
-        table([*head, f"field score less {first.recipe.name}'s"], table_rows, style),
+        table([*head, f"field score less {best}'s"], found_rows, style),
     ]
 
 
-def _pair(found: Paired) -> str:
-    low, high = 100 * found.low, 100 * found.high
-    return f"{100 * found.difference:+.1f} points ({low:+.1f} to {high:+.1f}): {found.word}"
+def _scores(checked: Checked) -> dict[str, Measurement]:
+    found = checked.manifest.measurements
+    return {name: found[f"release.free.{name}"] for name in SCORES}
 
 
 def write(tuning: Tuning) -> list[Path]:
@@ -178,7 +182,7 @@ def as_json(tuning: Tuning) -> dict[str, object]:
                 "build": t.build_key or None,
                 "over_budget": t.over_budget,
                 "measured": _dumped(t.measured),
-                "tasks": _dumped(t.tasks.measured) if t.tasks else None,
+                "tasks": _dumped(_scores(t.checked)) if t.checked else None,
             }
             for t in tuning.tried
         },

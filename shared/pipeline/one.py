@@ -6,6 +6,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import TypeAdapter, ValidationError
+
 from shared.base import paths
 from shared.base.errors import UserError
 from shared.base.files import write_text
@@ -102,11 +104,12 @@ def write_attempts(domain: str, attempts: list[Attempt]) -> None:
 
 
 def read_attempts(domain: str) -> list[Attempt]:
-    """The attempts of the newest walk of this domain; none where it was never walked."""
+    """The attempts of the newest run of this domain; none where this version of the code ran none."""
     path = _attempts_file(domain)
-    if not path.exists():
+    try:
+        return TypeAdapter(list[Attempt]).validate_json(path.read_bytes())
+    except (FileNotFoundError, ValidationError):
         return []
-    return [Attempt.model_validate(attempt) for attempt in json.loads(path.read_bytes())]
 
 
 def _attempts_file(domain: str) -> Path:

@@ -39,5 +39,5 @@ def builds_table(attempts: Sequence[Attempt], style: str = "github") -> str:
 
 def gates_table(gates: Sequence[GateResult], style: str = "github") -> str:
     """Every gate: its bound, the verdict, what it stops and the figure or reason behind it."""
-    rows = [(g.name, g.bound, g.outcome, g.blocks, g.reason) for g in gates]
+    rows = [(g.name, g.bound, g.outcome, g.gate.blocks, g.reason) for g in gates]
     return table(("gate", "bound", "verdict", "a failure blocks", "measured"), rows, style)

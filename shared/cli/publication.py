@@ -1,7 +1,5 @@
 """What `publish --dry-run` prints: file by file what would happen, and the sums."""
 
-from __future__ import annotations
-
 from shared.base.formatting import number
 from shared.base.tables import table
 from shared.cli.summary import TERMINAL

@@ -1,7 +1,5 @@
 """The commands of a release: release, release-all, build, card, publish, publish-collection, verify."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

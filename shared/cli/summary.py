@@ -1,7 +1,5 @@
 """What is printed at the end, the acceptance list of `status`, and the tables of `bench-all`."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

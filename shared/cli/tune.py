@@ -1,7 +1,5 @@
 """The command of tuning: tune. tasks.py takes it in."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from invoke import Context, task

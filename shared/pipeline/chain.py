@@ -4,8 +4,6 @@ The first rung that passes the gates that block a release is taken. One that can
 is recorded with the stage it reached and one sentence.
 """
 
-from __future__ import annotations
-
 from shared.base.errors import UserError
 from shared.base.progress import say
 from shared.domain.domain import Domain

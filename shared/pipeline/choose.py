@@ -11,8 +11,6 @@ place where every build was measured on a hardware adapter; `tune` does not, so 
 into olive.json is the same on any machine.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from pathlib import Path

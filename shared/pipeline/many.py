@@ -1,8 +1,4 @@
-"""`release-all`: every domain, in turn or by several workers. What is finished is found here, the rest
-is handed out.
-"""
-
-from __future__ import annotations
+"""`release-all`: every domain, in turn or by several workers."""
 
 from dataclasses import replace
 
@@ -13,8 +9,7 @@ from shared.base.formatting import number
 from shared.base.hashing import NotDone, only_what_is_done
 from shared.base.progress import say, told_to
 from shared.domain.domain import domain_names, load_domain
-from shared.pipeline.failure import kept
-from shared.pipeline.one import Result, release_domain, run_until
+from shared.pipeline.one import Result, record_failure, release_domain, run_until
 from shared.pipeline.publication import PublishOptions, publish_release
 from shared.pipeline.rung import Options
 from shared.pipeline.schedule.units import units_of
@@ -45,7 +40,7 @@ def _released(name: str, options: Options) -> Result:
     try:
         return release_domain(name, options)
     except Exception as error:
-        return Result(name, error=kept(name, "release", error))
+        return record_failure(name, "release", error)
 
 
 def _published(result: Result, options: PublishOptions | None) -> Result:
@@ -57,7 +52,7 @@ def _published(result: Result, options: PublishOptions | None) -> Result:
     except UserError as error:
         return replace(result, error=str(error))
     except Exception as error:
-        return replace(result, error=kept(result.domain, "publish", error))
+        return replace(result, error=record_failure(result.domain, "publish", error).error)
     return replace(result, publication=done)
 
 

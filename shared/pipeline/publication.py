@@ -15,7 +15,7 @@ from shared.base.progress import say
 from shared.domain.domain import Domain, domain_names, load_domain
 from shared.hub.names import repository_name
 from shared.release.model import RELEASE_FILE, STAGES_IN_ALL, Release, read_release, release_folder
-from shared.release.rename import addressed
+from shared.release.rename import renamed
 from shared.release.signature import SIGNATURE_FILE
 from shared.release.signing import need_signed
 
@@ -111,7 +111,7 @@ def _order(domain: Domain, options: PublishOptions) -> tuple[Order, str]:
     _need_untouched(release, folder)
     need_signed(folder, settings.signing_key)
     repository = repository_name(domain, release.base, options.org)
-    folder = addressed(folder, release, repository, settings.signing_key)
+    folder = renamed(folder, release, repository, settings.signing_key)
     _need_untouched(read_release(folder), folder)
     order = Order(
         folder,

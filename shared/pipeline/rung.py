@@ -1,7 +1,5 @@
 """One rung, built by one exporter, on its way through the stages; how far it got and why it ended."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path

@@ -4,8 +4,6 @@ A measurement is named `<stage>.<name>`. What was not measured is neither passed
 software adapter's number never counts for a gate that asks for hardware.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Literal
 

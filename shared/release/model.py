@@ -3,8 +3,6 @@
 Nothing here makes any of them: shared.pipeline.chain and shared.release.folder do.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal

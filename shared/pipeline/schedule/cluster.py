@@ -9,8 +9,6 @@ claimed where a worker declares them. Dask gives a lost worker's task to another
 what was finished and does the rest; a task that takes worker after worker with it is given up.
 """
 
-from __future__ import annotations
-
 import os
 import threading
 from contextlib import suppress

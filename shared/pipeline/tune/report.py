@@ -1,7 +1,5 @@
 """The outcome of a tuning as a table, a plot and files under build/reports/."""
 
-from __future__ import annotations
-
 import csv
 import json
 import math

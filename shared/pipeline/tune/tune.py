@@ -5,8 +5,6 @@ by name, and settings under the builder's own name are put into it. shared.pipel
 The three builds with the lowest KL divergence may answer held-out records as well, as the check has it.
 """
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import json

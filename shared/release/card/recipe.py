@@ -3,8 +3,6 @@
 The comparison is the one that `./inv tune` wrote for these very weights; no other is shown.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Tables of a card and of the terminal: attempts, builds side by side, gates."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from shared.base.tables import shown, table

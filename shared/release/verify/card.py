@@ -5,8 +5,6 @@ cannot be held against anything here, so that it never passes; other figures, or
 another order, with another sign or unit, fail it.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from itertools import zip_longest

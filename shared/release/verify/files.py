@@ -1,7 +1,5 @@
 """Are these the files that were measured: all of them, unchanged, no others, none that is unsafe?"""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from shared.base import paths

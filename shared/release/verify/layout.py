@@ -4,8 +4,6 @@ The second part runs in a process of its own, offline and within a time: a file 
 hang a runtime ends that process, not this one.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """What the process that loads a stranger's files may take of the machine, set before it loads any."""
 
-from __future__ import annotations
-
 LARGEST_OUTPUT = 1_000_000
 """Bytes: it says some five lines."""
 

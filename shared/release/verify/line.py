@@ -1,7 +1,5 @@
 """One check's outcome, and how the outcomes are printed: ✓ holds, ✗ does not, – was not checked."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

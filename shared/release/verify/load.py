@@ -7,8 +7,6 @@ BYTES of address space are all it may take. One JSON object a line on stdout. Co
 never run, and templates are rendered in transformers' sandbox.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """A release on the Hub as a folder: one commit, every file held against the Hub's own checksums."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 import shutil

@@ -1,7 +1,5 @@
 """All checks in order, one line each: `./inv verify <folder | org/name[@rev]>`."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 from pathlib import Path

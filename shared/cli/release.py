@@ -142,7 +142,7 @@ def publish(
     old release. A run that died goes on where it stopped; what the Hub has is not sent again.
     The token is found where huggingface_hub finds it: HF_TOKEN, or `hf auth login`.
     """
-    from shared.cli.publication import plan_table
+    from shared.cli.summary import plan_table
     from shared.domain.domain import load_domain
     from shared.pipeline.publication import plan_publication, publish_release
 

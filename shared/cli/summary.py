@@ -1,12 +1,16 @@
 """What is printed at the end, the acceptance list of `status`, and the tables of `bench-all`."""
 
+from __future__ import annotations
+
 import csv
 import io
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from shared.base import paths
 from shared.base.errors import UserError
+from shared.base.files import write_text
 from shared.base.formatting import number
 from shared.base.manifest import Measurement
 from shared.base.tables import shown, table
@@ -16,9 +20,12 @@ from shared.pipeline.one import Result, read_attempts
 from shared.pipeline.publication import read_publication
 from shared.release.card.quality import quality_note, quality_tables
 from shared.release.card.tables import attempts_table, builds_table, gates_table
-from shared.release.gates import GateResult
+from shared.release.gates import GateResult, flatten
 from shared.release.model import CARD_FILE, Release, read_release, release_folder
 from shared.release.signing import signed_by
+
+if TYPE_CHECKING:
+    from shared.hub.publish import Plan
 
 TERMINAL = "rounded_outline"
 LINK = "Engines, depths and memory: [bench-all.html](bench-all.html)"
@@ -68,6 +75,31 @@ def summary(result: Result) -> str:
     return "\n".join(parts)
 
 
+def plan_table(plan: Plan) -> str:
+    """What `publish --dry-run` prints: the files that would change, the others' number, the sums."""
+    todo = plan.difference
+    rows = [
+        *(("added", file.name, _size(file.size)) for file in todo.added),
+        *(("changed", file.name, _size(file.size)) for file in todo.changed),
+        *(("deleted", name, "") for name in todo.deleted),
+        ("unchanged", f"{len(todo.unchanged)} files", ""),
+    ]
+    kind = f"{'private' if plan.private else 'public'}{', new' if plan.is_new else ''}"
+    lines = [table(("what", "file", "to send"), rows, TERMINAL)]
+    lines.append(f"repository  {plan.repo_id} ({kind})")
+    if plan.continues is not None:
+        lines.append(f"continues   pull request #{plan.continues}")
+    lines.append(f"to send     {_size(plan.left_to_send)} at most")
+    lines.append(f"version     {plan.version}")
+    refused = f"refused     {plan.against}"
+    return "\n".join([*lines, refused if plan.against else "dry run     nothing was written"])
+
+
+def _size(size: int) -> str:
+    """A card has a few thousand bytes: they are counted one by one."""
+    return number(size, "B") if size >= 1e6 else f"{size:,} B"
+
+
 def _signed(domain: str) -> str:
     by = signed_by(release_folder(domain))
     return f"by public key {by[:16]}…" if by else "no: DOCINTEL_SIGNING_KEY names no key"
@@ -87,9 +119,8 @@ def overview(results: list[Result]) -> str:
     """One line a domain, for the commands that go over all of them."""
     rows = []
     for result in results:
-        rung = result.chain.rung.name if result.chain and result.chain.rung else "none"
         end = "ok" if result.ok else "failed"
-        rows.append((result.domain, end, rung, result.error or _where(result)))
+        rows.append((result.domain, end, _rung(result), result.error or _where(result)))
     return table(("domain", "end", "rung", "where, or why"), rows, TERMINAL)
 
 
@@ -101,28 +132,20 @@ def _where(result: Result) -> str:
 
 
 def comparison(results: list[Result], style: str = TERMINAL) -> str:
-    """The domains side by side."""
-    names = _compared(results)
+    """The domains side by side, with what any of them measured: a bench asks for no answers."""
+    known = {name for result in results for name in _measured(result)}
+    names = [name for name in COMPARED if name in known] or list(COMPARED)
     rows = [
         [r.domain, _rung(r), *(_brief(_measured(r).get(name)) for name in names)] for r in results
     ]
     return table(("domain", "rung", *(COMPARED[name] for name in names)), rows, style)
 
 
-def _compared(results: list[Result]) -> list[str]:
-    """Those of COMPARED that any domain's stages measure: a bench asks nobody for answers."""
-    known = {name for result in results for name in _measured(result)}
-    return [name for name in COMPARED if name in known] or list(COMPARED)
-
-
 def write_comparison(results: list[Result]) -> list[Path]:
     """The comparison as Markdown, CSV and JSON under build/reports/."""
-    folder = paths.build() / "reports"
-    folder.mkdir(parents=True, exist_ok=True)
-    text = io.StringIO()
-    csv.writer(text).writerows(
-        [("domain", "rung", *COMPARED), *((r.domain, _rung(r), *_values(r)) for r in results)]
-    )
+    sheet = io.StringIO()
+    rows = [(r.domain, _rung(r), *_values(r)) for r in results]
+    csv.writer(sheet).writerows([("domain", "rung", *COMPARED), *rows])
     data = [
         {
             "domain": r.domain,
@@ -133,15 +156,14 @@ def write_comparison(results: list[Result]) -> list[Path]:
         for r in results
     ]
     contents = {
-        "bench-all.md": comparison(results, "github") + f"\n\n{LINK}\n",
-        "bench-all.csv": text.getvalue(),
-        "bench-all.json": json.dumps(data, indent=2, ensure_ascii=False) + "\n",
+        "md": comparison(results, "github") + f"\n\n{LINK}\n",
+        "csv": sheet.getvalue(),
+        "json": json.dumps(data, indent=2, ensure_ascii=False) + "\n",
     }
-    for name, content in contents.items():
-        partial = folder / f".{name}.partial"
-        partial.write_text(content, encoding="utf-8")
-        partial.replace(folder / name)
-    return [folder / name for name in contents]
+    files = [paths.build() / "reports" / f"bench-all.{end}" for end in contents]
+    for file, content in zip(files, contents.values(), strict=True):
+        write_text(file, content)
+    return files
 
 
 def _brief(measurement: Measurement | None) -> str:
@@ -156,16 +178,12 @@ def _rung(result: Result) -> str:
 
 
 def _measured(result: Result) -> dict[str, Measurement]:
-    from shared.release.gates import flatten
-
     return flatten(result.chain.manifests) if result.chain else {}
 
 
 def _values(result: Result) -> list[str]:
-    found = _measured(result)
-    return [
-        str(found[n].value) if n in found and found[n].value is not None else "" for n in COMPARED
-    ]
+    values = [m.value if (m := _measured(result).get(name)) else None for name in COMPARED]
+    return ["" if value is None else str(value) for value in values]
 
 
 def status(domains: list[str] | None = None) -> str:
@@ -188,17 +206,13 @@ def _acceptance(domain: str) -> list[tuple[str, str, str, str]]:
         release = read_release(release_folder(domain))
     except UserError as error:
         return [(domain, *_exports(domain, None, str(error)))]
-    rows = [_exports(domain, release, "")]
-    rows += [
-        (words, *_verdict(release.gates, measurement)) for words, measurement in ACCEPTANCE.items()
-    ]
-    rows.append(_uploaded(domain, release))
-    rows.append(_documented(domain))
-    return [(domain, *row) for row in rows]
+    verdicts = ((words, *_verdict(release.gates, name)) for words, name in ACCEPTANCE.items())
+    others = (_uploaded(domain, release), _documented(domain))
+    return [(domain, *row) for row in (_exports(domain, release, ""), *verdicts, *others)]
 
 
 def _exports(domain: str, release: Release | None, missing: str) -> tuple[str, str, str]:
-    """Whether the newest walk built something, and if a rung failed on the way, which and why."""
+    """Whether the newest run built something, and if a rung failed on the way, which and why."""
     words = "exports without errors"
     attempts = read_attempts(domain)
     broken = next((a for a in attempts if a.outcome == "failed" and a.stage == "build"), None)

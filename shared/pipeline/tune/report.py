@@ -5,13 +5,13 @@ import json
 import math
 from pathlib import Path
 
-from shared.base import blocks as marks
-from shared.base import paths
+from shared.base import blocks, paths
 from shared.base.errors import UserError
+from shared.base.files import write_text
 from shared.base.formatting import number
 from shared.base.manifest import Measurement
 from shared.base.tables import shown, table
-from shared.evaluate.compare import Checked, compare_checks
+from shared.evaluate.compare import compare_checks
 from shared.pipeline.rung import CPU_DECODE, WEBGPU_DECODE
 from shared.pipeline.tune.tune import Tried, Tuning, load_recipes
 from shared.release.card.quality import difference_words
@@ -37,16 +37,14 @@ def rows(tuning: Tuning) -> list[list[str]]:
     """One row a recipe that was built, the best KL divergence first; `*` marks the chosen one and
     `+` those that no other beats in both bytes and KL divergence."""
     built = [t for t in tuning.tried if t.measured]
-    built.sort(key=lambda t: t.value("kl_divergence") if t.is_open else math.inf)
+    built.sort(key=_loss)
     front = pareto(built)
-    return [
-        [_name(t, t is tuning.chosen, t in front), *(_cell(t, column) for column in COLUMNS)]
-        for t in built
-    ]
+    names = [t.recipe.name + "*" * (t is tuning.chosen) + "+" * (t in front) for t in built]
+    return [[n, *(_cell(t, c) for c in COLUMNS)] for n, t in zip(names, built, strict=True)]
 
 
-def _name(tried: Tried, chosen: bool, on_front: bool) -> str:
-    return tried.recipe.name + ("*" if chosen else "") + ("+" if on_front else "")
+def _loss(tried: Tried) -> float:
+    return tried.loss if tried.is_open else math.inf
 
 
 def _cell(tried: Tried, column: str) -> str:
@@ -66,23 +64,22 @@ def _cell(tried: Tried, column: str) -> str:
 
 def pareto(tried: list[Tried]) -> list[Tried]:
     """Those that no other one beats in both bytes and KL divergence."""
-    measured = [t for t in tried if t.is_open]
+    points = {(t.value("q4f16_bytes"), t.loss) for t in tried if t.is_open}
     return [
         t
-        for t in measured
-        if not any(
-            other is not t
-            and other.value("q4f16_bytes") <= t.value("q4f16_bytes")
-            and other.value("kl_divergence") < t.value("kl_divergence")
-            for other in measured
-        )
+        for t in tried
+        if t.is_open
+        and not any(size <= t.value("q4f16_bytes") and loss < t.loss for size, loss in points)
     ]
 
 
 def render(tuning: Tuning, style: str = "github") -> str:
     """The table, what could not be made, and the choice."""
     lines = [table(["recipe", *COLUMNS.values()], rows(tuning), style), ""]
-    lines.append(f"`*` chosen, `+` not beaten in both bytes and KL divergence. {_how_many(tuning)}")
+    lines.append(
+        "`*` chosen, `+` not beaten in both bytes and KL divergence. "
+        f"{len(tuning.tried)} of the {len(load_recipes())} recipes in recipes.json were tried."
+    )
     first = next((t.measured["kl_divergence"] for t in tuning.tried if t.is_open), None)
     if first:
         lines.append(
@@ -90,61 +87,49 @@ def render(tuning: Tuning, style: str = "github") -> str:
             f"the sample. {SPEED}"
         )
     lines += ["", f"Chosen: {tuning.why}.", *_answers(tuning, style)]
-    failed = [t for t in tuning.tried if t.error]
+    failed = [f"- {t.recipe.name} ({t.recipe.why}): {t.error}" for t in tuning.tried if t.error]
     if failed:
-        lines += ["", "Could not be made to work:", ""]
-        lines += [f"- {t.recipe.name} ({t.recipe.why}): {t.error}" for t in failed]
+        lines += ["", "Could not be made to work:", "", *failed]
     return "\n".join(lines)
-
-
-def _how_many(tuning: Tuning) -> str:
-    known, found = len(load_recipes()), len(tuning.tried)
-    return f"{found} of the {known} recipes in recipes.json were tried."
 
 
 def _answers(tuning: Tuning, style: str) -> list[str]:
     """The table of those that answered records, each compared with the one of lowest divergence."""
-    checked = sorted(
-        ((t.value("kl_divergence"), t.recipe.name, t.checked) for t in tuning.tried if t.checked),
-        key=lambda found: found[0],
-    )
-    if not checked:
+    asked = [(t, t.checked) for t in sorted(tuning.tried, key=_loss) if t.checked]
+    if not asked:
         return []
-    _, best, first = checked[0]
-    found_rows = []
-    for _, name, one in checked:
-        cells = [shown(found) for found in _scores(one).values()]
-        found = {} if one is first else compare_checks(one, first)[1].get("free", {})
+    (best, first), found_rows = asked[0], []
+    for t, checked in asked:
+        found = {} if t is best else compare_checks(checked, first)[1].get("free", {})
         pair = found.get(f"difference.{SCORES[-1]}")
         words = f"{difference_words(pair)}: {pair.how}" if pair and pair.value is not None else ""
-        found_rows.append([name, *cells, words])
+        found_rows.append([t.recipe.name, *map(shown, _scores(t).values()), words])
     head = ["recipe", "valid JSON", "satisfies the schema", "field score"]
     return [
         "",
         f"Answers to {len(first.records)} records, with 95 % intervals:",
         "",
-        table([*head, f"field score less {best}'s"], found_rows, style),
+        table([*head, f"field score less {best.recipe.name}'s"], found_rows, style),
     ]
 
 
-def _scores(checked: Checked) -> dict[str, Measurement]:
-    found = checked.manifest.measurements
-    return {name: found[f"release.free.{name}"] for name in SCORES}
+def _scores(tried: Tried) -> dict[str, Measurement]:
+    found = tried.checked.manifest.measurements if tried.checked else {}
+    return {name: found[f"release.free.{name}"] for name in SCORES if found}
 
 
 def write(tuning: Tuning) -> list[Path]:
     """Markdown, CSV, JSON and the plot under build/reports/."""
     data = report_file(tuning.domain.name, tuning.rung)
     markdown, sheet, plot = (data.with_suffix(end) for end in (".md", ".csv", ".png"))
-    data.parent.mkdir(parents=True, exist_ok=True)
-    markdown.write_text(render(tuning) + "\n", encoding="utf-8")
+    write_text(markdown, render(tuning) + "\n")
     with sheet.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["recipe", *COLUMNS])
         for t in tuning.tried:
             values = [m.value if (m := t.measured.get(c)) else "" for c in COLUMNS]
             writer.writerow([t.recipe.name, *values])
-    data.write_text(json.dumps(as_json(tuning), indent=2) + "\n", encoding="utf-8")
+    write_text(data, json.dumps(as_json(tuning), indent=2) + "\n")
     draw(tuning, plot)
     return [markdown, sheet, data, plot]
 
@@ -157,10 +142,9 @@ def put_into(document: Path, tuning: Tuning) -> None:
     name = f"<!-- tuned: {tuning.domain.name} {tuning.rung} -->"
     text = document.read_text(encoding="utf-8") if document.is_file() else ""
     try:
-        renewed = marks.put(text, name, render(tuning))
+        write_text(document, blocks.put(text, name, render(tuning)))
     except ValueError as error:
         raise UserError(f"--document: {paths.shown(document)} has {error}") from error
-    document.write_text(renewed, encoding="utf-8")
 
 
 def as_json(tuning: Tuning) -> dict[str, object]:
@@ -180,7 +164,7 @@ def as_json(tuning: Tuning) -> dict[str, object]:
                 "build": t.build_key or None,
                 "over_budget": t.over_budget,
                 "measured": _dumped(t.measured),
-                "tasks": _dumped(_scores(t.checked)) if t.checked else None,
+                "tasks": _dumped(_scores(t)) or None,
             }
             for t in tuning.tried
         },
@@ -201,9 +185,10 @@ def draw(tuning: Tuning, file: Path) -> None:
     measured = [t for t in tuning.tried if t.is_open]
     figure, axes = pyplot.subplots(figsize=(9, 5.5), layout="constrained")
     front = sorted(pareto(measured), key=lambda t: t.value("bits_per_weight"))
-    axes.plot(*_points(front), color="0.75", zorder=1)
+    line = [(t.value("bits_per_weight"), t.loss) for t in front]
+    axes.plot(*zip(*line, strict=True), color="0.75", zorder=1)
     for t in measured:
-        x, y = t.value("bits_per_weight"), t.value("kl_divergence")
+        x, y = t.value("bits_per_weight"), t.loss
         colour = "C3" if t is tuning.chosen else "C0"
         error = t.measured["kl_divergence"].standard_error
         axes.errorbar(x, y, yerr=error, fmt="o", color=colour, capsize=2)
@@ -217,10 +202,3 @@ def draw(tuning: Tuning, file: Path) -> None:
     axes.grid(alpha=0.2)
     figure.savefig(file, dpi=150)
     pyplot.close(figure)
-
-
-def _points(tried: list[Tried]) -> tuple[list[float], list[float]]:
-    return (
-        [t.value("bits_per_weight") for t in tried],
-        [t.value("kl_divergence") for t in tried],
-    )

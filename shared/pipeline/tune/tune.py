@@ -89,6 +89,10 @@ class Tried:
         """Whether it can be chosen."""
         return "kl_divergence" in self.measured
 
+    @property
+    def loss(self) -> float:
+        return self.value("kl_divergence")
+
     def value(self, name: str) -> float:
         """The measurement as a number; KeyError where it was not taken."""
         return float(self.measured[name].value or 0)
@@ -132,7 +136,7 @@ def tune(name: str, settings: Settings, *, rung: str = "", only: str = "") -> Tu
     _compare({n: run for n, run in runs.items() if "fidelity" in run.stages})
     tried = [_tried(recipe, runs[recipe.name], settings.budget) for recipe in recipes]
     if settings.records:
-        for one in sorted((t for t in tried if t.is_open), key=_loss)[:ANSWERING]:
+        for one in sorted((t for t in tried if t.is_open), key=lambda t: t.loss)[:ANSWERING]:
             one.checked = _answers(runs[one.recipe.name], one.recipe.name)
     best, why = choose(tried, settings.budget)
     source = runs[recipes[0].name].source
@@ -213,10 +217,6 @@ def choose(tried: Sequence[Tried], budget: float) -> tuple[Tried | None, str]:
     measured = {t.recipe.name: t.measured for t in tried if t.is_open}
     order, why = rank(measured, budget)
     return next((t for t in tried if t.recipe.name in order[:1]), None), why
-
-
-def _loss(tried: Tried) -> float:
-    return tried.value("kl_divergence")
 
 
 def write_choice(tuning: Tuning) -> Path:

@@ -1,7 +1,4 @@
-"""The card's words on how the weights were quantised, and what was measured of the other ways.
-
-The comparison is the one that `./inv tune` wrote for these very weights; no other is shown.
-"""
+"""The card on the recipe: its passes, and what `./inv tune` measured of others on these weights."""
 
 import json
 from pathlib import Path
@@ -28,21 +25,13 @@ SHOWN_SETTINGS = ("bits", "group_size", "sym", "overrides", "int4_block_size")
 def recipe_words(build: Manifest) -> str:
     """The passes that made the build, with their settings, and what calibrated it."""
     if "olive" not in build.settings:
-        return (
-            f"{build.settings.get('exporter', 'unknown')}, blocks of {build.settings['block_size']}"
-        )
-    passes = [p.get("config", p) | {"type": p["type"]} for p in _passes(build)]
-    words = " → ".join(_pass_words(settings) for settings in passes)
-    return words + _calibration_words(build)
-
-
-def _passes(build: Manifest) -> list[dict[str, Any]]:
-    return list(build.settings["olive"]["passes"].values())
-
-
-def _pass_words(settings: dict[str, Any]) -> str:
-    shown = [f"{key} {json.dumps(settings[key])}" for key in SHOWN_SETTINGS if key in settings]
-    return f"{settings['type']} ({', '.join(shown)})" if shown else str(settings["type"])
+        return f"{build.settings['exporter']}, blocks of {build.settings['block_size']}"
+    words = []
+    for one in build.settings["olive"]["passes"].values():
+        found = one.get("config", one)
+        told = [f"{key} {json.dumps(found[key])}" for key in SHOWN_SETTINGS if key in found]
+        words.append(f"{one['type']} ({', '.join(told)})" if told else one["type"])
+    return " → ".join(words) + _calibration_words(build)
 
 
 def _calibration_words(build: Manifest) -> str:

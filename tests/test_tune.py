@@ -24,7 +24,6 @@ from shared.pipeline.rung import WEBGPU_DECODE, Options, RungRun
 from shared.pipeline.tune.report import pareto, put_into, render, write
 from shared.pipeline.tune.tune import (
     Recipe,
-    Settings,
     Tried,
     Tuning,
     choose,
@@ -260,8 +259,9 @@ def test_a_model_is_tuned_from_end_to_end(root: Path, tiny: Tiny) -> None:
     path.write_text(text)
     found = tune(
         "legal",
-        Settings(10**9, tokens=600, records=2),
-        rung="smollm2",
+        Options(rung="smollm2", records="2"),
+        BUDGET,
+        tokens=600,
         only="default,calibrated,calibrated-head8",
     )
     by_name = {t.recipe.name: t for t in found.tried}
@@ -271,5 +271,5 @@ def test_a_model_is_tuned_from_end_to_end(root: Path, tiny: Tiny) -> None:
     bits = {n: t.value("bits_per_weight") for n, t in by_name.items()}
     assert bits["default"] == bits["calibrated"] < bits["calibrated-head8"]
     assert all(t.checked and len(t.checked.lines) == 2 for t in found.tried)
-    small = tune("legal", Settings(10**6, tokens=600), rung="smollm2", only="default")
+    small = tune("legal", Options(rung="smollm2"), 10**6, tokens=600, only="default")
     assert small.chosen is None and small.tried[0].over_budget

@@ -136,7 +136,7 @@ class TestWhatIsMalformed:
     def test_lines_of_the_loading_process(self) -> None:
         good = b'{"name": "tokenizer", "ok": true, "words": "fine"}'
         output = b"\n".join([b"{not json", b"{}", b'{"name": 1}', b"[" * 9000, b"\xff{", good])
-        assert [line.words for line in layout.told(output)] == ["fine"]
+        assert [line.words for line in layout.reported(output)] == ["fine"]
 
     def test_front_matter_whose_end_is_only_begun(self, release: Path) -> None:
         """The Hub's own reader goes on behind such a line, and takes the last of two equal keys."""

@@ -179,7 +179,7 @@ def publish_collection(c: Context, org: str = "") -> None:
 )
 @command
 def verify(c: Context, what: str, public_key: str = "") -> None:
-    """Check a release as a stranger: hashes, figures, signature, and that it loads.
+    """Verify a third party's release: hashes, figures, signature, and that it loads.
 
     Needs neither the merged weights nor a GPU. One line a check: ✓ holds, ✗ does not, – not checked.
     """

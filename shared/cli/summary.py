@@ -1,7 +1,5 @@
 """What is printed at the end, the acceptance list of `status`, and the tables of `bench-all`."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json
@@ -61,10 +59,9 @@ def summary(result: Result) -> str:
         because = result.release.not_publishable_because
         parts.append(f"release   {folder}  (rung {result.release.rung}, {result.release.base})")
         parts.append(f"card      {folder}/{CARD_FILE}")
-        if result.chain and result.chain.rung and not result.chain.rung.commercial_use:
-            parts.append(
-                "licence   non-commercial: the base model's licence forbids commercial use"
-            )
+        if not result.release.commercial_use:
+            words = "the base model's licence forbids commercial use"
+            parts.append(f"licence   non-commercial: {words}")
         parts.append(f"signed    {_signed(result.domain)}")
         parts.append(f"publish   no: {because}" if because else "publish   it may be published")
     elif result.chain and "package" in result.chain.stages:
@@ -75,7 +72,7 @@ def summary(result: Result) -> str:
     return "\n".join(parts)
 
 
-def plan_table(plan: Plan) -> str:
+def plan_table(plan: "Plan") -> str:
     """What `publish --dry-run` prints: the files that would change, the others' number, the sums."""
     todo = plan.difference
     rows = [
@@ -117,10 +114,7 @@ def check_report(result: Result) -> str:
 
 def overview(results: list[Result]) -> str:
     """One line a domain, for the commands that go over all of them."""
-    rows = []
-    for result in results:
-        end = "ok" if result.ok else "failed"
-        rows.append((result.domain, end, _rung(result), result.error or _where(result)))
+    rows = [(r.domain, "ok" if r.ok else "failed", _rung(r), r.error or _where(r)) for r in results]
     return table(("domain", "end", "rung", "where, or why"), rows, TERMINAL)
 
 

@@ -65,12 +65,12 @@ def run_units(
 ) -> list[Result]:
     """One result a domain, in the order of `names`. UserError where jobs or the cluster are no good.
 
-    A domain in which nothing changed never leaves this process: starting a worker for it would take
-    longer than the answer.
+    A domain in which nothing changed never leaves this process: a worker would take longer to start.
     """
     if jobs < 1:
         raise UserError(f"--jobs: at least 1 is wanted, not {jobs}")
     results = {} if options.force else _unchanged(names, options)
+    done: list[Result] = []
     chains = [units_of(name, options) for name in names if name not in results]
     if chains and scheduler:
         from shared.pipeline.schedule.cluster import run_on_cluster
@@ -82,8 +82,6 @@ def run_units(
         budget = memory or psutil.virtual_memory().available
         say(f"{len(chains)} domains, up to {jobs} at once, in {number(budget, 'B')} of memory")
         done = run_local(chains, jobs, budget)
-    else:
-        done = []
     results |= {result.domain: result for result in done}
     return [results[name] for name in names]
 

@@ -7,6 +7,7 @@ see the old release or the new one.
 
 import shutil
 import subprocess
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,8 @@ from shared.release.model import (
     release_folder,
 )
 from shared.release.signing import sign_folder
+
+LICENCE = {"licence", "licence_name", "licence_link", "commercial_use"}
 
 
 def make_release(result: ChainResult, *, force: bool = False) -> tuple[Release, bool]:
@@ -121,15 +124,9 @@ def _describe(result: ChainResult, key: str, files: dict[str, FileRecord]) -> Re
         rung=rung.name,
         exporter=next((a.exporter for a in result.attempts if a.outcome == "taken"), ""),
         repository=repository_name(result.domain, rung.base),
-        base=rung.base,
-        licence=rung.licence,
-        licence_name=rung.licence_name,
-        licence_link=rung.licence_link,
-        commercial_use=rung.commercial_use,
-        prompt_only=rung.prompt_only,
+        **rung.model_dump(include=LICENCE | {"base", "prompt_only", "why"}),
         publishable=because is None,
         not_publishable_because=because,
-        why=rung.why,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         git_commit=commit,
         git_clean=clean,
@@ -140,7 +137,7 @@ def _describe(result: ChainResult, key: str, files: dict[str, FileRecord]) -> Re
         card_template=read_text(result.domain.folder / "card.md"),
         card_code=code_hash(),
         example=_example(result),
-        measurements=flatten(manifests) | _costs(manifests),
+        measurements=flatten(manifests) | costs(manifests),
         facts={stage: m.facts for stage, m in manifests.items()}
         | _devices(result.package)
         | {"recipe": recipe_facts(result.domain.name, rung.name, manifests["build"])},
@@ -158,7 +155,7 @@ def _devices(package: Path) -> dict[str, Any]:
     return {"preflight": {"devices": [dict(zip(COLUMNS, row, strict=True)) for row in rows]}}
 
 
-def _costs(manifests: dict[str, Manifest]) -> dict[str, Measurement]:
+def costs(manifests: Mapping[str, Manifest]) -> dict[str, Measurement]:
     """What each stage took, as measurements like the others."""
     costs: dict[str, Measurement] = {}
     for stage, m in manifests.items():

@@ -1,4 +1,4 @@
-"""A release under another name on the Hub than the one its card tells people to load.
+"""A release under another repository's name than the one on its card.
 
 `./inv publish --org acme` must not put up a card that says `docintel/…`. The card is a function of
 release.json, so a copy of the folder in build/renamed/ gets a card, a release.json and a signature of

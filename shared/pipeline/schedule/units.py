@@ -31,10 +31,9 @@ SHARE: dict[str, float] = {"package": 0.25, "check": 2.2, "fidelity": 2.2}
 CALIBRATED_SHARE = 0.6
 OTHER_SHARE = 1.2
 """Memory a stage may take: BASE_BYTES for Python and its libraries, and a share of the 16-bit weights.
-Measured on a 6.15 GB model (docs/full-size.md): 1.2 GB to build, 3.1 GB to answer. In a
-release's format: up to 4.3 GB, where the table is the widest (Qwen2.5). The 16-bit parent of `check`
-and `fidelity` is held in float32 if it is small, so 2.2. For the rest, a browser with the 4-bit model
-twice and the CPU beside it, 1.2 is a guess on the safe side."""
+Measured on a 6.15 GB model (docs/full-size.md): 1.2 GB to build, 3.1 GB to answer; with the widest
+table (Qwen2.5) up to 4.3 GB. `check` and `fidelity` hold a small 16-bit parent in float32, so 2.2. The
+rest, a browser with the 4-bit model twice and the CPU beside it, is a guess on the safe side."""
 
 UNKNOWN_BYTES = {"hf": 7_000_000_000, "pypi": 300_000_000}
 """16-bit bytes of a source that is not on this machine yet."""

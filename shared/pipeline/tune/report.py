@@ -24,8 +24,8 @@ COLUMNS = {
     "agreement": "agreement",
     "answer_agreement": "agreement within answers",
     "perplexity_ratio": "perplexity ratio",
-    "build_seconds": "build",
-    "peak_rss": "peak memory",
+    "build.wall_seconds": "build",
+    "build.peak_rss_bytes": "peak memory",
     CPU_DECODE: "CPU decode",
     WEBGPU_DECODE: "WebGPU decode",
 }

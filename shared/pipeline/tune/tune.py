@@ -28,6 +28,7 @@ from shared.evaluate.compare import Checked, read_checked
 from shared.pipeline.chain import select_records
 from shared.pipeline.choose import GRAPH, measure_speeds, rank
 from shared.pipeline.rung import WEBGPU_DECODE, Options, RungRun
+from shared.release.folder import costs
 from shared.source.source import weights_hash
 
 FILE = Path(__file__).with_name("recipes.json")
@@ -61,16 +62,6 @@ def load_recipes(only: str = "") -> list[Recipe]:
         if name not in known:
             raise UserError(f"--recipes: no recipe {name!r}; {nearest(name, list(known))}")
     return [known[name] for name in names]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What is measured: scored tokens for fidelity, records to answer, another file of records."""
-
-    budget: int
-    tokens: int = 4096
-    records: int = 0
-    records_file: Path | None = None
 
 
 @dataclass
@@ -112,36 +103,35 @@ class Tuning:
     weights: str = ""
 
 
-def tune(name: str, settings: Settings, *, rung: str = "", only: str = "") -> Tuning:
-    """Try the recipes on one rung of a domain; UserError where its model cannot be had."""
+def tune(name: str, options: Options, budget: int, tokens: int = 4096, only: str = "") -> Tuning:
+    """Try the recipes on one rung of a domain; UserError where its model cannot be had.
+
+    Of `options`: the rung, and the records to answer (none, if not given) of which file. `tokens`:
+    scored ones, for fidelity. `only`: names of recipes, separated by commas.
+    """
     recipes = load_recipes(only)
     domain = load_domain(name)
-    read = domain.chain.fidelity.model_copy(update={"tokens": settings.tokens})
+    read = domain.chain.fidelity.model_copy(update={"tokens": tokens})
     chain = domain.chain.model_copy(update={"fidelity": read})
     domain = dataclasses.replace(domain, chain=chain)
-    options = Options(
-        records=str(settings.records or 1),
-        records_file=settings.records_file,
-        systems="release",
-        constrained="free",
-    )
-    selection = select_records(domain, options)
-    taken = domain.rung(rung) if rung else domain.chain.rung[0]
+    asked = dataclasses.replace(options, systems="release", constrained="free")
+    selection = select_records(domain, dataclasses.replace(asked, records=options.records or "1"))
+    taken = domain.rung(options.rung) if options.rung else domain.chain.rung[0]
     bare = taken.model_copy(update={"olive": {}})
     runs: dict[str, RungRun] = {}
     for recipe in recipes:
         changed = dataclasses.replace(domain, olive=recipe.workflow(domain))
         runs[recipe.name] = RungRun(changed, bare, "olive", selection, options)
-        _build(recipe, runs[recipe.name], settings.budget)
+        _build(recipe, runs[recipe.name], budget)
     _compare({n: run for n, run in runs.items() if "fidelity" in run.stages})
-    tried = [_tried(recipe, runs[recipe.name], settings.budget) for recipe in recipes]
-    if settings.records:
+    tried = [_tried(recipe, runs[recipe.name], budget) for recipe in recipes]
+    if options.records:
         for one in sorted((t for t in tried if t.is_open), key=lambda t: t.loss)[:ANSWERING]:
             one.checked = _answers(runs[one.recipe.name], one.recipe.name)
-    best, why = choose(tried, settings.budget)
+    best, why = choose(tried, budget)
     source = runs[recipes[0].name].source
     weights = weights_hash(source.folder) if source else ""
-    return Tuning(domain, taken.name, settings.budget, selection.origin, tried, best, why, weights)
+    return Tuning(domain, taken.name, budget, selection.origin, tried, best, why, weights)
 
 
 def _build(recipe: Recipe, run: RungRun, budget: int) -> None:
@@ -174,15 +164,7 @@ def _tried(recipe: Recipe, run: RungRun, budget: int) -> Tried:
     if "package" in run.stages:
         build = run.stages["build"].manifest
         found.build_key = build.key
-        found.measured |= {
-            "bits_per_weight": _bits_per_weight(run),
-            "build_seconds": Measurement(
-                value=build.wall_seconds, unit="s", how="wall clock of the build stage"
-            ),
-            "peak_rss": Measurement(
-                value=build.peak_rss_bytes, unit="B", how="largest sum of the processes"
-            ),
-        }
+        found.measured |= {"bits_per_weight": _bits_per_weight(run), **costs({"build": build})}
     if found.is_open and WEBGPU_DECODE not in found.measured:
         missing = run.reason if run.stage == "bench" and run.reason else "software adapter"
         found.measured[WEBGPU_DECODE] = Measurement.missing(missing, "tokens/s")

@@ -4,9 +4,7 @@ The card is a function of release.json and prompt.md, which lie beside it, and o
 `./inv verify` makes it again from them and holds every line against the one it finds.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from shared.base.hashing import sha256_json
 from shared.base.manifest import Measurement
@@ -18,9 +16,7 @@ from shared.release.card.quality import quality_note, quality_tables
 from shared.release.card.recipe import comparison
 from shared.release.card.template import fill_in
 from shared.release.card.usage import usage_js, usage_js_constrained, usage_python, usage_verify
-
-if TYPE_CHECKING:
-    from shared.release.model import Release
+from shared.release.model import Release
 
 BROWSER = {
     "bench.loads": "loads on WebGPU",

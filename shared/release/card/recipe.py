@@ -29,8 +29,8 @@ def recipe_words(build: Manifest) -> str:
     words = []
     for one in build.settings["olive"]["passes"].values():
         found = one.get("config", one)
-        told = [f"{key} {json.dumps(found[key])}" for key in SHOWN_SETTINGS if key in found]
-        words.append(f"{one['type']} ({', '.join(told)})" if told else one["type"])
+        shown = [f"{key} {json.dumps(found[key])}" for key in SHOWN_SETTINGS if key in found]
+        words.append(f"{one['type']} ({', '.join(shown)})" if shown else one["type"])
     return " → ".join(words) + _calibration_words(build)
 
 
@@ -51,16 +51,16 @@ def recipe_facts(domain: str, rung: str, build: Manifest) -> dict[str, Any]:
 def measured_beside(domain: str, rung: str, build: Manifest) -> dict[str, Any] | None:
     """The rows of `./inv tune`'s report, this build's marked; None where it tuned other weights."""
     file = report_file(domain, rung)
-    told = read_json(file) if file.is_file() else {}
-    if told.get("weights") != build.inputs["weights"]:
+    report = read_json(file) if file.is_file() else {}
+    if report.get("weights") != build.inputs["weights"]:
         return None
     rows = [
         [f"{name}, this release" if one["build"] == build.key else name, *_cells(one["measured"])]
-        for name, one in sorted(told["recipes"].items(), key=_loss)
+        for name, one in sorted(report["recipes"].items(), key=_loss)
         if "kl_divergence" in one["measured"]
     ]
-    chosen = told["recipes"].get(told["chosen"], {}).get("build")
-    return {"rows": rows, "why": told["why"] + ("" if chosen == build.key else KEPT)}
+    chosen = report["recipes"].get(report["chosen"], {}).get("build")
+    return {"rows": rows, "why": report["why"] + ("" if chosen == build.key else KEPT)}
 
 
 def comparison(domain: str, others: dict[str, Any] | None) -> str:

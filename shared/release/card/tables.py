@@ -25,14 +25,13 @@ BUILD_COLUMNS = {
 
 def builds_table(attempts: Sequence[Attempt], style: str = "github") -> str:
     """The builds that were measured, side by side; empty where none was."""
-    compared = [a for a in attempts if "kl_divergence" in a.measured]
     rows = [
         (a.rung, a.exporter, a.outcome, *(shown(a.measured.get(name)) for name in BUILD_COLUMNS))
-        for a in compared
+        for a in attempts
+        if "kl_divergence" in a.measured
     ]
-    return (
-        table(("rung", "exporter", "outcome", *BUILD_COLUMNS.values()), rows, style) if rows else ""
-    )
+    heads = ("rung", "exporter", "outcome", *BUILD_COLUMNS.values())
+    return table(heads, rows, style) if rows else ""
 
 
 def gates_table(gates: Sequence[GateResult], style: str = "github") -> str:

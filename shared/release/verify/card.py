@@ -1,7 +1,7 @@
-"""Does the card say what was measured? It is made again from release.json and compared, line by line.
+"""The card, made again from release.json and compared line by line; and release.json with itself.
 
 A card made by another version of the code may have other words around the same figures. Its words
-cannot be held against anything here, so that it never passes; other figures, or the same ones in
+cannot be compared with anything here, so that it never passes; other figures, or the same ones in
 another order, with another sign or unit, fail it.
 """
 

@@ -1,4 +1,4 @@
-"""Are these the files that were measured: all of them, unchanged, no others, none that is unsafe?"""
+"""The files: all that were measured, unchanged, no others, none unsafe; and the signature."""
 
 from pathlib import Path
 

@@ -84,9 +84,9 @@ CONFIGS: list[Row] = [
         "rung: the name 'smollm3' stands twice",
     ),
     (
-        "an unknown recipe",
-        replace("fallback.toml", 'name = "smollm3"', 'name = "smollm3"\nrecipes = ["magic"]'),
-        "domains/legal/fallback.toml: rung.0.recipes.0: ",
+        "an unknown exporter",
+        replace("fallback.toml", 'name = "smollm3"', 'name = "smollm3"\nexporters = ["magic"]'),
+        "domains/legal/fallback.toml: rung.0.exporters.0: ",
     ),
     ("no rung", put("fallback.toml", "version = 1\n"), "fallback.toml: publish: required"),
     (

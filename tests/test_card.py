@@ -85,12 +85,12 @@ def synthetic(domain: str, **changes: Any) -> Release:
         }
     )
     gate = Gate(name="JSON validity", measurement="check.release.free.json_validity", at_least=0.98)
-    tried = {"source": "models/x/merged", "base": "acme/Base-3B", "recipe": "olive"}
+    tried = {"source": "models/x/merged", "base": "acme/Base-3B", "exporter": "olive"}
     values: dict[str, Any] = {
         "key": "0123456789abcdef",
         "domain": domain,
         "rung": "first",
-        "recipe": "olive",
+        "exporter": "olive",
         "repository": f"acme/docintel-{domain}-base-3b-webgpu",
         "base": "acme/Base-3B",
         "licence": "apache-2.0",

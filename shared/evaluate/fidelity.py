@@ -1,26 +1,21 @@
-"""How far a 4-bit build is from its 16-bit parent, on held-out text; and which recipe is kept.
+"""How far a 4-bit build is from its 16-bit parent, on held-out text.
 
 Both models read the same text; at every position the parent's distribution p is held against the
 build's q. KL(p‖q) = Σ p·(ln p − ln q), in nats per token, and what stands beside it are llama.cpp's
 `--kl-divergence` statistics (tools/perplexity): mean and 99th percentile, how often both find the same
 token likeliest, both perplexities and their ratio. The parent's side comes from the reference
 (shared/evaluate/reference.py); the standard errors from shared/evaluate/scoring/clustered.py.
-`better` chooses between recipes by the same figures.
 """
 
 from __future__ import annotations
 
 import json
-import math
-from dataclasses import dataclass
-from functools import cmp_to_key
 from typing import Any
 
 import numpy as np
 
-from shared.base.formatting import number
 from shared.base.hashing import sha256_json
-from shared.base.manifest import Manifest, Measurement, tool_versions
+from shared.base.manifest import Measurement, tool_versions
 from shared.base.progress import bar, say
 from shared.base.stage import Done, Plan, Produced, run_stage
 from shared.domain.domain import Domain
@@ -31,8 +26,6 @@ from shared.source.source import Source, weights_hash
 
 SPEED_PROMPT = 32
 DECODED = 32
-SLOWER_BY = 0.5
-"""A recipe slower than this share of the fastest one's decode speed is not kept for quality."""
 
 MEASURED = {
     "kl_divergence": "nats/token",
@@ -173,66 +166,3 @@ def _measurements(distances: list[dict[str, np.ndarray]], how: str) -> dict[str,
         else Measurement.missing("no answer lies within the tokens that were read", unit)
         for name, unit in MEASURED.items()
     }
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A recipe's manifests; `bench` where both were run on a hardware adapter."""
-
-    package: Manifest
-    fidelity: Manifest
-    bench: Manifest | None = None
-
-
-def better(candidates: dict[str, Candidate]) -> tuple[list[str], str]:
-    """Order two or more recipes, best first, and say why the first is better than the second.
-
-    The rule: a recipe that decodes at less than half the fastest one's speed comes last (on WebGPU
-    where every candidate was measured on a GPU, else on the CPU); among the others the lower KL
-    divergence from the parent wins where it differs by more than two standard errors; else the
-    faster one; bytes decide a tie.
-    """
-    fastest = max(_speed(c) for c in candidates.values())
-
-    def compare(a: str, b: str) -> int:
-        return _decide(candidates[a], candidates[b], fastest)[0]
-
-    order = sorted(candidates, key=cmp_to_key(compare))
-    first, second = order[0], order[1]
-    words = _decide(candidates[first], candidates[second], fastest)[1]
-    return order, f"{first} {words.format(other=second)}"
-
-
-def _decide(a: Candidate, b: Candidate, fastest: float) -> tuple[int, str]:
-    """Negative where `a` is better; the words say why the better one is."""
-    slow = [_speed(c) < SLOWER_BY * fastest for c in (a, b)]
-    pair = " against ".join(number(s, "tokens/s") for s in sorted(map(_speed, (a, b)))[::-1])
-    if slow[0] != slow[1]:
-        return (1 if slow[0] else -1), f"decodes more than twice as fast as {{other}} ({pair})"
-    loss_a, loss_b = (c.fidelity.measurements["kl_divergence"] for c in (a, b))
-    gap = float(loss_a.value or 0) - float(loss_b.value or 0)
-    noise = 2 * max(loss_a.standard_error or 0, loss_b.standard_error or 0)
-    if abs(gap) > noise:
-        words = f"is nearer to the 16-bit parent than {{other}} by {abs(gap):.3g} nats/token"
-        return (1 if gap > 0 else -1), words
-    if _speed(a) != _speed(b):
-        words = f"decodes faster than {{other}} ({pair}) and is as near to the 16-bit parent"
-        return (1 if _speed(a) < _speed(b) else -1), words
-    return (
-        1 if _bytes(a) > _bytes(b) else -1
-    ), "is the smaller one, all else being equal to {other}"
-
-
-def _speed(candidate: Candidate) -> float:
-    if candidate.bench:
-        return _value(candidate.bench, "decode_tokens_per_second")
-    return _value(candidate.fidelity, "cpu_decode_tokens_per_second")
-
-
-def _bytes(candidate: Candidate) -> float:
-    return _value(candidate.package, "q4f16_bytes")
-
-
-def _value(manifest: Manifest, name: str) -> float:
-    value = manifest.measurements[name].value
-    return float(value) if isinstance(value, int | float) else math.inf

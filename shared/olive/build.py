@@ -19,7 +19,7 @@ from shared.base.stage import Done, Plan, Produced, run_stage
 from shared.domain.domain import Domain
 from shared.domain.olive_json import with_overrides
 from shared.domain.records import Record
-from shared.domain.settings import Recipe, Rung
+from shared.domain.settings import Exporter, Rung
 from shared.olive.calibration import TOKENS, bound, calibration_stage, wants_calibration
 from shared.source.source import Source, weights_hash
 
@@ -33,7 +33,7 @@ def build_stage(
     domain: Domain,
     rung: Rung,
     source: Source,
-    recipe: Recipe = "olive",
+    exporter: Exporter = "olive",
     *,
     keep_onnx: Path | None = None,
     measured: Iterable[Record] = (),
@@ -41,13 +41,13 @@ def build_stage(
 ) -> Done:
     """Build all DTYPES: `model_<dtype>.onnx`, their external data, genai_config.json, logs.
 
-    `keep_onnx`: where the full-precision ONNX goes, for the recipe that makes one ("optimum").
+    `keep_onnx`: where the full-precision ONNX goes, for the exporter that makes one ("optimum").
     `measured`: records that this run measures besides the domain's own; none may calibrate.
     """
     where = f"domains/{domain.name}/fallback.toml: rung {rung.name}"
     workflow = with_overrides(domain.olive, rung.olive, where)
     weights = {"weights": weights_hash(source.folder)}
-    if recipe == "optimum":
+    if exporter == "optimum":
         return _optimum_stage(source.folder, weights, _block_size(workflow), keep_onnx, force)
     tokens = None
     if wants_calibration(workflow):
@@ -89,7 +89,7 @@ def _optimum_stage(
     plan = Plan(
         "build",
         inputs=weights,
-        settings={"recipe": "optimum", "block_size": block_size, "dtypes": list(DTYPES)},
+        settings={"exporter": "optimum", "block_size": block_size, "dtypes": list(DTYPES)},
         tools=optimum_tools(),
     )
 
@@ -102,7 +102,7 @@ def _optimum_stage(
 
 
 def _block_size(workflow: dict[str, Any]) -> int:
-    """The block size of the workflow's builder pass: both recipes quantise alike."""
+    """The block size of the workflow's builder pass: both exporters quantise alike."""
     sizes = [settings.get("int4_block_size") for settings in workflow["passes"].values()]
     return int(next((size for size in sizes if size), 32))
 

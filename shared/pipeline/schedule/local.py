@@ -5,8 +5,6 @@ is replaced, so that memory goes back to the system. A worker that dies takes on
 it, which is run again on a new one.
 """
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal

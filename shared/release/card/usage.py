@@ -1,7 +1,5 @@
 """The snippets a reader copies. tests/test_release.py runs the Python one as it stands."""
 
-from __future__ import annotations
-
 JS = """\
 import {{ pipeline }} from "@huggingface/transformers";
 

@@ -1,6 +1,4 @@
-"""A release on the Hub as a folder: one commit, every file held against the Hub's own checksums."""
-
-from __future__ import annotations
+"""A release on the Hub as a folder: one commit, every file compared with the Hub's checksums."""
 
 import hashlib
 import re

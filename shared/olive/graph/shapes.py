@@ -14,7 +14,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from shared.base.errors import RungFailed
-from shared.olive.graph.bare import StateDict, build_graph
+from shared.olive.graph.bare import StateDict
+from shared.olive.graph.build import build_graph
 from shared.olive.graph.external_data import ONNX_TYPES
 from shared.olive.graph.fill import Int4Options, Quantizer, Rewriter
 from shared.olive.quantise.checkpoint import Blocks

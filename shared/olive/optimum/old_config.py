@@ -15,7 +15,7 @@ from transformers import AutoConfig
 
 from shared.base import paths
 from shared.base.errors import RungFailed
-from shared.olive.graph.support import refuse_unsupported
+from shared.olive.graph.contract import check_config
 
 DROPPED = ("auto_map", "quantization_config", "_name_or_path", "transformers_version")
 FROZEN = ("dynamic", "longrope")
@@ -33,7 +33,7 @@ def read_config(folder: Path) -> Any:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (ValueError, OSError) as error:
         raise RungFailed(f"{where}: {str(error).splitlines()[0]}") from None
-    refuse_unsupported(config, where)
+    check_config(config, where)
     rope = getattr(config, "rope_parameters", None) or {}
     if any(isinstance(value, dict) for value in rope.values()):
         raise RungFailed(f"{where}: rope_parameters: one for each kind of layer is not exported")

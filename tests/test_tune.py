@@ -74,7 +74,7 @@ def test_a_lucky_round_makes_no_build_fast(monkeypatch: pytest.MonkeyPatch) -> N
         def decode_speed(self, ids: list[int], tokens: int) -> float:
             return next(rounds[self.graph.name])
 
-    monkeypatch.setattr("shared.pipeline.tune.measure.ForcedModel", Model)
+    monkeypatch.setattr("shared.pipeline.tune.measure.OnnxDecoder", Model)
     assert decode_speeds({n: Path(n) for n in rounds}, [1]) == {"lucky": 40, "steady": 50}
 
 

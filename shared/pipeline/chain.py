@@ -11,8 +11,9 @@ from shared.base.errors import UserError
 from shared.base.progress import say
 from shared.domain.domain import Domain
 from shared.domain.records import read_records
-from shared.evaluate.check import Selection, sample
+from shared.evaluate.check import Selection
 from shared.evaluate.fidelity import better
+from shared.evaluate.held_out import sample
 from shared.evaluate.systems import parse_constrained, parse_systems
 from shared.pipeline.rung import Options, RungRun, candidates
 from shared.release.model import STAGES, ChainResult

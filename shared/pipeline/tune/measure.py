@@ -9,7 +9,7 @@ from typing import Any
 import onnx
 
 from shared.base.progress import bar
-from shared.evaluate.models.onnx import ForcedModel
+from shared.evaluate.models.onnx import OnnxDecoder
 
 WEIGHTS = ("_q4", "_scales", "_zeros", "weight", "bias")
 PROMPT = 32
@@ -35,6 +35,6 @@ def decode_speeds(graphs: dict[str, Path], ids: list[int]) -> dict[str, float]:
     with bar("decode", ROUNDS * len(graphs), "runs") as step:
         for _ in range(ROUNDS):
             for name, graph in graphs.items():
-                speeds[name].append(ForcedModel(graph).decode_speed(ids[:PROMPT], DECODED))
+                speeds[name].append(OnnxDecoder(graph).decode_speed(ids[:PROMPT], DECODED))
                 step(name)
     return {name: median(rounds) for name, rounds in speeds.items()}

@@ -60,9 +60,9 @@ def task_score(domain: Domain, package: Done, records: Sequence[Record]) -> Task
 
 
 def _answer(domain: Domain, package: Path, records: Sequence[Record], work: Path) -> Produced:
-    from shared.evaluate.models.genai import Answerer
+    from shared.evaluate.models.genai import GenaiModel
 
-    answerer, verdicts = Answerer(package), []
+    answerer, verdicts = GenaiModel(package), []
     with bar("answers", len(records)) as step:
         for record in records:
             ids = answerer.chat.prompt_ids(domain.prompt, record.input)

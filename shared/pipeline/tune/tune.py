@@ -24,8 +24,8 @@ from shared.base.stage import Done
 from shared.domain.domain import Domain, load_domain
 from shared.domain.olive_json import with_overrides
 from shared.domain.records import Record, read_records
-from shared.evaluate.check import sample
 from shared.evaluate.fidelity import fidelity_stage
+from shared.evaluate.held_out import sample
 from shared.olive.build import build_stage
 from shared.olive.calibration import chat_tokens
 from shared.olive.package import package_stage

@@ -35,10 +35,10 @@ from shared.base import paths
 from shared.base.formatting import number
 from shared.base.manifest import Strict
 from shared.base.progress import say
-from shared.olive.calibrated_pass import load_parent
 from shared.olive.quantise.gptq import Format
 from shared.olive.quantise.layerwise import quantize_decoder
 from shared.source.embedded import PACKAGE, embedded_model
+from shared.source.model import load_model
 
 DOCUMENT = paths.REPOSITORY / "docs" / "recipes.md"
 MARK = "<!-- measured: one layer of {} -->"
@@ -100,7 +100,7 @@ def layer_sample(architecture: str, domain: str = "legal") -> Sample:
 def _mapped(config: PretrainedConfig, folder: Path) -> Any:
     """A model with random weights, saved and loaded as `CalibratedQuant` loads one."""
     write_random(config, embedded_model(PACKAGE), folder)
-    return load_parent(folder)
+    return load_model(folder)
 
 
 def _source_bytes(config: PretrainedConfig) -> int:

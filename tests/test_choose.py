@@ -61,7 +61,7 @@ class TestTheSpeedThatCounts:
             def decode_speed(self, ids: list[int], tokens: int) -> float:
                 return next(rounds[self.graph.name])
 
-        monkeypatch.setattr("shared.evaluate.models.onnx.ForcedModel", Model)
+        monkeypatch.setattr("shared.evaluate.models.onnx.OnnxDecoder", Model)
         assert decode_speeds({n: Path(n) for n in rounds}, [1]) == {"lucky": 40, "steady": 50}
 
 

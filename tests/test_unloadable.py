@@ -13,7 +13,7 @@ from shared.base.manifest import Manifest, Measurement
 from shared.base.stage import Done, Plan, Produced, run_stage
 from shared.domain.domain import load_domain
 from shared.evaluate.check import Selection, check_stage
-from shared.evaluate.models.onnx import ForcedModel
+from shared.evaluate.models.onnx import OnnxDecoder
 from shared.release.gates import failed, judge_gates
 from shared.setup.browser import find_browser
 from shared.source.source import source_stage
@@ -63,7 +63,7 @@ def test_onnxruntime_genai_that_cannot_load_it_fails_the_gate(
 
 def test_onnxruntime_that_cannot_load_it_says_so(spoilt: Done) -> None:
     with pytest.raises(RungFailed, match=r"onnxruntime cannot load model_q4\.onnx: "):
-        ForcedModel(spoilt.folder / "onnx" / "model_q4.onnx")
+        OnnxDecoder(spoilt.folder / "onnx" / "model_q4.onnx")
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from shared.webgpu_bench import driver, stage
 from shared.webgpu_bench.chromium import flags
 from shared.webgpu_bench.engines.questions import own_question
 from shared.webgpu_bench.measurements import describe, likeliest, measurements
-from shared.webgpu_bench.request import Profile, asked_of, own_prompts
+from shared.webgpu_bench.request import Profile, make_request, own_prompts
 from shared.webgpu_bench.result import Adapter, BrowserResult, Placement
 
 SWIFTSHADER = Adapter(vendor="google", architecture="swiftshader")
@@ -110,9 +110,9 @@ class TestTheQuestions:
 
     def test_are_json(self, root: Path, package: Path) -> None:
         domain = load_domain("legal")
-        asked = asked_of(domain, package, Chat(package), Profile.of(domain, hardware=False))
-        assert json.loads(json.dumps(asked.request)) == asked.request
-        assert asked.request["parity"]["rows"] == asked.rows
+        request = make_request(domain, package, Chat(package), Profile.of(domain, hardware=False))
+        assert json.loads(json.dumps(request.payload)) == request.payload
+        assert request.payload["parity"]["rows"] == request.rows
 
 
 class TestThePlacement:

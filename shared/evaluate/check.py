@@ -1,4 +1,4 @@
-"""Stage 5, check: three systems answer held-out records, freely and held to the schema.
+"""Stage 5, check: three systems answer held-out records, freely and schema-constrained.
 
 Bad answers are a measurement, not a crash. Every answer is kept as it came (shared.evaluate.store);
 this stage's folder has them with their verdicts, and the records beside them.
@@ -24,13 +24,13 @@ from shared.evaluate.systems import (
     ANSWERING,
     MODES,
     NAMES,
-    Asking,
     Mode,
     Name,
     Refused,
+    Runner,
     System,
+    all_systems,
     base_label,
-    the_three,
 )
 from shared.source.source import Source
 
@@ -49,13 +49,6 @@ class Selection:
     modes: tuple[Mode, ...] = MODES
 
 
-def sample(records: Sequence[Record], count: int) -> tuple[Record, ...]:
-    """`count` records, evenly spread over the file, the same ones each time."""
-    if count >= len(records):
-        return tuple(records)
-    return tuple(records[i * len(records) // count] for i in range(count))
-
-
 def check_stage(
     domain: Domain,
     rung: Rung,
@@ -66,13 +59,13 @@ def check_stage(
     force: bool = False,
 ) -> Done:
     """Answer, judge and compare; shared.evaluate.scoring.pairs says what is measured."""
-    three = the_three(domain, rung, source, package)
+    systems = all_systems(domain, rung, source, package)
     settings = {
         "prompt": domain.prompt,
         "schema": domain.schema,
         "metrics": {name: how.model_dump() for name, how in domain.chain.metrics.items()},
         "max_new_tokens": domain.chain.check.max_new_tokens,
-        "systems": {name: three[name].weights or three[name].absent for name in selection.systems},
+        "systems": {n: systems[n].weights or systems[n].absent for n in selection.systems},
         "base_label": base_label(rung),
         "modes": selection.modes,
         "origin": selection.origin,
@@ -89,7 +82,7 @@ def check_stage(
         ),
         code=6,
     )
-    run = _Check(domain, selection, three, base_label(rung))
+    run = _Check(domain, selection, systems, base_label(rung))
     return run_stage(plan, run.produce, force=force)
 
 
@@ -97,7 +90,7 @@ def check_stage(
 class _Check:
     domain: Domain
     selection: Selection
-    three: dict[Name, System]
+    systems: dict[Name, System]
     base_label: str
 
     def produce(self, work: Path) -> Produced:
@@ -133,13 +126,13 @@ class _Check:
 
     def _ask(self, name: Name, answers: Answers) -> None:
         """What the schema's grammar refuses concerns that mode alone. RungFailed: it cannot load."""
-        system = self.three[name]
+        system = self.systems[name]
         if system.absent:
             raise RungFailed(system.absent)
-        asking = Asking(system, self.domain, self.selection.records)
+        runner = Runner(system, self.domain, self.selection.records)
         for mode in self.selection.modes:
             try:
-                store = asking.ask(mode)
+                store = runner.run(mode)
             except Refused as error:
                 answers.why_not[name, mode] = str(error)
                 continue

@@ -20,6 +20,8 @@ from shared.base.manifest import Measurement, tool_versions
 from shared.base.progress import say
 from shared.base.stage import Done, Plan, Produced, run_stage
 from shared.domain.domain import Domain
+from shared.evaluate.held_out import prompt_end
+from shared.evaluate.models.chat import Chat
 
 if TYPE_CHECKING:
     from shared.evaluate.activations import Peak
@@ -51,8 +53,6 @@ def overflow_stage(domain: Domain, package: Done, *, force: bool = False) -> Don
 
 
 def _measure(domain: Domain, package: Path) -> Produced:
-    from shared.evaluate.models.chat import Chat
-
     say("      looking for the largest activations of each layer")
     graph = package / "onnx" / "model_q4.onnx"
     if not graph.is_file():
@@ -60,9 +60,8 @@ def _measure(domain: Domain, package: Path) -> Produced:
         return Produced({"f16_headroom": Measurement.missing(reason, "x")})
     from shared.evaluate.activations import find_peaks
 
-    chat = Chat(package)
-    texts = [chat.prompt_ids(domain.prompt, record.input)[-TOKENS:] for record in domain.records]
-    texts = texts[:RECORDS]
+    chat, records = Chat(package), domain.records[:RECORDS]
+    texts = [prompt_end(chat, domain.prompt, record, TOKENS) for record in records]
     try:
         layers = by_layer(find_peaks(graph, texts))
     except RungFailed as error:  # nothing is proven, which must not pass

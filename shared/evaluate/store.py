@@ -19,7 +19,7 @@ from filelock import FileLock
 from shared.base import paths
 from shared.base.hashing import sha256_json
 from shared.domain.records import Record
-from shared.evaluate.models.answer import Answer
+from shared.evaluate.models.chat import Answer
 
 
 class Store:

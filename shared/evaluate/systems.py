@@ -1,4 +1,4 @@
-"""Who is asked: the base model, the 16-bit parent and the 4-bit release, free and held to the schema.
+"""The systems that answer: base model, 16-bit parent, 4-bit release; free and schema-constrained.
 
 `release` is the packaged folder in onnxruntime-genai. `parent` is what it was quantised from, and
 `base` what that was fine-tuned from, both in PyTorch. All get the domain's prompt, with its example
@@ -21,10 +21,10 @@ from shared.base.stage import Done
 from shared.domain.domain import Domain
 from shared.domain.records import Record
 from shared.domain.settings import Rung
-from shared.evaluate.models.answer import Answer
+from shared.evaluate.models.chat import Answer
 from shared.evaluate.models.grammar import grammar
-from shared.evaluate.reference import dtype_of
 from shared.evaluate.store import Store
+from shared.source.model import compute_dtype
 from shared.source.source import Source, answering_hash, base_stage
 
 Name = Literal["base", "parent", "release"]
@@ -73,7 +73,9 @@ class System:
             "max_new_tokens": domain.chain.check.max_new_tokens,
             "schema": grammar(domain.schema) if mode == "constrained" else None,
             "tools": tool_versions(*tools),
-            "dtype": dtype_of(self.folder) if self.folder and self.runtime == "torch" else None,
+            "dtype": compute_dtype(self.folder)
+            if self.folder and self.runtime == "torch"
+            else None,
             "code": ANSWERING,
         }
         return Store(about)
@@ -97,7 +99,7 @@ def parse_constrained(text: str) -> tuple[Mode, ...]:
     return CONSTRAINED[text]
 
 
-def the_three(domain: Domain, rung: Rung, source: Source, package: Done) -> dict[Name, System]:
+def all_systems(domain: Domain, rung: Rung, source: Source, package: Done) -> dict[Name, System]:
     """All three, asked for or not; a base that cannot be had says why."""
     parent = System("parent", source.folder, answering_hash(source.folder), domain.prompt)
     release = System("release", package.folder, package.manifest.key, domain.prompt)
@@ -123,15 +125,15 @@ def base_label(rung: Rung) -> str:
 
 
 @dataclass
-class Asking:
-    """One system and the modes it is asked in; a model is loaded only where an answer is missing."""
+class Runner:
+    """Answers of one system to the records; its model is loaded only where an answer is missing."""
 
     system: System
     domain: Domain
     records: Sequence[Record]
     _loaded: Any = field(default=None, init=False)
 
-    def ask(self, mode: Mode) -> Store:
+    def run(self, mode: Mode) -> Store:
         """Every record has an answer in the store when this returns.
 
         RungFailed: it cannot load. Refused: it cannot be held to the schema.
@@ -142,16 +144,16 @@ class Asking:
         if kept and missing:
             say(f"      {kept} of {len(self.records)} answers are there already")
         if missing:
-            self._ask(mode, missing, store)
+            self._run(mode, missing, store)
         return store
 
-    def _ask(self, mode: Mode, records: list[Record], store: Store) -> None:
+    def _run(self, mode: Mode, records: list[Record], store: Store) -> None:
         model = self._model()
         prompts = [model.chat.prompt_ids(self.system.prompt, record.input) for record in records]
         limit = self.domain.chain.check.max_new_tokens
         schema = grammar(self.domain.schema) if mode == "constrained" else None
         with bar(f"{self.system.name}, {mode}", len(records)) as step:
-            for index, answer in _held(model.answers(prompts, limit, schema), schema):
+            for index, answer in _refusing(model.answers(prompts, limit, schema), schema):
                 store.put(records[index], answer)
                 step(records[index].id)
 
@@ -163,28 +165,30 @@ class Asking:
         return self._loaded
 
 
-def _held(
+def _refusing(
     answers: Iterator[tuple[int, Answer]], schema: str | None
 ) -> Iterator[tuple[int, Answer]]:
-    """The same answers; Refused where the runtime cannot hold them to the schema."""
+    """The same answers; Refused where the runtime cannot constrain them to the schema."""
     try:
         yield from answers
     except (ValueError, RuntimeError) as error:  # llguidance's and onnxruntime-genai's
         if schema is None:
             raise
-        words = str(error).strip().splitlines() or [type(error).__name__]
-        raise Refused(f"cannot be held to schema.json: {words[0]}") from error
+        raise Refused(f"cannot be held to schema.json: {_first_line(error)}") from error
 
 
 def _load(folder: Path, runtime: str) -> Any:
     try:
         if runtime == "torch":
-            from shared.evaluate.models.torch import SixteenBit
+            from shared.evaluate.models.torch import TorchModel
 
-            return SixteenBit(folder)
-        from shared.evaluate.models.genai import Answerer
+            return TorchModel(folder)
+        from shared.evaluate.models.genai import GenaiModel
 
-        return Answerer(folder)
+        return GenaiModel(folder)
     except Exception as error:  # neither runtime's errors share a base of their own
-        words = str(error).strip().splitlines() or [type(error).__name__]
-        raise RungFailed(f"{runtime} cannot load it: {words[0]}") from error
+        raise RungFailed(f"{runtime} cannot load it: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -28,6 +28,7 @@ from shared.olive.graph.build import build_graph
 from shared.olive.quantise.gptq import SHRINK, Format
 from shared.olive.quantise.layerwise import ShardWriter, quantize_decoder
 from shared.olive.workflow import failures
+from shared.source.model import load_model
 from shared.source.weights import INDEX, load_weights
 
 KEPT_FILES = ("*.json", "*.jinja", "*.txt", "LICENSE", "*.model")
@@ -69,7 +70,7 @@ class CalibratedQuant(Pass):
         out.mkdir(parents=True, exist_ok=True)
         texts = read_tokens(config.calibration) if config.feedback else []
         build_graph(folder, "f16")  # what has no graph should fail now, not after an hour's work
-        loaded = load_parent(folder)
+        loaded = load_model(folder)
         shards, used = ShardWriter(out), dict[str, Format]()
 
         def form(name: str) -> Format:
@@ -103,18 +104,6 @@ def read_tokens(path: str | None) -> list[list[int]]:
     if not isinstance(texts, list) or not texts:
         raise RungFailed(f"{path}: holds no token ids")
     return texts
-
-
-def load_parent(folder: Path) -> Any:
-    """The 16-bit model for calibration, its layers in their own float type."""
-    from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype="auto", local_files_only=True, trust_remote_code=False
-    )
-    return model.eval().requires_grad_(False)
 
 
 def _refuse_odd_rows(model: Any, form: Callable[[str], Format]) -> int:

@@ -8,7 +8,8 @@ from shared.base.errors import UserError
 from shared.base.progress import say
 from shared.domain.domain import Domain
 from shared.domain.records import read_records
-from shared.evaluate.check import Selection, sample
+from shared.evaluate.check import Selection
+from shared.evaluate.held_out import sample
 from shared.evaluate.systems import parse_constrained, parse_systems
 from shared.pipeline.choose import measure_speeds, rank
 from shared.pipeline.rung import Options, RungRun

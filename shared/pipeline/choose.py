@@ -100,12 +100,12 @@ def measure_speeds(runs: Mapping[str, RungRun]) -> None:
 def decode_speeds(graphs: Mapping[str, Path], ids: list[int]) -> dict[str, float]:
     """Greedy tokens/s of each graph on the CPU: the median of ROUNDS that go through all of them in
     turn, so that what else the machine does hits none of them alone."""
-    from shared.evaluate.models.onnx import ForcedModel
+    from shared.evaluate.models.onnx import OnnxDecoder
 
     speeds: dict[str, list[float]] = {name: [] for name in graphs}
     with bar("decode", ROUNDS * len(graphs), "runs") as step:
         for _ in range(ROUNDS):
             for name, graph in graphs.items():
-                speeds[name].append(ForcedModel(graph).decode_speed(ids[:PROMPT], DECODED))
+                speeds[name].append(OnnxDecoder(graph).decode_speed(ids[:PROMPT], DECODED))
                 step(name)
     return {name: median(rounds) for name, rounds in speeds.items()}

@@ -33,7 +33,7 @@ from shared.webgpu_bench.measurements import (
     own_runs,
 )
 from shared.webgpu_bench.memory import context_measurements, with_budget
-from shared.webgpu_bench.request import Asked, Profile, asked_of
+from shared.webgpu_bench.request import Profile, Request, make_request
 from shared.webgpu_bench.result import BrowserResult
 
 if TYPE_CHECKING:
@@ -102,8 +102,8 @@ class _Bench:
         say("      loading the tokenizer")
         from shared.evaluate.models.chat import Chat
 
-        asked, result = self._answered(Chat(self.package))
-        told = facts(result, self.browser) | {"profile": asdict(asked.profile)}
+        request, result = self._answered(Chat(self.package))
+        told = facts(result, self.browser) | {"profile": asdict(request.profile)}
         (work / "browser.json").write_text(result.model_dump_json(indent=2) + "\n")
         if result.kernels:
             (work / KERNELS_FILE).write_text(kernels_table(result.kernels) + "\n")
@@ -111,8 +111,8 @@ class _Bench:
             return Produced(not_loaded(result), facts=told)
         if result.outcome != "ok":  # the machine's: not remembered, another run may fare better
             raise RungFailed(f"the browser: {result.outcome}: {result.error}")
-        found = measurements(result, self._cpu_choices(result, asked.own))
-        found |= self._proof(result, asked.rows)
+        found = measurements(result, self._cpu_choices(result, request.own))
+        found |= self._proof(result, request.rows)
         budget = self.domain.chain.bench.gpu_budget_bytes
         found |= context_measurements(self._graph(result), budget, result)
         return Produced(found, facts=told)
@@ -129,9 +129,9 @@ class _Bench:
         if result.parity is None:
             return parity.missing("the browser read no given text") | placed
         say("      reading the given text on the CPU")
-        from shared.evaluate.models.onnx import ForcedModel
+        from shared.evaluate.models.onnx import OnnxDecoder
 
-        compared = parity.compare(ForcedModel(graph, exact=True), rows, result.parity)
+        compared = parity.compare(OnnxDecoder(graph, exact=True), rows, result.parity)
         wanted = sum(map(len, rows))
         return parity.measurements(compared, wanted, where, result.software_adapter) | placed
 
@@ -144,9 +144,9 @@ class _Bench:
         come after it differ too.
         """
         say("      reading what the browser wrote on the CPU")
-        from shared.evaluate.models.onnx import ForcedModel
+        from shared.evaluate.models.onnx import OnnxDecoder
 
-        model = ForcedModel(self._graph(result), exact=True)
+        model = OnnxDecoder(self._graph(result), exact=True)
         choices = {}
         for run in own_runs(result):
             model.reset()
@@ -157,25 +157,25 @@ class _Bench:
             choices[run.id] = [likeliest(row, token) for row, token in pairs]
         return choices
 
-    def _answered(self, chat: Chat) -> tuple[Asked, BrowserResult]:
-        """On the GPU where there should be one; else, asked anew, what a software adapter can bear."""
-        asked = asked_of(self.domain, self.package, chat, self.profile)
-        result = self._run(asked)
+    def _answered(self, chat: Chat) -> tuple[Request, BrowserResult]:
+        """On the GPU where there should be one; else, asked anew, on the software adapter."""
+        request = make_request(self.domain, self.package, chat, self.profile)
+        result = self._run(request)
         if self.profile.hardware and (result.outcome == "no_webgpu" or result.software_adapter):
             say("      the browser offers no GPU; taking the software adapter")
-            asked = asked_of(self.domain, self.package, chat, Profile.of(self.domain, False))
-            result = self._run(asked)
-        return asked, result
+            request = make_request(self.domain, self.package, chat, Profile.of(self.domain, False))
+            result = self._run(request)
+        return request, result
 
-    def _run(self, asked: Asked) -> BrowserResult:
+    def _run(self, request: Request) -> BrowserResult:
         from shared.webgpu_bench import driver
 
         assert self.browser is not None
         return driver.run_in_browser(
             self.package,
-            asked.request | {"profile": self.kernels},
+            request.payload | {"profile": self.kernels},
             browser=self.browser.path,
             timeout_s=self.domain.chain.bench.time_budget_seconds + 60,
             on_progress=lambda line: say(f"      {line}"),
-            adapter="hardware" if asked.profile.hardware else "software",
+            adapter="hardware" if request.profile.hardware else "software",
         )

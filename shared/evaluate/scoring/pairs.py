@@ -15,7 +15,7 @@ from shared.base.formatting import number
 from shared.base.manifest import Measurement
 from shared.domain.domain import Domain
 from shared.domain.records import Record
-from shared.evaluate.models.answer import Answer
+from shared.evaluate.models.chat import Answer
 from shared.evaluate.scoring.statistics import Paired, paired
 from shared.evaluate.scoring.summary import CHARACTERS, floor, missing, samples, summarise
 from shared.evaluate.scoring.verdict import Verdict, judge

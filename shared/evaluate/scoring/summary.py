@@ -12,19 +12,17 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jsonschema
 
 from shared.base.manifest import Measurement
 from shared.base.parsing import nearest
+from shared.domain.records import Record
 from shared.domain.scoring import FieldScoring
 from shared.evaluate.scoring.metrics import score
 from shared.evaluate.scoring.statistics import mean, rate
 from shared.evaluate.scoring.verdict import Verdict, judge
-
-if TYPE_CHECKING:
-    from shared.domain.records import Record
 
 RATES = {
     "json_validity": "json",

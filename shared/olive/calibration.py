@@ -81,6 +81,7 @@ def calibration_stage(
         inputs={"source": tokenizer.key, "prompt": sha256_json(domain.prompt)},
         settings={"records": [r.model_dump() for r in records], "tokens": MAX_TOKENS},
         tools=tool_versions("transformers"),
+        code=(__name__,),
     )
     return run_stage(plan, lambda work: _tokenise(source, domain, records, work), force=force)
 

@@ -33,7 +33,7 @@ def package_stage(source: Source, build: Done, *, force: bool = False) -> Done:
     """Lay out the release's model files; measurements are the bytes of each dtype."""
     names = [n for n in (*COPIED, *TRANSFORMED, "chat_template.jinja") if _has(source, n)]
     inputs = {"build": build.manifest.key, **sha256_files(source.folder, names)}
-    plan = Plan("package", inputs=inputs, settings={"dtypes": list(DTYPES)}, code=3)
+    plan = Plan("package", inputs=inputs, settings={"dtypes": list(DTYPES)}, code=(__name__,))
     return run_stage(plan, lambda work: _package(source.folder, build, work), force=force)
 
 

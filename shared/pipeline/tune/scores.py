@@ -53,6 +53,7 @@ def task_score(domain: Domain, package: Done, records: Sequence[Record]) -> Task
             "max_new_tokens": domain.chain.check.max_new_tokens,
         },
         tools=tool_versions("onnxruntime-genai", "transformers", "jsonschema", "scipy"),
+        code=(__name__,),
     )
     done = run_stage(plan, lambda work: _answer(domain, package.folder, records, work))
     verdicts = [Verdict(**v) for v in json.loads((done.folder / VERDICTS).read_text())]

@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks.native import bytes_per_token, share_of_limit
 from shared.base.errors import RungFailed, UserError
+from shared.base.venv import Venv
 from shared.domain.settings import BenchSettings
 from shared.setup.browser import find_browser
 from shared.setup.firefox import INSTALL, find_firefox
@@ -187,7 +188,7 @@ class TestEachEngine:
     def test_native_webgpu_never_runs_on_the_cpu_instead(
         self, package: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        if not native_webgpu.webgpu_folder().is_dir():
+        if not native_webgpu.VENV.is_finished():
             pytest.skip(".venv-webgpu is not made here: `./inv bench --engines native-webgpu`")
         nothing = package / "no_icd.json"
         monkeypatch.setattr(native_webgpu, "_software_icd", lambda: nothing)
@@ -203,7 +204,7 @@ class TestEachEngine:
             seen.update(env)
             raise RungFailed("enough")
 
-        monkeypatch.setattr(native_webgpu, "webgpu_python", lambda: tmp_path)
+        monkeypatch.setattr(Venv, "python", lambda venv: tmp_path)
         monkeypatch.setattr(native_webgpu, "run_child", note)
         with pytest.raises(RungFailed, match="enough"):
             native_webgpu.run(job(package, hardware=True))

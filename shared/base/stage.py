@@ -11,7 +11,6 @@ visible under its final name is whole.
 from __future__ import annotations
 
 import shutil
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,15 +19,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import psutil
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from shared.base import paths
 from shared.base.code import code_hash
 from shared.base.files import swap_in
-from shared.base.hashing import files_below, refuse_work, remember, sha256_file, sha256_json
+from shared.base.hashing import files_below, refuse_work, save_hashes, sha256_file, sha256_json
 from shared.base.manifest import FILE_NAME, FileRecord, Manifest, Measurement
+from shared.base.processes import peak_memory
 from shared.base.progress import say
 
 
@@ -95,7 +94,7 @@ def run_stage(
         work.mkdir(exist_ok=True)
         manifest = _measured(plan, produce, work)
         swap_in(work, plan.folder)
-        remember({plan.folder / name: r.sha256 for name, r in manifest.outputs.items()})
+        save_hashes({plan.folder / name: r.sha256 for name, r in manifest.outputs.items()})
     return Done(plan.folder, manifest, reused=False)
 
 
@@ -112,7 +111,7 @@ def _finished(plan: Plan) -> Manifest | None:
 
 def _measured(plan: Plan, produce: Produce, work: Path) -> Manifest:
     started = time.monotonic()
-    with _peak_rss() as peak:
+    with peak_memory() as peak:
         produced = produce(work)
     manifest = Manifest(
         stage=plan.stage,
@@ -152,38 +151,3 @@ def _locked(plan: Plan) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-@contextmanager
-def _peak_rss(every_seconds: float = 0.05) -> Iterator[list[int]]:
-    """Sample this process and its children; the list's one entry is the largest sum seen, in bytes."""
-    peak, stop = [0], threading.Event()
-    process = psutil.Process()
-
-    def sample() -> None:
-        while True:
-            peak[0] = max(peak[0], sum(map(_rss, [process, *_children(process)])))
-            if stop.wait(every_seconds):
-                return
-
-    thread = threading.Thread(target=sample, daemon=True)
-    thread.start()
-    try:
-        yield peak
-    finally:
-        stop.set()
-        thread.join()
-
-
-def _rss(process: psutil.Process) -> int:
-    try:
-        return int(process.memory_info().rss)
-    except psutil.Error:
-        return 0
-
-
-def _children(process: psutil.Process) -> list[psutil.Process]:
-    try:
-        return list(process.children(recursive=True))
-    except psutil.Error:
-        return []

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from shared.base import paths
 from shared.base.errors import UserError
+from shared.base.files import write_text
 from shared.base.formatting import number
 from shared.base.manifest import Measurement
 from shared.base.tables import shown, table
@@ -139,11 +140,7 @@ def write_comparison(results: list[Result]) -> list[Path]:
         "bench-all.csv": text.getvalue(),
         "bench-all.json": json.dumps(data, indent=2, ensure_ascii=False) + "\n",
     }
-    for name, content in contents.items():
-        partial = folder / f".{name}.partial"
-        partial.write_text(content, encoding="utf-8")
-        partial.replace(folder / name)
-    return [folder / name for name in contents]
+    return [write_text(folder / name, content) for name, content in contents.items()]
 
 
 def _brief(measurement: Measurement | None) -> str:

@@ -24,9 +24,8 @@ from huggingface_hub.utils import validate_repo_id
 
 from shared.base.errors import RungFailed, UserError
 from shared.base.progress import say
-from shared.hub.calls import Hub, Sleep, transferring, within
+from shared.hub.calls import COMMIT, Hub, Sleep, commit_of, transferring, within
 from shared.hub.client import single_tries
-from shared.hub.commits import COMMIT, commit_of
 
 WANTED = ["*.safetensors", "*.json", "*.jinja", "*.txt", "LICENSE*", "NOTICE*", "README.md"]
 UNWANTED = ["*/*"]

@@ -17,8 +17,7 @@ from huggingface_hub.community import DiscussionWithDetails
 
 from shared.base.errors import UserError
 from shared.base.progress import say
-from shared.hub.calls import Hub, transferring
-from shared.hub.commits import commit_of
+from shared.hub.calls import Hub, commit_of, transferring
 from shared.hub.files import LocalFile
 from shared.hub.remote import RELEASE_MARK, Difference, Remote, difference, head, look
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import json
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from shared.base.errors import UserError
 from shared.base.hashing import sha256_json
 from shared.base.manifest import Measurement, tool_versions
 from shared.base.stage import Done, Plan, Produced, run_stage
+from shared.base.text import word_runs
 from shared.domain.domain import Domain
 from shared.domain.records import Record, read_records
 from shared.source.source import Source
@@ -91,24 +91,17 @@ def refuse_common(calibration: Iterable[Record], measured: Iterable[Record], whe
     ids, runs = set(), dict[tuple[str, ...], str]()
     for record in measured:
         ids.add(record.id)
-        for run in _word_runs(record.input):
+        for run in word_runs(record.input, WORDS_IN_COMMON):
             runs.setdefault(run, record.id)
     for record in calibration:
         if record.id in ids:
             raise UserError(f"{where}: {record.id}: a held-out record has this id")
-        for run in _word_runs(record.input):
+        for run in word_runs(record.input, WORDS_IN_COMMON):
             if run in runs:
                 raise UserError(
                     f"{where}: {record.id}: its text is also in the held-out record {runs[run]}; "
                     "what a model is measured on must not calibrate it"
                 )
-
-
-def _word_runs(text: str) -> set[tuple[str, ...]]:
-    """All runs of WORDS_IN_COMMON words; of a shorter text, all of it."""
-    words = re.findall(r"\w+", text.lower())
-    last = max(1, len(words) - WORDS_IN_COMMON + 1)
-    return {tuple(words[i : i + WORDS_IN_COMMON]) for i in range(last)}
 
 
 def chat_tokens(tokenizer: Any, prompt: str, record: Record) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import traceback
 
 from shared.base import paths
+from shared.base.text import first_line
 
 
 def kept(domain: str, step: str, error: Exception) -> str:
@@ -13,6 +14,5 @@ def kept(domain: str, step: str, error: Exception) -> str:
     file = paths.build() / "failures" / f"{domain}.txt"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
-    first = (str(error).strip().splitlines() or [""])[0]
     where = paths.shown(file)
-    return f"{domain}: {step}: {type(error).__name__}: {first} (traceback: {where})"
+    return f"{domain}: {step}: {type(error).__name__}: {first_line(error)} (traceback: {where})"

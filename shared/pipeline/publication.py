@@ -20,7 +20,7 @@ from shared.release.signature import SIGNATURE_FILE
 from shared.release.signing import need_signed
 
 if TYPE_CHECKING:
-    from shared.hub.order import Order
+    from shared.hub.files import Order
     from shared.hub.publish import Plan
 
 
@@ -101,7 +101,7 @@ def publish_collection(org: str | None = None) -> tuple[str, list[str]]:
 
 def _order(domain: Domain, options: PublishOptions) -> tuple[Order, str]:
     """What to publish and where; UserError where it must not be published."""
-    from shared.hub.order import Order
+    from shared.hub.files import Order
 
     folder = release_folder(domain.name)
     release = read_release(folder)

@@ -16,14 +16,13 @@ from typing import Any
 from shared.base import paths
 from shared.base.code import code_hash
 from shared.base.errors import UserError
-from shared.base.files import recover, swap_in
+from shared.base.files import link_or_copy, recover, swap_in
 from shared.base.hashing import files_below, refuse_work, sha256_file, sha256_json
 from shared.base.manifest import FILE_NAME, FileRecord, Manifest, Measurement
 from shared.base.parsing import read_text
 from shared.base.progress import say
 from shared.evaluate.compare import Checked, read_checked
 from shared.hub.names import repository_name
-from shared.olive.package import link_or_copy
 from shared.release.card.recipe import recipe_facts
 from shared.release.gates import failed, flatten
 from shared.release.model import (

@@ -21,6 +21,7 @@ from pydantic import ValidationError
 
 from shared.base.errors import UserError
 from shared.base.progress import say
+from shared.base.text import first_line
 from shared.webgpu_bench.chromium import SOFTWARE_NAMES, Tab, flags, has_gpu, open_page
 from shared.webgpu_bench.kernels import EVENT, read_kernels
 from shared.webgpu_bench.listing import listing
@@ -146,7 +147,7 @@ class _Attempt:
                 self._ask(tab, url)
         except PlaywrightError as error:
             if self.answer is None:
-                return tab, error.message.strip().splitlines()[0]
+                return tab, first_line(error.message)
         finally:
             if watchdog:
                 watchdog.cancel()

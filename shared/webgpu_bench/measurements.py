@@ -10,9 +10,8 @@ import numpy as np
 from shared.base.manifest import Measurement
 from shared.setup.browser import Browser
 from shared.webgpu_bench import parity
-from shared.webgpu_bench.figures import at, figures
+from shared.webgpu_bench.figures import at, figures, speeds
 from shared.webgpu_bench.result import BrowserResult, Run
-from shared.webgpu_bench.speeds import speeds
 
 MODELS_FAULT = ("load_failed", "run_failed", "out_of_budget")
 """Outcomes that say something of the model, and are measurements."""
@@ -157,10 +156,8 @@ def _nodes_on_cpu(result: BrowserResult, where: str, soft: bool) -> Measurement:
 
 def describe(result: BrowserResult) -> str:
     """One line: the dtype, the adapter, and whether it is a software one."""
-    adapter = result.adapter
-    name = adapter.description or adapter.device or adapter.architecture or adapter.vendor
     label = " (software adapter)" if result.software_adapter else ""
-    return f"{result.dtype} on {name or 'unnamed adapter'}{label}"
+    return f"{result.dtype} on {result.adapter.name}{label}"
 
 
 def facts(result: BrowserResult, browser: Browser) -> dict[str, Any]:

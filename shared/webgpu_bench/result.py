@@ -37,6 +37,13 @@ class Adapter(Strict):
     features: list[str] = Field(default_factory=list)
     limits: dict[str, float] = Field(default_factory=dict)
 
+    @property
+    def name(self) -> str:
+        """The longest of what it says of itself: Firefox and Chrome fill different fields."""
+        kind = "a software adapter" if self.is_fallback else "an adapter"
+        said = self.description or self.device or self.architecture or self.vendor
+        return said or f"{kind} that the browser does not name"
+
 
 class Load(Strict):
     """From the first request to a ready session, over loopback; bytes of the package only."""

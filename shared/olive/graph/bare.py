@@ -28,6 +28,7 @@ from transformers import AutoConfig
 from shared.base import paths
 from shared.base.errors import RungFailed
 from shared.base.hashing import sha256_json
+from shared.base.text import first_line
 from shared.olive.graph.support import refuse_unsupported
 
 StateDict = dict[str, torch.Tensor]
@@ -105,7 +106,7 @@ def _read_config(folder: Path) -> Any:
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (ValueError, OSError) as error:
-        raise RungFailed(f"{where}: {str(error).splitlines()[0]}") from None
+        raise RungFailed(f"{where}: {first_line(error)}") from None
     if config.model_type not in registry:
         raise RungFailed(f"{where}: model_type: no graph is known for {config.model_type!r}")
     refuse_unsupported(config, where)

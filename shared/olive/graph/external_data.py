@@ -14,7 +14,7 @@ from typing import BinaryIO, Protocol
 import onnx
 import torch
 
-from shared.base.hashing import written
+from shared.base.hashing import record_hash
 
 MAX_CHUNK_BYTES = 1_900_000_000
 ALIGNMENT = 64
@@ -88,7 +88,7 @@ class ExternalDataWriter:
         if self._file:
             self._file.close()
             self._file = None
-            written(self.chunks[-1], self._hash.hexdigest())
+            record_hash(self.chunks[-1], self._hash.hexdigest())
 
     def _pointer(self, name: str, tensor: torch.Tensor, length: int) -> onnx.TensorProto:
         proto = onnx.TensorProto(

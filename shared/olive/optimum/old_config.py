@@ -15,6 +15,7 @@ from transformers import AutoConfig
 
 from shared.base import paths
 from shared.base.errors import RungFailed
+from shared.base.text import first_line
 from shared.olive.graph.support import refuse_unsupported
 
 DROPPED = ("auto_map", "quantization_config", "_name_or_path", "transformers_version")
@@ -32,7 +33,7 @@ def read_config(folder: Path) -> Any:
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (ValueError, OSError) as error:
-        raise RungFailed(f"{where}: {str(error).splitlines()[0]}") from None
+        raise RungFailed(f"{where}: {first_line(error)}") from None
     refuse_unsupported(config, where)
     rope = getattr(config, "rope_parameters", None) or {}
     if any(isinstance(value, dict) for value in rope.values()):

@@ -63,7 +63,7 @@ def follow(before: Result | None, after: Any, root: str, unit: Unit) -> Result:
     def tell(line: str) -> None:
         worker.log_event(TOPIC, progress.labelled(unit.domain, line))
 
-    with _one_at_a_time, progress.told_to(tell):
+    with _one_at_a_time, progress.lines_to(tell):
         return run_unit(unit)
 
 

@@ -7,8 +7,8 @@ import json
 import math
 from pathlib import Path
 
-from shared.base import blocks as marks
 from shared.base import paths
+from shared.base import text as marks
 from shared.base.errors import UserError
 from shared.base.formatting import number
 from shared.base.manifest import Measurement
@@ -155,7 +155,7 @@ def put_into(document: Path, tuning: Tuning) -> None:
     name = f"<!-- tuned: {tuning.domain.name} {tuning.rung} -->"
     text = document.read_text(encoding="utf-8") if document.is_file() else ""
     try:
-        renewed = marks.put(text, name, render(tuning))
+        renewed = marks.put_block(text, name, render(tuning))
     except ValueError as error:
         raise UserError(f"--document: {paths.shown(document)} has {error}") from error
     document.write_text(renewed, encoding="utf-8")

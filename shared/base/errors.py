@@ -3,8 +3,6 @@
 >>> raise UserError("domains/legal/fallback.toml: gates.max_byte: unknown key; did you mean max_bytes?")
 """
 
-from __future__ import annotations
-
 
 def printable(text: str) -> str:
     """`text` with � for what would steer a terminal: names and messages can be a stranger's."""

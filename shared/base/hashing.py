@@ -10,8 +10,6 @@ keep the memory true: nothing is remembered that changed while it was read, or s
 the clock's tick could hide a second change; and `keep_hashes` alone takes a hash across a link.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -5,8 +5,6 @@
 ...     step("model.layers.0.mlp.up_proj")
 """
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Callable, Iterator

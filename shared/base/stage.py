@@ -8,8 +8,6 @@ bytes share it. Work happens in a hidden folder beside it and is renamed at the 
 visible under its final name is whole.
 """
 
-from __future__ import annotations
-
 import shutil
 import time
 from collections.abc import Callable, Iterator

@@ -4,8 +4,6 @@
 >>> hub.call(lambda: hub.api.model_info("org/name"))
 """
 
-from __future__ import annotations
-
 import errno
 import json
 import os

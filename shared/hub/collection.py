@@ -4,8 +4,6 @@
 ('https://huggingface.co/collections/acme/docintel-…', ['acme/docintel-legal-... (legal, v3)'])
 """
 
-from __future__ import annotations
-
 import time
 from dataclasses import dataclass
 from functools import partial

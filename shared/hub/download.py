@@ -4,8 +4,6 @@
 PosixPath('.../models--HuggingFaceTB--SmolLM2-135M-Instruct/snapshots/12fd25f77366fa6b3b4b768ec3050...')
 """
 
-from __future__ import annotations
-
 import re
 import time
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """The local side of a publication: the order, the files with their hashes, and what must not leave."""
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path

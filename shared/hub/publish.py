@@ -8,8 +8,6 @@ main is the old release or the new one. Every step can be done twice, and what t
 from the Hub, so a run that died is finished by running it again, also on another machine.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager

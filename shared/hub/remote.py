@@ -1,7 +1,5 @@
 """What the Hub holds: a revision's files, how they differ from ours, its version tags, its history."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 

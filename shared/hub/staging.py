@@ -6,8 +6,6 @@ Only pull requests of the same account are continued or closed: on the Hub anyon
 any title, and its author could go on writing to it after it was checked.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial

@@ -1,7 +1,5 @@
 """Version tags: which one a release has or gets. A tag that is given out keeps its content."""
 
-from __future__ import annotations
-
 from huggingface_hub.errors import HfHubHTTPError
 
 from shared.base.errors import UserError

@@ -6,8 +6,6 @@ the weights' bytes, on the workflow and, where it has some, on the calibration t
 all of these are alike share it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any

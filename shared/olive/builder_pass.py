@@ -6,8 +6,6 @@ option schema, takes the graph from Mobius and writes each weight as soon as it 
 Options it cannot honour are errors, never ignored. tests/ hold its output against the builder's.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -6,8 +6,6 @@ record that is also measured would let the quantiser fit what it is judged by; s
 against all records that are measured, by id and by runs of words, and one in common is an error.
 """
 
-from __future__ import annotations
-
 import copy
 import json
 from collections.abc import Iterable

@@ -9,8 +9,6 @@ The layout is Transformers.js 4's (src/utils/model-loader.js); large files are h
 build, never copied.
 """
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 from typing import Any

@@ -3,8 +3,6 @@
 `olive run` exits 0 on some failed passes; `has_output_model()` is what tells.
 """
 
-from __future__ import annotations
-
 import copy
 import logging
 import os

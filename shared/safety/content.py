@@ -5,8 +5,6 @@
 Nothing here is ever unpickled, unpacked or followed; what looks like it is refused by name.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from pathlib import Path

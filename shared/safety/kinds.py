@@ -3,8 +3,6 @@
 >>> need_known(Path("models/legal/webgpu"), ["config.json", "onnx/model_q4.onnx"])
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from mmap import ACCESS_READ, mmap

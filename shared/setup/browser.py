@@ -6,8 +6,6 @@ $ python -m shared.setup.browser --install firefox   # Firefox and a WebGPU driv
 $ CHROME_PATH=/opt/chrome/chrome ./inv test  # this one and no other
 """
 
-from __future__ import annotations
-
 import functools
 import os
 import re

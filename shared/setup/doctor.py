@@ -6,8 +6,6 @@
 False
 """
 
-from __future__ import annotations
-
 import json
 import os
 import platform

@@ -1,7 +1,5 @@
 """Find Debian's Firefox, and the driver that gives it WebGPU with shader-f16 without a GPU."""
 
-from __future__ import annotations
-
 import contextlib
 import shutil
 import subprocess

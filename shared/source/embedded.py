@@ -4,8 +4,6 @@ The package carries a Q4_1 GGUF (Apache-2.0), so this "16-bit" model is itself a
 one: real answers, real speed, but its quality says nothing about SmolLM2.
 """
 
-from __future__ import annotations
-
 from importlib import metadata
 from pathlib import Path
 

@@ -4,8 +4,6 @@ A source is a folder (`models/legal/merged`), `hf:org/name@revision`, or `pypi:l
 safetensors is read; code in a model folder is never run.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

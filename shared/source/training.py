@@ -4,8 +4,6 @@ Nothing of it is measured here, and nothing of it is trusted: only short plain v
 and no path of the machine they were trained on.
 """
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any

@@ -4,8 +4,6 @@
 ...     tab.page.goto(url)
 """
 
-from __future__ import annotations
-
 import os
 import re
 import sys

@@ -5,8 +5,6 @@
 ('ok', [504, 3575, 282, 4649])
 """
 
-from __future__ import annotations
-
 import json
 import threading
 import time

@@ -8,8 +8,6 @@ shader-f16, so q4f16 can really be run where Chromium's SwiftShader has only q4.
 ('q4f16', True)
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import tempfile

@@ -3,8 +3,6 @@
 Read from the .onnx file alone; the external data need not be there.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path

@@ -1,7 +1,5 @@
 """From the browser's answer to the bench stage's measurements."""
 
-from __future__ import annotations
-
 import statistics
 from typing import Any
 

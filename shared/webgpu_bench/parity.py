@@ -9,8 +9,6 @@ Theory, theorem 2.7.1), so it is a lower bound; the probability the CPU gives to
 reported beside it.
 """
 
-from __future__ import annotations
-
 import base64
 import json
 import math

@@ -9,8 +9,6 @@ discrete GPU, 8 GB q4f16
 WebGPU's guaranteed minimum does not fit: model.embed_tokens.weight_q4
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

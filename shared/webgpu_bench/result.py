@@ -4,8 +4,6 @@
 False
 """
 
-from __future__ import annotations
-
 from typing import Literal
 
 from pydantic import Field

@@ -4,8 +4,6 @@
 ...     browser.open(url)
 """
 
-from __future__ import annotations
-
 import json
 import re
 import threading

@@ -6,8 +6,6 @@ Hugging Face layout, so that they can be streamed; and layers without rotary emb
 come out right, which the builder gets wrong.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import io
 import logging

@@ -8,8 +8,6 @@ already (`shared.olive.quantise.checkpoint`) is written as it is, each module wi
 blocks.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ a window on Qwen2 or SmolLM3 is ignored by the graph, long-rope keeps the short 
 original context, and a partial rotary embedding gives a file that no runtime loads.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from shared.base.errors import RungFailed

@@ -4,8 +4,6 @@ The .onnx is parsed without its data; data files are looked at by size, and comp
 tensors may be the same one stored twice.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Rules on the graph: its inputs and outputs, its operators, and what it must not tell of us."""
 
-from __future__ import annotations
-
 import getpass
 import re
 import socket

@@ -11,8 +11,6 @@ A kernel may still refuse a type: 64-bit integer arithmetic on shapes goes to th
 cheap and expected.
 """
 
-from __future__ import annotations
-
 STANDARD = frozenset(
     [
         "Abs",

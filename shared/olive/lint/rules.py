@@ -5,8 +5,6 @@
 >>> require_clean(report)
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path

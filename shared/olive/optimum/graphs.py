@@ -5,8 +5,6 @@ bytes are those of onnxruntime's MatMulNBits quantiser (the tests hold them toge
 weight at a time and stores a tied table once, read by GatherBlockQuantized and MatMulNBits.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -5,8 +5,6 @@ model would rotate by the default theta and be wrong without a word. So the conf
 the transformers of this environment, with all of its defaults, and said again in the old words.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

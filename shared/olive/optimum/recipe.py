@@ -7,8 +7,6 @@ slower one; its 4-bit weights are the same bytes.
 Memory: what torch needs to trace a model without its weights, and after that one weight at a time.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """The page in Firefox: where the adapter has shader-f16 this is q4f16 on WebGPU, GPU or not."""
 
-from __future__ import annotations
-
 from shared.base.errors import RungFailed
 from shared.base.progress import say
 from shared.setup.firefox import INSTALL, find_firefox, firefox_version

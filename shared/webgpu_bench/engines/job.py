@@ -1,7 +1,5 @@
 """What an engine is given and what it gives back."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Runs by itself: the questions of a job on stdin to onnxruntime-genai on the CPU, JSON on stdout."""
 
-from __future__ import annotations
-
 import json
 import sys
 import time

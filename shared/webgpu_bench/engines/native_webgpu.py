@@ -4,8 +4,6 @@ Without a GPU it runs through Chromium's SwiftShader where that is installed, la
 q4f16 then needs shader-f16, which SwiftShader lacks, so the job's dtype decides.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from shared.base.errors import RungFailed

@@ -1,7 +1,5 @@
 """Run an engine in a process of its own: its memory can be told, and its crash is a reason."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """The questions all engines get: the domain's own first, then llama-bench's points of its text."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path

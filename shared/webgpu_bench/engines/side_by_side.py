@@ -8,8 +8,6 @@ The WebGPU row of the bench stage is taken as it is; every other engine gets the
 a stage of its own, so that what is measured is not measured again.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -5,8 +5,6 @@ WebGPU cannot be had, onnxruntime goes to the CPU with no more than a warning; t
 by the session's providers and by the kernels that its profile counts.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import sys

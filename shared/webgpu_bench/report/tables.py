@@ -3,8 +3,6 @@
 csv: one line a figure (mean, sd, n, samples). jsonl: one line a sample. json: the rows as they are.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import json

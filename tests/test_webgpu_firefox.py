@@ -13,7 +13,7 @@ import pytest
 from marionette_driver import errors
 
 from shared.base.processes import ProcessTree, runs
-from shared.setup.firefox import INSTALL, find_firefox
+from shared.setup.browser import INSTALL_FIREFOX, find_firefox
 from shared.webgpu_bench import driver, firefox
 from shared.webgpu_bench.firefox import _Tab, run_in_firefox
 from shared.webgpu_bench.result import BrowserResult
@@ -62,7 +62,7 @@ def test_a_page_that_never_answers_is_a_timeout() -> None:
 def ask(package: Path, timeout_s: float, **more: Any) -> BrowserResult:
     found = find_firefox()
     if found is None:
-        pytest.skip(f"no Firefox here: {INSTALL}")
+        pytest.skip(f"no Firefox here: {INSTALL_FIREFOX}")
     prompt = {"id": "a", "input_ids": [1, 4093, 198, 1780], "max_new_tokens": 2}
     request = {"model": "m", "dtype": "auto", "prompts": [prompt], "deadline_ms": 60_000}
     return run_in_firefox(package, request, firefox=found, timeout_s=timeout_s, **more)

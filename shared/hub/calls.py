@@ -1,4 +1,4 @@
-"""Calls to the Hub: tried again where that can help, told in one sentence where it cannot.
+"""Requests to the Hub with retries; what cannot be retried is one sentence.
 
 >>> hub = Hub(HfApi(token=get_token()), "org/name")
 >>> hub.call(lambda: hub.api.model_info("org/name"))
@@ -42,7 +42,7 @@ from shared.hub.client import TRANSIENT_STATUS
 
 ATTEMPTS = 4
 LONGEST_WAIT_SECONDS = 300.0
-"""A Hub that asks for a longer pause is not waited for: the person is told how long it is."""
+"""A Hub that asks for a longer pause is not waited for: the error says how long it is."""
 STILL_GOING_SECONDS = 30.0
 SAID_BY_THE_CLIENT = ("Invalid metadata in README.md", "LFS batch API returned errors")
 """ValueErrors whose text tells more than the HTTP error inside them, where there is one."""

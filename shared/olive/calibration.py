@@ -2,8 +2,8 @@
 
 A pass of olive.json that names "calibration.jsonl" gets the domain's file of that name: records like
 those of eval.jsonl, in chat form with the domain's prompt and their gold answers, as token ids. A
-record that is also measured would let the quantiser fit what it is judged by; so every text is held
-against all records that are measured, by id and by runs of words, and one in common is an error.
+record that is also measured would let the quantiser fit what it is judged by; so every text is
+compared with all records that are measured, by id and by runs of words, and one in common is an error.
 """
 
 import copy
@@ -51,7 +51,7 @@ def wants_calibration(workflow: dict[str, Any]) -> bool:
             if value is not None and (value != FILE or key in OTHER_KEYS):
                 raise UserError(
                     f"olive.json: passes.{name}.{key}: only {FILE!r}, which is "
-                    "held against the held-out records, may calibrate a model"
+                    "compared with the held-out records, may calibrate a model"
                 )
             wanted = wanted or value == FILE
     return wanted

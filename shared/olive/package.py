@@ -59,7 +59,7 @@ def _package(folder: Path, build: Done, work: Path) -> Produced:
 
 
 def _lint(work: Path) -> dict[str, Any]:
-    """Every dtype's graph held against what both runtimes need, before anything is run."""
+    """Lint of every dtype's graph: what both runtimes need, before anything is run."""
     from shared.olive.lint.rules import lint, require_clean
 
     outcome = {}
@@ -109,6 +109,6 @@ def _genai_config(build: Path, folder: Path) -> dict[str, Any]:
 
 
 def _public(path: Path) -> dict[str, Any]:
-    """A JSON object without the keys that tell of the machine it was written on."""
+    """A JSON object without PRIVATE_KEYS, which name the machine it was written on."""
     data: dict[str, Any] = loads_strictly(read_text(path))
     return {key: value for key, value in data.items() if key not in PRIVATE_KEYS}

@@ -1,4 +1,4 @@
-"""Files told by what they hold, not by what they are called: pickles, archives, links, bombs.
+"""Unsafe files by their content, not their name: pickles, archives, links, bombs.
 
 >>> refuse_unsafe(Path("models/legal/merged"))
 

@@ -204,7 +204,7 @@ class _Attempt:
         return result
 
     def _unanswered(self, tab: Tab | None, problem: str) -> BrowserResult:
-        """What the page had told before it fell silent, with the outcome of its silence."""
+        """The page's partial result, where it did not answer; the outcome says why."""
         result = _parsed(self.partial) if self.partial else BrowserResult(outcome="crashed")
         result.ok = False
         if self.timed_out:

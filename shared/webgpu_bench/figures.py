@@ -38,7 +38,7 @@ class Points:
 
     @classmethod
     def of(cls, bench: BenchSettings, *, hardware: bool) -> Points:
-        """All of fallback.toml's points, or the few tokens a software adapter can bear."""
+        """All of fallback.toml's points, or the few tokens that fit a software adapter."""
         if hardware:
             return cls(
                 tuple(bench.prefill),
@@ -125,18 +125,13 @@ def at(found: Iterable[Figure], test: str, tokens: int) -> Figure | None:
     return next((f for f in found if (f.test, f.tokens) == (test, tokens)), None)
 
 
-def speeds(result: BrowserResult, where: str) -> dict[str, Measurement]:
+def speeds(result: BrowserResult) -> dict[str, Measurement]:
     """The bench's further measurements: the second load, and every point of llama-bench's kind."""
     found = {f"{f.test}_tokens_per_second_at_{f.tokens}": _speed(f) for f in figures(result.runs)}
-    found["load_bytes"] = Measurement(
-        value=result.load.bytes_fetched, unit="B", how="fetched by the first load"
-    )
+    fetched = result.load.bytes_fetched
+    found["load_bytes"] = Measurement(value=fetched, unit="B", how="fetched by the first load")
     found["warm_load_seconds"] = _warm(result)
-    soft = result.software_adapter
-    return {
-        name: m.model_copy(update={"where": where, "software_adapter": soft})
-        for name, m in found.items()
-    }
+    return found
 
 
 def _speed(figure: Figure) -> Measurement:

@@ -143,7 +143,7 @@ def _free_port() -> int:
 def _answered(
     tab: _Tab, url: str, request: dict[str, Any], until: float, on_progress: Callable[[str], None]
 ) -> BrowserResult:
-    """What the page told; or the outcome of what went wrong between it and us."""
+    """The page's result; or the outcome of what went wrong on the way to it."""
     late = threading.Event()
 
     def give_up() -> None:

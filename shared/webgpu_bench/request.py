@@ -1,4 +1,4 @@
-"""What the bench stage asks of the browser: much of a GPU, of a software adapter what it can bear."""
+"""The bench stage's request to the browser: much for a GPU, little for a software adapter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the browser found, strictly: an answer with unknown keys is refused.
+"""The browser's result, strictly: an answer with unknown keys is refused.
 
 >>> BrowserResult(outcome="no_webgpu", error="this browser offers no WebGPU adapter").ok
 False
@@ -139,7 +139,7 @@ class Parity(Strict):
 
 
 class BrowserResult(Strict):
-    """Everything one run in the browser told; `error` is one sentence unless the outcome is ok.
+    """The result of one run in the browser; `error` is one sentence unless the outcome is ok.
 
     `flags`: the command line that the browser was started with.
     """

@@ -1,4 +1,4 @@
-"""Stage 6, bench: the packaged model in a real browser, measured and held against the CPU.
+"""Stage 6, bench: the packaged model in a real browser, measured and compared with the CPU.
 
 The page loads the package with Transformers.js on WebGPU from a loopback server. On a software
 adapter the run is short and every measurement says so: it proves loading, placement and agreement,
@@ -145,7 +145,7 @@ class _Bench:
         return choices
 
     def _answered(self, chat: Chat) -> tuple[Asked, BrowserResult]:
-        """On the GPU where there should be one; else, asked anew, what a software adapter can bear."""
+        """The result on the GPU where there should be one; else of a smaller request, in software."""
         asked = asked_of(self.domain, self.package, chat, self.profile)
         result = self._run(asked)
         if self.profile.hardware and (result.outcome == "no_webgpu" or result.software_adapter):

@@ -60,7 +60,7 @@ class ExternalDataWriter:
     def add(self, name: str, tensor: torch.Tensor) -> onnx.TensorProto:
         """Write `tensor` at the next aligned offset of the current chunk."""
         tensor = tensor.contiguous()
-        length = tensor.numel() * tensor.element_size()
+        length = tensor.nbytes
         self._room_for(length)
         self._write(tensor.view(-1).view(torch.uint8).numpy().data)
         proto = self._pointer(name, tensor, length)

@@ -9,7 +9,7 @@ import onnxruntime_genai as og
 
 
 def main() -> None:
-    """See child.py; every question is answered with exactly its number of tokens."""
+    """Load the model, answer one question after the other while there is time, print it all."""
     job: dict[str, Any] = json.load(sys.stdin)
     started = time.perf_counter()
     config = og.Config(job["package"])

@@ -1,4 +1,4 @@
-"""Run an engine in a process of its own: its memory can be told, and its crash is a reason."""
+"""Run an engine in a process of its own: its peak memory is measured, its crash is a reason."""
 
 import json
 import os

@@ -25,7 +25,7 @@ class Benched:
 
 @dataclass(frozen=True)
 class Asked:
-    """`on_webgpu`: what the browser's adapter can bear; `on_cpu`: all the points. `hardware`: whether
+    """`on_webgpu`: what fits the browser's adapter; `on_cpu`: all the points. `hardware`: whether
     the browser offers a GPU."""
 
     on_webgpu: list[dict[str, Any]]

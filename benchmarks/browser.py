@@ -25,7 +25,7 @@ from shared.pipeline.one import benched, run_until
 from shared.pipeline.rung import Options
 from shared.release.card.tables import gates_table
 from shared.release.model import ChainResult
-from shared.setup.firefox import INSTALL, find_firefox, firefox_version
+from shared.setup.browser import INSTALL_FIREFOX, find_firefox, firefox_version
 from shared.webgpu_bench import parity
 from shared.webgpu_bench.engines.questions import Benched
 from shared.webgpu_bench.engines.side_by_side import parse_engines, side_by_side
@@ -98,7 +98,7 @@ def _firefox(walked: ChainResult) -> str:
     head = "## q4f16 in Firefox, on an adapter with shader-f16"
     firefox = find_firefox()
     if firefox is None:
-        return f"{head}\n\nNot measured: no Firefox here ({INSTALL})."
+        return f"{head}\n\nNot measured: no Firefox here ({INSTALL_FIREFOX})."
     try:
         found, told = _firefox_parity(walked, firefox)
     except RungFailed as error:

@@ -335,10 +335,10 @@ def test_rehash_reads_the_weights_again(root: Path, embedded: Path) -> None:
     memory = root / "build" / "hashes.sqlite"
     memory.parent.mkdir()
     memory.write_bytes(b"not a database, which must cost nothing but time")
-    from shared.base.hashing import forget, sha256_file
+    from shared.base.hashing import forget_hashes, sha256_file
 
     weights = root / "models" / "legal" / "merged" / "model.safetensors"
     assert sha256_file(weights) == sha256_file(weights)
-    forget()
+    forget_hashes()
     assert not memory.exists()
     assert "--rehash" in invoke("--help", "release-all").stdout

@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from shared.base.manifest import Manifest
+from shared.base.processes import runs
 from shared.base.stage import Done
 from shared.domain.domain import load_domain
 from shared.evaluate.models.onnx import OnnxDecoder
@@ -21,7 +22,6 @@ from shared.pipeline.rung import Options
 from shared.release.model import ChainResult
 from shared.webgpu_bench import chromium, driver, parity, server
 from shared.webgpu_bench.parity import Batching, Comparison
-from shared.webgpu_bench.processes import runs
 from shared.webgpu_bench.result import BrowserResult
 from shared.webgpu_bench.stage import bench_stage
 from tests.spoil import copied, scale_tensor

@@ -32,10 +32,10 @@ def _publishing(
 
 
 def _rehash(wanted: bool) -> None:
-    from shared.base.hashing import forget
+    from shared.base.hashing import forget_hashes
 
     if wanted:
-        forget()
+        forget_hashes()
 
 
 @task(help=DOMAIN | RUNGS | RECORDS | SYSTEMS | PUBLISH | KEEP | REHASH)

@@ -154,10 +154,8 @@ def write_comparison(results: list[Result]) -> list[Path]:
         "csv": sheet.getvalue(),
         "json": json.dumps(data, indent=2, ensure_ascii=False) + "\n",
     }
-    files = [paths.build() / "reports" / f"bench-all.{end}" for end in contents]
-    for file, content in zip(files, contents.values(), strict=True):
-        write_text(file, content)
-    return files
+    folder = paths.build() / "reports"
+    return [write_text(folder / f"bench-all.{end}", text) for end, text in contents.items()]
 
 
 def _brief(measurement: Measurement | None) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 from shared.base import paths
 from shared.base.errors import UserError
+from shared.base.files import write_json
 from shared.base.hashing import sha256_json
 from shared.base.parsing import nearest
 
@@ -131,10 +132,7 @@ def _olive_schema() -> dict[str, Any]:
     if cache.exists():
         return dict(json.loads(cache.read_text()))
     schema = _read_from_olive()
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    partial = cache.with_suffix(".partial")
-    partial.write_text(json.dumps(schema))
-    partial.replace(cache)
+    write_json(cache, schema)
     return schema
 
 

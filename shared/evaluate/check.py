@@ -21,7 +21,6 @@ from shared.domain.records import Record
 from shared.domain.settings import Rung
 from shared.evaluate.scoring.pairs import Answers, Judged, advice, exceptions, measure
 from shared.evaluate.systems import (
-    ANSWERING,
     MODES,
     NAMES,
     Mode,
@@ -70,7 +69,6 @@ def check_stage(
         "modes": selection.modes,
         "origin": selection.origin,
         "own": selection.own,
-        "answering": ANSWERING,
     }
     records = sha256_json([record.model_dump() for record in selection.records])
     plan = Plan(
@@ -80,7 +78,7 @@ def check_stage(
         tools=tool_versions(
             "onnxruntime-genai", "transformers", "torch", "llguidance", "jsonschema", "scipy"
         ),
-        code=6,
+        code=(__name__,),
     )
     run = _Check(domain, selection, systems, base_label(rung))
     return run_stage(plan, run.produce, force=force)

@@ -65,7 +65,7 @@ def fidelity_stage(
         inputs={"package": package.manifest.key, "weights": weights_hash(source.folder)},
         settings={"text": sha256_json(asdict(text)), "tokens": tokens, "origin": origin},
         tools=tool_versions("onnxruntime", "torch", "transformers", "scipy"),
-        code=3,
+        code=(__name__,),
     )
     return run_stage(plan, lambda _: _measure(source, package, text, tokens, force), force=force)
 

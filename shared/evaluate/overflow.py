@@ -47,7 +47,7 @@ def overflow_stage(domain: Domain, package: Done, *, force: bool = False) -> Don
             "tokens": TOKENS,
         },
         tools=tool_versions("onnxruntime", "onnx"),
-        code=2,
+        code=(__name__,),
     )
     return run_stage(plan, lambda work: _measure(domain, package.folder), force=force)
 

@@ -48,6 +48,7 @@ def reference_stage(source: Source, text: HeldOut, tokens: int, *, force: bool =
         },
         settings={"tokens": tokens, "tail": TAIL, "keep_at_most": KEEP_AT_MOST},
         tools=tool_versions("torch", "transformers"),
+        code=(__name__,),
     )
     return run_stage(
         plan,

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from shared.base.code import code_hash
 from shared.base.errors import RungFailed, UserError
 from shared.base.manifest import tool_versions
 from shared.base.parsing import nearest
@@ -37,8 +38,11 @@ CONSTRAINED: dict[str, tuple[Mode, ...]] = {
     "only": ("constrained",),
 }
 """What --constrained may say."""
-ANSWERING = 1
-"""Goes up with every change of the code by which an answer could come out otherwise."""
+RUNTIMES = {
+    "onnxruntime-genai": "shared.evaluate.models.genai",
+    "torch": "shared.evaluate.models.torch",
+}
+"""What answers → the module that asks it."""
 
 
 class Refused(Exception):
@@ -76,7 +80,7 @@ class System:
             "dtype": compute_dtype(self.folder)
             if self.folder and self.runtime == "torch"
             else None,
-            "code": ANSWERING,
+            "code": code_hash(RUNTIMES[self.runtime]),
         }
         return Store(about)
 

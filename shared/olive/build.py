@@ -6,8 +6,6 @@ the weights' bytes, on the workflow and, where it has some, on the calibration t
 all of these are alike share it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,9 @@ from shared.source.source import Source, weights_hash
 
 DTYPES = ("q4f16", "q4")
 """Names in Transformers.js; the first is what Olive's workflow names, the second comes with it."""
+
+PASSES = ("shared.olive.builder_pass", "shared.olive.calibrated_pass")
+"""What Olive loads by the name in its list of passes."""
 
 TOOLS = ("olive-ai", "mobius-onnx", "onnx", "onnx-ir", "torch", "transformers")
 
@@ -63,7 +64,7 @@ def build_stage(
             "dtypes": list(DTYPES),
         },
         tools=tool_versions(*TOOLS),
-        code=3,
+        code=(__name__, *PASSES),
     )
     ready = bound(workflow, tokens) if tokens else workflow
     return run_stage(plan, lambda work: _build(ready, source.folder, work), force=force)
@@ -91,6 +92,7 @@ def _optimum_stage(
         inputs=weights,
         settings={"exporter": "optimum", "block_size": block_size, "dtypes": list(DTYPES)},
         tools=optimum_tools(),
+        code=(__name__,),
     )
 
     def produce(work: Path) -> Produced:

@@ -6,8 +6,6 @@ table for its use as the head. It writes the folder that Olive's own passes writ
 "olive"), so that the same builder, and Olive's own modules, read it.
 """
 
-from __future__ import annotations
-
 import fnmatch
 import json
 import shutil

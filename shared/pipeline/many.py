@@ -7,7 +7,7 @@ import psutil
 from shared.base.errors import UserError
 from shared.base.formatting import number
 from shared.base.hashing import NotDone, only_what_is_done
-from shared.base.progress import say, told_to
+from shared.base.progress import lines_to, say
 from shared.domain.domain import domain_names, load_domain
 from shared.pipeline.one import Result, record_failure, release_domain, run_until
 from shared.pipeline.publication import PublishOptions, publish_release
@@ -92,7 +92,7 @@ def _unchanged(names: list[str], options: Options) -> dict[str, Result]:
     for name in names:
         lines: list[str] = []
         try:
-            with only_what_is_done(), told_to(lines.append):
+            with only_what_is_done(), lines_to(lines.append):
                 if options.until == "gates":
                     result = release_domain(name, options)
                 else:

@@ -19,6 +19,7 @@ from shared.release.signature import SIGNATURE_FILE
 from shared.release.signing import need_signed
 
 if TYPE_CHECKING:
+    from shared.hub.files import Order
     from shared.hub.publish import Plan
 
 
@@ -99,6 +100,8 @@ def publish_collection(org: str | None = None) -> tuple[str, list[str]]:
 
 def _order(domain: Domain, options: PublishOptions) -> tuple[Order, str]:
     """What to publish and where; UserError where it must not be published."""
+    from shared.hub.files import Order
+
     folder = release_folder(domain.name)
     release = read_release(folder)
     if not release.publishable:

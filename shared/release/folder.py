@@ -13,19 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from shared.base import paths
+from shared.base.code import code_hash
 from shared.base.errors import UserError
-from shared.base.files import recover, swap_in
+from shared.base.files import link_or_copy, recover, swap_in
 from shared.base.hashing import files_below, refuse_work, sha256_file, sha256_json
 from shared.base.manifest import FILE_NAME, FileRecord, Manifest, Measurement
 from shared.base.parsing import read_text
 from shared.base.progress import say
 from shared.evaluate.compare import Checked, read_checked
 from shared.hub.names import repository_name
-from shared.olive.package import link_or_copy
-from shared.release.card.code import code_hash
 from shared.release.card.recipe import recipe_facts
 from shared.release.gates import failed, flatten
 from shared.release.model import (
+    CARD_CODE,
     CARD_FILE,
     RELEASE_FILE,
     RELEASE_FOLDER,
@@ -87,7 +87,7 @@ def _key(result: ChainResult) -> str:
     attempts = [a.model_dump(exclude={"seconds", "measured"}) for a in result.attempts]
     keys = {stage: manifest.key for stage, manifest in result.manifests.items()}
     name = repository_name(result.domain, result.rung.base) if result.rung else ""
-    settled = [name, Release.model_fields["version"].default, code_hash()]
+    settled = [name, Release.model_fields["version"].default, code_hash(CARD_CODE)]
     return sha256_json([result.domain.name, result.domain.hashes, attempts, keys, settled])[:16]
 
 
@@ -135,7 +135,7 @@ def _describe(result: ChainResult, key: str, files: dict[str, FileRecord]) -> Re
         source_files=manifests["source"].inputs,
         domain_files=result.domain.hashes,
         card_template=read_text(result.domain.folder / "card.md"),
-        card_code=code_hash(),
+        card_code=code_hash(CARD_CODE),
         example=_example(result),
         measurements=flatten(manifests) | costs(manifests),
         facts={stage: m.facts for stage, m in manifests.items()}

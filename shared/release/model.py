@@ -24,6 +24,9 @@ STAGES_IN_ALL = 10
 """With card, release folder and publish, which come after the chain."""
 
 RELEASE_FILE = "release.json"
+CARD_CODE = "shared.release.card.card"
+"""The module that renders a card, for `code_hash`."""
+
 CARD_FILE = "README.md"
 RELEASE_FOLDER = "webgpu"
 

@@ -10,10 +10,9 @@ from pathlib import Path
 
 from shared.base import paths
 from shared.base.errors import UserError
-from shared.base.files import swap_in
+from shared.base.files import link_or_copy, swap_in
 from shared.base.parsing import read_text
 from shared.base.progress import say
-from shared.olive.package import link_or_copy
 from shared.release.folder import write_described
 from shared.release.model import CARD_FILE, Release, read_release
 from shared.release.signature import SIGNATURE_FILE

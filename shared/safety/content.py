@@ -1,11 +1,9 @@
-"""Files told by what they hold, not by what they are called: pickles, archives, links, bombs.
+"""Unsafe files by their content, not their name: pickles, archives, links, bombs.
 
 >>> refuse_unsafe(Path("models/legal/merged"))
 
 Nothing here is ever unpickled, unpacked or followed; what looks like it is refused by name.
 """
-
-from __future__ import annotations
 
 import re
 from collections.abc import Iterable

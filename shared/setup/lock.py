@@ -7,8 +7,6 @@ $ .venv/bin/python -m shared.setup.lock --check  # the lock still is what this w
 macOS or Python 3.12 needs a package which this machine does not.
 """
 
-from __future__ import annotations
-
 import sys
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path

@@ -4,8 +4,7 @@ A source is a folder (`models/legal/merged`), `hf:org/name@revision`, or `pypi:l
 safetensors is read; code in a model folder is never run.
 """
 
-from __future__ import annotations
-
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,7 +64,7 @@ def source_stage(rung: Rung, *, force: bool = False) -> Source:
         files = sha256_files(folder, _files(folder))
         _need_type(folder, rung)
         settings = {"licence": rung.licence, "base": rung.base}
-        plan = Plan("source", inputs=files, settings=settings, code=2)
+        plan = Plan("source", inputs=files, settings=settings, code=(__name__,))
         return Source(folder, run_stage(plan, lambda work: _inspect(folder, rung), force=force))
     except RungFailed:
         raise
@@ -204,7 +203,7 @@ def _weights(folder: Path) -> tuple[int, list[str], int]:
             with safe_open(folder / name, framework="pt") as file:
                 for key in file.keys():  # noqa: SIM118 (not a dict)
                     part = file.get_slice(key)
-                    tensors, parameters = tensors + 1, parameters + _product(part.get_shape())
+                    tensors, parameters = tensors + 1, parameters + math.prod(part.get_shape())
                     dtypes.add(part.get_dtype())
         except SafetensorError as error:
             raise RungFailed(f"{paths.shown(folder / name)}: cannot be read: {error}") from None
@@ -212,13 +211,6 @@ def _weights(folder: Path) -> tuple[int, list[str], int]:
     if odd:
         raise RungFailed(f"{paths.shown(folder)}: weights of type {odd[0]}; 16-bit ones are needed")
     return tensors, sorted(dtypes), parameters
-
-
-def _product(shape: list[int]) -> int:
-    size = 1
-    for extent in shape:
-        size *= extent
-    return size
 
 
 def chat_template(folder: Path) -> str:

@@ -1,7 +1,5 @@
 """What the person's page may choose from: each model with its domain's prompt and an example."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

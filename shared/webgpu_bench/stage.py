@@ -1,4 +1,4 @@
-"""Stage 6, bench: the packaged model in a real browser, measured and held against the CPU.
+"""Stage 6, bench: the packaged model in a real browser, measured and compared with the CPU.
 
 The page loads the package with Transformers.js on WebGPU from a loopback server. On a software
 adapter the run is short and every measurement says so: it proves loading, placement and agreement,
@@ -11,10 +11,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shared.base import paths
 from shared.base.errors import RungFailed
-from shared.base.hashing import files_below, sha256_files, sha256_json
-from shared.base.manifest import Measurement
+from shared.base.hashing import sha256_json
+from shared.base.manifest import Measurement, tool_versions
 from shared.base.progress import say
 from shared.base.stage import Done, Plan, Produced, run_stage
 from shared.domain.domain import Domain
@@ -35,16 +34,10 @@ from shared.webgpu_bench.measurements import (
 from shared.webgpu_bench.memory import context_measurements, with_budget
 from shared.webgpu_bench.request import Profile, Request, make_request
 from shared.webgpu_bench.result import BrowserResult
+from shared.webgpu_bench.server import PAGE_CODE
 
 if TYPE_CHECKING:
     from shared.evaluate.models.chat import Chat
-
-HARNESS = (
-    "package-lock.json",
-    *("driver.py", "chromium.py", "placement.py", "result.py", "server.py"),
-    *("parity.py", "cpu_nodes.py", "cpu_nodes.toml", "budget.py", "kernels.py"),
-    *("figures.py", "speeds.py", "measured.py", "asked.py", "family.py"),
-)
 
 
 @dataclass(frozen=True)
@@ -64,7 +57,7 @@ def bench_stage(
     profile = Profile.of(domain, has_gpu())
     plan = Plan(
         "bench",
-        inputs={"package": package.manifest.key, "harness": _harness_hash()},
+        inputs={"package": package.manifest.key},
         settings={
             "prompt": domain.prompt,
             "profile": asdict(profile),
@@ -74,17 +67,11 @@ def bench_stage(
             "browser": browser.version if browser else None,
             "kernels_profiled": switches.profile,
         },
-        code=7,
+        tools=tool_versions("onnxruntime", "transformers"),
+        code=(__name__, *PAGE_CODE),
     )
     bench = _Bench(domain, package.folder, profile, browser, switches.profile)
     return run_stage(plan, bench.produce, force=force)
-
-
-def _harness_hash() -> str:
-    """The page's own files and its npm lock: another harness, another measurement."""
-    folder = paths.REPOSITORY / "shared" / "webgpu_bench"
-    page = sha256_files(folder / "page", files_below(folder / "page"))
-    return sha256_json([page, sha256_files(folder, list(HARNESS))])
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,6 @@ Hugging Face layout, so that they can be streamed; and layers without rotary emb
 come out right, which the builder gets wrong.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import io
 import logging
@@ -27,6 +25,7 @@ from transformers import AutoConfig
 
 from shared.base import paths
 from shared.base.errors import RungFailed
+from shared.base.text import first_line
 from shared.olive.graph.corrections import corrections
 
 StateDict = dict[str, torch.Tensor]
@@ -90,7 +89,7 @@ def read_config(folder: Path) -> Any:
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (ValueError, OSError) as error:
-        raise RungFailed(f"{where}: {str(error).splitlines()[0]}") from None
+        raise RungFailed(f"{where}: {first_line(error)}") from None
     if config.model_type not in registry:
         raise RungFailed(f"{where}: model_type: no graph is known for {config.model_type!r}")
     if hasattr(config, "quantization_config"):  # the codes are put in here, not by Mobius

@@ -4,8 +4,6 @@ The same rewriting runs on PyTorch's meta tensors, which have shapes and no memo
 3B model takes seconds and is the built graph's, tensor by tensor (tests/test_preflight.py).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

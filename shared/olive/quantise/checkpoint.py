@@ -10,8 +10,6 @@ the weight's place: [N, 1] int64 that say which row of which module is meant. Th
 joined like any weight, and `Checkpoint.blocks` turns them into bytes when these are written.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path

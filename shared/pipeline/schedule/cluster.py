@@ -17,10 +17,10 @@ from uuid import uuid4
 from distributed import Client, Future, get_worker
 
 from shared.base import paths, progress
+from shared.base.code import code_hash, modules
 from shared.base.cpu import set_variables
 from shared.base.errors import UserError
 from shared.base.files import write_text
-from shared.base.hashing import files_below, sha256_files, sha256_json
 from shared.pipeline.one import Result
 from shared.pipeline.schedule.units import Unit, run_unit
 
@@ -61,7 +61,7 @@ def follow(before: Result | None, after: Any, root: str, unit: Unit) -> Result:
     def tell(line: str) -> None:
         worker.log_event(TOPIC, progress.labelled(unit.domain, line))
 
-    with _one_at_a_time, progress.told_to(tell):
+    with _one_at_a_time, progress.lines_to(tell):
         return run_unit(unit)
 
 
@@ -69,14 +69,8 @@ def look_around(root: str, token: str) -> tuple[str, str]:
     """On a worker: what the file `token` in the root's build folder says, and the code's hash."""
     os.environ.setdefault("DOCINTEL_ROOT", root)
     file = paths.build() / token
-    return file.read_text(encoding="utf-8") if file.is_file() else "", code_hash()
-
-
-def code_hash() -> str:
-    """One hash over shared/**/*.py: another state of the code has other stages and keys."""
-    folder = paths.REPOSITORY / "shared"
-    names = [n for n in files_below(folder) if n.endswith(".py") and "node_modules" not in n]
-    return sha256_json(sha256_files(folder, names))
+    said = file.read_text(encoding="utf-8") if file.is_file() else ""
+    return said, code_hash(*modules(paths.REPOSITORY))
 
 
 def _need_fit_workers(client: Client, address: str) -> None:
@@ -106,7 +100,7 @@ def _need_fit(worker: str, answer: Any, token: str) -> None:
             f"worker {worker} does not see {paths.root().resolve()}; mount it there under the same "
             "name, or start the worker with DOCINTEL_ROOT set to its place there"
         )
-    if code != code_hash():
+    if code != code_hash(*modules(paths.REPOSITORY)):
         raise UserError(f"worker {worker} runs another state of this repository's code")
 
 

@@ -176,7 +176,7 @@ def _work(unit: Unit) -> tuple[Result, int]:
     global _at_work
     _at_work = True
     try:
-        with progress.speaking_for(unit.domain):
+        with progress.lines_labelled(unit.domain):
             result = run_unit(unit)
     except KeyboardInterrupt:
         os._exit(143)

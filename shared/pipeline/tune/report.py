@@ -5,12 +5,13 @@ import json
 import math
 from pathlib import Path
 
-from shared.base import blocks, paths
+from shared.base import paths
 from shared.base.errors import UserError
 from shared.base.files import write_text
 from shared.base.formatting import number
 from shared.base.manifest import Measurement
 from shared.base.tables import shown, table
+from shared.base.text import put_block
 from shared.evaluate.compare import compare_checks
 from shared.pipeline.rung import CPU_DECODE, WEBGPU_DECODE
 from shared.pipeline.tune.tune import Tried, Tuning, load_recipes
@@ -142,7 +143,7 @@ def put_into(document: Path, tuning: Tuning) -> None:
     name = f"<!-- tuned: {tuning.domain.name} {tuning.rung} -->"
     text = document.read_text(encoding="utf-8") if document.is_file() else ""
     try:
-        write_text(document, blocks.put(text, name, render(tuning)))
+        write_text(document, put_block(text, name, render(tuning)))
     except ValueError as error:
         raise UserError(f"--document: {paths.shown(document)} has {error}") from error
 

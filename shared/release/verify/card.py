@@ -10,15 +10,15 @@ from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
 
+from shared.base.code import code_hash
 from shared.base.errors import UserError
 from shared.base.front_matter import read_front_matter
 from shared.base.parsing import read_text
 from shared.base.tables import shown
 from shared.release.card.card import render_card
-from shared.release.card.code import code_hash
 from shared.release.card.front_matter import problems
 from shared.release.gates import failed, judge
-from shared.release.model import CARD_FILE, Listing, Release
+from shared.release.model import CARD_CODE, CARD_FILE, Listing, Release
 from shared.release.verify.line import NotChecked, need
 
 FIGURE = re.compile(r"\d+(?:[.,]\d+)*")
@@ -40,7 +40,7 @@ def figures(folder: Path, release: Release) -> str:
     count = len(FIGURE.findall(card))
     if card == again:
         return f"README.md made again from release.json: the same, with all {count} figures"
-    if release.card_code == code_hash():
+    if release.card_code == code_hash(CARD_CODE):
         raise UserError(_difference(card, again))
     pairs = zip_longest(STATED.findall(card), STATED.findall(again), fillvalue="nothing")
     found, wanted = next((p for p in pairs if p[0] != p[1]), ("", ""))

@@ -1,10 +1,8 @@
 """The page in Firefox: where the adapter has shader-f16 this is q4f16 on WebGPU, GPU or not."""
 
-from __future__ import annotations
-
 from shared.base.errors import RungFailed
 from shared.base.progress import say
-from shared.setup.firefox import INSTALL, find_firefox, firefox_version
+from shared.setup.browser import INSTALL_FIREFOX, find_firefox, firefox_version
 from shared.webgpu_bench.engines.job import EngineRun, Job, of_browser
 from shared.webgpu_bench.firefox import run_in_firefox
 from shared.webgpu_bench.measurements import likeliest
@@ -13,13 +11,13 @@ GRACE_SECONDS = 60
 
 
 def run(job: Job) -> EngineRun:
-    """Its greedy tokens are held against onnxruntime's CPU on the same file, as the bench does.
+    """Greedy tokens compared with onnxruntime's CPU on the same file, as the bench does.
 
     Raises RungFailed where there is no Firefox, or the page failed in it.
     """
     firefox = find_firefox()
     if firefox is None:
-        raise RungFailed(f"no Firefox on this machine; run: {INSTALL}")
+        raise RungFailed(f"no Firefox on this machine; run: {INSTALL_FIREFOX}")
     request = {
         "model": job.package.name,
         "dtype": "auto",

@@ -1,7 +1,5 @@
 """The questions all engines get: the domain's own first, then llama-bench's points of its text."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +26,7 @@ class Benched:
 
 @dataclass(frozen=True)
 class Asked:
-    """`on_webgpu`: what the browser's adapter can bear; `on_cpu`: all the points. `hardware`: whether
+    """`on_webgpu`: what fits the browser's adapter; `on_cpu`: all the points. `hardware`: whether
     the browser offers a GPU."""
 
     on_webgpu: list[dict[str, Any]]

@@ -1,18 +1,15 @@
-"""A browser's processes, remembered while they live: an orphan is not found through its parent.
+"""Processes with their children: the peak of their memory, and an end to all of a browser's.
 
->>> family = Family("--docintel-run=1f3a")  # a word of the first process's command line
->>> with family.watched():
-...     start_the_browser()
->>> family.kill()
-[]
+>>> with peak_memory() as peak:
+...     build()
+>>> peak[0]
+812345678
 """
-
-from __future__ import annotations
 
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import psutil
 
@@ -20,8 +17,46 @@ LOOK_EVERY_SECONDS = 2.0
 KILL_SECONDS = 5
 
 
-class Family:
-    """The process whose command line carries `mark`, and all that came of it."""
+@contextlib.contextmanager
+def peak_memory(
+    process: psutil.Process | None = None, *, itself: bool = True, every_seconds: float = 0.05
+) -> Iterator[list[int]]:
+    """Sample the resident memory of `process` (this one if None) and all below it, or only of what is
+    below; the list's one entry is the largest sum seen, in bytes."""
+    peak, root = [0], process or psutil.Process()
+
+    def sample() -> None:
+        peak[0] = max(peak[0], sum(map(_resident_bytes, [root] * itself + _children(root))))
+
+    with _repeated(sample, every_seconds):
+        yield peak
+
+
+@contextlib.contextmanager
+def _repeated(action: Callable[[], None], every_seconds: float) -> Iterator[None]:
+    """`action()` now, again and again in a thread, and once at the end."""
+    ended = threading.Event()
+
+    def repeat() -> None:
+        while not ended.wait(every_seconds):
+            action()
+
+    action()
+    thread = threading.Thread(target=repeat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        action()
+
+
+class ProcessTree:
+    """The process whose command line carries the word `mark`, and all that it started.
+
+    They are remembered while they live: an orphan is not found through its parent.
+    """
 
     def __init__(self, mark: str) -> None:
         self.mark = mark
@@ -52,23 +87,21 @@ class Family:
             time.sleep(0.02)
         return self.living()
 
-    @contextlib.contextmanager
-    def watched(self) -> Iterator[None]:
+    def watched(self) -> contextlib.AbstractContextManager[None]:
         """Look again and again until the block ends, and once more at its end."""
-        ended = threading.Event()
+        return _repeated(self.look, LOOK_EVERY_SECONDS)
 
-        def watch() -> None:
-            while not ended.wait(LOOK_EVERY_SECONDS):
-                self.look()
 
-        thread = threading.Thread(target=watch, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            thread.join()
-            self.look()
+def _resident_bytes(process: psutil.Process) -> int:
+    with contextlib.suppress(psutil.Error):
+        return int(process.memory_info().rss)
+    return 0
+
+
+def _children(process: psutil.Process) -> list[psutil.Process]:
+    with contextlib.suppress(psutil.Error):
+        return list(process.children(recursive=True))
+    return []
 
 
 def _parent(process: psutil.Process) -> int | None:

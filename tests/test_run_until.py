@@ -10,7 +10,7 @@ import pytest
 
 from shared.base.errors import RungFailed
 from shared.base.manifest import Manifest, Measurement
-from shared.base.stage import Done
+from shared.base.stage import StageResult
 from shared.cli.summary import comparison, summary
 from shared.domain.domain import load_domain
 from shared.evaluate.check import Selection
@@ -23,13 +23,13 @@ from shared.release.model import ChainResult, Stage
 SLOW = Measurement(value=0.2, unit="tokens/s", software_adapter=True)
 
 
-def done(stage: str, **measured: Measurement) -> Done:
+def done(stage: str, **measured: Measurement) -> StageResult:
     empty: dict[str, Any] = {"inputs": {}, "settings": {}, "tools": {}, "outputs": {}, "facts": {}}
     rest = {"wall_seconds": 0, "peak_rss_bytes": 0, "finished": "", "stage": stage, "key": "k"}
-    return Done(Path(stage), Manifest(measurements=measured, **empty, **rest), reused=True)
+    return StageResult(Path(stage), Manifest(measurements=measured, **empty, **rest), reused=True)
 
 
-def walked(monkeypatch: pytest.MonkeyPatch, *stages: Done) -> None:
+def walked(monkeypatch: pytest.MonkeyPatch, *stages: StageResult) -> None:
     """A walk that took the first rung and left these stages."""
     domain = load_domain("legal")
     found = ChainResult(
@@ -165,7 +165,7 @@ def test_nothing_of_the_file_that_fidelity_reads_may_calibrate(
     file.write_text("\n".join(lines))
     kept_out: list[int] = []
 
-    def build(*_: object, measured: tuple[object, ...], **__: object) -> Done:
+    def build(*_: object, measured: tuple[object, ...], **__: object) -> StageResult:
         kept_out.append(len(measured))
         return done("build")
 

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 
 from shared.base.errors import UserError
 from shared.base.manifest import Manifest, Measurement
-from shared.base.stage import Done
+from shared.base.stage import StageResult
 from shared.domain.domain import Domain, domain_names, load_domain
 from shared.evaluate.compare import Checked
 from shared.olive.calibration import wants_calibration
@@ -217,7 +217,7 @@ class TestTheBrowsersSpeedOfARun:
         manifest = Manifest.model_construct(measurements={"decode_tokens_per_second": speed})
 
         def note(self: RungRun, stage: str) -> None:
-            self.stages[stage] = Done(root, manifest, reused=True)
+            self.stages[stage] = StageResult(root, manifest, reused=True)
 
         monkeypatch.setattr(RungRun, "_run", note)
         return found

@@ -14,7 +14,7 @@ import pytest
 
 from shared.base.manifest import Manifest
 from shared.base.processes import runs
-from shared.base.stage import Done
+from shared.base.stage import StageResult
 from shared.domain.domain import load_domain
 from shared.evaluate.models.onnx import OnnxDecoder
 from shared.pipeline import one as pipeline
@@ -86,7 +86,7 @@ def compared_with_the_cpu(package: Path, result: BrowserResult) -> Comparison:
 def benched(package: Path, monkeypatch: pytest.MonkeyPatch) -> pipeline.Result:
     """`./inv bench` on a package that is there."""
     domain = load_domain("legal")
-    bench = bench_stage(domain, Done(package, Manifest.read(package), reused=True))
+    bench = bench_stage(domain, StageResult(package, Manifest.read(package), reused=True))
     walked = ChainResult(domain, [], domain.chain.rung[0], stages={"bench": bench})
     monkeypatch.setattr(pipeline, "run_chain", lambda *_: walked)
     return pipeline.run_until("legal", Options(until="bench"))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from shared.base.manifest import Manifest
-from shared.base.stage import Done
+from shared.base.stage import StageResult
 from shared.domain.domain import load_domain
 from shared.evaluate.models.chat import Chat
 from shared.setup.browser import Browser
@@ -53,7 +53,7 @@ def bench(
 
     def run(stand_in: StandIn) -> Manifest:
         monkeypatch.setattr(driver, "run_in_browser", stand_in)
-        made = Done(package, Manifest.read(package), reused=True)
+        made = StageResult(package, Manifest.read(package), reused=True)
         return stage.bench_stage(load_domain("legal"), made).manifest
 
     return run

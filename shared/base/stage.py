@@ -60,7 +60,7 @@ class Produced:
 
 
 @dataclass(frozen=True)
-class Done:
+class StageResult:
     """A finished stage."""
 
     folder: Path
@@ -73,27 +73,27 @@ Produce = Callable[[Path], Produced]
 
 def run_stage(
     plan: Plan, produce: Produce, *, force: bool = False, keep_partial: bool = False
-) -> Done:
+) -> StageResult:
     """Give back the finished stage, running `produce(work_folder)` only if it must.
 
     `keep_partial`: the work folder of a killed run is handed to `produce` again, which resumes from
     it; otherwise it starts from an empty one.
     """
     if not force and (manifest := _finished(plan)):
-        return Done(plan.folder, manifest, reused=True)
+        return StageResult(plan.folder, manifest, reused=True)
     refuse_work(f"{plan.stage}/{plan.key}")
     work = plan.folder.with_name(f".{plan.key}.partial")
     plan.folder.parent.mkdir(parents=True, exist_ok=True)
     with _locked(plan):
         if not force and (manifest := _finished(plan)):
-            return Done(plan.folder, manifest, reused=True)
+            return StageResult(plan.folder, manifest, reused=True)
         if not keep_partial or force:
             shutil.rmtree(work, ignore_errors=True)
         work.mkdir(exist_ok=True)
         manifest = _measured(plan, produce, work)
         swap_in(work, plan.folder)
         save_hashes({plan.folder / name: r.sha256 for name, r in manifest.outputs.items()})
-    return Done(plan.folder, manifest, reused=False)
+    return StageResult(plan.folder, manifest, reused=False)
 
 
 def _finished(plan: Plan) -> Manifest | None:

@@ -15,7 +15,7 @@ from typing import Any
 from shared.base.errors import RungFailed
 from shared.base.hashing import sha256_json
 from shared.base.manifest import Measurement, tool_versions
-from shared.base.stage import Done, Plan, Produced, run_stage
+from shared.base.stage import Plan, Produced, StageResult, run_stage
 from shared.domain.domain import Domain
 from shared.domain.records import Record
 from shared.domain.settings import Rung
@@ -52,11 +52,11 @@ def check_stage(
     domain: Domain,
     rung: Rung,
     source: Source,
-    package: Done,
+    package: StageResult,
     selection: Selection,
     *,
     force: bool = False,
-) -> Done:
+) -> StageResult:
     """Answer, judge and compare; shared.evaluate.scoring.pairs says what is measured."""
     systems = all_systems(domain, rung, source, package)
     settings = {

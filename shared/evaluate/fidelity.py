@@ -14,7 +14,7 @@ import numpy as np
 from shared.base.hashing import sha256_json
 from shared.base.manifest import Measurement, tool_versions
 from shared.base.progress import bar, say
-from shared.base.stage import Done, Plan, Produced, run_stage
+from shared.base.stage import Plan, Produced, StageResult, run_stage
 from shared.domain.domain import Domain
 from shared.domain.records import Record
 from shared.evaluate.distribution import divergence
@@ -47,12 +47,12 @@ MEASURED = {
 def fidelity_stage(
     domain: Domain,
     source: Source,
-    package: Done,
+    package: StageResult,
     records: tuple[Record, ...] | None = None,
     origin: str = "our own held-out records",
     *,
     force: bool = False,
-) -> Done:
+) -> StageResult:
     """Measure MEASURED and `cpu_decode_tokens_per_second` of the q4f16 file on the CPU.
 
     `records`: whose text is read; the domain's own if None. Where this has been done, neither torch
@@ -70,7 +70,9 @@ def fidelity_stage(
     return run_stage(plan, lambda _: _measure(source, package, text, tokens, force), force=force)
 
 
-def _measure(source: Source, package: Done, text: HeldOut, tokens: int, force: bool) -> Produced:
+def _measure(
+    source: Source, package: StageResult, text: HeldOut, tokens: int, force: bool
+) -> Produced:
     from shared.evaluate.models.onnx import OnnxDecoder
 
     reference = reference_stage(source, text, tokens, force=force)
@@ -102,7 +104,7 @@ def _measure(source: Source, package: Done, text: HeldOut, tokens: int, force: b
     )
 
 
-def _read_all(model: Any, reference: Done) -> list[dict[str, np.ndarray]]:
+def _read_all(model: Any, reference: StageResult) -> list[dict[str, np.ndarray]]:
     """Per record, arrays over its scored tokens: divergence, hidden, same, nll, parent, answer."""
     say("      reading the same text with the 4-bit build")
     found = []

@@ -18,7 +18,7 @@ from shared.base.errors import RungFailed
 from shared.base.hashing import sha256_json
 from shared.base.manifest import Measurement, tool_versions
 from shared.base.progress import say
-from shared.base.stage import Done, Plan, Produced, run_stage
+from shared.base.stage import Plan, Produced, StageResult, run_stage
 from shared.domain.domain import Domain
 from shared.evaluate.held_out import prompt_end
 from shared.evaluate.models.chat import Chat
@@ -35,7 +35,7 @@ AT_RISK = 0.5
 TOKENS, RECORDS = 256, 4
 
 
-def overflow_stage(domain: Domain, package: Done, *, force: bool = False) -> Done:
+def overflow_stage(domain: Domain, package: StageResult, *, force: bool = False) -> StageResult:
     """Measure `f16_headroom`; facts: the peak of each layer and the layers at risk."""
     records = domain.records[:RECORDS]
     plan = Plan(

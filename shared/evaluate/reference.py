@@ -18,7 +18,7 @@ import numpy as np
 from shared.base.hashing import sha256_files, sha256_json
 from shared.base.manifest import tool_versions
 from shared.base.progress import bar, say
-from shared.base.stage import Done, Plan, Produced, run_stage
+from shared.base.stage import Plan, Produced, StageResult, run_stage
 from shared.evaluate.distribution import (
     KEEP_AT_MOST,
     TAIL,
@@ -35,7 +35,9 @@ CHUNK = 64
 """Positions whose logits are held at once: 33 MB in float32 with a vocabulary of 128,256."""
 
 
-def reference_stage(source: Source, text: HeldOut, tokens: int, *, force: bool = False) -> Done:
+def reference_stage(
+    source: Source, text: HeldOut, tokens: int, *, force: bool = False
+) -> StageResult:
     """`build/reference/<key>/NNNN.npz`, one per passage, `tokens` scored tokens at most in all."""
     template = "chat_template.jinja"
     names = [*TOKENIZER_FILES, *([template] if (source.folder / template).exists() else [])]

@@ -18,7 +18,7 @@ from shared.base.errors import RungFailed, UserError
 from shared.base.manifest import tool_versions
 from shared.base.parsing import nearest
 from shared.base.progress import bar, say
-from shared.base.stage import Done
+from shared.base.stage import StageResult
 from shared.domain.domain import Domain
 from shared.domain.records import Record
 from shared.domain.settings import Rung
@@ -103,7 +103,9 @@ def parse_constrained(text: str) -> tuple[Mode, ...]:
     return CONSTRAINED[text]
 
 
-def all_systems(domain: Domain, rung: Rung, source: Source, package: Done) -> dict[Name, System]:
+def all_systems(
+    domain: Domain, rung: Rung, source: Source, package: StageResult
+) -> dict[Name, System]:
     """All three, asked for or not; a base that cannot be had says why."""
     parent = System("parent", source.folder, answering_hash(source.folder), domain.prompt)
     release = System("release", package.folder, package.manifest.key, domain.prompt)

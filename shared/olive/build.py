@@ -13,7 +13,7 @@ from typing import Any
 from shared.base.errors import RungFailed
 from shared.base.manifest import Measurement, tool_versions
 from shared.base.progress import say
-from shared.base.stage import Done, Plan, Produced, run_stage
+from shared.base.stage import Plan, Produced, StageResult, run_stage
 from shared.domain.domain import Domain
 from shared.domain.olive_json import with_overrides
 from shared.domain.records import Record
@@ -39,7 +39,7 @@ def build_stage(
     keep_onnx: Path | None = None,
     measured: Iterable[Record] = (),
     force: bool = False,
-) -> Done:
+) -> StageResult:
     """Build all DTYPES: `model_<dtype>.onnx`, their external data, genai_config.json, logs.
 
     `keep_onnx`: where the full-precision ONNX goes, for the exporter that makes one ("optimum").
@@ -83,7 +83,7 @@ def _build(workflow: dict[str, Any], folder: Path, work: Path) -> Produced:
 
 def _optimum_stage(
     folder: Path, weights: dict[str, str], block_size: int, keep_onnx: Path | None, force: bool
-) -> Done:
+) -> StageResult:
     """Optimum's export, quantised afterwards, in an environment of its own."""
     from shared.olive.optimum.recipe import build_optimum, optimum_tools
 

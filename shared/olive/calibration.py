@@ -16,7 +16,7 @@ from shared.base import paths
 from shared.base.errors import UserError
 from shared.base.hashing import sha256_json
 from shared.base.manifest import Measurement, tool_versions
-from shared.base.stage import Done, Plan, Produced, run_stage
+from shared.base.stage import Plan, Produced, StageResult, run_stage
 from shared.base.text import word_runs
 from shared.domain.domain import Domain
 from shared.domain.records import Record, read_records
@@ -59,7 +59,7 @@ def wants_calibration(workflow: dict[str, Any]) -> bool:
 
 def calibration_stage(
     domain: Domain, source: Source, measured: Iterable[Record] = (), *, force: bool = False
-) -> Done:
+) -> StageResult:
     """Token ids of the domain's calibration text, in `tokens.json`.
 
     Raises UserError where the file is missing, or where it shares an id or a text with the domain's

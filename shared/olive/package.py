@@ -16,7 +16,7 @@ from typing import Any
 from shared.base.files import link_or_copy, write_json
 from shared.base.hashing import sha256_files
 from shared.base.parsing import loads_strictly, read_text
-from shared.base.stage import Done, Plan, Produced, run_stage
+from shared.base.stage import Plan, Produced, StageResult, run_stage
 from shared.olive.build import DTYPES
 from shared.source.source import Source, chat_template
 
@@ -26,7 +26,7 @@ DEFAULT_DTYPE = "q4f16"
 PRIVATE_KEYS = ("_name_or_path", "_model_name_or_path", "is_local", "local_files_only", "backend")
 
 
-def package_stage(source: Source, build: Done, *, force: bool = False) -> Done:
+def package_stage(source: Source, build: StageResult, *, force: bool = False) -> StageResult:
     """Lay out the release's model files; measurements are the bytes of each dtype."""
     names = [n for n in (*COPIED, *TRANSFORMED, "chat_template.jinja") if _has(source, n)]
     inputs = {"build": build.manifest.key, **sha256_files(source.folder, names)}
@@ -38,7 +38,7 @@ def _has(source: Source, name: str) -> bool:
     return (source.folder / name).is_file()
 
 
-def _package(folder: Path, build: Done, work: Path) -> Produced:
+def _package(folder: Path, build: StageResult, work: Path) -> Produced:
     (work / "onnx").mkdir()
     chunks: dict[str, int] = {}
     for dtype in DTYPES:

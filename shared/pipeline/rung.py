@@ -9,7 +9,7 @@ from shared.base import paths
 from shared.base.errors import RungFailed
 from shared.base.manifest import Measurement
 from shared.base.progress import say
-from shared.base.stage import Done
+from shared.base.stage import StageResult
 from shared.domain.domain import Domain
 from shared.domain.records import Record, read_records
 from shared.domain.settings import Exporter, Rung
@@ -73,7 +73,7 @@ class RungRun:
         self.outcome: Literal["open", "taken", "skipped", "failed", "not kept"] = "open"
         self.reason = self.why = ""
         self.source: Source | None = None
-        self.stages: dict[str, Done] = {}
+        self.stages: dict[str, StageResult] = {}
         self.gates: list[GateResult] = []
         self.cpu_decode: Measurement | None = None
         """Its speed beside other builds', where it was compared with any (shared.pipeline.choose)."""
@@ -146,7 +146,7 @@ class RungRun:
         if self.stages[stage].reused:
             say("      unchanged")
 
-    def _made(self, stage: Stage) -> Done:
+    def _made(self, stage: Stage) -> StageResult:
         domain, rung, options, force = self.domain, self.rung, self.options, self.options.force
         if stage == "source":
             self.source = source_stage(rung, force=force)

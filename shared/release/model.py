@@ -13,7 +13,7 @@ from shared.base import paths
 from shared.base.errors import UserError
 from shared.base.manifest import FileRecord, Manifest, Measurement, Strict
 from shared.base.parsing import LARGEST_RELEASE, loads_strictly, validate
-from shared.base.stage import Done
+from shared.base.stage import StageResult
 from shared.domain.domain import Domain
 from shared.domain.settings import Exporter, Rung
 from shared.release.gates import GateResult
@@ -60,7 +60,7 @@ class ChainResult:
     domain: Domain
     attempts: list[Attempt] = field(default_factory=list)
     rung: Rung | None = None
-    stages: dict[str, Done] = field(default_factory=dict)
+    stages: dict[str, StageResult] = field(default_factory=dict)
     gates: list[GateResult] = field(default_factory=list)
 
     @property

@@ -14,7 +14,7 @@ from shared.base.errors import RungFailed, UserError
 from shared.base.hashing import refuse_work, sha256_file, sha256_files, sha256_json
 from shared.base.manifest import Measurement
 from shared.base.parsing import loads_strictly, read_json, read_text
-from shared.base.stage import Done, Plan, Produced, run_stage
+from shared.base.stage import Plan, Produced, StageResult, run_stage
 from shared.domain.settings import Rung
 from shared.safety.content import need_header, refuse_unsafe
 from shared.source.training import training_details
@@ -53,7 +53,7 @@ class Source:
     """A model folder that passed inspection, and its manifest."""
 
     folder: Path
-    done: Done
+    done: StageResult
 
 
 def source_stage(rung: Rung, *, force: bool = False) -> Source:

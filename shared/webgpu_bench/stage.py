@@ -15,7 +15,7 @@ from shared.base.errors import RungFailed
 from shared.base.hashing import sha256_json
 from shared.base.manifest import Measurement, tool_versions
 from shared.base.progress import say
-from shared.base.stage import Done, Plan, Produced, run_stage
+from shared.base.stage import Plan, Produced, StageResult, run_stage
 from shared.domain.domain import Domain
 from shared.setup.browser import Browser, find_browser
 from shared.webgpu_bench import parity
@@ -49,8 +49,8 @@ class Switches:
 
 
 def bench_stage(
-    domain: Domain, package: Done, *, force: bool = False, switches: Switches = Switches()
-) -> Done:
+    domain: Domain, package: StageResult, *, force: bool = False, switches: Switches = Switches()
+) -> StageResult:
     """Run the browser; measurements are NAMES. RungFailed where the page fails (never cached)."""
     domain = with_budget(domain, switches.gpu_budget)
     browser = find_browser()

@@ -86,7 +86,13 @@ def verdict_on(config: Any) -> Verdict:
         small = _small(config)
     except RungFailed as error:
         return Verdict(refusal=str(error))
-    plan = Plan("graph", inputs={}, settings=arithmetic(small), tools=tool_versions(*TOOLS))
+    plan = Plan(
+        "graph",
+        inputs={},
+        settings=arithmetic(small),
+        tools=tool_versions(*TOOLS),
+        code=(__name__,),
+    )
     done = run_stage(plan, lambda work: _produced(_kept_verdict(plan.key, small)))
     return Verdict(**done.manifest.facts)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shared.base.stage import Done
+from shared.base.stage import StageResult
 from shared.domain.domain import Domain
 from shared.domain.settings import Rung
 from shared.evaluate.held_out import inputs_of, prompt_end
@@ -20,8 +20,8 @@ class Benched:
 
     domain: Domain
     rung: Rung
-    package: Done
-    bench: Done
+    package: StageResult
+    bench: StageResult
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Asked:
     hardware: bool
 
 
-def asked_of(domain: Domain, package: Done, *, hardware: bool) -> Asked:
+def asked_of(domain: Domain, package: StageResult, *, hardware: bool) -> Asked:
     """Every question carries its text as well: wllama takes no token ids."""
     from shared.evaluate.models.chat import Chat
 

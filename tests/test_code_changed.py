@@ -145,7 +145,8 @@ from shared.webgpu_bench.engines.questions import Benched
 from shared.webgpu_bench.engines.side_by_side import side_by_side
 from shared.webgpu_bench.stage import bench_stage
 
-names = {str(path): name for name, path in modules(paths.REPOSITORY).items()}
+known = modules(paths.REPOSITORY)
+names = {str(p): n for n, p in known.items() if p.name != "__init__.py"}  # those do nothing
 running, ran, allowed = [], {}, {}
 
 def look(frame, event, argument):

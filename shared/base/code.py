@@ -23,6 +23,7 @@ INFRASTRUCTURE = {
     "shared.base.hashing": "what it hashes is the key itself",
     "shared.base.manifest": "a manifest of another form is not read, and its stage is done again",
     "shared.base.paths": "where things lie",
+    "shared.base.processes": "the memory and the end of processes, not what they make",
     "shared.base.progress": "what is printed meanwhile",
     "shared.base.stage": "how a result is made once and kept",
     "shared.hub": "the SHA-256 of all that it fetches is in the key",

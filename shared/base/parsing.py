@@ -1,7 +1,5 @@
 """Strict parsing: every mistake in a file becomes one sentence with file, key and the nearest key."""
 
-from __future__ import annotations
-
 import difflib
 import json
 import math

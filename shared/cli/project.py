@@ -1,7 +1,5 @@
 """The commands of the project itself: what is here, what is missing, tests, lint, benchmarks."""
 
-from __future__ import annotations
-
 import shutil
 import sys
 from pathlib import Path

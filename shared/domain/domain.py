@@ -5,8 +5,6 @@
 'models/legal/merged'
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from pathlib import Path

@@ -4,8 +4,6 @@ Importing Olive takes seconds, so the valid keys of its passes are read once per
 kept in build/olive-schema.json.
 """
 
-from __future__ import annotations
-
 import copy
 import json
 from importlib import metadata

@@ -5,8 +5,6 @@ A's `[metrics]`, so that nothing but the answers differs. A release folder of an
 <checkout>/models/<domain>/webgpu, has its check in <checkout>/build.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path

@@ -6,8 +6,6 @@ line. A rung that was not fine-tuned is its own base; there `base` shows what th
 asked without it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -11,8 +11,8 @@ from shared.base.hashing import files_below, sha256_files
 from shared.base.manifest import Strict
 from shared.base.progress import say
 from shared.domain.domain import Domain, domain_names, load_domain
+from shared.hub.files import Order
 from shared.hub.names import repository_name
-from shared.hub.order import Order
 from shared.release.model import RELEASE_FILE, STAGES_IN_ALL, Release, read_release, release_folder
 from shared.release.rename import renamed
 from shared.release.signature import SIGNATURE_FILE

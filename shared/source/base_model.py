@@ -4,8 +4,6 @@ A fine-tune of a 0.5B that passes for a 3B would get the 3B's name and licence o
 README.md, config.json and adapter_config.json name is a claim: it can contradict, not prove.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from functools import cache

@@ -9,8 +9,6 @@ it, so nothing after this could tell.
 Tensor(name='lm_head.weight', shape=(128256, 2048), dtype='BF16', file='model.safetensors')
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterable, Iterator

@@ -3,8 +3,6 @@
 Templates are rendered by transformers in its sandbox (jinja2's ImmutableSandboxedEnvironment).
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

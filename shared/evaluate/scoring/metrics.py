@@ -7,8 +7,6 @@ removed from both sides.
 1.0
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable
 from decimal import Decimal

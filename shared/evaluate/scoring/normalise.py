@@ -5,8 +5,6 @@ case, no ASCII punctuation, no articles. Numbers: TAT-QA's tatqa_metric.py (Zhu 
 thousands separators, currency signs and percent signs go, parentheses mean a negative.
 """
 
-from __future__ import annotations
-
 import re
 import string
 from collections.abc import Sequence

@@ -6,8 +6,6 @@ shared.evaluate.scoring.summary. What was not asked for is there as "not measure
 it is no typo.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 

@@ -5,8 +5,6 @@ A measurement's name is one of `RATES`, `characters`, `field.<name>`, `field.<na
 gives the series behind it, record by record, for paired comparisons.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import statistics

@@ -7,8 +7,6 @@ block (counted as `fenced`); an object somewhere in prose is not an answer. Of t
 section 9 allows a reader, one is set: `shared.base.parsing.DEEPEST_JSON` levels.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field

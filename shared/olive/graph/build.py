@@ -1,7 +1,5 @@
 """The graph of a model folder, proved to compute what PyTorch computes before it is handed out."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 

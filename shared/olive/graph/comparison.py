@@ -1,7 +1,5 @@
 """Cosine of a graph's logits with PyTorch's, on a small random model written without quantisation."""
 
-from __future__ import annotations
-
 import dataclasses
 import io
 import logging

@@ -9,8 +9,6 @@ quantised graphs are loaded and run, and their operators compared with WebGPU's.
 as a stage by the miniature's keys and the tool versions: once for each kind of model.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path

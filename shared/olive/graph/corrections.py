@@ -4,8 +4,6 @@ A correction is a value of Mobius's own configuration object; what would need an
 shared/olive/graph/contract.py, which refuses it.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -5,8 +5,6 @@ null with every layer a full one, rope of the default type. The first that makes
 agree is the fault. Where none does alone, all are switched together and put back one by one.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator
 from functools import partial

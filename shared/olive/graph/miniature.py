@@ -5,8 +5,6 @@ multipliers, tied or untied. Made small: vocabulary, width, depth, experts, and 
 (context, original context, window), so that a short text goes past each of them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -26,8 +26,8 @@ from shared.olive.graph.build import build_graph
 from shared.olive.quantise.gptq import SHRINK, Format
 from shared.olive.quantise.layerwise import ShardWriter, quantize_decoder
 from shared.olive.workflow import failures
-from shared.source.model import load_model
-from shared.source.weights import INDEX, load_weights
+from shared.source.model import load_model, model_weights
+from shared.source.weights import INDEX
 
 KEPT_FILES = ("*.json", "*.jinja", "*.txt", "LICENSE", "*.model")
 
@@ -143,7 +143,7 @@ def _finish(
     Tensors that the model itself has not (`known`) are left where they are.
     """
     tied = "lm_head" not in used
-    for name, tensor in load_weights(folder).items():
+    for name, tensor in model_weights(folder).items():
         module = name.removesuffix(".weight")
         if name in known and module not in used and not (tied and module == "lm_head"):
             shards.tensor(name, tensor)

@@ -75,7 +75,7 @@ def _key(walked: ChainResult) -> str:
     keys = {stage: done.manifest.key for stage, done in walked.stages.items()}
     name = repository_name(walked.domain, walked.rung.base) if walked.rung else ""
     settled = [name, Release.model_fields["version"].default, code_hash()]
-    return sha256_json([walked.domain.name, walked.domain.hashes, attempts, keys, settled])[:16]
+    return sha256_json([walked.domain.name, walked.domain.key, attempts, keys, settled])[:16]
 
 
 def _unchanged(folder: Path, key: str) -> Release | None:

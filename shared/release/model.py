@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError
 from shared.base import paths
 from shared.base.errors import UserError
 from shared.base.manifest import FileRecord, Manifest, Measurement, Strict
-from shared.base.parsing import LARGEST_RELEASE, loads_strictly, nearest
+from shared.base.parsing import LARGEST_RELEASE, loads_strictly, sentence
 from shared.base.stage import Done
 from shared.domain.domain import Domain
 from shared.domain.settings import Recipe, Rung
@@ -134,15 +134,6 @@ def read_release(folder: Path) -> Release:
     except OSError as error:
         raise UserError(f"{paths.shown(path)}: cannot be read: {error.strerror}") from None
     except ValidationError as error:
-        raise UserError(f"{paths.shown(path)}: {_first(error)}") from None
+        raise UserError(sentence(error, Release, paths.shown(path))) from None
     except ValueError as error:
         raise UserError(f"{paths.shown(path)}: not valid JSON: {error}") from None
-
-
-def _first(error: ValidationError) -> str:
-    first = error.errors(include_url=False)[0]
-    key = ".".join(map(str, first["loc"]))
-    if first["type"] == "extra_forbidden":
-        hint = nearest(str(first["loc"][-1]), list(Release.model_fields))
-        return f"{key}: unknown key; {hint}"
-    return f"{key}: {first['msg'].lower()}" if key else first["msg"]

@@ -1,4 +1,4 @@
-"""What the bench stage asks of the browser: much of a GPU, of a software adapter what it can bear."""
+"""The bench stage's request to the browser: `[bench]` on a GPU, a few tokens on a software adapter."""
 
 from __future__ import annotations
 
@@ -9,10 +9,18 @@ from typing import Any
 from shared.domain.domain import Domain
 from shared.webgpu_bench import parity
 from shared.webgpu_bench.engines.questions import context_of, domain_ids
-from shared.webgpu_bench.figures import Points, questions
+from shared.webgpu_bench.figures import (
+    REPETITIONS,
+    WARM_UPS,
+    Points,
+    new_tokens,
+    prompt_tokens,
+    questions,
+)
 
 SOFTWARE_REPETITIONS = 2
 """Each repetition asks another record's question: greedy ids are compared on several prompts."""
+SOFTWARE_PARITY_TOKENS = 512
 
 
 @dataclass(frozen=True)
@@ -29,13 +37,13 @@ class Profile:
 
     @classmethod
     def of(cls, domain: Domain, hardware: bool) -> Profile:
-        bench = domain.chain.bench
+        bench, positions = domain.chain.bench, domain.chain.bench.parity_tokens
         return cls(
-            prompt_tokens=bench.prompt_tokens if hardware else bench.software_prompt_tokens,
-            new_tokens=bench.new_tokens if hardware else bench.software_new_tokens,
-            warm_ups=bench.warm_ups if hardware else 0,
-            repetitions=bench.repetitions if hardware else SOFTWARE_REPETITIONS,
-            parity_tokens=bench.parity_tokens if hardware else bench.software_parity_tokens,
+            prompt_tokens=prompt_tokens(hardware=hardware),
+            new_tokens=new_tokens(bench, hardware=hardware),
+            warm_ups=WARM_UPS if hardware else 0,
+            repetitions=REPETITIONS if hardware else SOFTWARE_REPETITIONS,
+            parity_tokens=positions if hardware else min(positions, SOFTWARE_PARITY_TOKENS),
             hardware=hardware,
             points=Points.of(bench, hardware=hardware),
         )

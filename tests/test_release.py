@@ -166,8 +166,10 @@ def test_a_publishable_release_goes_up_as_one_change_of_main_and_comes_down_the_
     root: Path, tiny: Tiny, edit: Callable[[str, str, str], None]
 ) -> None:
     shutil.copytree(tiny("qwen2"), root / "models" / "legal" / "merged")
-    toml = root / "domains" / "legal" / "fallback.toml"
-    toml.write_text(toml.read_text().replace('blocks = "publish"', 'blocks = "nothing"'))
+    defaults = (paths.REPOSITORY / "domains" / "defaults.toml").read_text()
+    (root / "domains" / "defaults.toml").write_text(
+        defaults.replace('blocks = "publish"', 'blocks = "nothing"')
+    )
     with HubDouble() as hub:
         there = {"HF_ENDPOINT": hub.url, "HF_TOKEN": WRITE_TOKEN, "HF_HUB_DISABLE_XET": "1"}
         words = ("release", "--domain", "legal", "--records", "1", "--publish")

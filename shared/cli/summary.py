@@ -221,7 +221,7 @@ def _exports(domain: str, release: Release | None, missing: str) -> tuple[str, s
 def _verdict(gates: list[GateResult], measurement: str) -> tuple[str, str]:
     gate = next((g for g in gates if g.gate.measurement == measurement), None)
     if gate is None:
-        return "not measured", f"fallback.toml has no gate on {measurement}"
+        return "not measured", f"there is no [[gate]] on {measurement}"
     words = {"pass": "done", "fail": "failed", "not measured": "not measured"}
     return words[gate.outcome], gate.reason
 

@@ -88,7 +88,7 @@ def _key(result: ChainResult) -> str:
     keys = {stage: manifest.key for stage, manifest in result.manifests.items()}
     name = repository_name(result.domain, result.rung.base) if result.rung else ""
     settled = [name, Release.model_fields["version"].default, code_hash(CARD_CODE)]
-    return sha256_json([result.domain.name, result.domain.hashes, attempts, keys, settled])[:16]
+    return sha256_json([result.domain.name, result.domain.key, attempts, keys, settled])[:16]
 
 
 def _unchanged(folder: Path, key: str) -> Release | None:

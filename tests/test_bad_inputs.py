@@ -211,9 +211,9 @@ FOLDERS: list[Row] = [
         "models/legal/merged/tokenizer_config.json: auto_map: names code to be run",
     ),
     (
-        "weights that are quantised",
+        "a note of quantisation over 16-bit weights",
         update("config.json", quantization_config={"quant_method": "gptq"}),
-        "quantization_config: the model is quantised already",
+        "quantization_config: left over from a quantised base",
     ),
     (
         "an adapter, not merged",

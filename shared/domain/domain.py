@@ -18,6 +18,7 @@ from shared.base import paths
 from shared.base.errors import UserError
 from shared.base.hashing import sha256_file
 from shared.base.parsing import nearest, read_json, read_text, read_toml
+from shared.domain.grammar import grammar
 from shared.domain.olive_json import check_olive_config
 from shared.domain.records import Record, read_records
 from shared.domain.scoring import check_metrics
@@ -95,6 +96,7 @@ def _read_schema(path: Path) -> dict[str, Any]:
         raise UserError(f"{paths.shown(path)}: {key}: {error.message}") from None
     if not isinstance(schema, dict) or schema.get("type") != "object":
         raise UserError(f"{paths.shown(path)}: type: the answer's schema must be of type object")
+    grammar(schema, paths.shown(path))  # what answers cannot be held to is refused here
     return schema
 
 

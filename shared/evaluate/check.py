@@ -78,7 +78,7 @@ def check_stage(
         inputs={"package": package.manifest.key, "records": records},
         settings=settings,
         tools=tool_versions(
-            "onnxruntime-genai", "transformers", "torch", "llguidance", "jsonschema", "scipy"
+            "onnxruntime-genai", "transformers", "torch", "xgrammar", "jsonschema", "scipy"
         ),
         code=6,
     )

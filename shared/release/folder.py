@@ -20,6 +20,7 @@ from shared.base.hashing import files_below, refuse_work, sha256_file, sha256_js
 from shared.base.manifest import FILE_NAME, FileRecord, Manifest, Measurement
 from shared.base.parsing import read_text
 from shared.base.progress import say
+from shared.domain.grammar import grammar
 from shared.evaluate.compare import Checked, read_checked
 from shared.hub.names import repository_name
 from shared.olive.package import link_or_copy
@@ -96,6 +97,7 @@ def _fill(partial: Path, walked: ChainResult) -> None:
             put(walked.package / name, partial / name)
     (partial / "prompt.md").write_text(walked.domain.prompt + "\n", encoding="utf-8")
     shutil.copyfile(walked.domain.folder / "schema.json", partial / "schema.json")
+    (partial / "grammar.ebnf").write_text(grammar(walked.domain.schema), encoding="ascii")
 
 
 def _describe(walked: ChainResult, key: str) -> Release:

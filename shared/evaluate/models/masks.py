@@ -10,7 +10,6 @@ import functools
 import json
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,10 +24,9 @@ SLOW = 2.0
 class Masks:
     """A grammar compiled for one vocabulary."""
 
-    def __init__(self, folder: Path, stop: Sequence[int], grammar: str) -> None:
-        """`folder`: where tokenizer.json is; `stop`: the ids that may follow a whole answer."""
-        text = (folder / "tokenizer.json").read_text(encoding="utf-8")
-        self._compiled = _compiled(text, tuple(stop), grammar)
+    def __init__(self, tokenizer: str, stop: Sequence[int], grammar: str) -> None:
+        """`tokenizer`: a tokenizer.json; `stop`: the ids that may follow a whole answer."""
+        self._compiled = _compiled(tokenizer, tuple(stop), grammar)
 
     def start(self, rows: int) -> list[Any]:
         """A fresh matcher for each row; `accept_token` moves it on."""

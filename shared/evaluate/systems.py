@@ -18,10 +18,10 @@ from shared.base.parsing import nearest
 from shared.base.progress import bar, say
 from shared.base.stage import StageResult
 from shared.domain.domain import Domain
+from shared.domain.grammar import grammar
 from shared.domain.records import Record
 from shared.domain.settings import Rung
 from shared.evaluate.models.chat import Answer
-from shared.evaluate.models.grammar import grammar
 from shared.evaluate.store import Store
 from shared.source.model import compute_dtype
 from shared.source.source import Source, answering_hash, base_stage
@@ -64,16 +64,12 @@ class System:
 
     def store(self, mode: Mode, domain: Domain) -> Store:
         """Where its answers lie."""
-        tools = (
-            "transformers",
-            self.runtime,
-            *(("llguidance",) if self.runtime == "torch" else ()),
-        )
+        tools = ("transformers", self.runtime, *(("xgrammar",) if mode == "constrained" else ()))
         about: dict[str, Any] = {
             "weights": self.weights,
             "prompt": self.prompt,
             "max_new_tokens": domain.chain.check.max_new_tokens,
-            "schema": grammar(domain.schema) if mode == "constrained" else None,
+            "grammar": grammar(domain.schema) if mode == "constrained" else None,
             "tools": tool_versions(*tools),
             "dtype": compute_dtype(self.folder)
             if self.folder and self.runtime == "torch"
@@ -155,9 +151,9 @@ class Runner:
         model = self._model()
         prompts = [model.chat.prompt_ids(self.system.prompt, record.input) for record in records]
         limit = self.domain.chain.check.max_new_tokens
-        schema = grammar(self.domain.schema) if mode == "constrained" else None
+        held = grammar(self.domain.schema) if mode == "constrained" else None
         with bar(f"{self.system.name}, {mode}", len(records)) as step:
-            for index, answer in _refusing(model.answers(prompts, limit, schema), schema):
+            for index, answer in _refusing(model.answers(prompts, limit, held), held):
                 store.put(records[index], answer)
                 step(records[index].id)
 
@@ -170,13 +166,13 @@ class Runner:
 
 
 def _refusing(
-    answers: Iterator[tuple[int, Answer]], schema: str | None
+    answers: Iterator[tuple[int, Answer]], grammar: str | None
 ) -> Iterator[tuple[int, Answer]]:
     """The same answers; Refused where the runtime cannot constrain them to the schema."""
     try:
         yield from answers
-    except (ValueError, RuntimeError) as error:  # llguidance's and onnxruntime-genai's
-        if schema is None:
+    except (ValueError, RuntimeError) as error:  # XGrammar's, of this vocabulary
+        if grammar is None:
             raise
         raise Refused(f"cannot be held to schema.json: {_first_line(error)}") from error
 

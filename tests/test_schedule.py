@@ -174,7 +174,7 @@ class TestCores:
             "from shared.base.cpu import use_cores, cores; use_cores(1)\n"
             "import torch\n"
             "from pathlib import Path\n"
-            "from shared.evaluate.session import SPINNING, genai_options, session_options\n"
+            "from shared.evaluate.models.session import SPINNING, genai_options, session_options\n"
             "options = session_options(Path('.'))\n"
             "assert options.get_session_config_entry(SPINNING) == '0'\n"
             "told = genai_options()['intra_op_num_threads']\n"

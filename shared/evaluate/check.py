@@ -4,8 +4,6 @@ Bad answers are a measurement, not a crash. Every answer is kept as it came (sha
 this stage's folder has them with their verdicts, and the records beside them.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass

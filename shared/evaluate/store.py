@@ -6,8 +6,6 @@ of its input. So a killed run goes on where it stopped, and more records, anothe
 set cost only the answers that are not there yet.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from dataclasses import asdict

@@ -6,8 +6,6 @@ line. A rung that was not fine-tuned is its own base; there `base` shows what th
 asked without it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,12 +29,8 @@ Name = Literal["base", "parent", "release"]
 Mode = Literal["free", "constrained"]
 NAMES: tuple[Name, ...] = get_args(Name)
 MODES: tuple[Mode, ...] = get_args(Mode)
-CONSTRAINED: dict[str, tuple[Mode, ...]] = {
-    "both": MODES,
-    "free": ("free",),
-    "only": ("constrained",),
-}
-"""What --constrained may say."""
+CONSTRAINED: dict[str, tuple[Mode, ...]] = {"both": MODES, "free": MODES[:1], "only": MODES[1:]}
+"""The values of --constrained."""
 ANSWERING = 1
 """Goes up with every change of the code by which an answer could come out otherwise."""
 
@@ -47,7 +41,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class System:
-    """One of the three. `weights`: hash of what answers, tokenizer and chat template included;
+    """A model that answers. `weights`: hash of what answers, tokenizer and chat template included;
     `absent`: why it cannot be asked."""
 
     name: Name
@@ -62,20 +56,15 @@ class System:
 
     def store(self, mode: Mode, domain: Domain) -> Store:
         """Where its answers lie."""
-        tools = (
-            "transformers",
-            self.runtime,
-            *(("llguidance",) if self.runtime == "torch" else ()),
-        )
+        in_torch = self.runtime == "torch"
+        tools = ("transformers", self.runtime, *(("llguidance",) if in_torch else ()))
         about: dict[str, Any] = {
             "weights": self.weights,
             "prompt": self.prompt,
             "max_new_tokens": domain.chain.check.max_new_tokens,
             "schema": grammar(domain.schema) if mode == "constrained" else None,
             "tools": tool_versions(*tools),
-            "dtype": compute_dtype(self.folder)
-            if self.folder and self.runtime == "torch"
-            else None,
+            "dtype": compute_dtype(self.folder) if self.folder and in_torch else None,
             "code": ANSWERING,
         }
         return Store(about)
@@ -93,7 +82,7 @@ def parse_systems(text: str) -> tuple[Name, ...]:
 
 
 def parse_constrained(text: str) -> tuple[Mode, ...]:
-    """The modes that --constrained asks for."""
+    """The modes of a value of --constrained; UserError with the nearest value."""
     if text not in CONSTRAINED:
         raise UserError(f"--constrained: there is no {text!r}; {nearest(text, list(CONSTRAINED))}")
     return CONSTRAINED[text]

@@ -1,8 +1,7 @@
-"""From the browser's answer to the bench stage's measurements."""
-
-from __future__ import annotations
+"""The bench stage's measurements, from the browser's result."""
 
 import statistics
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -33,9 +32,8 @@ NAMES = {
     **parity.NAMES,
 }
 
-
 NEAR_TIE = 0.1
-"""Nats. Two tokens that the CPU holds for so nearly equally likely are a tie: WebGPU rounds activations
+"""Nats. Two tokens that the CPU finds so nearly equally likely are a tie: WebGPU rounds activations
 to int8 where the CPU's exact side does not, and either may come first (docs/browser.md)."""
 
 
@@ -64,40 +62,37 @@ def not_loaded(result: BrowserResult) -> dict[str, Measurement]:
 
 
 def measurements(result: BrowserResult, cpu: dict[str, list[int]]) -> dict[str, Measurement]:
-    """What a run shows by itself; `cpu` holds the CPU's likeliest tokens, run id → ids."""
+    """The measurements of one run; `cpu` holds the CPU's likeliest tokens, run id → ids."""
     runs = [run for run in own_runs(result) if run.id.startswith("run")]
     where = describe(result)
-    soft = result.software_adapter
+    context: dict[str, Any] = {"where": where, "software_adapter": result.software_adapter}
 
-    def measured(name: str, values: list[float], how: str) -> Measurement:
+    def mean(name: str, values: Sequence[float], how: str) -> Measurement:
         if not values:
             return Measurement.missing("the time budget ended before it was reached", NAMES[name])
         return Measurement(
             value=statistics.fmean(values),
             unit=NAMES[name],
             how=how,
-            where=where,
             n=len(values),
-            samples=values,
-            software_adapter=soft,
+            samples=list(values),
+            **context,
         )
 
     ttft = [run.ttft_ms / 1000 for run in runs if run.ttft_ms]
     prefill = [run.prompt_tokens / (run.ttft_ms / 1000) for run in runs if run.ttft_ms]
     decode = at(figures(result.runs), "decode", 0)
     errors = len(result.uncaptured_errors) + (result.device_lost is not None)
-    on_cpu = _nodes_on_cpu(result, where, soft)
+    on_cpu = _nodes_on_cpu(result, context)
     return {
-        "loads": Measurement(
-            value=True, how="loaded and generated", where=where, software_adapter=soft
-        ),
-        "greedy_agreement": _agreement(runs, cpu, where, soft),
-        "load_seconds": measured("load_seconds", [result.load.seconds], "cold, loopback"),
-        "ttft_seconds": measured("ttft_seconds", ttft, "prompt in to first token out"),
-        "prefill_tokens_per_second": measured("prefill_tokens_per_second", prefill, "prompt/TTFT"),
-        "decode_tokens_per_second": measured(
+        "loads": Measurement(value=True, how="loaded and generated", **context),
+        "greedy_agreement": _agreement(runs, cpu, context),
+        "load_seconds": mean("load_seconds", [result.load.seconds], "cold, loopback"),
+        "ttft_seconds": mean("ttft_seconds", ttft, "prompt in to first token out"),
+        "prefill_tokens_per_second": mean("prefill_tokens_per_second", prefill, "prompt/TTFT"),
+        "decode_tokens_per_second": mean(
             "decode_tokens_per_second",
-            list(decode.samples) if decode else [],
+            decode.samples if decode else [],
             "tokens after the first, from an empty cache",
         ),
         **speeds(result, where),
@@ -105,28 +100,22 @@ def measurements(result: BrowserResult, cpu: dict[str, list[int]]) -> dict[str, 
             value=result.gpu.peak_requested_bytes,
             unit="B",
             how="requested WebGPU buffer bytes, peak",
-            where=where,
-            software_adapter=soft,
+            **context,
         ),
         "gpu_errors": Measurement(
-            value=errors,
-            unit="errors",
-            how="uncaptured errors and device losses",
-            where=where,
-            software_adapter=soft,
+            value=errors, unit="errors", how="uncaptured errors and device losses", **context
         ),
         "nodes_on_cpu": on_cpu,
         "placement_proven": Measurement(
             value=result.placement is not None,
             how="whether onnxruntime-web's log tells where each node ran",
-            where=where,
             reason=None if result.placement else on_cpu.reason,
-            software_adapter=soft,
+            **context,
         ),
     }
 
 
-def _agreement(runs: list[Run], cpu: dict[str, list[int]], where: str, soft: bool) -> Measurement:
+def _agreement(runs: list[Run], cpu: dict[str, list[int]], context: dict[str, Any]) -> Measurement:
     """Share of the tokens the browser wrote that the CPU finds likeliest after the same text."""
     pairs = [pair for run in runs for pair in zip(run.output_ids, cpu[run.id], strict=False)]
     if not pairs:
@@ -136,13 +125,12 @@ def _agreement(runs: list[Run], cpu: dict[str, list[int]], where: str, soft: boo
         unit="share",
         how="the browser's greedy tokens that onnxruntime's CPU also finds likeliest, or tied with "
         f"it ({NEAR_TIE} nats), same file",
-        where=where,
         n=len(pairs),
-        software_adapter=soft,
+        **context,
     )
 
 
-def _nodes_on_cpu(result: BrowserResult, where: str, soft: bool) -> Measurement:
+def _nodes_on_cpu(result: BrowserResult, context: dict[str, Any]) -> Measurement:
     if result.placement is None:
         reason = result.placement_reason or "onnxruntime-web's placement log could not be read"
         return Measurement.missing(reason, "nodes")
@@ -150,8 +138,7 @@ def _nodes_on_cpu(result: BrowserResult, where: str, soft: bool) -> Measurement:
         value=result.placement.CPUExecutionProvider,
         unit="nodes",
         how=f"onnxruntime-web's log; {result.placement.WebGpuExecutionProvider} on WebGPU",
-        where=where,
-        software_adapter=soft,
+        **context,
     )
 
 
@@ -164,7 +151,7 @@ def describe(result: BrowserResult) -> str:
 
 
 def facts(result: BrowserResult, browser: Browser) -> dict[str, Any]:
-    """What the manifest keeps beside the measurements: browser, adapter, flags, versions."""
+    """The manifest's facts: browser, adapter, flags, versions."""
     return {
         "browser": f"{browser.kind} {browser.version}",
         "user_agent": result.user_agent,

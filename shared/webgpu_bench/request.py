@@ -1,10 +1,8 @@
 """The bench stage's request to the page: much of a GPU, of a software adapter what fits its time."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from shared.domain.domain import Domain
 from shared.evaluate.held_out import held_out, inputs_of, prompt_end, windows_of
@@ -29,7 +27,7 @@ class Profile:
     points: Points
 
     @classmethod
-    def of(cls, domain: Domain, hardware: bool) -> Profile:
+    def of(cls, domain: Domain, hardware: bool) -> Self:
         bench = domain.chain.bench
         return cls(
             prompt_tokens=bench.prompt_tokens if hardware else bench.software_prompt_tokens,

@@ -5,8 +5,6 @@ masks the logits. White space is fixed to what `json.dumps` writes, so that no a
 blank lines.
 """
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -30,12 +30,8 @@ Name = Literal["base", "parent", "release"]
 Mode = Literal["free", "constrained"]
 NAMES: tuple[Name, ...] = get_args(Name)
 MODES: tuple[Mode, ...] = get_args(Mode)
-CONSTRAINED: dict[str, tuple[Mode, ...]] = {
-    "both": MODES,
-    "free": ("free",),
-    "only": ("constrained",),
-}
-"""What --constrained may say."""
+CONSTRAINED: dict[str, tuple[Mode, ...]] = {"both": MODES, "free": MODES[:1], "only": MODES[1:]}
+"""The values of --constrained."""
 RUNTIMES = {
     "onnxruntime-genai": "shared.evaluate.models.genai",
     "torch": "shared.evaluate.models.torch",
@@ -49,7 +45,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class System:
-    """One of the three. `weights`: hash of what answers, tokenizer and chat template included;
+    """A model that answers. `weights`: hash of what answers, tokenizer and chat template included;
     `absent`: why it cannot be asked."""
 
     name: Name
@@ -64,6 +60,7 @@ class System:
 
     def store(self, mode: Mode, domain: Domain) -> Store:
         """Where its answers lie."""
+        in_torch = self.runtime == "torch"
         tools = ("transformers", self.runtime, *(("xgrammar",) if mode == "constrained" else ()))
         about: dict[str, Any] = {
             "weights": self.weights,
@@ -71,9 +68,7 @@ class System:
             "max_new_tokens": domain.chain.check.max_new_tokens,
             "grammar": grammar(domain.schema) if mode == "constrained" else None,
             "tools": tool_versions(*tools),
-            "dtype": compute_dtype(self.folder)
-            if self.folder and self.runtime == "torch"
-            else None,
+            "dtype": compute_dtype(self.folder) if self.folder and in_torch else None,
             "code": code_hash(RUNTIMES[self.runtime]),
         }
         return Store(about)
@@ -91,7 +86,7 @@ def parse_systems(text: str) -> tuple[Name, ...]:
 
 
 def parse_constrained(text: str) -> tuple[Mode, ...]:
-    """The modes that --constrained asks for."""
+    """The modes of a value of --constrained; UserError with the nearest value."""
     if text not in CONSTRAINED:
         raise UserError(f"--constrained: there is no {text!r}; {nearest(text, list(CONSTRAINED))}")
     return CONSTRAINED[text]

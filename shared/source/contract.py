@@ -43,7 +43,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Model:
-    """The model that a config.json describes: name → shape of every tensor, without any bytes.
+    """The model that a config.json describes: name → shape of every tensor that save_pretrained writes.
 
     `tied`: target → source of the tensors that are one; `prefix`: of the model without its head;
     `table`: the embedding; `ignored`: patterns of names that the model passes over in a file.
@@ -176,19 +176,21 @@ def described_model(folder: Path) -> Model:
     """The model of the folder's config.json on the meta device; RungFailed where there is none."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.core_model_loading import revert_weight_conversion
 
     where = paths.shown(folder / "config.json")
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         with torch.device("meta"):
             made: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        saved = revert_weight_conversion(made, made.state_dict())
     except Exception as error:  # a config of any kind of nonsense: its class raises what it likes
         words = " ".join(str(error).split())[:300] or type(error).__name__
         raise RungFailed(f"{where}: describes no causal language model: {words}") from None
     embedding = made.get_input_embeddings().weight
     return Model(
         next(name for name, tensor in made.named_parameters() if tensor is embedding),
-        {name: tuple(tensor.shape) for name, tensor in made.state_dict().items()},
+        {name: tuple(tensor.shape) for name, tensor in saved.items()},
         dict(made.all_tied_weights_keys),
         made.base_model_prefix,
         (r"rotary_emb\.inv_freq$", *(made._keys_to_ignore_on_load_unexpected or ())),

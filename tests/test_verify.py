@@ -283,7 +283,7 @@ SPOILT: list[tuple[str, Change, str, str]] = [
         "a manifest of another version",
         set_in("version", 1),
         "release.json",
-        "version: input should be 2",
+        "version: Input should be 2",
     ),
 ]
 

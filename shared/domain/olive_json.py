@@ -4,8 +4,6 @@ Importing Olive takes seconds, so the valid keys of its passes are read once per
 kept in build/olive-schema.json.
 """
 
-from __future__ import annotations
-
 import copy
 import json
 from importlib import metadata
@@ -14,6 +12,7 @@ from typing import Any
 
 from shared.base import paths
 from shared.base.errors import UserError
+from shared.base.files import write_text
 from shared.base.hashing import sha256_json
 from shared.base.parsing import nearest
 
@@ -84,10 +83,8 @@ def _check_pass(settings: Any, passes: PassSchema, where: str, key: str) -> None
         raise UserError(f"{where}: {key}.type: required, but missing")
     kind = settings["type"].lower()
     if kind not in passes:
-        raise UserError(
-            f"{where}: {key}.type: Olive has no pass {settings['type']!r}; "
-            + nearest(kind, list(passes))
-        )
+        hint = nearest(kind, list(passes))
+        raise UserError(f"{where}: {key}.type: Olive has no pass {settings['type']!r}; {hint}")
     inner = settings.get("config", settings)
     _no_strangers(inner, [*passes[kind], *PASS_WRAPPER_KEYS], where, f"{key}.")
     for name, value in inner.items():
@@ -107,9 +104,7 @@ def _no_code(value: Any, where: str, key: str) -> None:
             if name.startswith("trust_remote") and item:
                 raise UserError(f"{where}: {key}{name}: cannot be switched on")
             if name in CODE_KEYS and item is not None:
-                raise UserError(
-                    f"{where}: {key}{name}: names code to be run, which a domain cannot"
-                )
+                raise UserError(f"{where}: {key}{name}: names code, which a domain cannot run")
             _no_code(item, where, f"{key}{name}.")
 
 
@@ -122,20 +117,11 @@ def _no_strangers(found: dict[str, Any], valid: list[str], where: str, prefix: s
 def _olive_schema() -> dict[str, Any]:
     """{"top": [keys of a workflow], "passes": PassSchema}, cached per installed Olive."""
     version = metadata.version("olive-ai")
-    cache = (
-        paths.REPOSITORY
-        / "build"
-        / "olive-schema"
-        / f"{sha256_json(['v2', version])[:8]}-{version}.json"
-    )
-    if cache.exists():
-        return dict(json.loads(cache.read_text()))
-    schema = _read_from_olive()
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    partial = cache.with_suffix(".partial")
-    partial.write_text(json.dumps(schema))
-    partial.replace(cache)
-    return schema
+    name = f"{sha256_json(['v2', version])[:8]}-{version}.json"
+    cache = paths.REPOSITORY / "build" / "olive-schema" / name
+    if not cache.exists():
+        write_text(cache, json.dumps(_read_from_olive()))
+    return dict(json.loads(cache.read_text()))
 
 
 def _read_from_olive() -> dict[str, Any]:
@@ -166,7 +152,7 @@ def package_config(both: bool = False) -> dict[str, Any]:
 
 def _keys_of(package: Any, name: str) -> dict[str, dict[str, Any]]:
     """The keys of one pass; a pass whose own dependencies are not installed has none to offer."""
-    from enum import Enum
+    from enum import EnumType
 
     from olive.hardware.accelerator import AcceleratorSpec, Device
 
@@ -175,9 +161,6 @@ def _keys_of(package: Any, name: str) -> dict[str, dict[str, Any]]:
         parameters = package.import_pass_module(name).default_config(accelerator)
     except Exception:
         return {}
-    keys: dict[str, dict[str, Any]] = {}
-    for key, parameter in parameters.items():
-        kind = parameter.type_
-        is_enum = isinstance(kind, type) and issubclass(kind, Enum)
-        keys[key] = {"enum": [member.value for member in kind]} if is_enum else {}
-    return keys
+    kinds: dict[str, Any] = {key: parameter.type_ for key, parameter in parameters.items()}
+    enums: dict[str, Any] = {key: kind for key, kind in kinds.items() if isinstance(kind, EnumType)}
+    return {key: {"enum": [m.value for m in enums[key]]} if key in enums else {} for key in kinds}

@@ -1,7 +1,5 @@
 """Held-out and calibration records: one JSON object a line, each gold answer true to the schema."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -25,7 +25,7 @@ from shared.pipeline.one import benched, run_until
 from shared.pipeline.rung import Options
 from shared.release.card.tables import gates_table
 from shared.release.model import ChainResult
-from shared.setup.firefox import INSTALL, find_firefox, firefox_version
+from shared.setup.browser import INSTALL_FIREFOX, find_firefox, firefox_version
 from shared.webgpu_bench import parity
 from shared.webgpu_bench.engines.questions import Benched
 from shared.webgpu_bench.engines.side_by_side import parse_engines, side_by_side
@@ -33,7 +33,7 @@ from shared.webgpu_bench.firefox import run_in_firefox
 from shared.webgpu_bench.kernels import kernels_of
 from shared.webgpu_bench.measurements import describe
 from shared.webgpu_bench.report.tables import SOFTWARE_NOTE, busy_note, engines_table
-from shared.webgpu_bench.request import Profile, asked_of
+from shared.webgpu_bench.request import Profile, make_request
 
 DOCUMENT = paths.REPOSITORY / "docs" / "browser-measured.md"
 DOMAIN, RUNG = "legal", "embedded"
@@ -98,7 +98,7 @@ def _firefox(walked: ChainResult) -> str:
     head = "## q4f16 in Firefox, on an adapter with shader-f16"
     firefox = find_firefox()
     if firefox is None:
-        return f"{head}\n\nNot measured: no Firefox here ({INSTALL})."
+        return f"{head}\n\nNot measured: no Firefox here ({INSTALL_FIREFOX})."
     try:
         found, told = _firefox_parity(walked, firefox)
     except RungFailed as error:
@@ -110,14 +110,14 @@ def _firefox(walked: ChainResult) -> str:
 def _firefox_parity(walked: ChainResult, firefox: Path) -> tuple[dict[str, Measurement], str]:
     """The parity gate's text read by Firefox and by the CPU on the very file it has loaded."""
     from shared.evaluate.models.chat import Chat
-    from shared.evaluate.models.onnx import ForcedModel
+    from shared.evaluate.models.onnx import OnnxDecoder
 
     package = walked.package
-    asked = asked_of(walked.domain, package, Chat(package), Profile.of(walked.domain, False))
+    request = make_request(walked.domain, package, Chat(package), Profile.of(walked.domain, False))
     more = {"deadline_ms": FIREFOX_SECONDS * 1000, "warm_load": False}
     result = run_in_firefox(
         package,
-        asked.request | more,
+        request.payload | more,
         firefox=firefox,
         timeout_s=FIREFOX_SECONDS + 60,
         on_progress=lambda line: say(f"      {line}"),
@@ -125,8 +125,8 @@ def _firefox_parity(walked: ChainResult, firefox: Path) -> tuple[dict[str, Measu
     if result.outcome != "ok" or result.parity is None:
         raise RungFailed(f"Firefox: {result.outcome}: {result.error}")
     graph = package / "onnx" / f"model_{result.dtype}.onnx"
-    compared = parity.compare(ForcedModel(graph, exact=True), asked.rows, result.parity)
-    wanted = sum(map(len, asked.rows))
+    compared = parity.compare(OnnxDecoder(graph, exact=True), request.rows, result.parity)
+    wanted = sum(map(len, request.rows))
     where = describe(result)
     found = parity.measurements(compared, wanted, where, result.software_adapter)
     return found, f"{firefox_version(firefox)}; {where}."

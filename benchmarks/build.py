@@ -6,7 +6,6 @@ pages included. (The system's own account, ru_maxrss, starts from the parent's m
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 import shutil
@@ -35,6 +34,7 @@ from benchmarks.full_size import ARCHITECTURES, BLOCK_SIZE, full_size_model
 from shared.base import paths
 from shared.base.errors import UserError
 from shared.base.parsing import nearest
+from shared.base.processes import peak_memory
 from shared.base.progress import say
 
 STOCK_MODULE = "onnxruntime_genai.models.builder"
@@ -136,9 +136,10 @@ def measured(architecture: str, tool: str, command: list[str], out: Path) -> Bui
     with (out / "log").open("wb") as log:
         started = time.monotonic()
         process = subprocess.Popen(command, cwd=paths.REPOSITORY, stdout=log, stderr=log)
-        peak = _watch(process)
+        with peak_memory(psutil.Process(process.pid)) as peak:
+            process.wait()
         seconds = time.monotonic() - started
-    build = Build(architecture=architecture, tool=tool, seconds=seconds, peak_rss_bytes=peak)
+    build = Build(architecture=architecture, tool=tool, seconds=seconds, peak_rss_bytes=peak[0])
     if process.returncode != 0:
         return build.model_copy(update={"error": _error((out / "log").read_text(errors="replace"))})
     size = sum(p.stat().st_size for p in out.glob("model*.onnx*"))
@@ -150,17 +151,6 @@ def _error(log: str) -> str:
     lines = [line.strip() for line in log.strip().splitlines()] or ["no output"]
     named = [line for line in lines if EXCEPTION.match(line)]
     return (named or lines)[-1][:200]
-
-
-def _watch(process: subprocess.Popen[bytes], every_seconds: float = 0.05) -> int:
-    """Wait for the process; the largest resident memory of it and its children, in bytes."""
-    peak, watched = 0, psutil.Process(process.pid)
-    while process.poll() is None:
-        with contextlib.suppress(psutil.Error):
-            family = [watched, *watched.children(recursive=True)]
-            peak = max(peak, sum(int(member.memory_info().rss) for member in family))
-        time.sleep(every_seconds)
-    return peak
 
 
 def _generates(folder: Path) -> str:

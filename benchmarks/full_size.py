@@ -90,6 +90,7 @@ def full_size_model(architecture: str) -> Path:
         inputs={"architecture": architecture},
         settings=settings,
         tools=tool_versions("transformers"),
+        code=("benchmarks/full_size.py",),
     )
     return run_stage(
         plan, lambda work: write_random(kind(**settings, **SPECIAL), tokenizer, work)

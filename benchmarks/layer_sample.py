@@ -13,13 +13,11 @@ import json
 import os
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import psutil
 import torch
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
@@ -30,15 +28,16 @@ from benchmarks.full_size import (
     calibration_texts,
     write_random,
 )
-from shared.base import blocks as marks
 from shared.base import paths
 from shared.base.formatting import number
 from shared.base.manifest import Strict
+from shared.base.processes import peak_memory
 from shared.base.progress import say
-from shared.olive.calibrated_pass import load_parent
+from shared.base.text import put_block
 from shared.olive.quantise.gptq import Format
 from shared.olive.quantise.layerwise import quantize_decoder
 from shared.source.embedded import PACKAGE, embedded_model
+from shared.source.model import load_model
 
 DOCUMENT = paths.REPOSITORY / "docs" / "recipes.md"
 MARK = "<!-- measured: one layer of {} -->"
@@ -71,7 +70,7 @@ def layer_sample(architecture: str, domain: str = "legal") -> Sample:
     say(f"{architecture}: one layer of {settings['num_hidden_layers']}, random weights")
     block = BLOCK_SIZE[architecture]
     config = kind(**(settings | SPECIAL | {"num_hidden_layers": 1}))
-    with TemporaryDirectory(dir=_folder()) as folder, _peak() as peak:
+    with TemporaryDirectory(dir=_folder()) as folder, peak_memory() as peak:
         model = _mapped(config, Path(folder))
         times = [("start", time.monotonic())]
         quantize_decoder(
@@ -100,7 +99,7 @@ def layer_sample(architecture: str, domain: str = "legal") -> Sample:
 def _mapped(config: PretrainedConfig, folder: Path) -> Any:
     """A model with random weights, saved and loaded as `CalibratedQuant` loads one."""
     write_random(config, embedded_model(PACKAGE), folder)
-    return load_parent(folder)
+    return load_model(folder)
 
 
 def _source_bytes(config: PretrainedConfig) -> int:
@@ -108,25 +107,6 @@ def _source_bytes(config: PretrainedConfig) -> int:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     return 2 * sum(p.numel() for p in model.parameters())
-
-
-class _peak:
-    """Samples this process's resident memory while it is open; [bytes]."""
-
-    def __enter__(self) -> list[int]:
-        self._found, self._open = [0], True
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-        return self._found
-
-    def _watch(self) -> None:
-        while self._open:
-            self._found[0] = max(self._found[0], psutil.Process().memory_info().rss)
-            time.sleep(0.05)
-
-    def __exit__(self, *_: Any) -> None:
-        self._open = False
-        self._thread.join()
 
 
 def render(sample: Sample) -> str:
@@ -146,7 +126,7 @@ def put_into(document: Path, sample: Sample) -> None:
     """Renew the architecture's own block of the document."""
     text = document.read_text(encoding="utf-8")
     document.write_text(
-        marks.put(text, MARK.format(sample.architecture), render(sample)), encoding="utf-8"
+        put_block(text, MARK.format(sample.architecture), render(sample)), encoding="utf-8"
     )
 
 

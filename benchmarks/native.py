@@ -14,7 +14,6 @@ fraction = tokens/s x bytes per token / bandwidth.
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import subprocess
 import sys
@@ -32,6 +31,7 @@ from shared.base.errors import RungFailed, UserError
 from shared.base.formatting import number
 from shared.base.progress import say
 from shared.base.tables import table
+from shared.olive.lint.files import byte_length
 from shared.webgpu_bench.driver import has_gpu
 from shared.webgpu_bench.engines import native, native_webgpu
 from shared.webgpu_bench.engines.job import EngineRun, Job
@@ -68,7 +68,7 @@ def bytes_per_token(graph: Path) -> Reads:
     for tensor in model.initializer:
         used_by = readers.get(tensor.name, set())
         if used_by and not all(op.startswith("Gather") for op in used_by):
-            weights += _tensor_bytes(tensor)
+            weights += byte_length(tensor)
     cache = 0
     for value in model.input:
         if value.name.startswith("past_key_values"):
@@ -76,10 +76,6 @@ def bytes_per_token(graph: Path) -> Reads:
             size = _item_bytes(value.type.tensor_type.elem_type)
             cache += dims[1].dim_value * dims[3].dim_value * size
     return Reads(weights, cache)
-
-
-def _tensor_bytes(tensor: onnx.TensorProto) -> int:
-    return math.prod(tensor.dims) * _item_bytes(tensor.data_type)
 
 
 def _item_bytes(kind: int) -> int:

@@ -29,6 +29,7 @@ from shared.base import paths
 from shared.base.errors import UserError
 from shared.base.formatting import number
 from shared.base.manifest import Strict
+from shared.base.processes import peak_memory
 from shared.base.progress import say
 from shared.base.tables import table
 
@@ -135,30 +136,14 @@ def _measured(
         process = subprocess.Popen(
             words, cwd=paths.REPOSITORY, env=environment, stdout=subprocess.PIPE, stderr=log
         )
-        peak = _watch(process)
+        with peak_memory(itself=False) as peak:  # of all below this process, a cluster too
+            process.wait()
         seconds = time.monotonic() - started
     said = process.stdout.read().decode().strip().splitlines() if process.stdout else []
     errors = json.loads(said[-1])["errors"] if said else [f"no answer; see {root / 'log'}"]
     if errors:
         raise UserError(f"bench-scaling: {way}: {errors[0]}")
-    return Run(way=way, domains=count, seconds=seconds, peak_rss_bytes=peak)
-
-
-def _watch(process: subprocess.Popen[bytes], every_seconds: float = 0.1) -> int:
-    """Wait; the largest resident memory of everything below this process (a cluster too), in bytes."""
-    peak = 0
-    while process.poll() is None:
-        family = psutil.Process().children(recursive=True)
-        peak = max(peak, sum(_rss(member) for member in family))
-        time.sleep(every_seconds)
-    return peak
-
-
-def _rss(process: psutil.Process) -> int:
-    try:
-        return int(process.memory_info().rss)
-    except psutil.Error:
-        return 0
+    return Run(way=way, domains=count, seconds=seconds, peak_rss_bytes=peak[0])
 
 
 def _environment(root: Path) -> dict[str, str]:

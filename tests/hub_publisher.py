@@ -40,7 +40,7 @@ def publisher(url: str, world: str, overwrite: bool, batch: int) -> None:
     import huggingface_hub.constants
 
     from shared.hub import staging
-    from shared.hub.order import Order
+    from shared.hub.files import Order
     from shared.hub.publish import publish
 
     os.chdir(world)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from shared.base.errors import UserError
-from shared.hub.order import Order
+from shared.hub.files import Order
 from shared.hub.publish import Published, publish
 from tests.hub_double import READ_TOKEN, WRITE_TOKEN, HubDouble
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from shared.base.parsing import DEEPEST_JSON
 from shared.domain.records import Record
 from shared.domain.scoring import FieldScoring, same
 from shared.evaluate.scoring.verdict import (
-    DEEPEST,
     REFUSALS,
     Verdict,
     is_complete,
@@ -106,8 +106,8 @@ CASES = {
     "5,000 digits where a string is due": (f'{{"a": 1, "b": {"1" * 5000}}}', "json", "a"),
     "a float past all floats": ('{"a": 1e999, "b": "x"}', "json", "b"),
     # depth
-    "an array nested as deep as may be": ("[" * DEEPEST + "]" * DEEPEST, "json", ""),
-    "one deeper": ("[" * (DEEPEST + 1) + "]" * (DEEPEST + 1), "", ""),
+    "an array nested as deep as may be": ("[" * DEEPEST_JSON + "]" * DEEPEST_JSON, "json", ""),
+    "one deeper": ("[" * (DEEPEST_JSON + 1) + "]" * (DEEPEST_JSON + 1), "", ""),
     "an array nested very deeply": ("[" * DEEP + "]" * DEEP, "", ""),
     "objects nested very deeply": ('{"a":' * DEEP + "1" + "}" * DEEP, "", ""),
     # nothing
@@ -136,7 +136,7 @@ def test_the_verdict_on(text: str, flags: str, right: str) -> None:
 
 
 def test_the_same_verdict_comes_however_deep_the_caller_stands() -> None:
-    text = "[" * DEEPEST + "]" * DEEPEST
+    text = "[" * DEEPEST_JSON + "]" * DEEPEST_JSON
 
     def deeper(levels: int) -> Verdict:
         return verdict_on(text) if levels == 0 else deeper(levels - 1)

@@ -84,9 +84,9 @@ CONFIGS: list[Row] = [
         "rung: the name 'smollm3' stands twice",
     ),
     (
-        "an unknown recipe",
-        replace("fallback.toml", 'name = "smollm3"', 'name = "smollm3"\nrecipes = ["magic"]'),
-        ": rung.0.recipes.0: ",
+        "an unknown exporter",
+        replace("fallback.toml", 'name = "smollm3"', 'name = "smollm3"\nexporters = ["magic"]'),
+        ": rung.0.exporters.0: ",
     ),
     (
         "no rung",
@@ -211,9 +211,9 @@ FOLDERS: list[Row] = [
         "models/legal/merged/tokenizer_config.json: auto_map: names code to be run",
     ),
     (
-        "weights that are quantised",
+        "a note of quantisation over 16-bit weights",
         update("config.json", quantization_config={"quant_method": "gptq"}),
-        "quantization_config: the model is quantised already",
+        "quantization_config: left over from a quantised base",
     ),
     (
         "an adapter, not merged",

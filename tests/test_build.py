@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM
 
 from shared.base import paths
 from shared.base.errors import RungFailed
-from shared.olive.graph.bare import build_graph
+from shared.olive.graph.build import build_graph
 from shared.olive.graph.external_data import ExternalDataWriter
 from shared.olive.graph.fill import Int4Options, write_int4, write_together
 from shared.olive.quantise.nearest import dequantize, quantize

@@ -40,7 +40,7 @@ def test_every_pass_is_named_with_its_settings_and_what_calibrated_it(root: Path
 
 
 def test_the_other_toolchain_is_named(root: Path) -> None:
-    assert recipe_words(build(root, recipe="optimum", block_size=32)) == "optimum, blocks of 32"
+    assert recipe_words(build(root, exporter="optimum", block_size=32)) == "optimum, blocks of 32"
 
 
 def shown(root: Path) -> str:

@@ -23,7 +23,7 @@ from shared.base.stage import Plan, Produced, run_stage
 from shared.domain.domain import Domain, load_domain
 from shared.evaluate import systems
 from shared.evaluate.check import Selection, check_stage
-from shared.evaluate.models.answer import Answer
+from shared.evaluate.models.chat import Answer
 from shared.evaluate.systems import System
 from shared.release.gates import judge_gates
 from shared.source.source import answering_hash, source_stage
@@ -127,14 +127,14 @@ def test_another_fault_of_a_free_answer_is_no_refusal(
 
 
 def test_a_real_runtime_refuses_such_a_schema_in_a_sentence(tiny: Tiny, package: Path) -> None:
-    from shared.evaluate.models.genai import Answerer
-    from shared.evaluate.models.torch import SixteenBit
+    from shared.evaluate.models.genai import GenaiModel
+    from shared.evaluate.models.torch import TorchModel
 
     schema = json.dumps({"type": "object", "properties": {"a": {"type": "no such type"}}})
-    for model in (SixteenBit(tiny("llama")), Answerer(package)):
+    for model in (TorchModel(tiny("llama")), GenaiModel(package)):
         prompts = [model.chat.prompt_ids(None, "Hello")]
         with pytest.raises(systems.Refused, match=r"cannot be held to schema\.json: .+"):
-            list(systems._held(model.answers(prompts, 8, schema), schema))
+            list(systems._refusing(model.answers(prompts, 8, schema), schema))
 
 
 class TestWhatStandsInTheFacts:
@@ -178,10 +178,10 @@ class TestAStoredAnswer:
         before = system.store("free", domain).path
         assert system.store("free", domain).path == before
         with monkeypatch.context() as patch:
-            patch.setattr(systems, "ANSWERING", systems.ANSWERING + 1)
+            patch.setattr(systems, "RUNTIMES", {"torch": "shared.evaluate.models.genai"})
             assert system.store("free", domain).path != before
         assert system.store("free", domain).path == before
-        monkeypatch.setattr(systems, "dtype_of", lambda folder: "bfloat16")
+        monkeypatch.setattr(systems, "compute_dtype", lambda folder: "bfloat16")
         assert system.store("free", domain).path != before
 
 
@@ -190,10 +190,10 @@ import sys
 from pathlib import Path
 from shared.domain.records import Record
 from shared.domain.domain import load_domain
-from shared.evaluate.systems import Asking, System
+from shared.evaluate.systems import Runner, System
 domain = load_domain("legal")
 records = [Record(id=f"n{i}", input=f"Matter {i} of a hundred.", gold={}) for i in range(100)]
-Asking(System("parent", Path(sys.argv[1]), "w", "Answer in JSON."), domain, records).ask("free")
+Runner(System("parent", Path(sys.argv[1]), "w", "Answer in JSON."), domain, records).run("free")
 """
 
 

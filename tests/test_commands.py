@@ -62,7 +62,10 @@ class TestHelp:
     def test_is_what_a_command_with_help_behind_it_prints(self) -> None:
         assert invoke("check", "--help").stdout == invoke("--help", "check").stdout != ""
 
-    @pytest.mark.parametrize("words", ["invoke --list", "invoke domains"])
+    @pytest.mark.parametrize(
+        "words",
+        ["invoke --list", "invoke domains", "python -m benchmarks.architectures --built"],
+    )
     def test_in_the_readme_is_what_the_command_prints(self, words: str) -> None:
         assert blocks()[words] == render(words), "run `./inv readme`"
 

@@ -11,9 +11,9 @@ import pytest
 
 from benchmarks.native import bytes_per_token, share_of_limit
 from shared.base.errors import RungFailed, UserError
+from shared.base.venv import Venv
 from shared.domain.domain import load_domain
-from shared.setup.browser import find_browser
-from shared.setup.firefox import INSTALL, find_firefox
+from shared.setup.browser import INSTALL_FIREFOX, find_browser, find_firefox
 from shared.webgpu_bench.engines import firefox, in_browser, native, native_webgpu
 from shared.webgpu_bench.engines.job import EngineRun, Job
 from shared.webgpu_bench.engines.process import run_child
@@ -187,7 +187,7 @@ class TestEachEngine:
     def test_native_webgpu_never_runs_on_the_cpu_instead(
         self, package: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        if not native_webgpu.webgpu_folder().is_dir():
+        if not native_webgpu.VENV.is_finished():
             pytest.skip(".venv-webgpu is not made here: `./inv bench --engines native-webgpu`")
         nothing = package / "no_icd.json"
         monkeypatch.setattr(native_webgpu, "_software_icd", lambda: nothing)
@@ -203,7 +203,7 @@ class TestEachEngine:
             seen.update(env)
             raise RungFailed("enough")
 
-        monkeypatch.setattr(native_webgpu, "webgpu_python", lambda: tmp_path)
+        monkeypatch.setattr(Venv, "python", lambda venv: tmp_path)
         monkeypatch.setattr(native_webgpu, "run_child", note)
         with pytest.raises(RungFailed, match="enough"):
             native_webgpu.run(job(package, hardware=True))
@@ -211,7 +211,7 @@ class TestEachEngine:
 
     def test_firefox_runs_q4f16_and_agrees_with_the_cpu(self, package: Path) -> None:
         if find_firefox() is None:
-            pytest.skip(f"no Firefox here: {INSTALL}")
+            pytest.skip(f"no Firefox here: {INSTALL_FIREFOX}")
         found = firefox.run(job(package))
         if found.dtype != "q4f16":
             pytest.skip(f"{found.where}: no shader-f16, so no q4f16")

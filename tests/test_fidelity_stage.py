@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import sys
@@ -14,12 +13,13 @@ import pytest
 
 from shared.domain.domain import load_domain
 from shared.evaluate import reference
-from shared.evaluate.distribution import distance
+from shared.evaluate.distribution import divergence, truncate
 from shared.evaluate.fidelity import MEASURED
+from shared.evaluate.held_out import HeldOut, held_out, passages_of
 from shared.evaluate.models.chat import Chat
-from shared.evaluate.models.onnx import ForcedModel
-from shared.evaluate.models.parent import Parent
-from shared.evaluate.reference import HeldOut, as_passages, passages, predictions, reference_stage
+from shared.evaluate.models.onnx import OnnxDecoder
+from shared.evaluate.models.torch import TorchModel
+from shared.evaluate.reference import passages, predictions, reference_stage
 from shared.pipeline.chain import run_chain
 from shared.pipeline.rung import Options
 from shared.source.source import source_stage
@@ -95,10 +95,9 @@ def test_the_same_text_from_another_file_is_named_by_that_file(world: Path) -> N
     assert "copy.jsonl" in theirs.measurements["kl_divergence"].how
 
 
-def held_out() -> HeldOut:
+def four_records() -> HeldOut:
     domain = load_domain("legal")
-    pairs = tuple((r.input, json.dumps(r.gold)) for r in domain.records[:4])
-    return HeldOut(domain.prompt, pairs, "four records")
+    return held_out(domain.prompt, domain.records[:4], "four records")
 
 
 class TestTheReference:
@@ -116,10 +115,10 @@ class TestTheReference:
 
         monkeypatch.setattr(reference, "read", dying)
         with pytest.raises(KeyboardInterrupt):
-            reference_stage(source, held_out(), 10_000)
+            reference_stage(source, four_records(), 10_000)
         assert not list((world / "build" / "reference").glob("[0-9a-f]*"))
         seen.clear()
-        done = reference_stage(source, held_out(), 10_000)
+        done = reference_stage(source, four_records(), 10_000)
         assert len(seen) == 2 and len(list(passages(done.folder))) == 4
 
     def test_of_pieces_is_the_model_on_the_whole_text(self, world: Path) -> None:
@@ -129,8 +128,8 @@ class TestTheReference:
 
         folder = world / "models" / "legal" / "merged"
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-        parent = Parent(folder, "float32")
-        for passage in as_passages(Chat(folder), held_out(), 10_000):
+        parent = TorchModel(folder, "float32")
+        for passage in passages_of(Chat(folder), four_records(), 10_000):
             with torch.inference_mode():
                 whole = model(torch.from_numpy(passage.ids)[None]).logits[0].numpy()
             found = np.concatenate([logits for logits, _ in predictions(parent, passage)])
@@ -138,8 +137,8 @@ class TestTheReference:
 
     def test_scores_each_record_from_where_it_differs_from_the_others(self, world: Path) -> None:
         chat = Chat(world / "models" / "legal" / "merged")
-        text = held_out()
-        found = as_passages(chat, text, 10_000)
+        text = four_records()
+        found = passages_of(chat, text, 10_000)
         for passage, (question, answer) in zip(found, text.pairs, strict=True):
             scored = chat.tokenizer.decode(passage.ids[passage.first :])
             assert question[20:] in scored and answer in scored
@@ -148,7 +147,7 @@ class TestTheReference:
 
     def test_stops_at_the_tokens_asked_for(self, world: Path) -> None:
         chat = Chat(world / "models" / "legal" / "merged")
-        found = as_passages(chat, held_out(), 100)
+        found = passages_of(chat, four_records(), 100)
         assert sum(len(p.ids) - p.first for p in found) == 100
 
 
@@ -156,7 +155,7 @@ def test_the_build_in_pieces_is_the_build_at_once(package: Path) -> None:
     """onnxruntime's cache is rewound to the common beginning between the records."""
     graph = package / "onnx" / "model_q4.onnx"
     ids = list(range(50, 90))
-    model = ForcedModel(graph, exact=True)
+    model = OnnxDecoder(graph, exact=True)
     whole = model.feed(ids)
     model.rewind(10)
     model.feed([7, 8, 9])
@@ -165,20 +164,20 @@ def test_the_build_in_pieces_is_the_build_at_once(package: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_cut_costs_less_than_a_tenth_of_the_standard_error_on_a_real_model(
+def test_truncation_costs_less_than_a_tenth_of_the_standard_error_on_a_real_model(
     root: Path, embedded: Path
 ) -> None:
-    """Held against the uncut distributions of the embedded model, one passage."""
+    """Compared with the whole distributions of the embedded model, one passage."""
     domain = load_domain("legal")
-    pairs = tuple((r.input, json.dumps(r.gold)) for r in domain.records[:2])
-    (passage, *_) = as_passages(Chat(embedded), HeldOut(domain.prompt, pairs, ""), 150)
-    parent = Parent(embedded, "float32")
-    other = Parent(embedded, "bfloat16")
+    text = held_out(domain.prompt, domain.records[:2])
+    (passage, *_) = passages_of(Chat(embedded), text, 150)
+    parent = TorchModel(embedded, "float32")
+    other = TorchModel(embedded, "bfloat16")
     p, q = (np.concatenate([a for a, _ in predictions(m, passage)]) for m in (parent, other))
     q = q * 0.9  # a poorer model than a rounded one
     following = passage.ids[passage.first :]
-    uncut = distance(reference.cut(p, following, tail=0), q, following).divergence
-    found = distance(reference.cut(p, following), q, following)
-    short = uncut - found.divergence
+    whole = divergence(truncate(p, following, tail=0), q, following).divergence
+    found = divergence(truncate(p, following), q, following)
+    short = whole - found.divergence
     assert (short > -1e-4).all() and (short <= found.hidden + 1e-4).all()
-    assert short.mean() < 0.1 * uncut.std() / np.sqrt(len(uncut))
+    assert short.mean() < 0.1 * whole.std() / np.sqrt(len(whole))

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from shared.base import hashing
-from shared.base.hashing import NotDone, forget, only_what_is_done, sha256_file
+from shared.base.files import link_or_copy
+from shared.base.hashing import NotDone, forget_hashes, only_what_is_done, sha256_file
 from shared.base.stage import Plan, Produced, run_stage
-from shared.olive.package import link_or_copy
 from tests.stand_ins import take_any_architecture
 
 SIZE = hashing.REMEMBER_FROM_BYTES
@@ -95,7 +95,7 @@ class TestTheMemory:
     def test_is_emptied_by_rehash(self, tmp_path: Path, read: list[str]) -> None:
         file = large(tmp_path / "w")
         sha256_file(file)
-        forget()
+        forget_hashes()
         sha256_file(file)
         assert read == ["w", "w"]
 

@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import save_file
 
 from shared.base.cpu import cores
-from shared.olive.calibrated_pass import load_parent
 from shared.olive.quantise import hessian
 from shared.olive.quantise.gptq import Format, gptq, inputs_of
 from shared.olive.quantise.hessian import add, inverse_factor_
 from shared.source import weights
+from shared.source.model import load_model
 from shared.source.weights import SINGLE, forget_mapped, load_weights
 
 
@@ -90,7 +90,7 @@ class TestForgettingPages:
     def test_reaches_the_model_that_is_calibrated(
         self, tiny: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        model, forgotten = load_parent(tiny("llama")), list[int]()
+        model, forgotten = load_model(tiny("llama")), list[int]()
         monkeypatch.setattr(weights, "forget_pages", lambda t: forgotten.append(t.data_ptr()))
         matrices = [p.data for p in model.parameters() if p.ndim == 2]
         forget_mapped(matrices)

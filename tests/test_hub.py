@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from shared.base.errors import UserError
-from shared.cli.publication import plan_table
+from shared.cli.summary import plan_table
 from shared.hub.collection import Entry, renew_collection
 from shared.hub.names import repo_id
 from shared.hub.publish import plan

@@ -2,30 +2,10 @@
 
 from __future__ import annotations
 
-import ast
 from pathlib import Path
 
 from shared.base import paths
-
-
-def modules() -> dict[str, Path]:
-    """Every module of shared/ by its dotted name."""
-    root = paths.REPOSITORY
-    found = sorted(p for p in (root / "shared").rglob("*.py") if "node_modules" not in p.parts)
-    named = {".".join(p.relative_to(root).with_suffix("").parts): p for p in found}
-    return {name.removesuffix(".__init__"): path for name, path in named.items()}
-
-
-def imports(path: Path, known: dict[str, Path]) -> set[str]:
-    """The modules of shared/ that a file imports: in functions and under TYPE_CHECKING as well."""
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            inner = {f"{node.module}.{alias.name}" for alias in node.names} & known.keys()
-            found |= inner or {node.module}
-    return found & known.keys()
+from shared.base.code import imports, modules
 
 
 def circle(graph: dict[str, set[str]]) -> list[str]:
@@ -47,7 +27,7 @@ def circle(graph: dict[str, set[str]]) -> list[str]:
 
 
 def graph() -> dict[str, set[str]]:
-    known = modules()
+    known = modules(paths.REPOSITORY)
     return {name: imports(path, known) - {name} for name, path in known.items()}
 
 

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import load_file, save_file
 
 from shared.base.errors import RungFailed
-from shared.olive.graph.bare import build_graph
+from shared.olive.graph.build import build_graph
 from shared.olive.graph.external_data import ExternalDataWriter
 from shared.olive.graph.fill import Int4Options, write_int4
 from shared.olive.lint.rules import RULES, Finding, LintReport, lint, render, require_clean

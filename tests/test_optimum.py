@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM
 
 from shared.base import paths
 from shared.base.errors import RungFailed
-from shared.evaluate.models.onnx import ForcedModel
+from shared.evaluate.models.onnx import OnnxDecoder
 from shared.olive.optimum import recipe
 from shared.olive.optimum.graphs import check_weights
 from shared.olive.optimum.recipe import build_optimum
@@ -68,7 +68,7 @@ def error(ours: np.ndarray, theirs: np.ndarray) -> float:
 
 
 def at_once_and_by_token(file: Path) -> list[np.ndarray]:
-    model = ForcedModel(file)
+    model = OnnxDecoder(file)
     whole = model.feed(IDS)
     model.reset()
     return [whole, np.concatenate([model.feed([token]) for token in IDS])]
@@ -204,7 +204,7 @@ def test_onnxruntime_genai_continues_as_the_graph_does(built: Built) -> None:
     parameters.set_search_options(max_length=len(IDS) + 6)
     generator = og.Generator(model, parameters)
     generator.append_tokens(np.array(IDS, np.int32))
-    graph, expected = ForcedModel(built.work / "model_q4f16.onnx"), list(IDS)
+    graph, expected = OnnxDecoder(built.work / "model_q4f16.onnx"), list(IDS)
     last = graph.feed(IDS)[-1]
     while not generator.is_done():
         generator.generate_next_token()

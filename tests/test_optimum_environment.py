@@ -10,21 +10,22 @@ import pytest
 
 from shared.base import paths
 from shared.base.errors import RungFailed
-from shared.olive.optimum import environment
-from shared.olive.optimum.environment import optimum_python, pinned
+from shared.base.venv import STAMP, Venv
+from shared.olive.optimum import recipe
 from shared.olive.optimum.old_config import translated
+from shared.olive.optimum.recipe import optimum_venv, pinned
 
 pytestmark = pytest.mark.slow
 
 
 class TestTheEnvironment:
     def test_holds_what_the_lock_says_and_is_reused(self) -> None:
-        python, stamp = optimum_python(), environment.optimum_folder() / environment.STAMP
+        python, stamp = optimum_venv().python(), optimum_venv().folder / STAMP
         made = stamp.stat().st_mtime_ns
         code = "from importlib.metadata import version as v; print(v('optimum'), v('transformers'))"
         said = subprocess.check_output([python, "-I", "-c", code], text=True)
         assert said.split() == [pinned()["optimum"], pinned()["transformers"]]
-        assert optimum_python() == python
+        assert optimum_venv().python() == python
         assert stamp.stat().st_mtime_ns == made
         git = ["git", "status", "--porcelain", "--", python.parent]
         assert subprocess.check_output(git, cwd=paths.REPOSITORY) == b""
@@ -41,23 +42,23 @@ class TestTheEnvironment:
         leftover = tmp_path / ".venv-optimum" / "lib" / "half"
         leftover.mkdir(parents=True)
         with pytest.raises(RungFailed, match=r"could not be made: .*torch==.* \(all of it: "):
-            optimum_python()
+            optimum_venv().python()
         assert not leftover.exists()
-        assert not (tmp_path / ".venv-optimum" / environment.STAMP).exists()
+        assert not (tmp_path / ".venv-optimum" / STAMP).exists()
 
     def test_a_changed_lock_makes_it_anew(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        optimum_python()
+        optimum_venv().python()
         changed = tmp_path / "requirements.lock"
-        changed.write_text(environment.LOCK_FILE.read_text() + "six==1.17.0\n")
-        made: list[Path] = []
-        monkeypatch.setattr(environment, "_make", made.append)
-        optimum_python()
+        changed.write_text(recipe.LOCK_FILE.read_text() + "six==1.17.0\n")
+        made: list[Venv] = []
+        monkeypatch.setattr(Venv, "_make", lambda venv: made.append(venv))
+        optimum_venv().python()
         assert made == []
-        monkeypatch.setattr(environment, "LOCK_FILE", changed)
-        optimum_python()
-        assert made == [environment.optimum_folder()]
+        monkeypatch.setattr(recipe, "LOCK_FILE", changed)
+        optimum_venv().python()
+        assert made == [optimum_venv()]
 
 
 def test_a_scaled_rotary_embedding_is_said_in_the_old_words() -> None:

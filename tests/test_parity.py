@@ -13,9 +13,10 @@ import pytest
 
 from shared.domain.domain import domain_names, load_domain
 from shared.domain.records import Record
+from shared.evaluate.held_out import held_out, windows_of
 from shared.evaluate.models.chat import Chat
 from shared.webgpu_bench import parity
-from shared.webgpu_bench.parity import Reading, Summary
+from shared.webgpu_bench.parity import Summary
 from shared.webgpu_bench.result import Parity, ParityPiece
 
 VOCAB = 500
@@ -68,7 +69,7 @@ class TestOnePosition:
         divergence, agreement, _ = parity.compare_position(self.LOGITS, theirs)
         assert math.isinf(divergence[0]) and agreement[0] == 0
         found = parity.measurements(
-            parity.Compared(divergence, agreement, divergence), 20, "", True
+            parity.Comparison(divergence, agreement, divergence), 20, "", True
         )
         assert found["parity_finite"].value == 0.95
         assert found["parity_kl_divergence"].value is None
@@ -79,7 +80,7 @@ class TestMeasurements:
     def test_carry_their_errors_and_the_number_of_positions(self) -> None:
         agreement = np.array([1.0] * 99 + [0.0])
         found = parity.measurements(
-            parity.Compared(np.linspace(0, 1, 100), agreement, np.zeros(100)), 512, "here", True
+            parity.Comparison(np.linspace(0, 1, 100), agreement, np.zeros(100)), 512, "here", True
         )
         share = found["parity_agreement"]
         assert (share.value, share.n) == (0.99, 100)
@@ -89,7 +90,7 @@ class TestMeasurements:
         assert found["parity_finite"].value == 1
 
     def test_of_nothing_say_so(self) -> None:
-        nothing = parity.Compared(np.zeros(0), np.zeros(0), np.zeros(0))
+        nothing = parity.Comparison(np.zeros(0), np.zeros(0), np.zeros(0))
         found = parity.measurements(nothing, 512, "", True)
         assert found.pop("parity_tokens").value == 0, "known, and too few"
         assert {m.value for m in found.values()} == {None}
@@ -117,8 +118,7 @@ class TestTheText:
     SHARED = b"p0000000"
 
     def rows(self, tokens: int, longest: int, count: int = 10) -> list[list[int]]:
-        how = Reading(tokens, 4, 31, longest)
-        return parity.held_out_rows(Bytes(), "p", self.RECORDS[:count], how)
+        return windows_of(Bytes(), held_out("p", self.RECORDS[:count]), tokens, longest)
 
     def stream(self) -> bytes:
         whole = [f'{r.input}{{"a": 1}}'.encode() for r in self.RECORDS]
@@ -148,7 +148,7 @@ class TestTheText:
         assert bytes(row).startswith(b"p") and bytes(row).endswith(b'{"a": 1}')
 
     def test_stays_under_the_software_adapters_fault(self) -> None:
-        how = parity.reading(512, hardware=False)
+        how = parity.batching(512, hardware=False)
         assert how.piece < 32 and how.longest > how.piece, "the cache is read too"
 
     @pytest.mark.parametrize("name", domain_names())
@@ -157,8 +157,9 @@ class TestTheText:
         self, embedded: Path, name: str, hardware: bool
     ) -> None:
         domain = load_domain(name)
-        how = parity.reading(512, hardware=hardware)
-        rows = parity.held_out_rows(Chat(embedded), domain.prompt, domain.records, how)
+        how = parity.batching(512, hardware=hardware)
+        text = held_out(domain.prompt, domain.records)
+        rows = windows_of(Chat(embedded), text, how.tokens, how.longest)
         assert len({tuple(row) for row in rows}) * how.longest >= 512
 
 

@@ -10,6 +10,7 @@ import pytest
 from shared.base.errors import UserError
 from shared.base.manifest import FileRecord
 from shared.domain.domain import load_domain
+from shared.domain.settings import Gate
 from shared.pipeline.publication import publish_release
 from shared.release.folder import not_publishable
 from shared.release.gates import GateResult
@@ -20,8 +21,9 @@ def walked(rung: str, gate: dict[str, Any] | None = None, **changes: Any) -> Cha
     domain = load_domain("legal")
     walk = ChainResult(domain, rung=domain.rung(rung).model_copy(update=changes))
     if gate:
-        rest = {"measurement": "s.m", "value": 0, "bound": "≥ 98.0 %", "reason": "0.0 %"}
-        walk.gates = [GateResult(**rest, **gate)]
+        bound = Gate(name=gate["name"], measurement="s.m", at_least=0.98, blocks=gate["blocks"])
+        rest = {"value": 0, "unit": "share", "reason": "0.0 %", "outcome": gate["outcome"]}
+        walk.gates = [GateResult(gate=bound, **rest)]
     return walk
 
 

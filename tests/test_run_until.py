@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from shared.base.errors import RungFailed
 from shared.base.manifest import Manifest, Measurement
-from shared.base.stage import Done
+from shared.base.stage import StageResult
 from shared.cli.summary import comparison, summary
 from shared.domain.domain import load_domain
 from shared.evaluate.check import Selection
@@ -22,13 +23,13 @@ from shared.release.model import ChainResult, Stage
 SLOW = Measurement(value=0.2, unit="tokens/s", software_adapter=True)
 
 
-def done(stage: str, **measured: Measurement) -> Done:
+def done(stage: str, **measured: Measurement) -> StageResult:
     empty: dict[str, Any] = {"inputs": {}, "settings": {}, "tools": {}, "outputs": {}, "facts": {}}
     rest = {"wall_seconds": 0, "peak_rss_bytes": 0, "finished": "", "stage": stage, "key": "k"}
-    return Done(Path(stage), Manifest(measurements=measured, **empty, **rest), reused=True)
+    return StageResult(Path(stage), Manifest(measurements=measured, **empty, **rest), reused=True)
 
 
-def walked(monkeypatch: pytest.MonkeyPatch, *stages: Done) -> None:
+def walked(monkeypatch: pytest.MonkeyPatch, *stages: StageResult) -> None:
     """A walk that took the first rung and left these stages."""
     domain = load_domain("legal")
     found = ChainResult(
@@ -101,7 +102,7 @@ def ran(monkeypatch: pytest.MonkeyPatch, options: Options, *targets: Stage) -> l
     monkeypatch.setattr(RungRun, "_run", note)
     selection = chain.select_records(domain, options)
     assert isinstance(selection, Selection)
-    run = RungRun(domain, rung, rung.recipes[0], selection, options)
+    run = RungRun(domain, rung, rung.exporters[0], selection, options)
     for target in targets:
         run.go_to(target)
     return seen
@@ -139,7 +140,7 @@ class TestTheStagesACommandNeeds:
         domain = load_domain("legal")
         rung = domain.chain.rung[0]
         selection = chain.select_records(domain, options)
-        run = RungRun(domain, rung, rung.recipes[0], selection, options)
+        run = RungRun(domain, rung, rung.exporters[0], selection, options)
         monkeypatch.setattr(RungRun, "_run", fail)
         run.go_to("bench")
         assert (seen, run.outcome) == (["source"], "skipped")
@@ -151,3 +152,25 @@ def test_the_comparison_has_no_column_that_no_stage_measured(
     walked(monkeypatch, done("bench", decode_tokens_per_second=SLOW))
     text = comparison([run_until("legal", Options(until="bench"))])
     assert "decode" in text and "valid JSON" not in text
+
+
+def test_nothing_of_the_file_that_fidelity_reads_may_calibrate(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Answers are asked of a sample of it; fidelity reads all of it."""
+    lines = (root / "domains" / "legal" / "eval.jsonl").read_text().splitlines()[:5]
+    file = tmp_path / "held.jsonl"
+    file.write_text("\n".join(lines))
+    kept_out: list[int] = []
+
+    def build(*_: object, measured: tuple[object, ...], **__: object) -> StageResult:
+        kept_out.append(len(measured))
+        return done("build")
+
+    monkeypatch.setattr("shared.pipeline.rung.build_stage", build)
+    domain, options = load_domain("legal"), Options(records="2", records_file=file, until="build")
+    selection = chain.select_records(domain, options)
+    run = RungRun(domain, domain.chain.rung[0], "olive", selection, options)
+    run.stages["source"], run.source = done("source"), SimpleNamespace()  # type: ignore[assignment]
+    run.go_to("build")
+    assert len(selection.records) == 2 and kept_out == [5]

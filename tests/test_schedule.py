@@ -21,7 +21,8 @@ import pytest
 from shared.base import paths
 from shared.base.errors import UserError
 from shared.base.formatting import parse_bytes
-from shared.evaluate.models.session import genai_options, session_options
+from shared.evaluate.models.genai import genai_options
+from shared.evaluate.models.onnx import session_options
 from shared.pipeline.many import run_units
 from shared.pipeline.one import Result
 from shared.pipeline.rung import Options
@@ -174,7 +175,8 @@ class TestCores:
             "from shared.base.cpu import use_cores, cores; use_cores(1)\n"
             "import torch\n"
             "from pathlib import Path\n"
-            "from shared.evaluate.session import SPINNING, genai_options, session_options\n"
+            "from shared.evaluate.models.genai import genai_options\n"
+            "from shared.evaluate.models.onnx import SPINNING, session_options\n"
             "options = session_options(Path('.'))\n"
             "assert options.get_session_config_entry(SPINNING) == '0'\n"
             "told = genai_options()['intra_op_num_threads']\n"
@@ -333,10 +335,10 @@ def test_rehash_reads_the_weights_again(root: Path, embedded: Path) -> None:
     memory = root / "build" / "hashes.sqlite"
     memory.parent.mkdir()
     memory.write_bytes(b"not a database, which must cost nothing but time")
-    from shared.base.hashing import forget, sha256_file
+    from shared.base.hashing import forget_hashes, sha256_file
 
     weights = root / "models" / "legal" / "merged" / "model.safetensors"
     assert sha256_file(weights) == sha256_file(weights)
-    forget()
+    forget_hashes()
     assert not memory.exists()
     assert "--rehash" in invoke("--help", "release-all").stdout

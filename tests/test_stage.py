@@ -58,7 +58,7 @@ class TestTheKey:
             Plan("demo", {"model": "abd"}, {"bits": 4}),
             Plan("demo", {"model": "abc"}, {"bits": 8}),
             Plan("demo", {"model": "abc"}, {"bits": 4}, {"onnx": "1"}),
-            Plan("demo", {"model": "abc"}, {"bits": 4}, code=2),
+            Plan("demo", {"model": "abc"}, {"bits": 4}, code=("shared.base.errors",)),
         ]
         assert len({PLAN.key, *(plan.key for plan in others)}) == 5
 

@@ -10,10 +10,9 @@ import jsonschema
 import pytest
 
 from shared.base.errors import UserError
-from shared.domain.domain import load_domain
+from shared.domain.grammar import grammar
 from shared.domain.records import Record
-from shared.evaluate.models.answer import Answer, common_prefix, room
-from shared.evaluate.models.grammar import grammar
+from shared.evaluate.models.chat import Answer, common_prefix, room
 from shared.evaluate.store import Store
 from shared.evaluate.systems import parse_constrained, parse_systems
 
@@ -36,12 +35,12 @@ def answers(model: object, prompts: Sequence[list[int]], schema: str | None = No
 def model(request: pytest.FixtureRequest, tiny: Tiny, package: Path) -> object:
     """A tiny Qwen2 in each runtime; weights are random, so what it says is noise."""
     if request.param == "torch":
-        from shared.evaluate.models.torch import SixteenBit
+        from shared.evaluate.models.torch import TorchModel
 
-        return SixteenBit(tiny("qwen2"))
-    from shared.evaluate.models.genai import Answerer
+        return TorchModel(tiny("qwen2"))
+    from shared.evaluate.models.genai import GenaiModel
 
-    return Answerer(package)
+    return GenaiModel(package)
 
 
 def prompts_of(model: object) -> list[list[int]]:
@@ -85,7 +84,7 @@ class TestAnswers:
         self, model: object
     ) -> None:
         """In both runtimes alike, alone and in a batch: refused is only what has no room at all."""
-        context = getattr(model, "context_length", None) or model._context  # type: ignore[attr-defined]
+        context = model.context_length  # type: ignore[attr-defined]
         prompts = [[7] * (context - left) for left in (3, 1, 0)]
         lengths = [len(a.output_ids) for a in answers(model, [prompts_of(model)[0], *prompts])]
         assert 0 < lengths[1] <= 3 and lengths[2:] == [1, 0]
@@ -104,9 +103,9 @@ def test_pytorch_and_transformers_own_generate_agree(tiny: Tiny) -> None:
     """Ours batches, pads on the left and reuses the cache; theirs is the reference."""
     import torch
 
-    from shared.evaluate.models.torch import SixteenBit
+    from shared.evaluate.models.torch import TorchModel
 
-    model = SixteenBit(tiny("smollm3"))
+    model = TorchModel(tiny("smollm3"))
     prompts = prompts_of(model)
     for prompt, answer in zip(prompts, answers(model, prompts), strict=True):
         ids = torch.tensor([prompt])
@@ -187,16 +186,3 @@ class TestTheCommandLine:
         assert parse_constrained("only") == ("constrained",)
         with pytest.raises(UserError, match=r"--constrained: there is no 'bth'; .*'both'"):
             parse_constrained("bth")
-
-
-@pytest.mark.parametrize("name", ["contracts", "financial", "legal", "medical"])
-def test_every_domains_schema_can_be_held_to(name: str) -> None:
-    import llguidance
-
-    from shared.base.paths import REPOSITORY
-
-    schema = grammar(load_domain(name).schema)
-    assert (REPOSITORY / "domains" / name).is_dir()
-    assert not llguidance.LLMatcher.validate_grammar(
-        llguidance.LLMatcher.grammar_from_json_schema(schema)
-    )

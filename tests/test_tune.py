@@ -7,23 +7,31 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import onnx
 import pytest
 from onnx import TensorProto, helper
 
 from shared.base.errors import UserError
-from shared.base.manifest import Measurement
+from shared.base.manifest import Manifest, Measurement
+from shared.base.stage import StageResult
 from shared.domain.domain import Domain, domain_names, load_domain
-from shared.evaluate.scoring.verdict import Verdict
+from shared.evaluate.compare import Checked
 from shared.olive.calibration import wants_calibration
-from shared.pipeline.tune import tune as run
-from shared.pipeline.tune.measure import decode_speeds, weight_bits
-from shared.pipeline.tune.recipes import TuneRecipe, load_recipes
+from shared.pipeline import rung as chain_rung
+from shared.pipeline.chain import select_records
+from shared.pipeline.rung import WEBGPU_DECODE, Options, RungRun
 from shared.pipeline.tune.report import pareto, put_into, render, write
-from shared.pipeline.tune.scores import TaskScore
-from shared.pipeline.tune.tune import Settings, Tried, Tuning, choose, tune, write_choice
+from shared.pipeline.tune.tune import (
+    Recipe,
+    Tried,
+    Tuning,
+    choose,
+    load_recipes,
+    tune,
+    weight_bits,
+    write_choice,
+)
 
 Tiny = Callable[[str], Path]
 
@@ -32,50 +40,42 @@ def tried(
     name: str, loss: float | None, size: float = 100.0, speed: float = 50.0, error: str = ""
 ) -> Tried:
     """A recipe with given figures; without a `loss` it was not measured."""
-    found = Tried(TuneRecipe(name, f"why {name}", {}), error=error)
-    figures = {"bytes": size, "bits_per_weight": size / 20}
+    found = Tried(Recipe(name, f"why {name}", {}), error=error)
+    figures = {"q4f16_bytes": size, "bits_per_weight": size / 20}
     if loss is not None:
         figures |= {"kl_divergence": loss, "cpu_decode_tokens_per_second": speed}
         figures |= {"agreement": 0.9, "answer_agreement": 0.95, "perplexity_ratio": 1.1}
     for key, value in figures.items():
-        unit = "share" if "agreement" in key else "B" if key == "bytes" else ""
+        unit = "share" if "agreement" in key else "B" if "bytes" in key else ""
         found.measured[key] = Measurement(value=value, unit=unit, n=400, standard_error=0.01)
     return found
 
 
+BUDGET = 10**9
+
+
 class TestTheChoice:
+    """By the rule that tests/test_choose.py has, over the recipes that were measured."""
+
     def test_is_the_lowest_divergence(self) -> None:
-        best, why = choose([tried("a", 0.3), tried("b", 0.1), tried("c", 0.2)])
+        best, why = choose([tried("a", 0.3), tried("b", 0.1), tried("c", 0.2)], BUDGET)
         assert best is not None and best.recipe.name == "b"
         assert "0.1 nats/token" in why and "3 builds" in why
 
     def test_is_never_a_slow_one(self) -> None:
-        best, why = choose([tried("a", 0.1, speed=47.4), tried("b", 0.2, speed=50)])
-        assert best is not None and best.recipe.name == "b" and "1 builds" in why
-        best, _ = choose([tried("a", 0.1, speed=47.6), tried("b", 0.2, speed=50)])
+        best, why = choose([tried("a", 0.1, speed=47.4), tried("b", 0.2, speed=50)], BUDGET)
+        assert best is not None and best.recipe.name == "b" and "1 build " in why
+        best, _ = choose([tried("a", 0.1, speed=47.6), tried("b", 0.2, speed=50)], BUDGET)
         assert best is not None and best.recipe.name == "a"
 
     def test_is_never_one_over_the_budget_or_one_that_failed(self) -> None:
-        best, _ = choose([tried("big", None), tried("broken", None, error="x"), tried("a", 0.9)])
+        some = [tried("big", None), tried("broken", None, error="x"), tried("a", 0.9)]
+        best, _ = choose([*some, tried("bigger", 0.1, size=2 * BUDGET)], BUDGET)
         assert best is not None and best.recipe.name == "a"
 
     def test_is_none_where_nothing_fits(self) -> None:
-        best, why = choose([tried("big", None)])
+        best, why = choose([tried("big", None)], BUDGET)
         assert best is None and "within the budget" in why
-
-
-def test_a_lucky_round_makes_no_build_fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    rounds = {"lucky": iter([40.0, 60.0] + [40.0] * 6), "steady": iter([50.0] * 8)}
-
-    class Model:
-        def __init__(self, graph: Path) -> None:
-            self.graph = graph
-
-        def decode_speed(self, ids: list[int], tokens: int) -> float:
-            return next(rounds[self.graph.name])
-
-    monkeypatch.setattr("shared.pipeline.tune.measure.ForcedModel", Model)
-    assert decode_speeds({n: Path(n) for n in rounds}, [1]) == {"lucky": 40, "steady": 50}
 
 
 def test_the_front_has_what_nothing_beats_in_both() -> None:
@@ -102,7 +102,7 @@ def test_bits_per_weight_count_scales_and_zero_points_but_no_rotary_table(tmp_pa
 
 @pytest.mark.parametrize("domain", domain_names())
 @pytest.mark.parametrize("recipe", load_recipes(), ids=lambda r: r.name)
-def test_every_recipe_has_only_keys_that_olive_reads(domain: str, recipe: TuneRecipe) -> None:
+def test_every_recipe_has_only_keys_that_olive_reads(domain: str, recipe: Recipe) -> None:
     workflow = recipe.workflow(load_domain(domain))
     assert list(workflow["passes"].values())[-1]["type"] == "ModelBuilder"
     wants_calibration(workflow)
@@ -119,8 +119,23 @@ def test_the_default_of_every_domain_is_among_the_recipes(domain: str) -> None:
     assert [r.name for r in load_recipes() if r.workflow(loaded) == loaded.olive] == ["calibrated"]
 
 
-def verdict(value: float) -> Verdict:
-    return Verdict(True, False, True, False, False, False, {"f": value}, {"f": True}, None, 9)
+def checked(domain: Domain, right: int) -> Checked:
+    """A check in which so many of 40 records were answered right, the others with an empty object."""
+    records = domain.records[:40]
+    lines = []
+    for number, record in enumerate(records):
+        text = json.dumps(record.gold) if number < right else "{}"
+        line = {"system": "release", "mode": "free", "id": record.id, "text": text}
+        lines.append(line)
+    metrics = {name: how.model_dump() for name, how in domain.chain.metrics.items()}
+    share = Measurement(value=right / 40, unit="share", n=40)
+    names = ("json_validity", "schema_compliance", "field_score")
+    manifest = Manifest.model_construct(
+        settings={"schema": domain.schema, "metrics": metrics},
+        measurements={f"release.free.{name}": share for name in names},
+        facts={"origin": "ours"},
+    )
+    return Checked(manifest, {r.id: r.model_dump() for r in records}, lines)
 
 
 class TestTheReport:
@@ -130,12 +145,10 @@ class TestTheReport:
         some[2].over_budget = True
         some[3].measured.clear()
         some[3].error = "Olive says no"
-        for t, values in ((some[0], [0.0, 1.0] * 20), (some[1], [1.0] * 40)):
-            share = {n: Measurement(value=0.5, unit="share", n=40) for n in ("json_validity",)}
-            share |= dict.fromkeys(("schema_compliance", "field_score"), share["json_validity"])
-            t.tasks = TaskScore(share, [verdict(v) for v in values])
-        best, why = choose(some)
-        return Tuning(load_domain("legal"), "embedded", 10**9, "ours", some, best, why)
+        domain = load_domain("legal")
+        some[0].checked, some[1].checked = checked(domain, 20), checked(domain, 40)
+        best, why = choose(some, BUDGET)
+        return Tuning(domain, "embedded", BUDGET, "ours", some, best, why)
 
     def test_tells_of_everything_that_was_tried(self, tuning: Tuning) -> None:
         words = render(tuning)
@@ -145,13 +158,16 @@ class TestTheReport:
         assert "- bad (why bad): Olive says no" in words
         assert f"4 of the {len(load_recipes())} recipes" in words
 
-    def test_holds_task_scores_against_the_best_pair_by_pair(self, tuning: Tuning) -> None:
-        assert "-50.0 points (" in render(tuning) and ": worse" in render(tuning)
+    def test_compares_answers_with_the_best_ones_pair_by_pair(self, tuning: Tuning) -> None:
+        row = next(line for line in render(tuning).splitlines() if "points (" in line)
+        assert row.startswith("| a ") and ", n = 40): worse" in row and "-" in row
 
     def test_is_written_for_people_and_programs(self, tuning: Tuning) -> None:
         markdown, sheet, data, plot = write(tuning)
         assert "| b*+" in markdown.read_text()
-        assert sheet.read_text().splitlines()[0].startswith("recipe,bytes,bits_per_weight,kl_")
+        assert (
+            sheet.read_text().splitlines()[0].startswith("recipe,q4f16_bytes,bits_per_weight,kl_")
+        )
         told = json.loads(data.read_text())
         assert told["chosen"] == "b" and told["recipes"]["bad"]["error"] == "Olive says no"
         assert plot.read_bytes().startswith(b"\x89PNG")
@@ -171,7 +187,7 @@ class TestTheReport:
 
 def chose(domain: Domain, name: str) -> Tuning:
     found = Tried(next(r for r in load_recipes() if r.name == name))
-    return Tuning(domain, "embedded", 10**9, "", [found], found, "")
+    return Tuning(domain, "embedded", BUDGET, "", [found], found, "")
 
 
 def test_a_choice_that_a_rungs_settings_do_not_fit_is_not_written(root: Path) -> None:
@@ -182,28 +198,47 @@ def test_a_choice_that_a_rungs_settings_do_not_fit_is_not_written(root: Path) ->
     assert (root / "domains" / "legal" / "olive.json").read_text() == before
 
 
-class TestTheBrowsersSpeed:
-    def test_is_not_measured_on_a_software_adapter_and_decides_nothing(
-        self, monkeypatch: pytest.MonkeyPatch, root: Path
-    ) -> None:
-        monkeypatch.setattr(run, "has_gpu", lambda: False)
-        found = run._browser_speed(load_domain("legal"), None)  # type: ignore[arg-type]
-        slow, quick = tried("a", 0.1), tried("b", 0.2)
-        slow.measured[run.WEBGPU] = found
-        tuning = Tuning(load_domain("legal"), "embedded", 9, "", [slow, quick], slow, "")
-        assert "not measured (software adapter)" in render(tuning)
-        assert choose([slow, quick])[0] is slow
+def test_the_browsers_speed_is_shown_and_decides_nothing(root: Path) -> None:
+    near, quick = tried("a", 0.1), tried("b", 0.2)
+    near.measured[WEBGPU_DECODE] = Measurement.missing("software adapter", "tokens/s")
+    quick.measured[WEBGPU_DECODE] = Measurement(value=61.0, unit="tokens/s")
+    tuning = Tuning(load_domain("legal"), "embedded", BUDGET, "", [near, quick], near, "")
+    assert "not measured (software adapter)" in render(tuning) and "61 tokens/s" in render(tuning)
+    assert choose([near, quick], BUDGET)[0] is near
 
-    def test_is_told_where_there_is_a_hardware_adapter(
-        self, monkeypatch: pytest.MonkeyPatch, root: Path
+
+class TestTheBrowsersSpeedOfARun:
+    @pytest.fixture
+    def run(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> RungRun:
+        domain = load_domain("legal")
+        selection = select_records(domain, Options())
+        found = RungRun(domain, domain.chain.rung[0], "olive", selection, Options())
+        speed = Measurement(value=61.0, unit="tokens/s", software_adapter=False)
+        manifest = Manifest.model_construct(measurements={"decode_tokens_per_second": speed})
+
+        def note(self: RungRun, stage: str) -> None:
+            self.stages[stage] = StageResult(root, manifest, reused=True)
+
+        monkeypatch.setattr(RungRun, "_run", note)
+        return found
+
+    def test_is_not_asked_for_without_a_gpu(
+        self, run: RungRun, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        speed = Measurement(value=61.0, unit="tokens/s", how="decode")
-        stage = SimpleNamespace(
-            manifest=SimpleNamespace(measurements={"decode_tokens_per_second": speed})
-        )
-        monkeypatch.setattr(run, "has_gpu", lambda: True)
-        monkeypatch.setattr(run, "bench_stage", lambda *_: stage)
-        assert run._browser_speed(load_domain("legal"), None) is speed  # type: ignore[arg-type]
+        monkeypatch.setattr(chain_rung, "has_gpu", lambda: False)
+        run.measure_on_gpu()
+        assert run.stages == {} and WEBGPU_DECODE not in run.measured
+
+    @pytest.mark.parametrize(("software", "counts"), [(False, True), (True, False)])
+    def test_counts_on_a_hardware_adapter_alone(
+        self, run: RungRun, monkeypatch: pytest.MonkeyPatch, software: bool, counts: bool
+    ) -> None:
+        monkeypatch.setattr(chain_rung, "has_gpu", lambda: True)
+        run.measure_on_gpu()
+        run.stages["bench"].manifest.measurements[
+            "decode_tokens_per_second"
+        ].software_adapter = software
+        assert (WEBGPU_DECODE in run.measured) == counts
 
 
 def test_the_choice_can_be_written_into_the_domain(root: Path) -> None:
@@ -224,8 +259,9 @@ def test_a_model_is_tuned_from_end_to_end(root: Path, tiny: Tiny) -> None:
     path.write_text(text)
     found = tune(
         "legal",
-        Settings(10**9, tokens=600, records=2),
-        rung="smollm2",
+        Options(rung="smollm2", records="2"),
+        BUDGET,
+        tokens=600,
         only="default,calibrated,calibrated-head8",
     )
     by_name = {t.recipe.name: t for t in found.tried}
@@ -234,6 +270,6 @@ def test_a_model_is_tuned_from_end_to_end(root: Path, tiny: Tiny) -> None:
     assert losses == sorted(losses, reverse=True), losses
     bits = {n: t.value("bits_per_weight") for n, t in by_name.items()}
     assert bits["default"] == bits["calibrated"] < bits["calibrated-head8"]
-    assert all(t.tasks and len(t.tasks.verdicts) == 2 for t in found.tried)
-    small = tune("legal", Settings(10**6, tokens=600), rung="smollm2", only="default")
+    assert all(t.checked and len(t.checked.lines) == 2 for t in found.tried)
+    small = tune("legal", Options(rung="smollm2"), 10**6, tokens=600, only="default")
     assert small.chosen is None and small.tried[0].over_budget

@@ -10,10 +10,10 @@ import pytest
 
 from shared.base.errors import RungFailed
 from shared.base.manifest import Manifest, Measurement
-from shared.base.stage import Done, Plan, Produced, run_stage
+from shared.base.stage import Plan, Produced, StageResult, run_stage
 from shared.domain.domain import load_domain
 from shared.evaluate.check import Selection, check_stage
-from shared.evaluate.models.onnx import ForcedModel
+from shared.evaluate.models.onnx import OnnxDecoder
 from shared.release.gates import failed, judge_gates
 from shared.setup.browser import find_browser
 from shared.source.source import source_stage
@@ -21,7 +21,7 @@ from shared.webgpu_bench.stage import NAMES, bench_stage
 
 
 @pytest.fixture
-def spoilt(root: Path, package: Path) -> Done:
+def spoilt(root: Path, package: Path) -> StageResult:
     """The packaged model as a finished stage, its graph replaced by something that is none."""
 
     def produce(work: Path) -> Produced:
@@ -35,17 +35,17 @@ def spoilt(root: Path, package: Path) -> Done:
     return run_stage(Plan("package", {"spoilt": "yes"}), produce)
 
 
-def manifests_with(spoilt: Done, **others: Manifest) -> dict[str, Manifest]:
+def manifests_with(spoilt: StageResult, **others: Manifest) -> dict[str, Manifest]:
     return {"package": spoilt.manifest, **others}
 
 
-def unmeasured_bench(spoilt: Done) -> Manifest:
+def unmeasured_bench(spoilt: StageResult) -> Manifest:
     missing = {name: Measurement.missing("not run") for name in NAMES}
     return spoilt.manifest.model_copy(update={"measurements": missing})
 
 
 def test_onnxruntime_genai_that_cannot_load_it_fails_the_gate(
-    spoilt: Done, root: Path, tiny: Callable[[str], Path]
+    spoilt: StageResult, root: Path, tiny: Callable[[str], Path]
 ) -> None:
     shutil.copytree(tiny("qwen2"), root / "models" / "legal" / "merged")
     domain = load_domain("legal")
@@ -61,13 +61,13 @@ def test_onnxruntime_genai_that_cannot_load_it_fails_the_gate(
     assert "onnxruntime-genai cannot load it" in fatal.reason
 
 
-def test_onnxruntime_that_cannot_load_it_says_so(spoilt: Done) -> None:
+def test_onnxruntime_that_cannot_load_it_says_so(spoilt: StageResult) -> None:
     with pytest.raises(RungFailed, match=r"onnxruntime cannot load model_q4\.onnx: "):
-        ForcedModel(spoilt.folder / "onnx" / "model_q4.onnx")
+        OnnxDecoder(spoilt.folder / "onnx" / "model_q4.onnx")
 
 
 @pytest.mark.slow
-def test_a_browser_that_cannot_load_it_fails_the_gate(spoilt: Done) -> None:
+def test_a_browser_that_cannot_load_it_fails_the_gate(spoilt: StageResult) -> None:
     assert find_browser(), "no browser: run `./inv doctor`"
     domain = load_domain("legal")
     bench = bench_stage(domain, spoilt).manifest

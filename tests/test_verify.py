@@ -280,10 +280,10 @@ SPOILT: list[tuple[str, Change, str, str]] = [
         "lisence: unknown key; did you mean 'licence'?",
     ),
     (
-        "a manifest of another version",
-        set_in("version", 1),
+        "a manifest whose version is no number",
+        set_in("version", "three"),
         "release.json",
-        "version: Input should be 2",
+        "version: Input should be 3 (found 'three')",
     ),
 ]
 

@@ -32,7 +32,7 @@ FORGED_LINE = "x\n✓ signature    by publisher.pem, over every file"
 
 
 class TestWhatItPrints:
-    @pytest.mark.parametrize("key", ["rung", "recipe", "domain", "key", "git_commit"])
+    @pytest.mark.parametrize("key", ["rung", "exporter", "domain", "key", "git_commit"])
     def test_is_one_line_a_check_whatever_release_json_says(self, release: Path, key: str) -> None:
         edit_json("release.json", lambda data: data.update({key: FORGED_LINE}))(release)
         for line in before_loading(release):
@@ -86,7 +86,7 @@ def pass_a_failing_gate(data: dict[str, Any]) -> None:
     name = "check.release.constrained.json_validity"
     data["measurements"][name] |= {"value": 0.5, "low": None, "high": None}
     for gate in data["gates"]:
-        if gate["measurement"] == name:
+        if gate["gate"]["measurement"] == name:
             gate |= {"value": 0.5, "reason": "50.0 %", "outcome": "pass"}
 
 
@@ -100,7 +100,7 @@ def test_a_failed_gate_beside_publishable_is_a_contradiction(release: Path) -> N
         pass_a_failing_gate(data)
         for gate in data["gates"]:
             if gate["value"] == 0.5:
-                gate |= {"outcome": "fail", "reason": f"50.0 %, wanted {gate['bound']}"}
+                gate |= {"outcome": "fail", "reason": "50.0 %, wanted ≥ 98.0 %"}
         data |= {"publishable": True, "not_publishable_because": None}
 
     forged(edit_json("release.json", fail_it))(release)
@@ -136,7 +136,7 @@ class TestWhatIsMalformed:
     def test_lines_of_the_loading_process(self) -> None:
         good = b'{"name": "tokenizer", "ok": true, "words": "fine"}'
         output = b"\n".join([b"{not json", b"{}", b'{"name": 1}', b"[" * 9000, b"\xff{", good])
-        assert [line.words for line in layout.told(output)] == ["fine"]
+        assert [line.words for line in layout.reported(output)] == ["fine"]
 
     def test_front_matter_whose_end_is_only_begun(self, release: Path) -> None:
         """The Hub's own reader goes on behind such a line, and takes the last of two equal keys."""

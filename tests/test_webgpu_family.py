@@ -10,13 +10,13 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from shared.webgpu_bench.processes import Family, runs
+from shared.base.processes import ProcessTree, runs
 
 
 @pytest.fixture
-def family() -> Iterator[Family]:
+def family() -> Iterator[ProcessTree]:
     """A shell with a child of its own, a mark on the shell's command line alone."""
-    found = Family(f"--mark={uuid.uuid4().hex}")
+    found = ProcessTree(f"--mark={uuid.uuid4().hex}")
     shell = subprocess.Popen(["sh", "-c", "sleep 300 & wait", found.mark])
     until = time.monotonic() + 10
     while not psutil.Process(shell.pid).children() and time.monotonic() < until:
@@ -26,12 +26,12 @@ def family() -> Iterator[Family]:
     shell.wait()
 
 
-def test_it_is_the_marked_process_and_its_children(family: Family) -> None:
+def test_it_is_the_marked_process_and_its_children(family: ProcessTree) -> None:
     family.look()
     assert sorted(p.name() for p in family.living()) == ["sh", "sleep"]
 
 
-def test_an_orphan_that_was_seen_is_ended_as_well(family: Family) -> None:
+def test_an_orphan_that_was_seen_is_ended_as_well(family: ProcessTree) -> None:
     family.look()
     shell = next(p for p in family.living() if p.name() == "sh")
     [orphan] = shell.children()
@@ -43,9 +43,9 @@ def test_an_orphan_that_was_seen_is_ended_as_well(family: Family) -> None:
 
 
 def test_what_comes_later_is_seen_while_it_is_watched(
-    family: Family, monkeypatch: pytest.MonkeyPatch
+    family: ProcessTree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shared.webgpu_bench.processes.LOOK_EVERY_SECONDS", 0.05)
+    monkeypatch.setattr("shared.base.processes.LOOK_EVERY_SECONDS", 0.05)
     with family.watched():
         until = time.monotonic() + 10
         while len(family.living()) < 2 and time.monotonic() < until:
@@ -53,7 +53,7 @@ def test_what_comes_later_is_seen_while_it_is_watched(
     assert len(family.living()) == 2
 
 
-def test_others_are_left_alone(family: Family) -> None:
+def test_others_are_left_alone(family: ProcessTree) -> None:
     other = subprocess.Popen(["sleep", "300"])
     assert family.kill() == []
     assert other.poll() is None

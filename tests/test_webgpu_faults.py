@@ -13,15 +13,15 @@ import psutil
 import pytest
 
 from shared.base.manifest import Manifest
-from shared.base.stage import Done
+from shared.base.processes import runs
+from shared.base.stage import StageResult
 from shared.domain.domain import load_domain
-from shared.evaluate.models.onnx import ForcedModel
+from shared.evaluate.models.onnx import OnnxDecoder
 from shared.pipeline import one as pipeline
 from shared.pipeline.rung import Options
 from shared.release.model import ChainResult
 from shared.webgpu_bench import chromium, driver, parity, server
-from shared.webgpu_bench.parity import Compared, Reading
-from shared.webgpu_bench.processes import runs
+from shared.webgpu_bench.parity import Batching, Comparison
 from shared.webgpu_bench.result import BrowserResult
 from shared.webgpu_bench.stage import bench_stage
 from tests.spoil import copied, scale_tensor
@@ -31,7 +31,7 @@ __all__ = ["browser"]
 pytestmark = pytest.mark.slow
 
 ROWS = [[(7919 * (i + 1) * (row + 3)) % 40_000 + 100 for i in range(33)] for row in range(3)]
-HOW = Reading(99, batch=2, piece=31, longest=33)
+HOW = Batching(99, batch=2, piece=31, longest=33)
 
 
 TENTH_BUFFER = """{
@@ -77,16 +77,16 @@ def read(package: Path, browser: Path, **more: Any) -> BrowserResult:
     return ask(package, browser, parity=given, placement=False, **more)
 
 
-def held_against_the_cpu(package: Path, result: BrowserResult) -> Compared:
+def compared_with_the_cpu(package: Path, result: BrowserResult) -> Comparison:
     assert result.parity
-    model = ForcedModel(package / "onnx" / "model_q4.onnx", exact=True)
+    model = OnnxDecoder(package / "onnx" / "model_q4.onnx", exact=True)
     return parity.compare(model, ROWS, result.parity)
 
 
 def benched(package: Path, monkeypatch: pytest.MonkeyPatch) -> pipeline.Result:
     """`./inv bench` on a package that is there."""
     domain = load_domain("legal")
-    bench = bench_stage(domain, Done(package, Manifest.read(package), reused=True))
+    bench = bench_stage(domain, StageResult(package, Manifest.read(package), reused=True))
     walked = ChainResult(domain, [], domain.chain.rung[0], stages={"bench": bench})
     monkeypatch.setattr(pipeline, "run_chain", lambda *_: walked)
     return pipeline.run_until("legal", Options(until="bench"))
@@ -96,7 +96,7 @@ class TestTheParityGate:
     def test_passes_the_file_that_both_read(self, browser: Path, package: Path) -> None:
         result = read(package, browser)
         assert (result.outcome, result.error) == ("ok", None)
-        found = held_against_the_cpu(package, result)
+        found = compared_with_the_cpu(package, result)
         assert len(found.agreement) == 99
         assert found.agreement.mean() > 0.98
         assert found.divergence.mean() < 5e-4

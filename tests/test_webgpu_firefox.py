@@ -12,10 +12,10 @@ import psutil
 import pytest
 from marionette_driver import errors
 
-from shared.setup.firefox import INSTALL, find_firefox
+from shared.base.processes import ProcessTree, runs
+from shared.setup.browser import INSTALL_FIREFOX, find_firefox
 from shared.webgpu_bench import driver, firefox
 from shared.webgpu_bench.firefox import _Tab, run_in_firefox
-from shared.webgpu_bench.processes import Family, runs
 from shared.webgpu_bench.result import BrowserResult
 
 FAULTS = {
@@ -45,7 +45,7 @@ class Session:
 
 @pytest.mark.parametrize(("error", "outcome"), FAULTS.values(), ids=FAULTS)
 def test_every_fault_has_an_outcome_and_a_sentence(error: Exception, outcome: str) -> None:
-    tab = _Tab(Session(error), Family("--nothing-carries-this"))
+    tab = _Tab(Session(error), ProcessTree("--nothing-carries-this"))
     found = firefox._answered(
         tab, "http://127.0.0.1/", {}, time.monotonic() + 60, lambda line: None
     )
@@ -54,7 +54,7 @@ def test_every_fault_has_an_outcome_and_a_sentence(error: Exception, outcome: st
 
 
 def test_a_page_that_never_answers_is_a_timeout() -> None:
-    tab = _Tab(Session(None), Family("--nothing-carries-this"))
+    tab = _Tab(Session(None), ProcessTree("--nothing-carries-this"))
     found = firefox._answered(tab, "http://127.0.0.1/", {}, 0, lambda line: None)
     assert found.outcome == "timeout"
 
@@ -62,7 +62,7 @@ def test_a_page_that_never_answers_is_a_timeout() -> None:
 def ask(package: Path, timeout_s: float, **more: Any) -> BrowserResult:
     found = find_firefox()
     if found is None:
-        pytest.skip(f"no Firefox here: {INSTALL}")
+        pytest.skip(f"no Firefox here: {INSTALL_FIREFOX}")
     prompt = {"id": "a", "input_ids": [1, 4093, 198, 1780], "max_new_tokens": 2}
     request = {"model": "m", "dtype": "auto", "prompts": [prompt], "deadline_ms": 60_000}
     return run_in_firefox(package, request, firefox=found, timeout_s=timeout_s, **more)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from shared.base.manifest import Manifest
-from shared.base.stage import Done
+from shared.base.stage import StageResult
 from shared.domain.domain import load_domain
 from shared.evaluate.models.chat import Chat
 from shared.setup.browser import Browser
@@ -19,7 +19,7 @@ from shared.webgpu_bench import driver, stage
 from shared.webgpu_bench.chromium import flags
 from shared.webgpu_bench.engines.questions import own_question
 from shared.webgpu_bench.measurements import describe, likeliest, measurements
-from shared.webgpu_bench.request import Profile, asked_of, own_prompts
+from shared.webgpu_bench.request import Profile, make_request, own_prompts
 from shared.webgpu_bench.result import Adapter, BrowserResult, Placement
 
 SWIFTSHADER = Adapter(vendor="google", architecture="swiftshader")
@@ -53,7 +53,7 @@ def bench(
 
     def run(stand_in: StandIn) -> Manifest:
         monkeypatch.setattr(driver, "run_in_browser", stand_in)
-        made = Done(package, Manifest.read(package), reused=True)
+        made = StageResult(package, Manifest.read(package), reused=True)
         return stage.bench_stage(load_domain("legal"), made).manifest
 
     return run
@@ -110,9 +110,9 @@ class TestTheQuestions:
 
     def test_are_json(self, root: Path, package: Path) -> None:
         domain = load_domain("legal")
-        asked = asked_of(domain, package, Chat(package), Profile.of(domain, hardware=False))
-        assert json.loads(json.dumps(asked.request)) == asked.request
-        assert asked.request["parity"]["rows"] == asked.rows
+        request = make_request(domain, package, Chat(package), Profile.of(domain, hardware=False))
+        assert json.loads(json.dumps(request.payload)) == request.payload
+        assert request.payload["parity"]["rows"] == request.rows
 
 
 class TestThePlacement:

@@ -11,12 +11,11 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 
 import torch
 
 from shared.domain.records import Record
-from shared.evaluate.models.chat import Chat
+from shared.evaluate.models.chat import Chat, common_length
 
 
 @dataclass(frozen=True)
@@ -76,10 +75,7 @@ def pack(examples: Sequence[Example]) -> Pack:
 
 def _common(examples: Sequence[Example]) -> int:
     """Tokens that all prompts begin with; every example keeps one of its own at least."""
-    prompts = [example.prompt for example in examples]
-    shortest = min(map(len, prompts)) - 1
-    same = takewhile(lambda column: len(set(column)) == 1, zip(*prompts, strict=False))
-    return min(shortest, sum(1 for _ in same))
+    return common_length([example.prompt[:-1] for example in examples])
 
 
 def _mask(owner: torch.Tensor) -> torch.Tensor:

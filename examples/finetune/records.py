@@ -8,6 +8,7 @@ from pathlib import Path
 
 from shared.base import paths
 from shared.base.errors import UserError
+from shared.base.text import word_runs
 from shared.domain.domain import Domain
 from shared.domain.records import Record, read_records
 
@@ -15,7 +16,7 @@ RUN_WORDS = 8
 OVERLAP = 0.5
 """From this share of common runs of eight words on, two texts count as the same passage."""
 
-Runs = frozenset[tuple[str, ...]]
+Runs = set[tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -48,20 +49,12 @@ def keep_apart(records: Sequence[Record], heldout: Sequence[Record], where: str)
             raise UserError(
                 f"{where}: {record.id}: is a held-out record; what is trained on cannot be judged on"
             )
-    others = [runs_of(record.input) for record in heldout]
-    near = {r.id for r in records if is_near(runs_of(r.input), others)}
+    others = [word_runs(record.input, RUN_WORDS) for record in heldout]
+    near = {r.id for r in records if is_near(word_runs(r.input, RUN_WORDS), others)}
     kept = tuple(record for record in records if record.id not in near)
     if not kept:
         raise UserError(f"{where}: every record is nearly a held-out one; nothing is left")
     return Training(kept, tuple(sorted(near)))
-
-
-def runs_of(text: str) -> Runs:
-    """All runs of eight words; of a shorter text, the text itself."""
-    words = _plain(text).split()
-    if len(words) <= RUN_WORDS:
-        return frozenset([tuple(words)])
-    return frozenset(tuple(words[i : i + RUN_WORDS]) for i in range(len(words) - RUN_WORDS + 1))
 
 
 def is_near(runs: Runs, others: Iterable[Runs]) -> bool:

@@ -20,6 +20,7 @@ from shared.base.progress import say
 from shared.domain.domain import Domain, load_domain
 from shared.evaluate.models.chat import Chat
 from shared.source.embedded import PACKAGE, embedded_model
+from shared.source.model import load_model
 from shared.source.source import OPTIONAL_FILES, TOKENIZER_FILES, weights_hash
 
 BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -55,27 +56,12 @@ def finetune(job: Job) -> Path:
     )
     chat = Chat(base)
     examples = [encode(chat, domain.prompt, record) for record in training.records]
-    model = with_adapter(_load(base), job.recipe)
+    # float32: on a CPU bfloat16 is slower, and Adam's small steps vanish in it
+    model = with_adapter(load_model(base, "float32"), job.recipe)
     course = train(model, examples, job.recipe, _state(key))
     _write(model, base, target, _note(job, training, course, key))
     _state(key).unlink()
     return target / "merged"
-
-
-def _load(folder: Path) -> Any:
-    """The weights in float32: on a CPU bfloat16 is slower, and Adam's small steps vanish in it."""
-    import torch
-    from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    return AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype=torch.float32,
-        local_files_only=True,
-        use_safetensors=True,
-        trust_remote_code=False,
-    )
 
 
 def _key(domain: Domain, training: Training, recipe: Recipe, base: Path) -> str:

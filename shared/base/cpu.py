@@ -1,7 +1,5 @@
 """Environment variables that libraries read when they are loaded; set before the first import."""
 
-from __future__ import annotations
-
 import os
 
 VARIABLES = {

@@ -3,11 +3,9 @@
 >>> raise UserError("domains/legal/fallback.toml: gates.max_byte: unknown key; did you mean max_bytes?")
 """
 
-from __future__ import annotations
-
 
 def printable(text: str) -> str:
-    """`text` with � for what would steer a terminal: names and messages can be a stranger's."""
+    """`text` with � for what would steer a terminal: names and messages can be a third party's."""
     return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
 
 
@@ -15,7 +13,7 @@ class UserError(Exception):
     """A failure a person can act on: one sentence, naming the file and key or the command to run.
 
     `tasks.py` prints it without a traceback and exits with status 1. Anything else that is raised
-    is a defect of ours and keeps its traceback. It may quote a stranger's file: see `printable`.
+    is a defect of ours and keeps its traceback. It may quote a third party's file: see `printable`.
     """
 
     def __str__(self) -> str:

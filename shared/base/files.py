@@ -1,12 +1,14 @@
-"""Nothing half-written is seen: a folder is swapped in whole, a text file put in its place at once."""
-
-from __future__ import annotations
+"""Nothing half-written is seen: a folder is swapped in whole, a file put in its place at once."""
 
 import ctypes
+import json
 import os
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
+
+from shared.base.hashing import keep_hashes
 
 AT_FDCWD, RENAME_EXCHANGE = -100, 2
 """Linux's fcntl.h and linux/fs.h (man 2 renameat2)."""
@@ -50,9 +52,24 @@ def _exchange(one: Path, other: Path) -> bool:
     return call is not None and (call(AT_FDCWD, names[0], AT_FDCWD, names[1], RENAME_EXCHANGE) == 0)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write it under a name of this process, then put it in its place at once."""
+def write_text(path: Path, text: str) -> Path:
+    """Write it under a name of this process, then put it in its place at once; the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    return partial.replace(path)
+
+
+def write_json(path: Path, value: Any) -> Path:
+    """The same for a JSON value, for people to read."""
+    return write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Hard-link, or copy where the file system or a border between two of them forbids it."""
+    with keep_hashes([source]) as moved:
+        try:
+            os.link(source, target)
+            moved[source] = target
+        except OSError:
+            shutil.copyfile(source, target)

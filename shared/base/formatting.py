@@ -1,7 +1,5 @@
 """Figures as a person reads them."""
 
-from __future__ import annotations
-
 import re
 
 from shared.base.errors import UserError

@@ -4,8 +4,6 @@
 {'license': 'mit'}
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import yaml

@@ -7,10 +7,8 @@ What is remembered stands in build/hashes.sqlite under the file's *mark*: inode,
 ctime. The name is no part of it, so that a rename keeps the memory; ctime is, since no program can
 set it back: an archive that restores mtime over another file of the same size is seen. Two rules
 keep the memory true: nothing is remembered that changed while it was read, or so shortly before that
-the clock's tick could hide a second change; and `carried` alone takes a hash across a link.
+the clock's tick could hide a second change; and `keep_hashes` alone takes a hash across a link.
 """
-
-from __future__ import annotations
 
 import hashlib
 import json
@@ -95,16 +93,16 @@ def sha256_files(folder: Path, names: Iterable[str]) -> dict[str, str]:
     return {name: sha256_file(folder / name) for name in sorted(names)}
 
 
-def written(path: Path, digest: str) -> None:
+def record_hash(path: Path, digest: str) -> None:
     """Take over the hash that a writer computed while it wrote: this process reads no byte again.
 
     Holds across renames and links for as long as the process lives, and only until the file's
-    mtime moves; `remember` makes it last. Only for files nobody else writes to.
+    mtime moves; `save_hashes` makes it last. Only for files nobody else writes to.
     """
     _written[_written_mark(path.stat())] = digest
 
 
-def remember(digests: dict[Path, str]) -> None:
+def save_hashes(digests: dict[Path, str]) -> None:
     """Make hashes that are already known last; only for files nobody else writes to."""
     statuses = {path: path.stat() for path in digests}
     large = {p: s for p, s in statuses.items() if s.st_size >= REMEMBER_FROM_BYTES}
@@ -113,7 +111,7 @@ def remember(digests: dict[Path, str]) -> None:
 
 
 @contextmanager
-def carried(files: Iterable[Path]) -> Iterator[dict[Path, Path]]:
+def keep_hashes(files: Iterable[Path]) -> Iterator[dict[Path, Path]]:
     """Keep what is known of `files` across a link or rename, which both change a file's ctime.
 
     Yields an empty dict: put in old path → new path for each file that was linked or renamed.
@@ -121,10 +119,10 @@ def carried(files: Iterable[Path]) -> Iterator[dict[Path, Path]]:
     known = {path: _known(path.stat()) for path in files if path.is_file()}
     moved: dict[Path, Path] = {}
     yield moved
-    remember({new: digest for old, new in moved.items() if (digest := known.get(old))})
+    save_hashes({new: digest for old, new in moved.items() if (digest := known.get(old))})
 
 
-def forget() -> None:
+def forget_hashes() -> None:
     """Empty the memory: every file is hashed again when it is next asked for (`--rehash`)."""
     for name in ("hashes.sqlite", "hashes.sqlite-journal"):
         (paths.build() / name).unlink(missing_ok=True)

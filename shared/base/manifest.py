@@ -54,7 +54,8 @@ class FileRecord(Strict):
 
 
 class Manifest(Strict):
-    """See the module's docstring. `key` is the hash of stage, inputs, settings and tools."""
+    """See the module's docstring. `key` is the hash of stage, code, inputs, settings and
+    tools."""
 
     version: int = 1
     stage: str

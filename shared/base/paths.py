@@ -1,7 +1,5 @@
 """Where things lie, relative to the repository; tests point `root` at a folder of their own."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

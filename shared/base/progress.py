@@ -5,8 +5,6 @@
 ...     step("model.layers.0.mlp.up_proj")
 """
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -36,7 +34,7 @@ _listener: Callable[[str], None] | None = None
 
 
 @contextmanager
-def told_to(listener: Callable[[str], None]) -> Iterator[None]:
+def lines_to(listener: Callable[[str], None]) -> Iterator[None]:
     """Within this, lines go to `listener`, and bars become lines: for the whole process."""
     global _listener
     before, _listener = _listener, listener
@@ -47,9 +45,9 @@ def told_to(listener: Callable[[str], None]) -> Iterator[None]:
 
 
 @contextmanager
-def speaking_for(domain: str) -> Iterator[None]:
+def lines_labelled(domain: str) -> Iterator[None]:
     """Lines begin with the domain's name: several processes write to one terminal."""
-    with told_to(lambda line: console.print(labelled(domain, line), markup=False, soft_wrap=True)):
+    with lines_to(lambda line: console.print(labelled(domain, line), markup=False, soft_wrap=True)):
         yield
 
 

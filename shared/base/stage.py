@@ -8,10 +8,7 @@ bytes share it. Work happens in a hidden folder beside it and is renamed at the 
 visible under its final name is whole.
 """
 
-from __future__ import annotations
-
 import shutil
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,32 +17,34 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import psutil
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from shared.base import paths
+from shared.base.code import code_hash
 from shared.base.files import swap_in
-from shared.base.hashing import files_below, refuse_work, remember, sha256_file, sha256_json
+from shared.base.hashing import files_below, refuse_work, save_hashes, sha256_file, sha256_json
 from shared.base.manifest import FILE_NAME, FileRecord, Manifest, Measurement
+from shared.base.processes import peak_memory
 from shared.base.progress import say
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a stage's result depends on. `code` is raised when the stage's own code changes meaning."""
+    """What a stage's result depends on. `code`: the modules and files that lead to all of its code,
+    mostly the module in which it stands (see shared.base.code)."""
 
     stage: str
     inputs: dict[str, str]
     settings: dict[str, Any] = field(default_factory=dict)
     tools: dict[str, str] = field(default_factory=dict)
-    code: int = 1
+    code: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
         """16 hex digits of SHA-256 over all of it."""
-        parts = [self.stage, self.code, self.inputs, self.settings, self.tools]
-        return sha256_json(parts)[:16]
+        code = code_hash(*self.code)
+        return sha256_json([self.stage, code, self.inputs, self.settings, self.tools])[:16]
 
     @property
     def folder(self) -> Path:
@@ -61,7 +60,7 @@ class Produced:
 
 
 @dataclass(frozen=True)
-class Done:
+class StageResult:
     """A finished stage."""
 
     folder: Path
@@ -74,27 +73,27 @@ Produce = Callable[[Path], Produced]
 
 def run_stage(
     plan: Plan, produce: Produce, *, force: bool = False, keep_partial: bool = False
-) -> Done:
+) -> StageResult:
     """Give back the finished stage, running `produce(work_folder)` only if it must.
 
     `keep_partial`: the work folder of a killed run is handed to `produce` again, which resumes from
     it; otherwise it starts from an empty one.
     """
     if not force and (manifest := _finished(plan)):
-        return Done(plan.folder, manifest, reused=True)
+        return StageResult(plan.folder, manifest, reused=True)
     refuse_work(f"{plan.stage}/{plan.key}")
     work = plan.folder.with_name(f".{plan.key}.partial")
     plan.folder.parent.mkdir(parents=True, exist_ok=True)
     with _locked(plan):
         if not force and (manifest := _finished(plan)):
-            return Done(plan.folder, manifest, reused=True)
+            return StageResult(plan.folder, manifest, reused=True)
         if not keep_partial or force:
             shutil.rmtree(work, ignore_errors=True)
         work.mkdir(exist_ok=True)
         manifest = _measured(plan, produce, work)
         swap_in(work, plan.folder)
-        remember({plan.folder / name: r.sha256 for name, r in manifest.outputs.items()})
-    return Done(plan.folder, manifest, reused=False)
+        save_hashes({plan.folder / name: r.sha256 for name, r in manifest.outputs.items()})
+    return StageResult(plan.folder, manifest, reused=False)
 
 
 def _finished(plan: Plan) -> Manifest | None:
@@ -110,7 +109,7 @@ def _finished(plan: Plan) -> Manifest | None:
 
 def _measured(plan: Plan, produce: Produce, work: Path) -> Manifest:
     started = time.monotonic()
-    with _peak_rss() as peak:
+    with peak_memory() as peak:
         produced = produce(work)
     manifest = Manifest(
         stage=plan.stage,
@@ -150,38 +149,3 @@ def _locked(plan: Plan) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-@contextmanager
-def _peak_rss(every_seconds: float = 0.05) -> Iterator[list[int]]:
-    """Sample this process and its children; the list's one entry is the largest sum seen, in bytes."""
-    peak, stop = [0], threading.Event()
-    process = psutil.Process()
-
-    def sample() -> None:
-        while True:
-            peak[0] = max(peak[0], sum(map(_rss, [process, *_children(process)])))
-            if stop.wait(every_seconds):
-                return
-
-    thread = threading.Thread(target=sample, daemon=True)
-    thread.start()
-    try:
-        yield peak
-    finally:
-        stop.set()
-        thread.join()
-
-
-def _rss(process: psutil.Process) -> int:
-    try:
-        return int(process.memory_info().rss)
-    except psutil.Error:
-        return 0
-
-
-def _children(process: psutil.Process) -> list[psutil.Process]:
-    try:
-        return list(process.children(recursive=True))
-    except psutil.Error:
-        return []

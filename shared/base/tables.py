@@ -1,7 +1,5 @@
 """Tables for people, made by tabulate from measurements; the same rows for terminal and Markdown."""
 
-from __future__ import annotations
-
 import re
 import shutil
 from collections.abc import Sequence

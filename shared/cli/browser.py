@@ -1,7 +1,5 @@
 """The commands of the browser: bench, bench-all, preflight, serve. tasks.py takes them in."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from invoke import Context, task

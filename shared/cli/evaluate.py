@@ -1,7 +1,5 @@
 """The commands of evaluation: fidelity, check, compare, show. tasks.py takes them in."""
 
-from __future__ import annotations
-
 from invoke import Context, task
 
 from shared.cli.options import DOMAIN, RECORDS, RUNGS, SYSTEMS, chain_options, command, finish

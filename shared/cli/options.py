@@ -1,7 +1,5 @@
 """What all commands share: their common switches, and how they end."""
 
-from __future__ import annotations
-
 import functools
 import subprocess
 import sys

@@ -126,10 +126,21 @@ def status(c: Context, domain: str = "") -> None:
     print(report([load_domain(domain).name] if domain else None))
 
 
-@task
+@task(help={"domain": "only what `release --domain` checks before stage 1, and each rung's folder"})
 @command
-def doctor(c: Context) -> None:
-    """Say what is installed, what is missing, and the command that mends it."""
+def doctor(c: Context, domain: str = "") -> None:
+    """Say what is installed, what is missing, and the command that mends it.
+
+    With --domain: every mistake in its folder at once, and what each rung's weights are good for.
+    """
+    if domain:
+        from shared.cli.summary import inputs_report
+
+        text, well = inputs_report(domain)
+        print(text)
+        if not well:
+            raise UserError(f"{domain}: see the table")
+        return
     from shared.setup.doctor import check as examine
     from shared.setup.doctor import failed, render
 

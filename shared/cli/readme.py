@@ -7,8 +7,6 @@
 <!-- end -->
 """
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

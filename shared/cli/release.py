@@ -1,7 +1,5 @@
 """The commands of a release: release, release-all, build, card, publish, publish-collection, verify."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +8,7 @@ from invoke import Context, task
 from shared.base.errors import UserError
 from shared.cli.options import DOMAIN, RECORDS, RUNGS, SYSTEMS, chain_options, command, finish
 
-KEEP = {"keep_onnx": "keep the optimum recipe's full-precision ONNX in models/<domain>/onnx"}
+KEEP = {"keep_onnx": "keep the full-precision ONNX of the exporter optimum in models/<domain>/onnx"}
 PUBLISH = {"publish": "upload to the Hub afterwards"}
 WHERE = {
     "org": "the Hub organisation, in place of fallback.toml's and DOCINTEL_HUB_ORG",
@@ -34,10 +32,10 @@ def _publishing(
 
 
 def _rehash(wanted: bool) -> None:
-    from shared.base.hashing import forget
+    from shared.base.hashing import forget_hashes
 
     if wanted:
-        forget()
+        forget_hashes()
 
 
 @task(help=DOMAIN | RUNGS | RECORDS | SYSTEMS | PUBLISH | KEEP | REHASH)
@@ -144,7 +142,7 @@ def publish(
     old release. A run that died goes on where it stopped; what the Hub has is not sent again.
     The token is found where huggingface_hub finds it: HF_TOKEN, or `hf auth login`.
     """
-    from shared.cli.publication import plan_table
+    from shared.cli.summary import plan_table
     from shared.domain.domain import load_domain
     from shared.pipeline.publication import plan_publication, publish_release
 
@@ -181,7 +179,7 @@ def publish_collection(c: Context, org: str = "") -> None:
 )
 @command
 def verify(c: Context, what: str, public_key: str = "") -> None:
-    """Check a release as a stranger: hashes, figures, signature, and that it loads.
+    """Verify a third party's release: hashes, figures, signature, and that it loads.
 
     Needs neither the merged weights nor a GPU. One line a check: ✓ holds, ✗ does not, – not checked.
     """

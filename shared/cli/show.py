@@ -1,7 +1,5 @@
 """What `./inv show` and `./inv compare` print: one record with every answer; two releases."""
 
-from __future__ import annotations
-
 import json
 
 from shared.base.errors import UserError

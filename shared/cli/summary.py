@@ -1,26 +1,32 @@
 """What is printed at the end, the acceptance list of `status`, and the tables of `bench-all`."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from shared.base import paths
-from shared.base.errors import UserError
+from shared.base.errors import RungFailed, UserError
+from shared.base.files import write_text
 from shared.base.formatting import number
 from shared.base.manifest import Measurement
 from shared.base.tables import shown, table
-from shared.domain.domain import domain_names
+from shared.domain.domain import domain_names, load_domain
+from shared.domain.settings import Rung
 from shared.evaluate.compare import newest_file
+from shared.pipeline.inputs import mistakes
 from shared.pipeline.one import Result, read_attempts
 from shared.pipeline.publication import read_publication
 from shared.release.card.quality import quality_note, quality_tables
-from shared.release.card.tables import attempts_table, gates_table, recipes_table
-from shared.release.gates import GateResult
+from shared.release.card.tables import attempts_table, builds_table, gates_table
+from shared.release.gates import GateResult, flatten
 from shared.release.model import CARD_FILE, Release, read_release, release_folder
 from shared.release.signing import signed_by
+from shared.source.source import source_stage
+
+if TYPE_CHECKING:
+    from shared.hub.publish import Plan
 
 TERMINAL = "rounded_outline"
 LINK = "Engines, depths and memory: [bench-all.html](bench-all.html)"
@@ -47,8 +53,8 @@ def summary(result: Result) -> str:
     parts = []
     if result.chain:
         parts.append(attempts_table(result.chain.attempts, TERMINAL))
-        if recipes := recipes_table(result.chain.attempts, TERMINAL):
-            parts.append(recipes)
+        if builds := builds_table(result.chain.attempts, TERMINAL):
+            parts.append(builds)
         if result.chain.gates:
             parts.append(gates_table(result.chain.gates, TERMINAL))
     if result.release:
@@ -56,10 +62,9 @@ def summary(result: Result) -> str:
         because = result.release.not_publishable_because
         parts.append(f"release   {folder}  (rung {result.release.rung}, {result.release.base})")
         parts.append(f"card      {folder}/{CARD_FILE}")
-        if result.chain and result.chain.rung and not result.chain.rung.commercial_use:
-            parts.append(
-                "licence   non-commercial: the base model's licence forbids commercial use"
-            )
+        if not result.release.commercial_use:
+            words = "the base model's licence forbids commercial use"
+            parts.append(f"licence   non-commercial: {words}")
         parts.append(f"signed    {_signed(result.domain)}")
         parts.append(f"publish   no: {because}" if because else "publish   it may be published")
     elif result.chain and "package" in result.chain.stages:
@@ -68,6 +73,31 @@ def summary(result: Result) -> str:
         there = result.publication
         parts.append(f"published {there.url} {there.release_version} at {there.revision}")
     return "\n".join(parts)
+
+
+def plan_table(plan: "Plan") -> str:
+    """What `publish --dry-run` prints: the files that would change, the others' number, the sums."""
+    todo = plan.difference
+    rows = [
+        *(("added", file.name, _size(file.size)) for file in todo.added),
+        *(("changed", file.name, _size(file.size)) for file in todo.changed),
+        *(("deleted", name, "") for name in todo.deleted),
+        ("unchanged", f"{len(todo.unchanged)} files", ""),
+    ]
+    kind = f"{'private' if plan.private else 'public'}{', new' if plan.is_new else ''}"
+    lines = [table(("what", "file", "to send"), rows, TERMINAL)]
+    lines.append(f"repository  {plan.repo_id} ({kind})")
+    if plan.continues is not None:
+        lines.append(f"continues   pull request #{plan.continues}")
+    lines.append(f"to send     {_size(plan.left_to_send)} at most")
+    lines.append(f"version     {plan.version}")
+    refused = f"refused     {plan.against}"
+    return "\n".join([*lines, refused if plan.against else "dry run     nothing was written"])
+
+
+def _size(size: int) -> str:
+    """A card has a few thousand bytes: they are counted one by one."""
+    return number(size, "B") if size >= 1e6 else f"{size:,} B"
 
 
 def _signed(domain: str) -> str:
@@ -87,11 +117,7 @@ def check_report(result: Result) -> str:
 
 def overview(results: list[Result]) -> str:
     """One line a domain, for the commands that go over all of them."""
-    rows = []
-    for result in results:
-        rung = result.chain.rung.name if result.chain and result.chain.rung else "none"
-        end = "ok" if result.ok else "failed"
-        rows.append((result.domain, end, rung, result.error or _where(result)))
+    rows = [(r.domain, "ok" if r.ok else "failed", _rung(r), r.error or _where(r)) for r in results]
     return table(("domain", "end", "rung", "where, or why"), rows, TERMINAL)
 
 
@@ -103,28 +129,20 @@ def _where(result: Result) -> str:
 
 
 def comparison(results: list[Result], style: str = TERMINAL) -> str:
-    """The domains side by side."""
-    names = _compared(results)
+    """The domains side by side, with what any of them measured: a bench asks for no answers."""
+    known = {name for result in results for name in _measured(result)}
+    names = [name for name in COMPARED if name in known] or list(COMPARED)
     rows = [
         [r.domain, _rung(r), *(_brief(_measured(r).get(name)) for name in names)] for r in results
     ]
     return table(("domain", "rung", *(COMPARED[name] for name in names)), rows, style)
 
 
-def _compared(results: list[Result]) -> list[str]:
-    """Those of COMPARED that any domain's stages measure: a bench asks nobody for answers."""
-    known = {name for result in results for name in _measured(result)}
-    return [name for name in COMPARED if name in known] or list(COMPARED)
-
-
 def write_comparison(results: list[Result]) -> list[Path]:
     """The comparison as Markdown, CSV and JSON under build/reports/."""
-    folder = paths.build() / "reports"
-    folder.mkdir(parents=True, exist_ok=True)
-    text = io.StringIO()
-    csv.writer(text).writerows(
-        [("domain", "rung", *COMPARED), *((r.domain, _rung(r), *_values(r)) for r in results)]
-    )
+    sheet = io.StringIO()
+    rows = [(r.domain, _rung(r), *_values(r)) for r in results]
+    csv.writer(sheet).writerows([("domain", "rung", *COMPARED), *rows])
     data = [
         {
             "domain": r.domain,
@@ -135,15 +153,12 @@ def write_comparison(results: list[Result]) -> list[Path]:
         for r in results
     ]
     contents = {
-        "bench-all.md": comparison(results, "github") + f"\n\n{LINK}\n",
-        "bench-all.csv": text.getvalue(),
-        "bench-all.json": json.dumps(data, indent=2, ensure_ascii=False) + "\n",
+        "md": comparison(results, "github") + f"\n\n{LINK}\n",
+        "csv": sheet.getvalue(),
+        "json": json.dumps(data, indent=2, ensure_ascii=False) + "\n",
     }
-    for name, content in contents.items():
-        partial = folder / f".{name}.partial"
-        partial.write_text(content, encoding="utf-8")
-        partial.replace(folder / name)
-    return [folder / name for name in contents]
+    folder = paths.build() / "reports"
+    return [write_text(folder / f"bench-all.{end}", text) for end, text in contents.items()]
 
 
 def _brief(measurement: Measurement | None) -> str:
@@ -158,16 +173,34 @@ def _rung(result: Result) -> str:
 
 
 def _measured(result: Result) -> dict[str, Measurement]:
-    from shared.release.gates import flatten
-
     return flatten(result.chain.manifests) if result.chain else {}
 
 
 def _values(result: Result) -> list[str]:
-    found = _measured(result)
-    return [
-        str(found[n].value) if n in found and found[n].value is not None else "" for n in COMPARED
-    ]
+    values = [m.value if (m := _measured(result).get(name)) else None for name in COMPARED]
+    return ["" if value is None else str(value) for value in values]
+
+
+def inputs_report(domain: str) -> tuple[str, bool]:
+    """What `doctor --domain` prints, and whether a release could begin."""
+    found = mistakes(domain)
+    rows = [("domain and machine", "mistake", words) for words in found]
+    try:
+        rungs = load_domain(domain).chain.rung
+    except UserError:
+        rungs = []
+    rows += [(f"rung {rung.name}", *_source_state(rung)) for rung in rungs]
+    return table(("what", "state", "why"), rows or [("", "ok", "")], TERMINAL), not found
+
+
+def _source_state(rung: Rung) -> tuple[str, str]:
+    if rung.source.startswith("hf:"):
+        return "not looked at", f"{rung.source} would be fetched from the Hub"
+    try:
+        source = source_stage(rung)
+    except RungFailed as error:
+        return "not taken", str(error)
+    return "ok", f"{source.done.manifest.facts['architecture']} in {paths.shown(source.folder)}"
 
 
 def status(domains: list[str] | None = None) -> str:
@@ -190,17 +223,13 @@ def _acceptance(domain: str) -> list[tuple[str, str, str, str]]:
         release = read_release(release_folder(domain))
     except UserError as error:
         return [(domain, *_exports(domain, None, str(error)))]
-    rows = [_exports(domain, release, "")]
-    rows += [
-        (words, *_verdict(release.gates, measurement)) for words, measurement in ACCEPTANCE.items()
-    ]
-    rows.append(_uploaded(domain, release))
-    rows.append(_documented(domain))
-    return [(domain, *row) for row in rows]
+    verdicts = ((words, *_verdict(release.gates, name)) for words, name in ACCEPTANCE.items())
+    others = (_uploaded(domain, release), _documented(domain))
+    return [(domain, *row) for row in (_exports(domain, release, ""), *verdicts, *others)]
 
 
 def _exports(domain: str, release: Release | None, missing: str) -> tuple[str, str, str]:
-    """Whether the newest walk built something, and if a rung failed on the way, which and why."""
+    """Whether the newest run built something, and if a rung failed on the way, which and why."""
     words = "exports without errors"
     attempts = read_attempts(domain)
     broken = next((a for a in attempts if a.outcome == "failed" and a.stage == "build"), None)
@@ -215,7 +244,7 @@ def _exports(domain: str, release: Release | None, missing: str) -> tuple[str, s
 
 
 def _verdict(gates: list[GateResult], measurement: str) -> tuple[str, str]:
-    gate = next((g for g in gates if g.measurement == measurement), None)
+    gate = next((g for g in gates if g.gate.measurement == measurement), None)
     if gate is None:
         return "not measured", f"there is no [[gate]] on {measurement}"
     words = {"pass": "done", "fail": "failed", "not measured": "not measured"}

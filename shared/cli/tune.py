@@ -1,13 +1,11 @@
 """The command of tuning: tune. tasks.py takes it in."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from invoke import Context, task
 
 from shared.base import paths
-from shared.cli.options import DOMAIN, command
+from shared.cli.options import DOMAIN, chain_options, command
 
 
 @task(
@@ -47,12 +45,12 @@ def tune(
     from shared.cli.summary import TERMINAL
     from shared.pipeline.tune.report import put_into, render
     from shared.pipeline.tune.report import write as write_report
-    from shared.pipeline.tune.tune import Settings, write_choice
     from shared.pipeline.tune.tune import tune as run
+    from shared.pipeline.tune.tune import write_choice
 
-    file = Path(records_file).expanduser() if records_file else None
-    settings = Settings(parse_bytes(budget, "--budget"), tokens, records, file)
-    found = run(domain, settings, rung=rung, only=recipes)
+    asked = {"records": str(records)} if records else {}
+    options = chain_options("gates", rung, False, records_file, **asked)
+    found = run(domain, options, parse_bytes(budget, "--budget"), tokens, recipes)
     print(render(found, TERMINAL))
     for path in write_report(found):
         print(paths.shown(path))

@@ -17,6 +17,7 @@ from shared.base.errors import UserError
 from shared.base.hashing import sha256_file, sha256_json
 from shared.base.parsing import nearest, read_json, read_text
 from shared.domain.config import CHAIN_FILE, DEFAULTS_FILE, Config
+from shared.domain.grammar import grammar
 from shared.domain.olive_json import check_olive_config
 from shared.domain.records import Record, read_records
 from shared.domain.scoring import mistakes
@@ -101,6 +102,7 @@ def _read_schema(path: Path) -> dict[str, Any]:
         raise UserError(f"{paths.shown(path)}: {key}: {error.message}") from None
     if not isinstance(schema, dict) or schema.get("type") != "object":
         raise UserError(f"{paths.shown(path)}: type: the answer's schema must be of type object")
+    grammar(schema, paths.shown(path))  # what answers cannot be held to is refused here
     return schema
 
 

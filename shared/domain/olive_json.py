@@ -12,7 +12,7 @@ from typing import Any
 
 from shared.base import paths
 from shared.base.errors import UserError
-from shared.base.files import write_text
+from shared.base.files import write_json
 from shared.base.hashing import sha256_json
 from shared.base.parsing import nearest
 
@@ -120,7 +120,7 @@ def _olive_schema() -> dict[str, Any]:
     name = f"{sha256_json(['v2', version])[:8]}-{version}.json"
     cache = paths.REPOSITORY / "build" / "olive-schema" / name
     if not cache.exists():
-        write_text(cache, json.dumps(_read_from_olive()))
+        write_json(cache, _read_from_olive())
     return dict(json.loads(cache.read_text()))
 
 

@@ -9,7 +9,7 @@ from shared.base.formatting import parse_bytes
 from shared.base.manifest import Strict
 from shared.domain.scoring import FieldScoring
 
-Recipe = Literal["olive", "optimum"]
+Exporter = Literal["olive", "optimum"]
 
 
 class Gate(Strict):
@@ -44,8 +44,8 @@ class Rung(Strict):
     `base_source`: the weights before fine-tuning, spelt like `source`, to be asked beside the tuned
     ones (shared.source.source); a prompt_only rung is its own base and has none.
     `model_type`: what config.json must say; other weights are refused, not sold under this name.
-    `licence` is the Hub's identifier; "other" needs a name and a link. `recipes`: the ways to
-    build it; with several, all are built and the better one is kept. `olive` holds overrides of
+    `licence` is the Hub's identifier; "other" needs a name and a link. `exporters`: what writes
+    its ONNX files; with several, all are built and the better one is kept. `olive` holds overrides of
     olive.json, `passes.<name>.<key>` → value.
     """
 
@@ -62,7 +62,7 @@ class Rung(Strict):
     publishable: bool = True
     prompt_only: bool = False
     why: str = ""
-    recipes: list[Recipe] = Field(default=["olive"], min_length=1)
+    exporters: list[Exporter] = Field(default=["olive"], min_length=1)
     olive: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")

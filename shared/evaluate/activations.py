@@ -1,31 +1,20 @@
-"""A graph with a probe behind every activation, so that its largest magnitude leaves as one number."""
-
-from __future__ import annotations
+"""The largest magnitude of every activation of a graph, by a probe behind each."""
 
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from onnx import TensorProto, helper
 
 from shared.base.errors import RungFailed
-from shared.evaluate.models.session import session_options
+from shared.evaluate.models.onnx import OnnxDecoder, set_exact
 
 LAYER = re.compile(r"layers?[._/](\d+)")
 WATCHED = {
-    "MatMulNBits",
-    "MatMul",
-    "Mul",
-    "Add",
-    "GroupQueryAttention",
-    "GatherBlockQuantized",
-    "Gather",
-    "SimplifiedLayerNormalization",
-    "SkipSimplifiedLayerNormalization",
+    *("MatMulNBits", "MatMul", "Mul", "Add", "GroupQueryAttention", "GatherBlockQuantized"),
+    *("Gather", "SimplifiedLayerNormalization", "SkipSimplifiedLayerNormalization"),
 }
 
 
@@ -46,11 +35,13 @@ def find_peaks(graph: Path, texts: list[list[int]]) -> list[Peak]:
     """
     model, watched = _probed(graph)
     names = [f"{peak.tensor}/peak" for peak in watched]
-    session = _session(model, graph.parent)
-    largest = np.zeros(len(names))
-    for ids in texts:
-        values = _run(session, names, ids)
-        largest = np.maximum(largest, np.array(values, np.float64).reshape(-1))
+    try:
+        decoder = OnnxDecoder(graph, model=model)
+        values = [np.array(decoder.run(names, ids), np.float64).reshape(-1) for ids in texts]
+    except Exception as error:  # onnxruntime's exceptions share no base of their own
+        first = str(error).splitlines()[0]
+        raise RungFailed(f"the graph cannot be run with its probes: {first}") from error
+    largest = np.maximum.reduce(values)
     return [
         Peak(peak.layer, peak.tensor, peak.operator, float(value))
         for peak, value in zip(watched, largest, strict=True)
@@ -58,9 +49,9 @@ def find_peaks(graph: Path, texts: list[list[int]]) -> list[Peak]:
 
 
 def _probed(graph: Path) -> tuple[bytes, list[Peak]]:
-    """The graph with a probe behind each watched output, exact activations, no int8."""
+    """The graph with a probe behind each watched output, without int8 activations."""
     try:
-        model = onnx.load(graph, load_external_data=False)
+        model = set_exact(onnx.load(graph, load_external_data=False))
         integers = _integer_outputs(model)
     except Exception as error:  # protobuf's and onnx's exceptions share no base of their own
         raise RungFailed(f"{graph.name} is no ONNX graph: {error}") from error
@@ -68,9 +59,6 @@ def _probed(graph: Path) -> tuple[bytes, list[Peak]]:
     layer, probes = "embed", []
     for node in model.graph.node:
         layer = _layer(node, layer)
-        for attribute in node.attribute:
-            if attribute.name == "accuracy_level":
-                attribute.i = 1
         if node.op_type in WATCHED:
             for output in _activations(node, integers):
                 watched.append(Peak(layer, output, node.op_type, 0.0))
@@ -106,13 +94,11 @@ def _layer(node: onnx.NodeProto, current: str) -> str:
 
 def _activations(node: onnx.NodeProto, integers: set[str]) -> list[str]:
     """The outputs that carry activations: of an attention all, of a skip-norm the norm and the sum
-    that goes on; its unused statistics may not even be computed."""
-    outputs = [o for i, o in enumerate(node.output) if o and not _is_statistic(node, i)]
-    return [o for o in outputs if o not in integers]
-
-
-def _is_statistic(node: onnx.NodeProto, index: int) -> bool:
-    return "LayerNormalization" in node.op_type and index in (1, 2)
+    that goes on (0 and 3); its unused statistics (1 and 2) may not even be computed."""
+    outputs = node.output
+    if "LayerNormalization" in node.op_type:
+        outputs = [*outputs[:1], *outputs[3:]]
+    return [output for output in outputs if output and output not in integers]
 
 
 def _integer_outputs(model: onnx.ModelProto) -> set[str]:
@@ -122,32 +108,3 @@ def _integer_outputs(model: onnx.ModelProto) -> set[str]:
         for value in inferred.graph.value_info
         if value.type.tensor_type.elem_type not in (0, TensorProto.FLOAT)
     }
-
-
-def _session(model: bytes, folder: Path) -> ort.InferenceSession:
-    options = session_options(folder)
-    try:
-        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's exceptions share no base of their own
-        first = str(error).splitlines()[0]
-        raise RungFailed(f"the graph cannot be run with its probes: {first}") from error
-
-
-def _run(session: ort.InferenceSession, names: list[str], ids: list[int]) -> Any:
-    try:
-        return session.run(names, _feeds(session, ids))
-    except Exception as error:  # the same
-        first = str(error).splitlines()[0]
-        raise RungFailed(f"the graph with its probes failed: {first}") from error
-
-
-def _feeds(session: ort.InferenceSession, ids: list[int]) -> dict[str, Any]:
-    feeds: dict[str, Any] = {}
-    for value in session.get_inputs():
-        if value.name.startswith("past_key_values"):
-            feeds[value.name] = np.zeros((1, value.shape[1], 0, value.shape[3]), np.float32)
-    feeds["input_ids"] = np.array([ids], np.int64)
-    feeds["attention_mask"] = np.ones((1, len(ids)), np.int64)
-    if any(value.name == "position_ids" for value in session.get_inputs()):
-        feeds["position_ids"] = np.arange(len(ids), dtype=np.int64)[None]
-    return feeds

@@ -1,10 +1,8 @@
-"""Stage 5, check: three systems answer held-out records, freely and held to the schema.
+"""Stage 5, check: three systems answer held-out records, freely and schema-constrained.
 
 Bad answers are a measurement, not a crash. Every answer is kept as it came (shared.evaluate.store);
 this stage's folder has them with their verdicts, and the records beside them.
 """
-
-from __future__ import annotations
 
 import json
 from collections.abc import Sequence
@@ -15,22 +13,21 @@ from typing import Any
 from shared.base.errors import RungFailed
 from shared.base.hashing import sha256_json
 from shared.base.manifest import Measurement, tool_versions
-from shared.base.stage import Done, Plan, Produced, run_stage
+from shared.base.stage import Plan, Produced, StageResult, run_stage
 from shared.domain.domain import Domain
 from shared.domain.records import Record
 from shared.domain.settings import Rung
 from shared.evaluate.scoring.pairs import Answers, Judged, advice, exceptions, measure
 from shared.evaluate.systems import (
-    ANSWERING,
     MODES,
     NAMES,
-    Asking,
     Mode,
     Name,
     Refused,
+    Runner,
     System,
+    all_systems,
     base_label,
-    the_three,
 )
 from shared.source.source import Source
 
@@ -49,35 +46,27 @@ class Selection:
     modes: tuple[Mode, ...] = MODES
 
 
-def sample(records: Sequence[Record], count: int) -> tuple[Record, ...]:
-    """`count` records, evenly spread over the file, the same ones each time."""
-    if count >= len(records):
-        return tuple(records)
-    return tuple(records[i * len(records) // count] for i in range(count))
-
-
 def check_stage(
     domain: Domain,
     rung: Rung,
     source: Source,
-    package: Done,
+    package: StageResult,
     selection: Selection,
     *,
     force: bool = False,
-) -> Done:
+) -> StageResult:
     """Answer, judge and compare; shared.evaluate.scoring.pairs says what is measured."""
-    three = the_three(domain, rung, source, package)
+    systems = all_systems(domain, rung, source, package)
     settings = {
         "prompt": domain.prompt,
         "schema": domain.schema,
         "metrics": {name: how.model_dump() for name, how in domain.chain.metrics.items()},
         "max_new_tokens": domain.chain.check.max_new_tokens,
-        "systems": {name: three[name].weights or three[name].absent for name in selection.systems},
+        "systems": {n: systems[n].weights or systems[n].absent for n in selection.systems},
         "base_label": base_label(rung),
         "modes": selection.modes,
         "origin": selection.origin,
         "own": selection.own,
-        "answering": ANSWERING,
     }
     records = sha256_json([record.model_dump() for record in selection.records])
     plan = Plan(
@@ -85,11 +74,11 @@ def check_stage(
         inputs={"package": package.manifest.key, "records": records},
         settings=settings,
         tools=tool_versions(
-            "onnxruntime-genai", "transformers", "torch", "llguidance", "jsonschema", "scipy"
+            "onnxruntime-genai", "transformers", "torch", "xgrammar", "jsonschema", "scipy"
         ),
-        code=6,
+        code=(__name__,),
     )
-    run = _Check(domain, selection, three, base_label(rung))
+    run = _Check(domain, selection, systems, base_label(rung))
     return run_stage(plan, run.produce, force=force)
 
 
@@ -97,7 +86,7 @@ def check_stage(
 class _Check:
     domain: Domain
     selection: Selection
-    three: dict[Name, System]
+    systems: dict[Name, System]
     base_label: str
 
     def produce(self, work: Path) -> Produced:
@@ -133,13 +122,13 @@ class _Check:
 
     def _ask(self, name: Name, answers: Answers) -> None:
         """What the schema's grammar refuses concerns that mode alone. RungFailed: it cannot load."""
-        system = self.three[name]
+        system = self.systems[name]
         if system.absent:
             raise RungFailed(system.absent)
-        asking = Asking(system, self.domain, self.selection.records)
+        runner = Runner(system, self.domain, self.selection.records)
         for mode in self.selection.modes:
             try:
-                store = asking.ask(mode)
+                store = runner.run(mode)
             except Refused as error:
                 answers.why_not[name, mode] = str(error)
                 continue

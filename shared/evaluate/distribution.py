@@ -1,26 +1,26 @@
-"""A distribution over the vocabulary, cut to what matters, and how far another one is from it.
+"""Distributions over the vocabulary, truncated to their likeliest tokens, and the KL divergence.
 
-Of the reference p only the likeliest tokens are kept, as many as it takes until at most TAIL of the
+Of a reference p only the likeliest tokens are kept, as many as it takes until at most TAIL of the
 probability is left out, and KEEP_AT_MOST however flat p is; of the rest, its mass P and the sum S of
 p·ln p, both exact. The other side's q is at hand in full. With Q the mass that q gives to what was
 left out,
 
     KL(p‖q) = Σ_kept p·(ln p − ln q) + S − Σ_rest p·ln q
 
-and only the last sum is not known. `divergence` puts P·(ln P − ln Q) for S − Σ_rest p·ln q, which by
+and only the last sum is not known. `kl_divergence` puts P·ln(P/Q) for S − Σ_rest p·ln q, which by
 the log-sum inequality (Cover and Thomas, Elements of Information Theory, 2nd ed., theorem 2.7.1) is
 never too much; and since no ln q in the rest is below its least, the truth is higher by at most
 
     S − P·ln P + P·(ln Q − min_rest ln q)
 
-which is computed with it. So the cut's cost is a figure, not a hope.
+which `divergence` computes with it: the bound of what truncation hides.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from scipy.special import rel_entr
 
 TAIL = 1e-3
 """Probability that may be left out at each position."""
@@ -30,7 +30,7 @@ KEEP_AT_MOST = 16_384
 
 
 @dataclass(frozen=True)
-class Cut:
+class TruncatedDistribution:
     """m positions of one text. Logarithms are natural; kept tokens are flat, row after row.
 
     `tokens` [kept], of the smallest unsigned type for the vocabulary, and `log_p` float32 [kept];
@@ -53,14 +53,22 @@ class Cut:
 
 
 @dataclass(frozen=True)
-class Distance:
-    """Per position, float64 [m]: KL(p‖q) in nats, what the cut may hide of it at most, whether both
-    find the same token likeliest (0 or 1), and q's −ln of the token that follows."""
+class Divergence:
+    """Per position, float64 [m]: KL(p‖q) in nats, what truncation may hide of it at most, whether
+    both find the same token likeliest (0 or 1), and q's −ln of the token that follows."""
 
     divergence: np.ndarray
     hidden: np.ndarray
     same: np.ndarray
     nll: np.ndarray
+
+
+def kl_divergence(log_p: np.ndarray, log_q: np.ndarray, p_rest: Any, q_rest: Any) -> Any:
+    """KL(p‖q) in nats over the kept tokens (last axis) and all others as one outcome.
+
+    A lower bound of that over all tokens. `p_rest`, `q_rest`: the mass of the others, one a position.
+    """
+    return (np.exp(log_p) * (log_p - log_q)).sum(axis=-1) + rel_entr(p_rest, q_rest)
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
@@ -70,19 +78,19 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
 
 
-def cut(
+def truncate(
     logits: np.ndarray, following: np.ndarray, tail: float = TAIL, most: int = KEEP_AT_MOST
-) -> Cut:
-    """Cut the distributions of logits [m, vocab]; `following` [m]: the tokens that come next."""
+) -> TruncatedDistribution:
+    """The distributions of logits [m, vocab], truncated; `following` [m]: the tokens that come next."""
     log_p = log_softmax(logits)
     rows = [_kept(row, tail, most) for row in log_p]
-    tokens = np.concatenate([kept for kept, _, _ in rows])
-    return Cut(
-        tokens.astype(np.min_scalar_type(log_p.shape[-1] - 1)),
-        np.concatenate(
-            [row[kept] for row, (kept, _, _) in zip(log_p, rows, strict=True)], dtype=np.float32
+    kept = [row[tokens] for row, (tokens, _, _) in zip(log_p, rows, strict=True)]
+    return TruncatedDistribution(
+        np.concatenate([tokens for tokens, _, _ in rows]).astype(
+            np.min_scalar_type(log_p.shape[-1] - 1)
         ),
-        np.cumsum([len(kept) for kept, _, _ in rows]),
+        np.concatenate(kept, dtype=np.float32),
+        np.cumsum([len(tokens) for tokens, _, _ in rows]),
         logits.argmax(axis=-1),
         np.array([mass for _, mass, _ in rows]),
         np.array([plogp for _, _, plogp in rows]),
@@ -103,41 +111,32 @@ def _kept(log_p: np.ndarray, tail: float, most: int) -> tuple[np.ndarray, float,
     return order[:size], mass, float((p[size:] * log_p[order[size:]]).sum())
 
 
-def joined(parts: list[Cut]) -> Cut:
+def joined(parts: list[TruncatedDistribution]) -> TruncatedDistribution:
     """The positions of all parts, in order."""
     offsets = np.cumsum([0, *(len(part.tokens) for part in parts[:-1])])
     ends = [part.ends + offset for part, offset in zip(parts, offsets, strict=True)]
-    names = ("best", "mass", "plogp", "nll")
-    return Cut(
-        np.concatenate([part.tokens for part in parts]),
-        np.concatenate([part.log_p for part in parts]),
-        np.concatenate(ends),
-        *(np.concatenate([getattr(part, name) for part in parts]) for name in names),
-    )
+    names = TruncatedDistribution.__dataclass_fields__
+    arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    return TruncatedDistribution(**arrays | {"ends": np.concatenate(ends)})
 
 
-def distance(p: Cut, logits: np.ndarray, following: np.ndarray, first: int = 0) -> Distance:
-    """Hold logits [m, vocab] of the other model against p's positions first … first + m."""
+def divergence(
+    p: TruncatedDistribution, logits: np.ndarray, following: np.ndarray, first: int = 0
+) -> Divergence:
+    """Logits [m, vocab] of the other model compared with p's positions first … first + m."""
     log_q = log_softmax(logits)
-    divergence, hidden = np.empty(len(log_q)), np.empty(len(log_q))
+    found, hidden = np.empty(len(log_q)), np.empty(len(log_q))
     for i, (row, where) in enumerate(zip(log_q, p.rows()[first:], strict=False)):
-        n = first + i
-        own = p.log_p[where].astype(np.float64)
-        known = float((np.exp(own) * (own - row[p.tokens[where]])).sum())
-        rest, slack = _rest(float(p.mass[n]), float(p.plogp[n]), row, p.tokens[where])
-        divergence[i], hidden[i] = known + rest, slack
+        tokens, mass = p.tokens[where], p.mass[first + i]
+        rest = np.delete(row, tokens)
+        q_rest = np.exp(rest).sum()
+        found[i] = kl_divergence(p.log_p[where].astype(np.float64), row[tokens], mass, q_rest)
+        hidden[i] = _hidden(mass, p.plogp[first + i], rest, q_rest) if mass > 0 else 0.0
     same = p.best[first : first + len(log_q)] == logits.argmax(axis=-1)
     nll = -log_q[np.arange(len(log_q)), following]
-    return Distance(divergence, hidden, same.astype(np.float64), nll)
+    return Divergence(found, hidden, same.astype(np.float64), nll)
 
 
-def _rest(mass: float, plogp: float, log_q: np.ndarray, kept: np.ndarray) -> tuple[float, float]:
-    """What the left-out tokens add to the divergence at least, and how much more it may be."""
-    if mass <= 0:
-        return 0.0, 0.0
-    left_out = np.ones(len(log_q), bool)
-    left_out[kept] = False
-    rest = log_q[left_out]
-    log_mass, log_q_mass = np.log(mass), np.log(np.exp(rest).sum())
-    slack = plogp - mass * log_mass + mass * (log_q_mass - rest.min())
-    return float(mass * (log_mass - log_q_mass)), float(slack)
+def _hidden(mass: float, plogp: float, rest: np.ndarray, q_rest: float) -> float:
+    """How much higher the divergence may be: the bound in this module's first lines."""
+    return float(plogp - mass * np.log(mass) + mass * (np.log(q_rest) - rest.min()))

@@ -1,10 +1,9 @@
-"""Where could fp16 overflow? The largest magnitude of every layer's activations, against 65504.
+"""Headroom of fp16: 65504 over the largest magnitude of every layer's activations.
 
 An overflow in fp16 need not show at the output: a normalisation after it turns infinity into a
 plausible number (onnxruntime #31626). So the true magnitudes are looked at, not the rounded ones:
-the q4 graph, which is the q4f16 graph in fp32, reads held-out chats on the CPU, and each activation
-gets a probe behind it, so that one number a tensor leaves the session and none is kept.
-`f16_headroom` is 65504 over the largest, and 0 where that could not be looked at.
+the q4 graph, which is the q4f16 graph in fp32, reads held-out chats on the CPU, with a probe behind
+each activation. `f16_headroom` is 0 where that could not be looked at.
 """
 
 from __future__ import annotations
@@ -18,10 +17,12 @@ from shared.base.errors import RungFailed
 from shared.base.hashing import sha256_json
 from shared.base.manifest import Measurement, tool_versions
 from shared.base.progress import say
-from shared.base.stage import Done, Plan, Produced, run_stage
+from shared.base.stage import Plan, Produced, StageResult, run_stage
 from shared.domain.domain import Domain
+from shared.evaluate.held_out import prompt_end
+from shared.evaluate.models.chat import Chat
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # a release in which nothing changed does without onnx
     from shared.evaluate.activations import Peak
 
 LARGEST_F16 = 65504.0
@@ -33,26 +34,23 @@ AT_RISK = 0.5
 TOKENS, RECORDS = 256, 4
 
 
-def overflow_stage(domain: Domain, package: Done, *, force: bool = False) -> Done:
+def overflow_stage(domain: Domain, package: StageResult, *, force: bool = False) -> StageResult:
     """Measure `f16_headroom`; facts: the peak of each layer and the layers at risk."""
-    records = domain.records[:RECORDS]
     plan = Plan(
         "overflow",
         inputs={"package": package.manifest.key},
         settings={
             "prompt": sha256_json(domain.prompt),
-            "records": sha256_json([[r.input, r.gold] for r in records]),
+            "records": sha256_json([[r.input, r.gold] for r in domain.records[:RECORDS]]),
             "tokens": TOKENS,
         },
         tools=tool_versions("onnxruntime", "onnx"),
-        code=2,
+        code=(__name__,),
     )
     return run_stage(plan, lambda work: _measure(domain, package.folder), force=force)
 
 
 def _measure(domain: Domain, package: Path) -> Produced:
-    from shared.evaluate.models.chat import Chat
-
     say("      looking for the largest activations of each layer")
     graph = package / "onnx" / "model_q4.onnx"
     if not graph.is_file():
@@ -60,9 +58,8 @@ def _measure(domain: Domain, package: Path) -> Produced:
         return Produced({"f16_headroom": Measurement.missing(reason, "x")})
     from shared.evaluate.activations import find_peaks
 
-    chat = Chat(package)
-    texts = [chat.prompt_ids(domain.prompt, record.input)[-TOKENS:] for record in domain.records]
-    texts = texts[:RECORDS]
+    chat, records = Chat(package), domain.records[:RECORDS]
+    texts = [prompt_end(chat, domain.prompt, record, TOKENS) for record in records]
     try:
         layers = by_layer(find_peaks(graph, texts))
     except RungFailed as error:  # nothing is proven, which must not pass

@@ -6,8 +6,6 @@ of its input. So a killed run goes on where it stopped, and more records, anothe
 set cost only the answers that are not there yet.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from dataclasses import asdict
@@ -19,7 +17,7 @@ from filelock import FileLock
 from shared.base import paths
 from shared.base.hashing import sha256_json
 from shared.domain.records import Record
-from shared.evaluate.models.answer import Answer
+from shared.evaluate.models.chat import Answer
 
 
 class Store:

@@ -1,4 +1,4 @@
-"""Who is asked: the base model, the 16-bit parent and the 4-bit release, free and held to the schema.
+"""The systems that answer: base model, 16-bit parent, 4-bit release; free and schema-constrained.
 
 `release` is the packaged folder in onnxruntime-genai. `parent` is what it was quantised from, and
 `base` what that was fine-tuned from, both in PyTorch. All get the domain's prompt, with its example
@@ -6,39 +6,37 @@ line. A rung that was not fine-tuned is its own base; there `base` shows what th
 asked without it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from shared.base.code import code_hash
 from shared.base.errors import RungFailed, UserError
 from shared.base.manifest import tool_versions
 from shared.base.parsing import nearest
 from shared.base.progress import bar, say
-from shared.base.stage import Done
+from shared.base.stage import StageResult
 from shared.domain.domain import Domain
+from shared.domain.grammar import grammar
 from shared.domain.records import Record
 from shared.domain.settings import Rung
-from shared.evaluate.models.answer import Answer
-from shared.evaluate.models.grammar import grammar
-from shared.evaluate.reference import dtype_of
+from shared.evaluate.models.chat import Answer
 from shared.evaluate.store import Store
+from shared.source.model import compute_dtype
 from shared.source.source import Source, answering_hash, base_stage
 
 Name = Literal["base", "parent", "release"]
 Mode = Literal["free", "constrained"]
 NAMES: tuple[Name, ...] = get_args(Name)
 MODES: tuple[Mode, ...] = get_args(Mode)
-CONSTRAINED: dict[str, tuple[Mode, ...]] = {
-    "both": MODES,
-    "free": ("free",),
-    "only": ("constrained",),
+CONSTRAINED: dict[str, tuple[Mode, ...]] = {"both": MODES, "free": MODES[:1], "only": MODES[1:]}
+"""The values of --constrained."""
+RUNTIMES = {
+    "onnxruntime-genai": "shared.evaluate.models.genai",
+    "torch": "shared.evaluate.models.torch",
 }
-"""What --constrained may say."""
-ANSWERING = 1
-"""Goes up with every change of the code by which an answer could come out otherwise."""
+"""What answers → the module that asks it."""
 
 
 class Refused(Exception):
@@ -47,7 +45,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class System:
-    """One of the three. `weights`: hash of what answers, tokenizer and chat template included;
+    """A model that answers. `weights`: hash of what answers, tokenizer and chat template included;
     `absent`: why it cannot be asked."""
 
     name: Name
@@ -62,19 +60,16 @@ class System:
 
     def store(self, mode: Mode, domain: Domain) -> Store:
         """Where its answers lie."""
-        tools = (
-            "transformers",
-            self.runtime,
-            *(("llguidance",) if self.runtime == "torch" else ()),
-        )
+        in_torch = self.runtime == "torch"
+        tools = ("transformers", self.runtime, *(("xgrammar",) if mode == "constrained" else ()))
         about: dict[str, Any] = {
             "weights": self.weights,
             "prompt": self.prompt,
             "max_new_tokens": domain.chain.check.max_new_tokens,
-            "schema": grammar(domain.schema) if mode == "constrained" else None,
+            "grammar": grammar(domain.schema) if mode == "constrained" else None,
             "tools": tool_versions(*tools),
-            "dtype": dtype_of(self.folder) if self.folder and self.runtime == "torch" else None,
-            "code": ANSWERING,
+            "dtype": compute_dtype(self.folder) if self.folder and in_torch else None,
+            "code": code_hash(RUNTIMES[self.runtime]),
         }
         return Store(about)
 
@@ -91,13 +86,15 @@ def parse_systems(text: str) -> tuple[Name, ...]:
 
 
 def parse_constrained(text: str) -> tuple[Mode, ...]:
-    """The modes that --constrained asks for."""
+    """The modes of a value of --constrained; UserError with the nearest value."""
     if text not in CONSTRAINED:
         raise UserError(f"--constrained: there is no {text!r}; {nearest(text, list(CONSTRAINED))}")
     return CONSTRAINED[text]
 
 
-def the_three(domain: Domain, rung: Rung, source: Source, package: Done) -> dict[Name, System]:
+def all_systems(
+    domain: Domain, rung: Rung, source: Source, package: StageResult
+) -> dict[Name, System]:
     """All three, asked for or not; a base that cannot be had says why."""
     parent = System("parent", source.folder, answering_hash(source.folder), domain.prompt)
     release = System("release", package.folder, package.manifest.key, domain.prompt)
@@ -123,15 +120,15 @@ def base_label(rung: Rung) -> str:
 
 
 @dataclass
-class Asking:
-    """One system and the modes it is asked in; a model is loaded only where an answer is missing."""
+class Runner:
+    """Answers of one system to the records; its model is loaded only where an answer is missing."""
 
     system: System
     domain: Domain
     records: Sequence[Record]
     _loaded: Any = field(default=None, init=False)
 
-    def ask(self, mode: Mode) -> Store:
+    def run(self, mode: Mode) -> Store:
         """Every record has an answer in the store when this returns.
 
         RungFailed: it cannot load. Refused: it cannot be held to the schema.
@@ -142,16 +139,16 @@ class Asking:
         if kept and missing:
             say(f"      {kept} of {len(self.records)} answers are there already")
         if missing:
-            self._ask(mode, missing, store)
+            self._run(mode, missing, store)
         return store
 
-    def _ask(self, mode: Mode, records: list[Record], store: Store) -> None:
+    def _run(self, mode: Mode, records: list[Record], store: Store) -> None:
         model = self._model()
         prompts = [model.chat.prompt_ids(self.system.prompt, record.input) for record in records]
         limit = self.domain.chain.check.max_new_tokens
-        schema = grammar(self.domain.schema) if mode == "constrained" else None
+        held = grammar(self.domain.schema) if mode == "constrained" else None
         with bar(f"{self.system.name}, {mode}", len(records)) as step:
-            for index, answer in _held(model.answers(prompts, limit, schema), schema):
+            for index, answer in _refusing(model.answers(prompts, limit, held), held):
                 store.put(records[index], answer)
                 step(records[index].id)
 
@@ -163,28 +160,30 @@ class Asking:
         return self._loaded
 
 
-def _held(
-    answers: Iterator[tuple[int, Answer]], schema: str | None
+def _refusing(
+    answers: Iterator[tuple[int, Answer]], grammar: str | None
 ) -> Iterator[tuple[int, Answer]]:
-    """The same answers; Refused where the runtime cannot hold them to the schema."""
+    """The same answers; Refused where the runtime cannot constrain them to the schema."""
     try:
         yield from answers
-    except (ValueError, RuntimeError) as error:  # llguidance's and onnxruntime-genai's
-        if schema is None:
+    except (ValueError, RuntimeError) as error:  # XGrammar's, of this vocabulary
+        if grammar is None:
             raise
-        words = str(error).strip().splitlines() or [type(error).__name__]
-        raise Refused(f"cannot be held to schema.json: {words[0]}") from error
+        raise Refused(f"cannot be held to schema.json: {_first_line(error)}") from error
 
 
 def _load(folder: Path, runtime: str) -> Any:
     try:
         if runtime == "torch":
-            from shared.evaluate.models.torch import SixteenBit
+            from shared.evaluate.models.torch import TorchModel
 
-            return SixteenBit(folder)
-        from shared.evaluate.models.genai import Answerer
+            return TorchModel(folder)
+        from shared.evaluate.models.genai import GenaiModel
 
-        return Answerer(folder)
+        return GenaiModel(folder)
     except Exception as error:  # neither runtime's errors share a base of their own
-        words = str(error).strip().splitlines() or [type(error).__name__]
-        raise RungFailed(f"{runtime} cannot load it: {words[0]}") from error
+        raise RungFailed(f"{runtime} cannot load it: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,10 +1,8 @@
-"""Calls to the Hub: tried again where that can help, told in one sentence where it cannot.
+"""Requests to the Hub with retries; what cannot be retried is one sentence.
 
 >>> hub = Hub(HfApi(token=get_token()), "org/name")
 >>> hub.call(lambda: hub.api.model_info("org/name"))
 """
-
-from __future__ import annotations
 
 import errno
 import json
@@ -32,6 +30,7 @@ from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
     OfflineModeIsEnabled,
+    OIDCError,
     RevisionNotFoundError,
 )
 from huggingface_hub.utils import disable_progress_bars, parse_ratelimit_headers
@@ -43,10 +42,11 @@ from shared.hub.client import TRANSIENT_STATUS
 
 ATTEMPTS = 4
 LONGEST_WAIT_SECONDS = 300.0
-"""A Hub that asks for a longer pause is not waited for: the person is told how long it is."""
+"""A Hub that asks for a longer pause is not waited for: the error says how long it is."""
 STILL_GOING_SECONDS = 30.0
 SAID_BY_THE_CLIENT = ("Invalid metadata in README.md", "LFS batch API returned errors")
 """ValueErrors whose text tells more than the HTTP error inside them, where there is one."""
+COMMIT = re.compile(r"[0-9a-f]{40}")
 NO_ROOM_STATUS = frozenset({402, 413, 507})
 
 Sleep = Callable[[float], None]
@@ -123,6 +123,24 @@ def scrub(text: str) -> str:
     token = get_token()
     hidden = text.replace(token, "hf_***") if token else text
     return re.sub(r"(?<![A-Za-z0-9])(hf|api_org)_[\w.=-]*\w", r"\1_***", hidden)
+
+
+def hub_token() -> str:
+    """The token of this machine's login; UserError where there is none."""
+    try:
+        token = get_token()
+    except OIDCError as error:
+        raise UserError(f"no Hub token: HF_OIDC_RESOURCE: {scrub(str(error))}") from None
+    if not token:
+        raise UserError("no Hub token: run `hf auth login` or set HF_TOKEN")
+    return token
+
+
+def commit_of(hub: Hub, sha: str | None) -> str:
+    """A commit's hash as a server names it, if it is one: `../x` would be a folder of its choice."""
+    if not (isinstance(sha, str) and COMMIT.fullmatch(sha)):
+        raise hub.failure(f"{hub.host} names {sha!r} as a commit of {hub.repo_id}; that is none")
+    return sha
 
 
 def within(seconds: float, action: Callable[[], T]) -> T:

@@ -8,8 +8,6 @@ shared/hub/calls.py, which tells about it and has a bound; so here each request 
 ...     HfApi().create_commit(...)
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -4,17 +4,14 @@
 ('https://huggingface.co/collections/acme/docintel-…', ['acme/docintel-legal-... (legal, v3)'])
 """
 
-from __future__ import annotations
-
 import time
 from dataclasses import dataclass
 from functools import partial
 
 from huggingface_hub import Collection, HfApi
 
-from shared.hub.calls import Hub, Sleep
+from shared.hub.calls import Hub, Sleep, hub_token
 from shared.hub.client import single_tries
-from shared.hub.order import hub_token
 
 DESCRIPTION = "Fine-tuned small language models, 4-bit ONNX for WebGPU, each with measured tables."
 """At most 150 characters, as the Hub wants it."""

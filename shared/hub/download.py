@@ -4,8 +4,6 @@
 PosixPath('.../models--HuggingFaceTB--SmolLM2-135M-Instruct/snapshots/12fd25f77366fa6b3b4b768ec3050...')
 """
 
-from __future__ import annotations
-
 import re
 import time
 from collections.abc import Iterable
@@ -24,9 +22,8 @@ from huggingface_hub.utils import validate_repo_id
 
 from shared.base.errors import RungFailed, UserError
 from shared.base.progress import say
-from shared.hub.calls import Hub, Sleep, transferring, within
+from shared.hub.calls import COMMIT, Hub, Sleep, commit_of, transferring, within
 from shared.hub.client import single_tries
-from shared.hub.commits import COMMIT, commit_of
 
 WANTED = ["*.safetensors", "*.json", "*.jinja", "*.txt", "LICENSE*", "NOTICE*", "README.md"]
 UNWANTED = ["*/*"]

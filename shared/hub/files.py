@@ -1,6 +1,4 @@
-"""The local side of a publication: a folder's files with their hashes, and what must not leave."""
-
-from __future__ import annotations
+"""The local side of a publication: the order, the files with their hashes, and what must not leave."""
 
 import hashlib
 from dataclasses import dataclass
@@ -17,6 +15,22 @@ from shared.base.progress import bar
 from shared.safety.content import holds
 from shared.safety.kinds import need_known
 from shared.safety.secrets import secret_in
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is to be published: `key` names the release, `title` what it is called on the Hub.
+
+    `version`: "1.2.0" is tagged v1.2.0; None takes the next number, v1, v2, … `overwrite` allows
+    to replace what others changed on main.
+    """
+
+    folder: Path
+    key: str
+    title: str
+    private: bool = False
+    version: str | None = None
+    overwrite: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,5 @@
 """The name a release has on the Hub: org and pattern from [publish], {domain} and {base} put in."""
 
-from __future__ import annotations
-
 import os
 
 from huggingface_hub.utils import validate_repo_id

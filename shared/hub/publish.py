@@ -8,8 +8,6 @@ main is the old release or the new one. Every step can be done twice, and what t
 from the Hub, so a run that died is finished by running it again, also on another machine.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,10 +18,9 @@ from huggingface_hub import HfApi
 from shared.base.errors import UserError
 from shared.base.progress import say
 from shared.hub import staging as staged
-from shared.hub.calls import Hub, Sleep
+from shared.hub.calls import Hub, Sleep, hub_token
 from shared.hub.client import single_tries
-from shared.hub.files import LocalFile, inspect_folder
-from shared.hub.order import Order, hub_token
+from shared.hub.files import LocalFile, Order, inspect_folder
 from shared.hub.remote import (
     Difference,
     Remote,

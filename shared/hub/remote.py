@@ -1,15 +1,12 @@
 """What the Hub holds: a revision's files, how they differ from ours, its version tags, its history."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 
 from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.hf_api import GitCommitInfo, RepoFile
 
-from shared.hub.calls import Hub
-from shared.hub.commits import commit_of
+from shared.hub.calls import Hub, commit_of
 from shared.hub.files import LocalFile
 
 KEPT_ON_THE_HUB = ".gitattributes"

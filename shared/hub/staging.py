@@ -6,8 +6,6 @@ Only pull requests of the same account are continued or closed: on the Hub anyon
 any title, and its author could go on writing to it after it was checked.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -17,8 +15,7 @@ from huggingface_hub.community import DiscussionWithDetails
 
 from shared.base.errors import UserError
 from shared.base.progress import say
-from shared.hub.calls import Hub, transferring
-from shared.hub.commits import commit_of
+from shared.hub.calls import Hub, commit_of, transferring
 from shared.hub.files import LocalFile
 from shared.hub.remote import RELEASE_MARK, Difference, Remote, difference, head, look
 

@@ -1,13 +1,10 @@
 """Version tags: which one a release has or gets. A tag that is given out keeps its content."""
 
-from __future__ import annotations
-
 from huggingface_hub.errors import HfHubHTTPError
 
 from shared.base.errors import UserError
 from shared.hub.calls import Hub
-from shared.hub.files import LocalFile
-from shared.hub.order import Order
+from shared.hub.files import LocalFile, Order
 from shared.hub.remote import difference, look, next_version, version_tags
 
 

@@ -6,8 +6,6 @@ the weights' bytes, on the workflow and, where it has some, on the calibration t
 all of these are alike share it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,16 +13,19 @@ from typing import Any
 from shared.base.errors import RungFailed
 from shared.base.manifest import Measurement, tool_versions
 from shared.base.progress import say
-from shared.base.stage import Done, Plan, Produced, run_stage
+from shared.base.stage import Plan, Produced, StageResult, run_stage
 from shared.domain.domain import Domain
 from shared.domain.olive_json import with_overrides
 from shared.domain.records import Record
-from shared.domain.settings import Recipe, Rung
+from shared.domain.settings import Exporter, Rung
 from shared.olive.calibration import TOKENS, bound, calibration_stage, wants_calibration
 from shared.source.source import Source, weights_hash
 
 DTYPES = ("q4f16", "q4")
 """Names in Transformers.js; the first is what Olive's workflow names, the second comes with it."""
+
+PASSES = ("shared.olive.builder_pass", "shared.olive.calibrated_pass")
+"""What Olive loads by the name in its list of passes."""
 
 TOOLS = ("olive-ai", "mobius-onnx", "onnx", "onnx-ir", "torch", "transformers")
 
@@ -33,21 +34,21 @@ def build_stage(
     domain: Domain,
     rung: Rung,
     source: Source,
-    recipe: Recipe = "olive",
+    exporter: Exporter = "olive",
     *,
     keep_onnx: Path | None = None,
     measured: Iterable[Record] = (),
     force: bool = False,
-) -> Done:
+) -> StageResult:
     """Build all DTYPES: `model_<dtype>.onnx`, their external data, genai_config.json, logs.
 
-    `keep_onnx`: where the full-precision ONNX goes, for the recipe that makes one ("optimum").
+    `keep_onnx`: where the full-precision ONNX goes, for the exporter that makes one ("optimum").
     `measured`: records that this run measures besides the domain's own; none may calibrate.
     """
     where = f"domains/{domain.name}/fallback.toml: rung {rung.name}"
     workflow = with_overrides(domain.olive, rung.olive, where)
     weights = {"weights": weights_hash(source.folder)}
-    if recipe == "optimum":
+    if exporter == "optimum":
         return _optimum_stage(source.folder, weights, _block_size(workflow), keep_onnx, force)
     tokens = None
     if wants_calibration(workflow):
@@ -63,7 +64,7 @@ def build_stage(
             "dtypes": list(DTYPES),
         },
         tools=tool_versions(*TOOLS),
-        code=3,
+        code=(__name__, *PASSES),
     )
     ready = bound(workflow, tokens) if tokens else workflow
     return run_stage(plan, lambda work: _build(ready, source.folder, work), force=force)
@@ -82,15 +83,16 @@ def _build(workflow: dict[str, Any], folder: Path, work: Path) -> Produced:
 
 def _optimum_stage(
     folder: Path, weights: dict[str, str], block_size: int, keep_onnx: Path | None, force: bool
-) -> Done:
+) -> StageResult:
     """Optimum's export, quantised afterwards, in an environment of its own."""
     from shared.olive.optimum.recipe import build_optimum, optimum_tools
 
     plan = Plan(
         "build",
         inputs=weights,
-        settings={"recipe": "optimum", "block_size": block_size, "dtypes": list(DTYPES)},
+        settings={"exporter": "optimum", "block_size": block_size, "dtypes": list(DTYPES)},
         tools=optimum_tools(),
+        code=(__name__,),
     )
 
     def produce(work: Path) -> Produced:
@@ -102,7 +104,7 @@ def _optimum_stage(
 
 
 def _block_size(workflow: dict[str, Any]) -> int:
-    """The block size of the workflow's builder pass: both recipes quantise alike."""
+    """The block size of the workflow's builder pass: both exporters quantise alike."""
     sizes = [settings.get("int4_block_size") for settings in workflow["passes"].values()]
     return int(next((size for size in sizes if size), 32))
 

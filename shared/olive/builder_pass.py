@@ -3,10 +3,8 @@
 Olive's own pass calls onnxruntime-genai's builder, which holds the whole model several times over
 and, with the versions pinned here, does not run (the options were renamed). This one keeps Olive's
 option schema, takes the graph from Mobius and writes each weight as soon as it is quantised.
-Options it cannot honour are errors, never ignored. tests/ hold its output against the builder's.
+Options it cannot honour are errors, never ignored. Tests compare its output with the builder's.
 """
-
-from __future__ import annotations
 
 import json
 from pathlib import Path
@@ -18,7 +16,7 @@ from olive.passes.onnx.model_builder import ModelBuilder
 
 from shared.base.errors import RungFailed
 from shared.base.progress import bar
-from shared.olive.graph.bare import build_graph
+from shared.olive.graph.build import build_graph
 from shared.olive.graph.fill import Int4Options, quantizable, write_together
 from shared.olive.quantise.checkpoint import Checkpoint
 from shared.olive.workflow import failures

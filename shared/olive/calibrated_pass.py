@@ -6,8 +6,6 @@ table for its use as the head. It writes the folder that Olive's own passes writ
 "olive"), so that the same builder, and Olive's own modules, read it.
 """
 
-from __future__ import annotations
-
 import fnmatch
 import json
 import shutil
@@ -24,11 +22,12 @@ from olive.passes.pass_config import BasePassConfig, PassConfigParam
 from shared.base.errors import RungFailed
 from shared.base.parsing import read_json
 from shared.base.progress import bar
-from shared.olive.graph.bare import build_graph
+from shared.olive.graph.build import build_graph
 from shared.olive.quantise.gptq import SHRINK, Format
 from shared.olive.quantise.layerwise import ShardWriter, quantize_decoder
 from shared.olive.workflow import failures
-from shared.source.weights import INDEX, load_weights
+from shared.source.model import load_model, model_weights
+from shared.source.weights import INDEX
 
 KEPT_FILES = ("*.json", "*.jinja", "*.txt", "LICENSE", "*.model")
 
@@ -69,7 +68,7 @@ class CalibratedQuant(Pass):
         out.mkdir(parents=True, exist_ok=True)
         texts = read_tokens(config.calibration) if config.feedback else []
         build_graph(folder, "f16")  # what has no graph should fail now, not after an hour's work
-        loaded = load_parent(folder)
+        loaded = load_model(folder)
         shards, used = ShardWriter(out), dict[str, Format]()
 
         def form(name: str) -> Format:
@@ -90,8 +89,7 @@ class CalibratedQuant(Pass):
                 )
         except ValueError as error:
             raise RungFailed(f"olive.json: {type(self).__name__}: {error}") from error
-        known = set(loaded.state_dict())
-        _finish(folder, out, shards, used, config, known)
+        _finish(folder, out, shards, used, config)
         return HfModelHandler(str(out), task=model.task)
 
 
@@ -103,18 +101,6 @@ def read_tokens(path: str | None) -> list[list[int]]:
     if not isinstance(texts, list) or not texts:
         raise RungFailed(f"{path}: holds no token ids")
     return texts
-
-
-def load_parent(folder: Path) -> Any:
-    """The 16-bit model for calibration, its layers in their own float type."""
-    from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype="auto", local_files_only=True, trust_remote_code=False
-    )
-    return model.eval().requires_grad_(False)
 
 
 def _refuse_odd_rows(model: Any, form: Callable[[str], Format]) -> int:
@@ -149,16 +135,12 @@ def _finish(
     shards: ShardWriter,
     used: dict[str, Format],
     config: Any,
-    known: set[str],
 ) -> None:
-    """What was not quantised, the index, config.json with its quantization_config, the tokenizer.
-
-    Tensors that the model itself has not (`known`) are left where they are.
-    """
+    """What was not quantised, the index, config.json with its quantization_config, the tokenizer."""
     tied = "lm_head" not in used
-    for name, tensor in load_weights(folder).items():
+    for name, tensor in model_weights(folder).items():
         module = name.removesuffix(".weight")
-        if name in known and module not in used and not (tied and module == "lm_head"):
+        if module not in used and not (tied and module == "lm_head"):
             shards.tensor(name, tensor)
     for pattern in KEPT_FILES:
         for path in folder.glob(pattern):

@@ -2,15 +2,12 @@
 
 A pass of olive.json that names "calibration.jsonl" gets the domain's file of that name: records like
 those of eval.jsonl, in chat form with the domain's prompt and their gold answers, as token ids. A
-record that is also measured would let the quantiser fit what it is judged by; so every text is held
-against all records that are measured, by id and by runs of words, and one in common is an error.
+record that is also measured would let the quantiser fit what it is judged by; so every text is
+compared with all records that are measured, by id and by runs of words, and one in common is an error.
 """
-
-from __future__ import annotations
 
 import copy
 import json
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -19,7 +16,8 @@ from shared.base import paths
 from shared.base.errors import UserError
 from shared.base.hashing import sha256_json
 from shared.base.manifest import Measurement, tool_versions
-from shared.base.stage import Done, Plan, Produced, run_stage
+from shared.base.stage import Plan, Produced, StageResult, run_stage
+from shared.base.text import word_runs
 from shared.domain.domain import Domain
 from shared.domain.records import Record, read_records
 from shared.source.source import Source
@@ -53,7 +51,7 @@ def wants_calibration(workflow: dict[str, Any]) -> bool:
             if value is not None and (value != FILE or key in OTHER_KEYS):
                 raise UserError(
                     f"olive.json: passes.{name}.{key}: only {FILE!r}, which is "
-                    "held against the held-out records, may calibrate a model"
+                    "compared with the held-out records, may calibrate a model"
                 )
             wanted = wanted or value == FILE
     return wanted
@@ -61,7 +59,7 @@ def wants_calibration(workflow: dict[str, Any]) -> bool:
 
 def calibration_stage(
     domain: Domain, source: Source, measured: Iterable[Record] = (), *, force: bool = False
-) -> Done:
+) -> StageResult:
     """Token ids of the domain's calibration text, in `tokens.json`.
 
     Raises UserError where the file is missing, or where it shares an id or a text with the domain's
@@ -81,6 +79,7 @@ def calibration_stage(
         inputs={"source": tokenizer.key, "prompt": sha256_json(domain.prompt)},
         settings={"records": [r.model_dump() for r in records], "tokens": MAX_TOKENS},
         tools=tool_versions("transformers"),
+        code=(__name__,),
     )
     return run_stage(plan, lambda work: _tokenise(source, domain, records, work), force=force)
 
@@ -90,24 +89,17 @@ def refuse_common(calibration: Iterable[Record], measured: Iterable[Record], whe
     ids, runs = set(), dict[tuple[str, ...], str]()
     for record in measured:
         ids.add(record.id)
-        for run in _word_runs(record.input):
+        for run in word_runs(record.input, WORDS_IN_COMMON):
             runs.setdefault(run, record.id)
     for record in calibration:
         if record.id in ids:
             raise UserError(f"{where}: {record.id}: a held-out record has this id")
-        for run in _word_runs(record.input):
+        for run in word_runs(record.input, WORDS_IN_COMMON):
             if run in runs:
                 raise UserError(
                     f"{where}: {record.id}: its text is also in the held-out record {runs[run]}; "
                     "what a model is measured on must not calibrate it"
                 )
-
-
-def _word_runs(text: str) -> set[tuple[str, ...]]:
-    """All runs of WORDS_IN_COMMON words; of a shorter text, all of it."""
-    words = re.findall(r"\w+", text.lower())
-    last = max(1, len(words) - WORDS_IN_COMMON + 1)
-    return {tuple(words[i : i + WORDS_IN_COMMON]) for i in range(last)}
 
 
 def chat_tokens(tokenizer: Any, prompt: str, record: Record) -> list[int]:

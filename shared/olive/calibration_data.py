@@ -1,7 +1,5 @@
 """Olive's data interface to token ids that `shared.olive.calibration` wrote; Olive loads this."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

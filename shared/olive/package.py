@@ -9,17 +9,14 @@ The layout is Transformers.js 4's (src/utils/model-loader.js); large files are h
 build, never copied.
 """
 
-from __future__ import annotations
-
-import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
 
-from shared.base.hashing import carried, sha256_files
+from shared.base.files import link_or_copy, write_json
+from shared.base.hashing import sha256_files
 from shared.base.parsing import loads_strictly, read_text
-from shared.base.stage import Done, Plan, Produced, run_stage
+from shared.base.stage import Plan, Produced, StageResult, run_stage
 from shared.olive.build import DTYPES
 from shared.source.source import Source, chat_template
 
@@ -29,11 +26,11 @@ DEFAULT_DTYPE = "q4f16"
 PRIVATE_KEYS = ("_name_or_path", "_model_name_or_path", "is_local", "local_files_only", "backend")
 
 
-def package_stage(source: Source, build: Done, *, force: bool = False) -> Done:
+def package_stage(source: Source, build: StageResult, *, force: bool = False) -> StageResult:
     """Lay out the release's model files; measurements are the bytes of each dtype."""
     names = [n for n in (*COPIED, *TRANSFORMED, "chat_template.jinja") if _has(source, n)]
     inputs = {"build": build.manifest.key, **sha256_files(source.folder, names)}
-    plan = Plan("package", inputs=inputs, settings={"dtypes": list(DTYPES)}, code=3)
+    plan = Plan("package", inputs=inputs, settings={"dtypes": list(DTYPES)}, code=(__name__,))
     return run_stage(plan, lambda work: _package(source.folder, build, work), force=force)
 
 
@@ -41,7 +38,7 @@ def _has(source: Source, name: str) -> bool:
     return (source.folder / name).is_file()
 
 
-def _package(folder: Path, build: Done, work: Path) -> Produced:
+def _package(folder: Path, build: StageResult, work: Path) -> Produced:
     (work / "onnx").mkdir()
     chunks: dict[str, int] = {}
     for dtype in DTYPES:
@@ -52,17 +49,17 @@ def _package(folder: Path, build: Done, work: Path) -> Produced:
     for name in COPIED:
         if (folder / name).is_file():
             shutil.copyfile(folder / name, work / name)
-    _write(work / "config.json", _config(folder, chunks))
-    _write(work / "tokenizer_config.json", _tokenizer_config(folder))
-    _write(work / "generation_config.json", _generation_config(folder))
+    write_json(work / "config.json", _config(folder, chunks))
+    write_json(work / "tokenizer_config.json", _tokenizer_config(folder))
+    write_json(work / "generation_config.json", _generation_config(folder))
     if (build.folder / "genai_config.json").is_file():
-        _write(work / "genai_config.json", _genai_config(build.folder, folder))
+        write_json(work / "genai_config.json", _genai_config(build.folder, folder))
     (work / "chat_template.jinja").write_text(chat_template(folder), encoding="utf-8")
     return Produced(dict(build.manifest.measurements), facts={"lint": _lint(work)})
 
 
 def _lint(work: Path) -> dict[str, Any]:
-    """Every dtype's graph held against what both runtimes need, before anything is run."""
+    """Lint of every dtype's graph: what both runtimes need, before anything is run."""
     from shared.olive.lint.rules import lint, require_clean
 
     outcome = {}
@@ -72,16 +69,6 @@ def _lint(work: Path) -> dict[str, Any]:
         warnings = [f"{finding.rule}: {finding.sentence}" for finding in report.findings]
         outcome[dtype] = {"warnings": warnings, **report.facts}
     return outcome
-
-
-def link_or_copy(source: Path, target: Path) -> None:
-    """Hard-link, or copy where the file system or a border between two of them forbids it."""
-    with carried([source]) as moved:
-        try:
-            os.link(source, target)
-            moved[source] = target
-        except OSError:
-            shutil.copyfile(source, target)
 
 
 def _config(folder: Path, chunks: dict[str, int]) -> dict[str, Any]:
@@ -122,10 +109,6 @@ def _genai_config(build: Path, folder: Path) -> dict[str, Any]:
 
 
 def _public(path: Path) -> dict[str, Any]:
-    """A JSON object without the keys that tell of the machine it was written on."""
+    """A JSON object without PRIVATE_KEYS, which name the machine it was written on."""
     data: dict[str, Any] = loads_strictly(read_text(path))
     return {key: value for key, value in data.items() if key not in PRIVATE_KEYS}
-
-
-def _write(path: Path, value: dict[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -3,8 +3,6 @@
 `olive run` exits 0 on some failed passes; `has_output_model()` is what tells.
 """
 
-from __future__ import annotations
-
 import copy
 import logging
 import os
@@ -16,6 +14,7 @@ from typing import Any
 
 from shared.base.errors import RungFailed
 from shared.base.hashing import sha256_file
+from shared.base.text import first_line
 from shared.domain.olive_json import package_config
 
 failures: list[RungFailed] = []
@@ -45,7 +44,7 @@ def run_workflow(config: dict[str, Any], model: Path, out: Path, *, both: bool =
     except RungFailed:
         raise
     except Exception as error:
-        raise RungFailed(f"olive.json: the workflow failed: {_first_line(error)}") from error
+        raise RungFailed(f"olive.json: the workflow failed: {first_line(error)}") from error
     if result is None or not result.has_output_model():
         raise _swallowed(out / "olive.log")
     _collect(Path(result.get_best_candidate().model_path), out)
@@ -111,7 +110,3 @@ def _swallowed(log: Path) -> RungFailed:
     errors = [line for line in log.read_text(errors="replace").splitlines() if "rror" in line]
     last = errors[-1].strip() if errors else "no reason in Olive's log"
     return RungFailed(f"olive.json: the workflow ended without a model: {last[:300]}")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

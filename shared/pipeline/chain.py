@@ -1,20 +1,18 @@
-"""Walk a domain's rungs in order, remembering every attempt and why it ended.
+"""The chain: a domain's rungs tried in order, every attempt recorded with the reason it ended.
 
-For each rung: source → build → package → check → bench → gates. The first rung that passes the
-gates that block a release is taken; a rung that cannot be had or fails is recorded with the stage
-it reached and one sentence.
+The first rung that passes the gates that block a release is taken. One that cannot be had or fails
+is recorded with the stage it reached and one sentence.
 """
-
-from __future__ import annotations
 
 from shared.base.errors import UserError
 from shared.base.progress import say
 from shared.domain.domain import Domain
 from shared.domain.records import read_records
-from shared.evaluate.check import Selection, sample
-from shared.evaluate.fidelity import better
+from shared.evaluate.check import Selection
+from shared.evaluate.held_out import sample
 from shared.evaluate.systems import parse_constrained, parse_systems
-from shared.pipeline.rung import Options, RungRun, candidates
+from shared.pipeline.choose import measure_speeds, rank
+from shared.pipeline.rung import Options, RungRun
 from shared.release.model import STAGES, ChainResult
 
 OWN = "our own held-out records"
@@ -27,7 +25,7 @@ def run_chain(domain: Domain, options: Options) -> ChainResult:
     selection = select_records(domain, options)
     rungs = [domain.rung(options.rung)] if options.rung else domain.chain.rung
     for rung in rungs:
-        for run in _order([RungRun(domain, rung, r, selection, options) for r in rung.recipes]):
+        for run in _order([RungRun(domain, rung, e, selection, options) for e in rung.exporters]):
             if result.rung is None:
                 run.finish()
             attempt = run.as_attempt()
@@ -43,21 +41,23 @@ def run_chain(domain: Domain, options: Options) -> ChainResult:
 
 
 def _order(runs: list[RungRun]) -> list[RungRun]:
-    """With several recipes: build all, measure all, the better one first, each told why."""
-    if len(runs) == 1 or STAGES.index(runs[0].options.until) < STAGES.index("package"):
+    """With several exporters: build and measure all, the better one first, each with the reason."""
+    until = runs[0].options.until
+    if len(runs) == 1 or STAGES.index(until) < STAGES.index("package"):
         return runs
     for run in runs:
         run.go_to("fidelity")
-        run.measure_on_gpu()
-    built: dict[str, RungRun] = {run.recipe: run for run in runs if run.outcome == "open"}
-    if len(built) < 2:
-        return sorted(runs, key=lambda run: run.outcome != "open")
-    order, why = better(candidates(built))
-    say(f"      {why}")
-    for run in built.values():
-        run.why = why
-    ranked = [built[name] for name in order]
-    return ranked + [run for run in runs if run.recipe not in built]
+        if until in ("bench", "gates"):
+            run.measure_on_gpu()
+    built: dict[str, RungRun] = {run.exporter: run for run in runs if run.outcome == "open"}
+    order = list(built)
+    if len(built) > 1:
+        measure_speeds(built)
+        order, why = rank({name: run.measured for name, run in built.items()}, webgpu=True)
+        say(f"      {why}")
+        for run in built.values():
+            run.why = why
+    return [built[name] for name in order] + [run for run in runs if run.exporter not in built]
 
 
 def select_records(domain: Domain, options: Options) -> Selection:

@@ -1,8 +1,4 @@
-"""`release-all`: every domain, in turn or by several workers. What is finished is found here, the rest
-is handed out.
-"""
-
-from __future__ import annotations
+"""`release-all`: every domain, in turn or by several workers."""
 
 from dataclasses import replace
 
@@ -11,10 +7,9 @@ import psutil
 from shared.base.errors import UserError
 from shared.base.formatting import number
 from shared.base.hashing import NotDone, only_what_is_done
-from shared.base.progress import say, told_to
+from shared.base.progress import lines_to, say
 from shared.domain.domain import domain_names, load_domain
-from shared.pipeline.failure import kept
-from shared.pipeline.one import Result, release_domain, run_until
+from shared.pipeline.one import Result, record_failure, release_domain, run_until
 from shared.pipeline.publication import PublishOptions, publish_release
 from shared.pipeline.rung import Options
 from shared.pipeline.schedule.units import units_of
@@ -45,7 +40,7 @@ def _released(name: str, options: Options) -> Result:
     try:
         return release_domain(name, options)
     except Exception as error:
-        return Result(name, error=kept(name, "release", error))
+        return record_failure(name, "release", error)
 
 
 def _published(result: Result, options: PublishOptions | None) -> Result:
@@ -57,7 +52,7 @@ def _published(result: Result, options: PublishOptions | None) -> Result:
     except UserError as error:
         return replace(result, error=str(error))
     except Exception as error:
-        return replace(result, error=kept(result.domain, "publish", error))
+        return replace(result, error=record_failure(result.domain, "publish", error).error)
     return replace(result, publication=done)
 
 
@@ -70,12 +65,12 @@ def run_units(
 ) -> list[Result]:
     """One result a domain, in the order of `names`. UserError where jobs or the cluster are no good.
 
-    A domain in which nothing changed never leaves this process: starting a worker for it would take
-    longer than the answer.
+    A domain in which nothing changed never leaves this process: a worker would take longer to start.
     """
     if jobs < 1:
         raise UserError(f"--jobs: at least 1 is wanted, not {jobs}")
     results = {} if options.force else _unchanged(names, options)
+    done: list[Result] = []
     chains = [units_of(name, options) for name in names if name not in results]
     if chains and scheduler:
         from shared.pipeline.schedule.cluster import run_on_cluster
@@ -87,8 +82,6 @@ def run_units(
         budget = memory or psutil.virtual_memory().available
         say(f"{len(chains)} domains, up to {jobs} at once, in {number(budget, 'B')} of memory")
         done = run_local(chains, jobs, budget)
-    else:
-        done = []
     results |= {result.domain: result for result in done}
     return [results[name] for name in names]
 
@@ -99,7 +92,7 @@ def _unchanged(names: list[str], options: Options) -> dict[str, Result]:
     for name in names:
         lines: list[str] = []
         try:
-            with only_what_is_done(), told_to(lines.append):
+            with only_what_is_done(), lines_to(lines.append):
                 if options.until == "gates":
                     result = release_domain(name, options)
                 else:

@@ -1,22 +1,20 @@
-"""What the commands do, in the order the data flows; tasks.py only parses and prints."""
-
-from __future__ import annotations
+"""One domain: its chain, its release, its publication; shared.cli only parses and prints."""
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import TypeAdapter, ValidationError
+
 from shared.base import paths
 from shared.base.errors import UserError
 from shared.base.files import write_text
-from shared.base.parsing import read_text
 from shared.domain.domain import Domain, load_domain
 from shared.evaluate.compare import write_newest
-from shared.hub.names import repository_name
 from shared.pipeline.chain import run_chain
+from shared.pipeline.inputs import need_inputs
 from shared.pipeline.publication import Publication, PublishOptions, publish_release
-from shared.pipeline.rung import Options
-from shared.release.card.template import check_template
+from shared.pipeline.rung import Options, saved_traceback
 from shared.release.folder import make_release
 from shared.release.gates import GateResult, failed, flatten, judge_gates
 from shared.release.model import Attempt, ChainResult, Release, Stage, release_folder
@@ -39,74 +37,72 @@ class Result:
 
 
 def release_domain(name: str, options: Options, *, publish: PublishOptions | None = None) -> Result:
-    """Walk the rungs, write the release folder, publish it if asked; errors end up in the result."""
-    walked: ChainResult | None = None
+    """Run the chain, write the release folder, publish it if asked; errors end up in the result."""
+    chain: ChainResult | None = None
     release: Release | None = None
     try:
+        need_inputs(name)
         domain = load_domain(name)
-        _need_publishable_words(domain)
-        walked = _walk(domain, options)
-        write_attempts(name, walked.attempts)
-        if walked.rung is None:
+        chain = _run(domain, options)
+        write_attempts(name, chain.attempts)
+        if chain.rung is None:
             raise UserError(f"{name}: no rung could be taken; see the table")
-        release, _ = make_release(walked, force=options.force)
+        release, _ = make_release(chain, force=options.force)
         published = publish_release(domain, publish) if publish else None
     except UserError as error:
-        return Result(name, walked, release, error=str(error))
-    return Result(name, walked, release, published)
-
-
-def _need_publishable_words(domain: Domain) -> None:
-    """A mistake in the card's words or the repository's name is told before hours of building."""
-    where = domain.folder / "card.md"
-    check_template(read_text(where), paths.shown(where))
-    for rung in domain.chain.rung:
-        repository_name(domain, rung.base)
+        return Result(name, chain, release, error=str(error))
+    return Result(name, chain, release, published)
 
 
 def run_until(name: str, options: Options) -> Result:
     """The same up to `options.until`, without making a release; a gate on that stage that fails and
     blocks a release is the result's error."""
     try:
-        walked = _walk(load_domain(name), options)
+        chain = _run(load_domain(name), options)
     except UserError as error:
         return Result(name, error=str(error))
-    if walked.rung is None:
-        return Result(name, walked, error=f"{name}: no rung could be taken; see the table")
+    if chain.rung is None:
+        return Result(name, chain, error=f"{name}: no rung could be taken; see the table")
     if not options.on_the_way and options.until != "gates":  # that stage has judged them all
-        walked.gates = _gates_on(walked, options.until)
-    fatal = failed(walked.gates, "release")
+        chain.gates = _gates_on(chain, options.until)
+    fatal = failed(chain.gates, "release")
     reason = f"{name}: gate {fatal[0].name!r}: {fatal[0].reason}" if fatal else None
-    return Result(name, walked, error=reason)
+    return Result(name, chain, error=reason)
 
 
-def _gates_on(walked: ChainResult, last: Stage) -> list[GateResult]:
+def _gates_on(chain: ChainResult, last: Stage) -> list[GateResult]:
     """The domain's gates on what the stage `last` measured, judged; a typo is the release's matter."""
     stages = ("bench", "overflow") if last == "bench" else (last,)
-    found = {name: m for name, m in walked.manifests.items() if name in stages}
+    found = {name: m for name, m in chain.manifests.items() if name in stages}
     known = flatten(found)
-    return judge_gates([g for g in walked.domain.chain.gate if g.measurement in known], found)
+    return judge_gates([g for g in chain.domain.chain.gate if g.measurement in known], found)
 
 
-def _walk(domain: Domain, options: Options) -> ChainResult:
-    walked = run_chain(domain, options)
-    if "check" in walked.stages:
-        write_newest(domain.name, walked.manifests["check"])
-    return walked
+def _run(domain: Domain, options: Options) -> ChainResult:
+    chain = run_chain(domain, options)
+    if "check" in chain.stages:
+        write_newest(domain.name, chain.manifests["check"])
+    return chain
+
+
+def record_failure(domain: str, step: str, error: Exception) -> Result:
+    """A defect of ours in one domain of many: one sentence as its result."""
+    return Result(domain, error=f"{domain}: {step}: {saved_traceback(domain, error)}")
 
 
 def write_attempts(domain: str, attempts: list[Attempt]) -> None:
-    """Remember the newest walk, also one that took no rung: build/attempts/<domain>.json."""
+    """Keep the newest run's attempts, also where no rung was taken: build/attempts/<domain>.json."""
     data = [attempt.model_dump() for attempt in attempts]
     write_text(_attempts_file(domain), json.dumps(data, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_attempts(domain: str) -> list[Attempt]:
-    """The attempts of the newest walk of this domain; none where it was never walked."""
+    """The attempts of the newest run of this domain; none where this version of the code ran none."""
     path = _attempts_file(domain)
-    if not path.exists():
+    try:
+        return TypeAdapter(list[Attempt]).validate_json(path.read_bytes())
+    except (FileNotFoundError, ValidationError):
         return []
-    return [Attempt.model_validate(attempt) for attempt in json.loads(path.read_bytes())]
 
 
 def _attempts_file(domain: str) -> Path:

@@ -1,7 +1,5 @@
 """Publish a domain's release, or say what that would do; remember what was published."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,14 +11,15 @@ from shared.base.hashing import files_below, sha256_files
 from shared.base.manifest import Strict
 from shared.base.progress import say
 from shared.domain.domain import Domain, domain_names, load_domain
+from shared.hub.files import Order
 from shared.hub.names import repository_name
 from shared.release.model import RELEASE_FILE, STAGES_IN_ALL, Release, read_release, release_folder
-from shared.release.rename import addressed
+from shared.release.rename import renamed
 from shared.release.signature import SIGNATURE_FILE
 from shared.release.signing import need_signed
 
 if TYPE_CHECKING:
-    from shared.hub.order import Order
+    from shared.hub.files import Order
     from shared.hub.publish import Plan
 
 
@@ -72,7 +71,7 @@ def publish_release(domain: Domain, options: PublishOptions | None = None) -> Pu
     return publication
 
 
-def plan_publication(domain: Domain, options: PublishOptions) -> Plan:
+def plan_publication(domain: Domain, options: PublishOptions) -> "Plan":
     """What publish_release would do; nothing is changed on the Hub, nor here outside of build/."""
     from shared.hub.publish import plan
 
@@ -101,7 +100,7 @@ def publish_collection(org: str | None = None) -> tuple[str, list[str]]:
 
 def _order(domain: Domain, options: PublishOptions) -> tuple[Order, str]:
     """What to publish and where; UserError where it must not be published."""
-    from shared.hub.order import Order
+    from shared.hub.files import Order
 
     folder = release_folder(domain.name)
     release = read_release(folder)
@@ -111,7 +110,7 @@ def _order(domain: Domain, options: PublishOptions) -> tuple[Order, str]:
     _need_untouched(release, folder)
     need_signed(folder, settings.signing_key)
     repository = repository_name(domain, release.base, options.org)
-    folder = addressed(folder, release, repository, settings.signing_key)
+    folder = renamed(folder, release, repository, settings.signing_key)
     _need_untouched(read_release(folder), folder)
     order = Order(
         folder,

@@ -1,23 +1,24 @@
-"""One rung, built by one recipe, on its way through the stages; how far it got and why it ended."""
+"""One rung, built by one exporter, on its way through the stages; how far it got and why it ended."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
+import traceback
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 from shared.base import paths
-from shared.base.errors import RungFailed
-from shared.base.manifest import Manifest
+from shared.base.errors import RungFailed, UserError
+from shared.base.files import write_text
+from shared.base.hashing import NotDone
+from shared.base.manifest import Measurement
 from shared.base.progress import say
-from shared.base.stage import Done
+from shared.base.stage import StageResult
+from shared.base.text import first_line
 from shared.domain.domain import Domain
-from shared.domain.records import read_records
-from shared.domain.settings import Recipe, Rung
+from shared.domain.records import Record, read_records
+from shared.domain.settings import Exporter, Rung
 from shared.evaluate.check import Selection, check_stage
-from shared.evaluate.fidelity import Candidate, fidelity_stage
+from shared.evaluate.fidelity import fidelity_stage
 from shared.evaluate.overflow import overflow_stage
 from shared.evaluate.systems import NAMES
 from shared.olive.build import build_stage
@@ -27,6 +28,9 @@ from shared.release.model import STAGES, STAGES_IN_ALL, Attempt, Stage
 from shared.source.source import Source, source_stage
 from shared.webgpu_bench.gpu import has_gpu
 from shared.webgpu_bench.stage import Switches, bench_stage
+
+CPU_DECODE = "cpu_decode_tokens_per_second"
+WEBGPU_DECODE = "webgpu_decode_tokens_per_second"
 
 NEEDS: dict[Stage, tuple[Stage, ...]] = {
     "source": (),
@@ -61,41 +65,50 @@ class Options:
     on_the_way: bool = False
 
 
-def candidates(runs: dict[str, RungRun]) -> dict[str, Candidate]:
-    """What the choice between recipes rests on; a GPU's numbers only if all have them."""
-    benches = {name: run.hardware_bench() for name, run in runs.items()}
-    on_gpu = all(benches.values())
-    return {
-        name: Candidate(
-            run.stages["package"].manifest, run.fidelity(), benches[name] if on_gpu else None
-        )
-        for name, run in runs.items()
-    }
+def saved_traceback(domain: str, error: Exception) -> str:
+    """A defect in a few words; its traceback is kept in build/failures/<domain>.txt, since on a screen
+    between other lines it is no help."""
+    file = paths.build() / "failures" / f"{domain}.txt"
+    write_text(file, "".join(traceback.format_exception(error)))
+    return f"{type(error).__name__}: {first_line(error)} (traceback: {paths.shown(file)})"
 
 
 class RungRun:
     """`outcome` is "open" until a stage fails or the last one asked for is done."""
 
     def __init__(
-        self, domain: Domain, rung: Rung, recipe: Recipe, selection: Selection, options: Options
+        self, domain: Domain, rung: Rung, exporter: Exporter, selection: Selection, options: Options
     ) -> None:
-        self.domain, self.rung, self.recipe = domain, rung, recipe
+        self.domain, self.rung, self.exporter = domain, rung, exporter
         self.selection, self.options = selection, options
         self.stage: Stage = "source"
         self.outcome: Literal["open", "taken", "skipped", "failed", "not kept"] = "open"
         self.reason = self.why = ""
         self.source: Source | None = None
-        self.stages: dict[str, Done] = {}
+        self.stages: dict[str, StageResult] = {}
         self.gates: list[GateResult] = []
+        self.cpu_decode: Measurement | None = None
+        """Its speed beside other builds', where it was compared with any (shared.pipeline.choose)."""
 
     def go_to(self, last: Stage) -> None:
         """Run `last` and what it needs, as far as that is not done; a failure ends the run."""
         needed = STAGES[: STAGES.index(last)] if self.options.on_the_way else NEEDS[last]
         for stage in (*needed, last):
-            if self.outcome == "open" and stage not in self.stages:
-                self.stage = stage
-                self._say(stage)
-                self._guarded(partial(self._run, stage))
+            if self.outcome != "open" or stage in self.stages:
+                continue
+            self.stage = stage
+            self._say(stage)
+            try:
+                self._run(stage)
+            except RungFailed as error:
+                # Without weights there was nothing to try; whatever comes later was tried and failed.
+                self.outcome = "skipped" if stage == "source" else "failed"
+                self.reason = str(error)
+            except (UserError, NotDone):  # the domain's own mistake, or work that was not asked for
+                raise
+            except Exception as error:  # nothing of a third party's folder ends the chain
+                self.outcome = "failed"
+                self.reason = f"a defect of ours: {saved_traceback(self.domain.name, error)}"
 
     def finish(self) -> None:
         """Run to the last stage asked for; an open run is then the one that is taken."""
@@ -103,118 +116,76 @@ class RungRun:
         if self.outcome == "open":
             self.outcome, self.reason = "taken", "; ".join(filter(None, (self.rung.why, self.why)))
 
-    def _fidelity(self) -> Done:
-        """On the text of --records-file where there is one, all of it, else of our own records."""
-        file, force = self.options.records_file, self.options.force
-        package = self.stages["package"]
-        if file is None:
-            return fidelity_stage(self.domain, self._source, package, force=force)
-        records = read_records(file, self.domain.schema)
-        origin = f"records of {file.parent.name}/{file.name}"
-        return fidelity_stage(self.domain, self._source, package, records, origin, force=force)
+    @cached_property
+    def text(self) -> tuple[Record, ...]:
+        """All records of --records-file, else of the domain: fidelity reads them, none calibrates."""
+        file = self.options.records_file
+        return read_records(file, self.domain.schema) if file else self.domain.records
+
+    @property
+    def measured(self) -> dict[str, Measurement]:
+        """What builds are compared by: bytes, fidelity, decode speed; WebGPU's on hardware alone."""
+        done = (self.stages.get("package"), self.stages.get("fidelity"))
+        found = {name: m for d in done if d for name, m in d.manifest.measurements.items()}
+        if self.cpu_decode:
+            found[CPU_DECODE] = self.cpu_decode
+        if "bench" in self.stages:
+            speed = self.stages["bench"].manifest.measurements["decode_tokens_per_second"]
+            if speed.value is not None and not speed.software_adapter:
+                found[WEBGPU_DECODE] = speed
+        return found
 
     def measure_on_gpu(self) -> None:
-        """Where there is a GPU, its decode speed counts in the choice between recipes."""
-        if self.outcome == "open" and has_gpu() and self.options.until in ("bench", "gates"):
+        """Measure it in the browser where there is a GPU: a software adapter's speed says nothing."""
+        if has_gpu():
             self.go_to("bench")
 
-    def fidelity(self) -> Manifest:
-        return self.stages["fidelity"].manifest
-
-    def hardware_bench(self) -> Manifest | None:
-        """The bench's manifest if it decoded on a hardware adapter."""
-        manifest = self.stages["bench"].manifest if "bench" in self.stages else None
-        speed = manifest.measurements["decode_tokens_per_second"] if manifest else None
-        counts = speed is not None and speed.value is not None and not speed.software_adapter
-        return manifest if counts else None
-
     def as_attempt(self) -> Attempt:
-        """What is remembered; a run that was never finished was beaten by another recipe."""
-        outcome = "not kept" if self.outcome == "open" else self.outcome
-        measured = (
-            dict(self.stages["package"].manifest.measurements) if "package" in self.stages else {}
-        )
-        if "fidelity" in self.stages:
-            measured |= self.fidelity().measurements
-        if bench := self.hardware_bench():
-            measured["webgpu_decode_tokens_per_second"] = bench.measurements[
-                "decode_tokens_per_second"
-            ]
+        """What is remembered; a run that was never finished was beaten by another exporter."""
         return Attempt(
             rung=self.rung.name,
-            recipe=self.recipe,
+            exporter=self.exporter,
             source=self.rung.source,
             base=self.rung.base,
-            outcome=outcome,
+            outcome="not kept" if self.outcome == "open" else self.outcome,
             stage=self.stage,
             reason=self.reason or self.why,
             seconds=round(sum(d.manifest.wall_seconds for d in self.stages.values()), 1),
             keys={stage: done.manifest.key for stage, done in self.stages.items()},
-            measured=measured,
+            measured=self.measured,
         )
 
-    def _guarded(self, step: Callable[[], None]) -> None:
-        try:
-            step()
-        except RungFailed as error:
-            # Without weights there was nothing to try; whatever comes later was tried and failed.
-            self.outcome = "skipped" if self.stage == "source" else "failed"
-            self.reason = str(error)
-
     def _run(self, stage: Stage) -> None:
-        force = self.options.force
-        steps: dict[Stage, Callable[[], Done]] = {
-            "source": self._take_source,
-            "build": self._build,
-            "package": lambda: package_stage(self._source, self.stages["build"], force=force),
-            "fidelity": self._fidelity,
-            "check": lambda: check_stage(
-                self.domain,
-                self.rung,
-                self._source,
-                self.stages["package"],
-                self.selection,
-                force=force,
-            ),
-            "bench": lambda: bench_stage(
-                self.domain,
-                self.stages["package"],
-                force=force,
-                switches=Switches(self.options.gpu_budget, self.options.profile),
-            ),
-        }
         if stage == "gates":
             self._judge()
             return
-        if stage == "bench":  # a look inside the graph, before the browser is started
-            self.stages["overflow"] = overflow_stage(
-                self.domain, self.stages["package"], force=force
-            )
-        self.stages[stage] = steps[stage]()
+        self.stages[stage] = self._made(stage)
         if self.stages[stage].reused:
             say("      unchanged")
 
-    def _take_source(self) -> Done:
-        self.source = source_stage(self.rung, force=self.options.force)
-        return self.source.done
-
-    def _build(self) -> Done:
-        keep = paths.models(self.domain.name) / "onnx" if self.options.keep_onnx else None
-        force = self.options.force
-        return build_stage(
-            self.domain,
-            self.rung,
-            self._source,
-            self.recipe,
-            keep_onnx=keep,
-            measured=self.selection.records,
-            force=force,
-        )
-
-    @property
-    def _source(self) -> Source:
-        assert self.source is not None
-        return self.source
+    def _made(self, stage: Stage) -> StageResult:
+        domain, rung, options, force = self.domain, self.rung, self.options, self.options.force
+        if stage == "source":
+            self.source = source_stage(rung, force=force)
+            return self.source.done
+        source, text = self.source, self.text
+        assert source is not None
+        if stage == "build":
+            keep = paths.models(domain.name) / "onnx" if options.keep_onnx else None
+            return build_stage(
+                domain, rung, source, self.exporter, keep_onnx=keep, measured=text, force=force
+            )
+        if stage == "package":
+            return package_stage(source, self.stages["build"], force=force)
+        package = self.stages["package"]
+        if stage == "fidelity":
+            return fidelity_stage(domain, source, package, text, self.selection.origin, force=force)
+        if stage == "check":
+            return check_stage(domain, rung, source, package, self.selection, force=force)
+        # A look inside the graph, before the browser is started.
+        self.stages["overflow"] = overflow_stage(domain, package, force=force)
+        switches = Switches(options.gpu_budget, options.profile)
+        return bench_stage(domain, package, force=force, switches=switches)
 
     def _judge(self) -> None:
         manifests = {stage: done.manifest for stage, done in self.stages.items()}
@@ -225,5 +196,5 @@ class RungRun:
 
     def _say(self, stage: Stage) -> None:
         number = STAGES.index(stage) + 1
-        recipe = f" · {self.recipe}" if len(self.rung.recipes) > 1 else ""
-        say(f"[{number}/{STAGES_IN_ALL}] {self.domain.name} · {self.rung.name}{recipe} · {stage}")
+        exporter = f" · {self.exporter}" if len(self.rung.exporters) > 1 else ""
+        say(f"[{number}/{STAGES_IN_ALL}] {self.domain.name} · {self.rung.name}{exporter} · {stage}")

@@ -5,28 +5,28 @@ it came from, the gates and the attempts. The folder is swapped in whole (shared
 see the old release or the new one.
 """
 
-from __future__ import annotations
-
 import shutil
 import subprocess
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from shared.base import paths
+from shared.base.code import code_hash
 from shared.base.errors import UserError
-from shared.base.files import recover, swap_in
+from shared.base.files import link_or_copy, recover, swap_in
 from shared.base.hashing import files_below, refuse_work, sha256_file, sha256_json
 from shared.base.manifest import FILE_NAME, FileRecord, Manifest, Measurement
 from shared.base.parsing import read_text
 from shared.base.progress import say
+from shared.domain.grammar import grammar
 from shared.evaluate.compare import Checked, read_checked
 from shared.hub.names import repository_name
-from shared.olive.package import link_or_copy
-from shared.release.card.code import code_hash
 from shared.release.card.recipe import recipe_facts
 from shared.release.gates import failed, flatten
 from shared.release.model import (
+    CARD_CODE,
     CARD_FILE,
     RELEASE_FILE,
     RELEASE_FOLDER,
@@ -36,46 +36,60 @@ from shared.release.model import (
     read_release,
     release_folder,
 )
-from shared.release.signature import SIGNATURE_FILE
 from shared.release.signing import sign_folder
 
+LICENCE = {"licence", "licence_name", "licence_link", "commercial_use"}
 
-def make_release(walked: ChainResult, *, force: bool = False) -> tuple[Release, bool]:
-    """Write card and release folder for a finished walk; the release, and whether it was reused."""
-    folder = release_folder(walked.domain.name)
+
+def make_release(result: ChainResult, *, force: bool = False) -> tuple[Release, bool]:
+    """Write card and release folder of a chain; the release, and whether it was there already."""
+    domain = result.domain
+    folder = release_folder(domain.name)
     recover(folder)
-    key = _key(walked)
-    say(f"[8/{STAGES_IN_ALL}] {walked.domain.name} · card")
+    key = _key(result)
+    say(f"[8/{STAGES_IN_ALL}] {domain.name} · card")
     if not force and (old := _unchanged(folder, key)):
         say("      unchanged")
-        say(f"[9/{STAGES_IN_ALL}] {walked.domain.name} · release folder")
+        say(f"[9/{STAGES_IN_ALL}] {domain.name} · release folder")
         say("      unchanged")
-        sign_folder(folder, walked.domain.chain.publish.signing_key)
+        sign_folder(folder, domain.chain.publish.signing_key)
         return old, True
-    refuse_work(f"release of {walked.domain.name}")
-    from shared.release.card.card import render_card
-
+    refuse_work(f"release of {domain.name}")
     partial = folder.with_name(f".{RELEASE_FOLDER}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    _fill(partial, walked)
-    release = _describe(walked, key).model_copy(update={"files": _files(partial)})
-    card = render_card(release, walked.domain.prompt)
-    (partial / CARD_FILE).write_text(card, encoding="utf-8")
-    say(f"[9/{STAGES_IN_ALL}] {walked.domain.name} · release folder")
-    release = release.model_copy(update={"files": _files(partial)})
-    (partial / RELEASE_FILE).write_text(release.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    sign_folder(partial, walked.domain.chain.publish.signing_key)
+    _fill(partial, result)
+    files = {name: _record(partial / name) for name in files_below(partial)}
+    release = _describe(result, key, files)
+    say(f"[9/{STAGES_IN_ALL}] {domain.name} · release folder")
+    release = write_described(partial, release, domain.prompt)
+    sign_folder(partial, domain.chain.publish.signing_key)
     swap_in(partial, folder)
     return release, False
 
 
-def _key(walked: ChainResult) -> str:
-    attempts = [a.model_dump(exclude={"seconds", "measured"}) for a in walked.attempts]
-    keys = {stage: done.manifest.key for stage, done in walked.stages.items()}
-    name = repository_name(walked.domain, walked.rung.base) if walked.rung else ""
-    settled = [name, Release.model_fields["version"].default, code_hash()]
-    return sha256_json([walked.domain.name, walked.domain.key, attempts, keys, settled])[:16]
+def write_described(folder: Path, release: Release, prompt: str) -> Release:
+    """Write card and release.json into the folder, whose other files `release` lists."""
+    from shared.release.card.card import render_card
+
+    card = folder / CARD_FILE
+    card.write_text(render_card(release, prompt), encoding="utf-8")
+    files = dict(sorted((release.files | {CARD_FILE: _record(card)}).items()))
+    release = release.model_copy(update={"files": files})
+    (folder / RELEASE_FILE).write_text(release.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    return release
+
+
+def _record(path: Path) -> FileRecord:
+    return FileRecord(sha256=sha256_file(path), bytes=path.stat().st_size)
+
+
+def _key(result: ChainResult) -> str:
+    attempts = [a.model_dump(exclude={"seconds", "measured"}) for a in result.attempts]
+    keys = {stage: manifest.key for stage, manifest in result.manifests.items()}
+    name = repository_name(result.domain, result.rung.base) if result.rung else ""
+    settled = [name, Release.model_fields["version"].default, code_hash(CARD_CODE)]
+    return sha256_json([result.domain.name, result.domain.key, attempts, keys, settled])[:16]
 
 
 def _unchanged(folder: Path, key: str) -> Release | None:
@@ -88,55 +102,50 @@ def _unchanged(folder: Path, key: str) -> Release | None:
     return release if intact and release.key == key else None
 
 
-def _fill(partial: Path, walked: ChainResult) -> None:
-    for name in files_below(walked.package):
+def _fill(partial: Path, result: ChainResult) -> None:
+    for name in files_below(result.package):
         if name != FILE_NAME:
             (partial / name).parent.mkdir(parents=True, exist_ok=True)
             put = link_or_copy if name.startswith("onnx/") else shutil.copyfile
-            put(walked.package / name, partial / name)
-    (partial / "prompt.md").write_text(walked.domain.prompt + "\n", encoding="utf-8")
-    shutil.copyfile(walked.domain.folder / "schema.json", partial / "schema.json")
+            put(result.package / name, partial / name)
+    (partial / "prompt.md").write_text(result.domain.prompt + "\n", encoding="utf-8")
+    shutil.copyfile(result.domain.folder / "schema.json", partial / "schema.json")
+    (partial / "grammar.ebnf").write_text(grammar(result.domain.schema), encoding="ascii")
 
 
-def _describe(walked: ChainResult, key: str) -> Release:
-    rung = walked.rung
+def _describe(result: ChainResult, key: str, files: dict[str, FileRecord]) -> Release:
+    rung = result.rung
     assert rung is not None
     commit, clean = _git_state()
-    because = not_publishable(walked)
-    manifests = walked.manifests
+    because = not_publishable(result)
+    manifests = result.manifests
     return Release(
         key=key,
-        release_version=walked.domain.chain.publish.version,
-        domain=walked.domain.name,
+        release_version=result.domain.chain.publish.version,
+        domain=result.domain.name,
         rung=rung.name,
-        recipe=next((a.recipe for a in walked.attempts if a.outcome == "taken"), ""),
-        repository=repository_name(walked.domain, rung.base),
-        base=rung.base,
-        licence=rung.licence,
-        licence_name=rung.licence_name,
-        licence_link=rung.licence_link,
-        commercial_use=rung.commercial_use,
-        prompt_only=rung.prompt_only,
+        exporter=next((a.exporter for a in result.attempts if a.outcome == "taken"), ""),
+        repository=repository_name(result.domain, rung.base),
+        **rung.model_dump(include=LICENCE | {"base", "prompt_only", "why"}),
         publishable=because is None,
         not_publishable_because=because,
-        why=rung.why,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         git_commit=commit,
         git_clean=clean,
         manifests={stage: manifest.key for stage, manifest in manifests.items()},
         tools={k: v for manifest in manifests.values() for k, v in manifest.tools.items()},
         source_files=manifests["source"].inputs,
-        domain_files=walked.domain.hashes,
-        card_template=read_text(walked.domain.folder / "card.md"),
-        card_code=code_hash(),
-        example=_example(walked),
-        measurements=flatten(manifests) | _costs(manifests),
+        domain_files=result.domain.hashes,
+        card_template=read_text(result.domain.folder / "card.md"),
+        card_code=code_hash(CARD_CODE),
+        example=_example(result),
+        measurements=flatten(manifests) | costs(manifests),
         facts={stage: m.facts for stage, m in manifests.items()}
-        | _devices(walked.package)
-        | {"recipe": recipe_facts(walked.domain.name, rung.name, manifests["build"])},
-        gates=walked.gates,
-        attempts=walked.attempts,
-        files={},
+        | _devices(result.package)
+        | {"recipe": recipe_facts(result.domain.name, rung.name, manifests["build"])},
+        gates=result.gates,
+        attempts=result.attempts,
+        files=files,
     )
 
 
@@ -148,7 +157,7 @@ def _devices(package: Path) -> dict[str, Any]:
     return {"preflight": {"devices": [dict(zip(COLUMNS, row, strict=True)) for row in rows]}}
 
 
-def _costs(manifests: dict[str, Manifest]) -> dict[str, Measurement]:
+def costs(manifests: Mapping[str, Manifest]) -> dict[str, Measurement]:
     """What each stage took, as measurements like the others."""
     costs: dict[str, Measurement] = {}
     for stage, m in manifests.items():
@@ -158,33 +167,25 @@ def _costs(manifests: dict[str, Manifest]) -> dict[str, Measurement]:
     return costs
 
 
-def _example(walked: ChainResult) -> str | None:
+def _example(result: ChainResult) -> str | None:
     """An input for the Hub's widget: the first held-out record that is our own text."""
-    own = (r.input for r in walked.domain.records if r.source is None and r.licence is None)
+    own = (r.input for r in result.domain.records if r.source is None and r.licence is None)
     return next(own, None)
 
 
-def not_publishable(walked: ChainResult) -> str | None:
+def not_publishable(result: ChainResult) -> str | None:
     """The one sentence why this may not be published, or None."""
-    rung = walked.rung
+    rung = result.rung
     assert rung is not None
-    where = f"domains/{walked.domain.name}/fallback.toml: rung {rung.name}"
+    where = f"domains/{result.domain.name}/fallback.toml: rung {rung.name}"
     if not rung.publishable:
         return f"{where}: publishable is false: {rung.why}"
     if not rung.commercial_use and not rung.acknowledge_non_commercial:
         return f"{where}: its licence forbids commercial use; set acknowledge_non_commercial = true"
-    stopped = failed(walked.gates, "publish")
+    stopped = failed(result.gates, "publish")
     if stopped:
         return f"gate {stopped[0].name!r} failed: {stopped[0].reason}"
     return None
-
-
-def _files(folder: Path) -> dict[str, FileRecord]:
-    return {
-        name: FileRecord(sha256=sha256_file(folder / name), bytes=(folder / name).stat().st_size)
-        for name in files_below(folder)
-        if name not in (RELEASE_FILE, SIGNATURE_FILE)
-    }
 
 
 def _git_state() -> tuple[str | None, bool | None]:

@@ -1,10 +1,8 @@
-"""Stage 7, gates: bounds from [[gate]] held against measurements; data in, verdicts out.
+"""Stage 7, gates: each measurement compared with the bound that a [[gate]] sets; data in, verdicts out.
 
 A measurement is named `<stage>.<name>`. What was not measured is neither passed nor failed, and a
 software adapter's number never counts for a gate that asks for hardware.
 """
-
-from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Literal
@@ -19,19 +17,26 @@ Outcome = Literal["pass", "fail", "not measured"]
 
 
 class GateResult(Strict):
-    """One gate's verdict; `reason` says in words what was held against what."""
+    """A gate's verdict on a measurement of this value and unit; `reason` has both sides in words."""
 
-    name: str
-    measurement: str
-    outcome: Outcome
+    gate: Gate
     value: Value
-    bound: str
-    blocks: Literal["release", "publish", "nothing"]
+    unit: str
+    outcome: Outcome
     reason: str
+
+    @property
+    def name(self) -> str:
+        return self.gate.name
+
+    @property
+    def bound(self) -> str:
+        """The bound as a person reads it."""
+        return bound_text(self.gate, self.unit)
 
 
 def judge_gates(gates: list[Gate], manifests: Mapping[str, Manifest]) -> list[GateResult]:
-    """Hold each gate against the stages' measurements.
+    """Each gate's verdict on the stages' measurements.
 
     Raises UserError where a gate names a measurement that no stage makes: a typo must not pass.
     """
@@ -42,7 +47,7 @@ def judge_gates(gates: list[Gate], manifests: Mapping[str, Manifest]) -> list[Ga
             raise UserError(
                 f"gate {gate.name!r}: measurement: no stage measures {gate.measurement!r}; {hint}"
             )
-    return [_judge(gate, measured[gate.measurement]) for gate in gates]
+    return [judge(gate, measured[gate.measurement]) for gate in gates]
 
 
 def flatten(manifests: Mapping[str, Manifest]) -> dict[str, Measurement]:
@@ -57,20 +62,14 @@ def flatten(manifests: Mapping[str, Manifest]) -> dict[str, Measurement]:
 def failed(results: list[GateResult], blocks: str) -> list[GateResult]:
     """The failed gates that block `blocks`; what blocks the release blocks publishing too."""
     stops = ("release", "publish") if blocks == "publish" else (blocks,)
-    return [r for r in results if r.outcome == "fail" and r.blocks in stops]
+    return [r for r in results if r.outcome == "fail" and r.gate.blocks in stops]
 
 
-def _judge(gate: Gate, measurement: Measurement) -> GateResult:
+def judge(gate: Gate, measurement: Measurement) -> GateResult:
+    """The verdict, from the gate and the measurement alone: `verify` judges again by it."""
     outcome, reason = _outcome(gate, measurement)
-    return GateResult(
-        name=gate.name,
-        measurement=gate.measurement,
-        outcome=outcome,
-        value=measurement.value,
-        bound=bound_text(gate, measurement.unit),
-        blocks=gate.blocks,
-        reason=reason,
-    )
+    value, unit = measurement.value, measurement.unit
+    return GateResult(gate=gate, value=value, unit=unit, outcome=outcome, reason=reason)
 
 
 def _outcome(gate: Gate, measurement: Measurement) -> tuple[Outcome, str]:
@@ -89,7 +88,7 @@ def _outcome(gate: Gate, measurement: Measurement) -> tuple[Outcome, str]:
 
 
 def _with_confidence(gate: Gate, measurement: Measurement) -> tuple[Outcome, str]:
-    """Both ends of the interval against the bound; between them nothing can be told."""
+    """Both ends of the interval compared with the bound; between them there is no verdict."""
     low, high = measurement.low, measurement.high
     bound = bound_text(gate, measurement.unit)
     if low is None or high is None:

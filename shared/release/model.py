@@ -1,23 +1,21 @@
 """What a chain and a release are, as data: an attempt, the chain's result, release.json.
 
-Nothing here makes any of them: shared.pipeline.chain walks, shared.release.folder writes.
+Nothing here makes any of them: shared.pipeline.chain and shared.release.folder do.
 """
-
-from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from shared.base import paths
 from shared.base.errors import UserError
 from shared.base.manifest import FileRecord, Manifest, Measurement, Strict
-from shared.base.parsing import LARGEST_RELEASE, loads_strictly, sentence
-from shared.base.stage import Done
+from shared.base.parsing import LARGEST_RELEASE, loads_strictly, validate
+from shared.base.stage import StageResult
 from shared.domain.domain import Domain
-from shared.domain.settings import Recipe, Rung
+from shared.domain.settings import Exporter, Rung
 from shared.release.gates import GateResult
 
 Stage = Literal["source", "build", "package", "fidelity", "check", "bench", "gates"]
@@ -26,19 +24,22 @@ STAGES_IN_ALL = 10
 """With card, release folder and publish, which come after the chain."""
 
 RELEASE_FILE = "release.json"
+CARD_CODE = "shared.release.card.card"
+"""The module that renders a card, for `code_hash`."""
+
 CARD_FILE = "README.md"
 RELEASE_FOLDER = "webgpu"
 
 
 class Attempt(Strict):
-    """One rung with one recipe: how far it got and why it ended. `keys` name its manifests.
+    """One rung by one exporter: how far it got and why it ended. `keys` name its manifests.
 
-    "skipped": its weights could not be had; "failed": it was tried; "not kept": another recipe of
-    the same rung was better.
+    "skipped": its weights could not be had; "failed": it was tried; "not kept": another exporter
+    of the same rung was better.
     """
 
     rung: str
-    recipe: Recipe
+    exporter: Exporter
     source: str
     base: str
     outcome: Literal["taken", "skipped", "failed", "not kept"]
@@ -51,7 +52,7 @@ class Attempt(Strict):
 
 @dataclass
 class ChainResult:
-    """What walking the chain left: all attempts, and the taken rung with its stages' results.
+    """All attempts of a chain, and the taken rung with its stages' results.
 
     `rung` is None, and `stages` and `gates` empty, where no rung was taken.
     """
@@ -59,7 +60,7 @@ class ChainResult:
     domain: Domain
     attempts: list[Attempt] = field(default_factory=list)
     rung: Rung | None = None
-    stages: dict[str, Done] = field(default_factory=dict)
+    stages: dict[str, StageResult] = field(default_factory=dict)
     gates: list[GateResult] = field(default_factory=list)
 
     @property
@@ -71,26 +72,45 @@ class ChainResult:
         return self.stages["package"].folder
 
 
-class Release(Strict):
-    """What a release folder says of itself. `key` changes with anything the release depends on.
+VERSION: Final = 3
+"""Of release.json: goes up with every change that a reader of it must know of."""
 
-    A measurement is named `<stage>.<name>`; `manifests` gives the key of each stage's manifest.
-    `source_files` and `domain_files`: SHA-256 of what it was made from. `card_template` and
-    `card_code` (the hash of what renders it): with them the card can be made again. `files`: all
-    but release.json itself and the signature. `release_version` is publish.version of
-    fallback.toml; None lets the Hub's tags be counted on.
+
+class Listing(BaseModel):
+    """What release.json of any version says of files and origin; whatever else it says is left out.
+
+    `source_files`: SHA-256 of the weights' own files. `files`: all in the folder but release.json
+    itself and the signature.
     """
 
-    version: Literal[2] = 2
+    version: int
     key: str
-    release_version: str | None = None
     domain: str
     rung: str
-    recipe: str = ""
-    repository: str = ""
     base: str
     licence: str
     licence_name: str | None = None
+    git_commit: str | None
+    git_clean: bool | None
+    source_files: dict[str, str] = Field(default_factory=dict)
+    files: dict[str, FileRecord]
+
+
+class Release(Listing):
+    """What a release folder says of itself. `key` changes with anything the release depends on.
+
+    A measurement is named `<stage>.<name>`; `manifests` gives the key of each stage's manifest.
+    `domain_files`: SHA-256 of what else it was made from. `card_template` and `card_code` (the hash
+    of what renders it): with them the card can be made again. `release_version` is publish.version
+    of fallback.toml; None lets the Hub's tags be counted on.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    version: Literal[3] = VERSION
+    release_version: str | None = None
+    exporter: str = ""
+    repository: str = ""
     licence_link: str | None = None
     commercial_use: bool = True
     prompt_only: bool
@@ -98,11 +118,8 @@ class Release(Strict):
     not_publishable_because: str | None
     why: str
     created: str
-    git_commit: str | None
-    git_clean: bool | None
     manifests: dict[str, str]
     tools: dict[str, str]
-    source_files: dict[str, str] = Field(default_factory=dict)
     domain_files: dict[str, str] = Field(default_factory=dict)
     card_template: str = ""
     card_code: str = ""
@@ -111,7 +128,18 @@ class Release(Strict):
     facts: dict[str, dict[str, Any]]
     gates: list[GateResult]
     attempts: list[Attempt]
-    files: dict[str, FileRecord]
+
+
+class OtherVersion(UserError):
+    """The release.json is of another version; `listing` has what is known of it all the same."""
+
+    def __init__(self, path: Path, listing: Listing) -> None:
+        self.listing = listing
+        self.what = (
+            "made by another version of this code (release.json version "
+            f"{listing.version}, this one reads {VERSION})"
+        )
+        super().__init__(f"{paths.shown(path)}: {self.what}; run `./inv release` again")
 
 
 def release_folder(domain: str) -> Path:
@@ -119,21 +147,21 @@ def release_folder(domain: str) -> Path:
 
 
 def read_release(folder: Path) -> Release:
-    """The release.json of a release folder; UserError where there is none or it is not ours."""
+    """The release.json of a folder; UserError where there is none, OtherVersion for an older one."""
     path = folder / RELEASE_FILE
     try:
         if path.stat().st_size > LARGEST_RELEASE:
             raise UserError(
                 f"{paths.shown(path)}: {path.stat().st_size} bytes; that is no manifest"
             )
-        content = path.read_bytes()
-        loads_strictly(content.decode())
-        return Release.model_validate_json(content)
+        data = loads_strictly(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{paths.shown(path)}: missing; run `./inv release` first") from None
     except OSError as error:
         raise UserError(f"{paths.shown(path)}: cannot be read: {error.strerror}") from None
-    except ValidationError as error:
-        raise UserError(sentence(error, Release, paths.shown(path))) from None
     except ValueError as error:
         raise UserError(f"{paths.shown(path)}: not valid JSON: {error}") from None
+    version = data.get("version") if isinstance(data, dict) else None
+    if isinstance(version, int) and version != VERSION:
+        raise OtherVersion(path, validate(data, Listing, paths.shown(path)))
+    return validate(data, Release, paths.shown(path))

@@ -4,8 +4,6 @@ It is a Sigstore bundle around a DSSE envelope, whose payload is an in-toto stat
 each signed file (github.com/secure-systems-lab/dsse, protocol.md; in-toto Statement v1).
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json

@@ -8,8 +8,6 @@
 is allowed, and said. The key is read by model-signing alone: neither it nor its password is logged.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections.abc import Iterator

@@ -1,1 +1,1 @@
-"""What a stranger's file, or a folder about to be published, must not be. See docs/threat-model.md."""
+"""Checks of third parties' files, and of a folder about to be published. See docs/threat-model.md."""

@@ -1,9 +1,7 @@
-"""The kinds of file that a release is made of, each told by what it holds; all others are refused.
+"""The kinds of file that a release is made of, each by its content; all others are refused.
 
 >>> need_known(Path("models/legal/webgpu"), ["config.json", "onnx/model_q4.onnx"])
 """
-
-from __future__ import annotations
 
 import re
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """Is this a pickle? Told by reading its opcodes, which runs nothing; nothing is ever unpickled."""
 
-from __future__ import annotations
-
 import pickle
 import pickletools
 import re

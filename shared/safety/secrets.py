@@ -6,8 +6,6 @@ The patterns are detect-secrets' for tokens of known form (private keys, AWS, Gi
 the Hub's own. Its guesses by entropy are left out: a release is full of hashes.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from fnmatch import fnmatchcase

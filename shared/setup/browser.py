@@ -6,8 +6,6 @@ $ python -m shared.setup.browser --install firefox   # Firefox and a WebGPU driv
 $ CHROME_PATH=/opt/chrome/chrome ./inv test  # this one and no other
 """
 
-from __future__ import annotations
-
 import functools
 import os
 import re
@@ -30,6 +28,9 @@ MAC_APPS = (
     "Google Chrome.app/Contents/MacOS/Google Chrome",
     "Chromium.app/Contents/MacOS/Chromium",
 )
+FIREFOX_NAMES = ("firefox-esr", "firefox")
+FIREFOX_PACKAGES = "firefox-esr mesa-vulkan-drivers"
+INSTALL_FIREFOX = f"apt-get install -y {FIREFOX_PACKAGES}"
 PLAYWRIGHT_PATH_SNIPPET = (
     "from playwright.sync_api import sync_playwright as s\n"
     "with s() as p: print(p.chromium.executable_path)"
@@ -150,31 +151,37 @@ def _may_use_apt() -> bool:
     return Path("/etc/debian_version").exists() and os.geteuid() == 0
 
 
-def _by_apt() -> str:
+def _by_apt(packages: str = "--no-install-recommends chromium") -> str:
     """Return why it failed, or an empty string."""
-    install = ["apt-get", "install", "-y", "--no-install-recommends", "chromium"]
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    for command in (["apt-get", "update"], install):
-        code, output = _run(command, APT_SECONDS, environment)
+    for command in ("apt-get update", f"apt-get install -y {packages}"):
+        code, output = _run(command.split(), APT_SECONDS, environment)
         if code != 0:
             return _reason(output)
     return ""
 
 
+def find_firefox() -> Path | None:
+    """Debian's firefox-esr, or any other Firefox on PATH."""
+    return next((Path(found) for name in FIREFOX_NAMES if (found := shutil.which(name))), None)
+
+
+def firefox_version(firefox: Path) -> str:
+    """What the binary says of itself; empty where it does not start."""
+    code, output = _run([str(firefox), "--version"], seconds=30)
+    return output.strip().splitlines()[-1] if code == 0 and output.strip() else ""
+
+
 def install_firefox() -> Path:
     """Debian's Firefox and Mesa's lavapipe, whose WebGPU has shader-f16 without a GPU."""
-    from shared.setup.firefox import INSTALL, find_firefox, firefox_version
-
-    found = find_firefox()
+    found, reason = find_firefox(), ""
     if found is None and _may_use_apt():
-        environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-        for command in (["apt-get", "update"], INSTALL.split()):
-            code, output = _run(command, APT_SECONDS, environment)
-            if code != 0:
-                raise UserError(f"Firefox could not be installed: {_reason(output)}")
+        reason = _by_apt(FIREFOX_PACKAGES)
         found = find_firefox()
+    if reason:
+        raise UserError(f"Firefox could not be installed: {reason}")
     if found is None or not firefox_version(found):
-        raise UserError(f"no Firefox that starts; run: sudo {INSTALL}")
+        raise UserError(f"no Firefox that starts; run: sudo {INSTALL_FIREFOX}")
     return found
 
 

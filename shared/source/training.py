@@ -1,10 +1,8 @@
-"""How the weights were trained, as their own card and adapter_config.json tell it.
+"""Training details from the weights' own card and adapter_config.json.
 
 Nothing of it is measured here, and nothing of it is trusted: only short plain values are taken,
 and no path of the machine they were trained on.
 """
-
-from __future__ import annotations
 
 import re
 from pathlib import Path
@@ -30,7 +28,7 @@ CARD = {"datasets": "data sets", "base_model": "base, by their own card"}
 
 
 def training_details(folder: Path) -> dict[str, str]:
-    """What is told, by name; empty where neither file is there or neither says anything.
+    """The details by name; empty where neither file is there or neither says anything.
 
     UserError where adapter_config.json is no JSON. A card without front matter tells nothing.
     """

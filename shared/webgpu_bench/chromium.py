@@ -4,8 +4,6 @@
 ...     tab.page.goto(url)
 """
 
-from __future__ import annotations
-
 import os
 import re
 import sys
@@ -27,8 +25,8 @@ from playwright.sync_api import (
     sync_playwright,
 )
 
+from shared.base.processes import ProcessTree
 from shared.webgpu_bench.gpu import has_gpu as has_gpu
-from shared.webgpu_bench.processes import Family
 
 QUIET = (
     "--headless=new",
@@ -63,7 +61,7 @@ class Tab:
     """A page and what it did: its console, and the requests that were not let out."""
 
     page: Page
-    family: Family
+    family: ProcessTree
     console: list[tuple[str, str]] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     blocked: list[str] = field(default_factory=list)
@@ -79,7 +77,7 @@ def open_page(
     browser: Path, *, hardware: bool, width: int = 1280, height: int = 900
 ) -> Iterator[Tab]:
     """A fresh page; when the block ends, however it ends, the browser's processes are gone."""
-    family = Family(f"--docintel-run={uuid.uuid4().hex}")
+    family = ProcessTree(f"--docintel-run={uuid.uuid4().hex}")
     try:
         with sync_playwright() as playwright, family.watched():
             launched = playwright.chromium.launch(
@@ -97,7 +95,7 @@ def open_page(
         family.kill()
 
 
-def _watched(browser: Browser, family: Family, width: int, height: int) -> Tab:
+def _watched(browser: Browser, family: ProcessTree, width: int, height: int) -> Tab:
     context = browser.new_context(viewport={"width": width, "height": height})
     tab = Tab(context.new_page(), family)
     tab.page.on("console", lambda message: _heard(tab, message))

@@ -4,8 +4,6 @@
 ['MatMul (lm_head)']
 """
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -5,8 +5,6 @@
 ('ok', [504, 3575, 282, 4649])
 """
 
-from __future__ import annotations
-
 import json
 import threading
 import time
@@ -22,6 +20,7 @@ from pydantic import ValidationError
 from shared.base.errors import UserError
 from shared.base.parsing import sentence
 from shared.base.progress import say
+from shared.base.text import first_line
 from shared.webgpu_bench.chromium import SOFTWARE_NAMES, Tab, flags, has_gpu, open_page
 from shared.webgpu_bench.kernels import EVENT, read_kernels
 from shared.webgpu_bench.listing import listing
@@ -147,7 +146,7 @@ class _Attempt:
                 self._ask(tab, url)
         except PlaywrightError as error:
             if self.answer is None:
-                return tab, error.message.strip().splitlines()[0]
+                return tab, first_line(error.message)
         finally:
             if watchdog:
                 watchdog.cancel()
@@ -206,7 +205,7 @@ class _Attempt:
         return result
 
     def _unanswered(self, tab: Tab | None, problem: str) -> BrowserResult:
-        """What the page had told before it fell silent, with the outcome of its silence."""
+        """The page's partial result, where it did not answer; the outcome says why."""
         result = _parsed(self.partial) if self.partial else BrowserResult(outcome="crashed")
         result.ok = False
         if self.timed_out:

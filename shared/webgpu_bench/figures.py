@@ -17,8 +17,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from shared.base.manifest import Measurement
 from shared.domain.settings import BenchSettings
-from shared.webgpu_bench.result import Run
+from shared.webgpu_bench.result import BrowserResult, Run
 
 WARM_UP = "warm-"
 FEWEST = 3
@@ -134,3 +135,33 @@ def figures(runs: Iterable[Run]) -> list[Figure]:
 def at(found: Iterable[Figure], test: str, tokens: int) -> Figure | None:
     """The figure of one point, if it was reached."""
     return next((f for f in found if (f.test, f.tokens) == (test, tokens)), None)
+
+
+def speeds(result: BrowserResult) -> dict[str, Measurement]:
+    """The bench's further measurements: the second load, and every point of llama-bench's kind."""
+    found = {f"{f.test}_tokens_per_second_at_{f.tokens}": _speed(f) for f in figures(result.runs)}
+    fetched = result.load.bytes_fetched
+    found["load_bytes"] = Measurement(value=fetched, unit="B", how="fetched by the first load")
+    found["warm_load_seconds"] = _warm(result)
+    return found
+
+
+def _speed(figure: Figure) -> Measurement:
+    what = {
+        "prefill": f"prompt of {figure.tokens} tokens / time to first token",
+        "decode": f"tokens after the first, {figure.tokens} in the cache",
+    }
+    spread = f"; standard deviation {figure.sd:.2g}" if figure.sd is not None else ""
+    return Measurement(
+        value=figure.mean,
+        unit="tokens/s",
+        how=what[figure.test] + spread,
+        n=len(figure.samples),
+        samples=list(figure.samples),
+    )
+
+
+def _warm(result: BrowserResult) -> Measurement:
+    if result.warm_load is None:
+        return Measurement.missing(result.warm_load_reason or "there was no second load", "s")
+    return Measurement(value=result.warm_load.seconds, unit="s", how="again, from the Cache API")

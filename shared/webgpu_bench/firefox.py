@@ -8,8 +8,6 @@ shader-f16, so q4f16 can really be run where Chromium's SwiftShader has only q4.
 ('q4f16', True)
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import tempfile
@@ -23,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from shared.base.errors import RungFailed
+from shared.base.processes import ProcessTree
+from shared.base.text import first_line
 from shared.webgpu_bench.driver import _is_software, _page_mounts, _parsed, _require_vendor
-from shared.webgpu_bench.processes import Family
 from shared.webgpu_bench.result import BrowserResult
 from shared.webgpu_bench.server import serve
 
@@ -100,7 +99,7 @@ class _Tab:
     """Marionette's session, and the processes behind it."""
 
     session: Any
-    family: Family
+    family: ProcessTree
 
 
 @contextmanager
@@ -108,7 +107,7 @@ def _session(firefox: Path) -> Iterator[_Tab]:
     """A headless Firefox with a profile of its own; none of its processes outlives the block."""
     from marionette_driver.marionette import Marionette
 
-    family = Family(f"--docintel-run={uuid.uuid4().hex}")
+    family = ProcessTree(f"--docintel-run={uuid.uuid4().hex}")
     driver: Any = None
     try:
         with tempfile.TemporaryDirectory() as logs, family.watched():
@@ -123,7 +122,7 @@ def _session(firefox: Path) -> Iterator[_Tab]:
                 )
                 driver.start_session()
             except Exception as error:  # mozrunner, sockets, Marionette: no common base
-                raise RungFailed(f"Firefox does not start: {_first_line(error)}") from error
+                raise RungFailed(f"Firefox does not start: {first_line(error)}") from error
             family.look()
             yield _Tab(driver, family)
     finally:
@@ -144,7 +143,7 @@ def _free_port() -> int:
 def _answered(
     tab: _Tab, url: str, request: dict[str, Any], until: float, on_progress: Callable[[str], None]
 ) -> BrowserResult:
-    """What the page told; or the outcome of what went wrong between it and us."""
+    """The page's result; or the outcome of what went wrong on the way to it."""
     late = threading.Event()
 
     def give_up() -> None:
@@ -173,12 +172,8 @@ def _fault(error: Exception, *, late: bool) -> BrowserResult:
         reason = "the page did not answer in time; the browser was ended"
         return BrowserResult(outcome="timeout", error=reason)
     if isinstance(error, errors.JavascriptException):
-        return BrowserResult(outcome="run_failed", error=_first_line(error))
-    return BrowserResult(outcome="crashed", error=f"Firefox went away ({_first_line(error)})")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:400]
+        return BrowserResult(outcome="run_failed", error=first_line(error)[:400])
+    return BrowserResult(outcome="crashed", error=f"Firefox went away ({first_line(error)})")
 
 
 def _ask(

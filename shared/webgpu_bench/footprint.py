@@ -3,16 +3,15 @@
 Read from the .onnx file alone; the external data need not be there.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
 import onnx
-from onnx import TensorProto, helper
+from onnx import helper
 
 from shared.base.parsing import read_json
+from shared.olive.lint.files import byte_length
 
 LARGE = 1024
 """Initializers under this many bytes are numbers and shapes, not weights."""
@@ -50,7 +49,7 @@ def read_footprint(graph: Path) -> Footprint:
 
 def footprint(proto: onnx.ModelProto, dtype: str, made_for: int | None = None) -> Footprint:
     """The footprint of a graph that is in memory; its tensors may be without their bytes."""
-    weights = {t.name: bytes_of(t) for t in proto.graph.initializer if bytes_of(t) >= LARGE}
+    weights = {t.name: byte_length(t) for t in proto.graph.initializer if byte_length(t) >= LARGE}
     cache = sum(
         _bytes_per_position(value)
         for value in proto.graph.input
@@ -58,11 +57,6 @@ def footprint(proto: onnx.ModelProto, dtype: str, made_for: int | None = None) -
     )
     logits = next(value for value in proto.graph.output if value.name == "logits")
     return Footprint(dtype, weights, cache, _bytes_per_position(logits), made_for)
-
-
-def bytes_of(tensor: TensorProto) -> int:
-    """The size of an initializer by its shape and type."""
-    return prod(tensor.dims) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
 
 
 def _bytes_per_position(value: onnx.ValueInfoProto) -> int:

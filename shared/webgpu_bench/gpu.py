@@ -1,7 +1,5 @@
 """Whether this machine has a GPU worth asking for; apart, so that asking does not load Playwright."""
 
-from __future__ import annotations
-
 import functools
 import shutil
 import subprocess

@@ -3,8 +3,6 @@
 An event's name is node & operator & kernel, its `dur` microseconds by the GPU's own timestamps.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterable, Iterator

@@ -1,7 +1,5 @@
 """From the browser's answer to the bench stage's measurements."""
 
-from __future__ import annotations
-
 import statistics
 from typing import Any
 
@@ -10,9 +8,8 @@ import numpy as np
 from shared.base.manifest import Measurement
 from shared.setup.browser import Browser
 from shared.webgpu_bench import parity
-from shared.webgpu_bench.figures import at, figures
+from shared.webgpu_bench.figures import at, figures, speeds
 from shared.webgpu_bench.result import BrowserResult, Run
-from shared.webgpu_bench.speeds import speeds
 
 MODELS_FAULT = ("load_failed", "run_failed", "out_of_budget")
 """Outcomes that say something of the model, and are measurements."""
@@ -66,32 +63,21 @@ def not_loaded(result: BrowserResult) -> dict[str, Measurement]:
 def measurements(result: BrowserResult, cpu: dict[str, list[int]]) -> dict[str, Measurement]:
     """What a run shows by itself; `cpu` holds the CPU's likeliest tokens, run id → ids."""
     runs = [run for run in own_runs(result) if run.id.startswith("run")]
-    where = describe(result)
-    soft = result.software_adapter
 
     def measured(name: str, values: list[float], how: str) -> Measurement:
         if not values:
             return Measurement.missing("the time budget ended before it was reached", NAMES[name])
-        return Measurement(
-            value=statistics.fmean(values),
-            unit=NAMES[name],
-            how=how,
-            where=where,
-            n=len(values),
-            samples=values,
-            software_adapter=soft,
-        )
+        mean = statistics.fmean(values)
+        return Measurement(value=mean, unit=NAMES[name], how=how, n=len(values), samples=values)
 
     ttft = [run.ttft_ms / 1000 for run in runs if run.ttft_ms]
     prefill = [run.prompt_tokens / (run.ttft_ms / 1000) for run in runs if run.ttft_ms]
     decode = at(figures(result.runs), "decode", 0)
     errors = len(result.uncaptured_errors) + (result.device_lost is not None)
-    on_cpu = _nodes_on_cpu(result, where, soft)
-    return {
-        "loads": Measurement(
-            value=True, how="loaded and generated", where=where, software_adapter=soft
-        ),
-        "greedy_agreement": _agreement(runs, cpu, where, soft),
+    peak, on_cpu = result.gpu.peak_requested_bytes, _nodes_on_cpu(result)
+    found = {
+        "loads": Measurement(value=True, how="loaded and generated"),
+        "greedy_agreement": _agreement(runs, cpu),
         "load_seconds": measured("load_seconds", [result.load.seconds], "cold, loopback"),
         "ttft_seconds": measured("ttft_seconds", ttft, "prompt in to first token out"),
         "prefill_tokens_per_second": measured("prefill_tokens_per_second", prefill, "prompt/TTFT"),
@@ -100,33 +86,25 @@ def measurements(result: BrowserResult, cpu: dict[str, list[int]]) -> dict[str, 
             list(decode.samples) if decode else [],
             "tokens after the first, from an empty cache",
         ),
-        **speeds(result, where),
+        **speeds(result),
         "peak_gpu_bytes": Measurement(
-            value=result.gpu.peak_requested_bytes,
-            unit="B",
-            how="requested WebGPU buffer bytes, peak",
-            where=where,
-            software_adapter=soft,
+            value=peak, unit="B", how="requested WebGPU buffer bytes, peak"
         ),
         "gpu_errors": Measurement(
-            value=errors,
-            unit="errors",
-            how="uncaptured errors and device losses",
-            where=where,
-            software_adapter=soft,
+            value=errors, unit="errors", how="uncaptured errors and device losses"
         ),
         "nodes_on_cpu": on_cpu,
         "placement_proven": Measurement(
             value=result.placement is not None,
             how="whether onnxruntime-web's log tells where each node ran",
-            where=where,
             reason=None if result.placement else on_cpu.reason,
-            software_adapter=soft,
         ),
     }
+    there = {"where": describe(result), "software_adapter": result.software_adapter}
+    return {name: m.model_copy(update=there) for name, m in found.items()}
 
 
-def _agreement(runs: list[Run], cpu: dict[str, list[int]], where: str, soft: bool) -> Measurement:
+def _agreement(runs: list[Run], cpu: dict[str, list[int]]) -> Measurement:
     """Share of the tokens the browser wrote that the CPU finds likeliest after the same text."""
     pairs = [pair for run in runs for pair in zip(run.output_ids, cpu[run.id], strict=False)]
     if not pairs:
@@ -136,13 +114,11 @@ def _agreement(runs: list[Run], cpu: dict[str, list[int]], where: str, soft: boo
         unit="share",
         how="the browser's greedy tokens that onnxruntime's CPU also finds likeliest, or tied with "
         f"it ({NEAR_TIE} nats), same file",
-        where=where,
         n=len(pairs),
-        software_adapter=soft,
     )
 
 
-def _nodes_on_cpu(result: BrowserResult, where: str, soft: bool) -> Measurement:
+def _nodes_on_cpu(result: BrowserResult) -> Measurement:
     if result.placement is None:
         reason = result.placement_reason or "onnxruntime-web's placement log could not be read"
         return Measurement.missing(reason, "nodes")
@@ -150,17 +126,13 @@ def _nodes_on_cpu(result: BrowserResult, where: str, soft: bool) -> Measurement:
         value=result.placement.CPUExecutionProvider,
         unit="nodes",
         how=f"onnxruntime-web's log; {result.placement.WebGpuExecutionProvider} on WebGPU",
-        where=where,
-        software_adapter=soft,
     )
 
 
 def describe(result: BrowserResult) -> str:
     """One line: the dtype, the adapter, and whether it is a software one."""
-    adapter = result.adapter
-    name = adapter.description or adapter.device or adapter.architecture or adapter.vendor
     label = " (software adapter)" if result.software_adapter else ""
-    return f"{result.dtype} on {name or 'unnamed adapter'}{label}"
+    return f"{result.dtype} on {result.adapter.name}{label}"
 
 
 def facts(result: BrowserResult, browser: Browser) -> dict[str, Any]:

@@ -8,8 +8,6 @@
 Placement(WebGpuExecutionProvider=184, CPUExecutionProvider=1, cpu_nodes=['Shape (model/Shape_node_7)'])
 """  # noqa: E501
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 

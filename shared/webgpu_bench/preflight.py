@@ -1,15 +1,13 @@
 """Before any browser is started: will this model load on that class of device, and in which type?
 
 The profiles and their sources stand in profiles.toml. Nothing here is measured on a device: shapes
-and types of the graph are held against limits.
+and types of the graph are compared with limits.
 
 >>> for row in preflight({"q4f16": footprint_f16, "q4": footprint_f32}):
 ...     print(row.profile, row.verdict)
 discrete GPU, 8 GB q4f16
 WebGPU's guaranteed minimum does not fit: model.embed_tokens.weight_q4
 """
-
-from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass

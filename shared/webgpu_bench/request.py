@@ -1,4 +1,4 @@
-"""The bench stage's request to the browser: `[bench]` on a GPU, a few tokens on a software adapter."""
+"""The bench stage's request to the page: `[bench]` on a GPU, a few tokens on a software adapter."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from shared.domain.domain import Domain
+from shared.evaluate.held_out import held_out, inputs_of, prompt_end, windows_of
 from shared.webgpu_bench import parity
-from shared.webgpu_bench.engines.questions import context_of, domain_ids
+from shared.webgpu_bench.engines.questions import context_of
 from shared.webgpu_bench.figures import (
     REPETITIONS,
     WARM_UPS,
@@ -50,26 +51,26 @@ class Profile:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """The request for one profile; `own`: run id → prompt, `rows`: the texts of the parity gate."""
+class Request:
+    """`payload`: what the page is given; `own`: run id → prompt; `rows`: the parity gate's texts."""
 
     profile: Profile
-    request: dict[str, Any]
+    payload: dict[str, Any]
     own: dict[str, list[int]]
     rows: list[list[int]]
 
 
-def asked_of(domain: Domain, package: Path, chat: Any, profile: Profile) -> Asked:
+def make_request(domain: Domain, package: Path, chat: Any, profile: Profile) -> Request:
     """The domain's own questions, llama-bench's points of its text, and held-out text to read."""
-    how = parity.reading(profile.parity_tokens, hardware=profile.hardware)
-    rows = parity.held_out_rows(chat, domain.prompt, domain.records, how)
+    how = parity.batching(profile.parity_tokens, hardware=profile.hardware)
+    rows = windows_of(chat, held_out(domain.prompt, domain.records), how.tokens, how.longest)
     own = own_prompts(domain, chat, profile)
     prompts = [
         {"id": name, "input_ids": ids, "max_new_tokens": profile.new_tokens}
         for name, ids in own.items()
     ]
-    text, context = domain_ids(domain, chat), context_of(package)
-    request = {
+    text, context = inputs_of(chat, domain.records), context_of(package)
+    payload = {
         "model": package.name,
         "dtype": "auto" if (package / "onnx" / "model_q4f16.onnx").is_file() else "q4",
         "prompts": prompts + questions(profile.points, text, context),
@@ -79,7 +80,7 @@ def asked_of(domain: Domain, package: Path, chat: Any, profile: Profile) -> Aske
         "parity": parity.request(rows, how),
         "hardware_only": profile.hardware,
     }
-    return Asked(profile, request, own, rows)
+    return Request(profile, payload, own, rows)
 
 
 def own_prompts(domain: Domain, chat: Any, profile: Profile) -> dict[str, list[int]]:
@@ -91,10 +92,8 @@ def own_prompts(domain: Domain, chat: Any, profile: Profile) -> dict[str, list[i
     turns += [("run", i) for i in range(profile.repetitions)]
     records = domain.records
     return {
-        f"{kind}-{i}": list(
-            chat.prompt_ids(domain.prompt, records[i % len(records)].input)[
-                -profile.prompt_tokens :
-            ]
+        f"{kind}-{i}": prompt_end(
+            chat, domain.prompt, records[i % len(records)], profile.prompt_tokens
         )
         for kind, i in turns
     }

@@ -1,10 +1,8 @@
-"""What the browser found, strictly: an answer with unknown keys is refused.
+"""The browser's result, strictly: an answer with unknown keys is refused.
 
 >>> BrowserResult(outcome="no_webgpu", error="this browser offers no WebGPU adapter").ok
 False
 """
-
-from __future__ import annotations
 
 from typing import Literal
 
@@ -36,6 +34,13 @@ class Adapter(Strict):
     is_fallback: bool = False
     features: list[str] = Field(default_factory=list)
     limits: dict[str, float] = Field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The longest of what it says of itself: Firefox and Chrome fill different fields."""
+        kind = "a software adapter" if self.is_fallback else "an adapter"
+        said = self.description or self.device or self.architecture or self.vendor
+        return said or f"{kind} that the browser does not name"
 
 
 class Load(Strict):
@@ -134,7 +139,7 @@ class Parity(Strict):
 
 
 class BrowserResult(Strict):
-    """Everything one run in the browser told; `error` is one sentence unless the outcome is ok.
+    """The result of one run in the browser; `error` is one sentence unless the outcome is ok.
 
     `flags`: the command line that the browser was started with.
     """

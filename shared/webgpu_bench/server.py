@@ -4,8 +4,6 @@
 ...     browser.open(url)
 """
 
-from __future__ import annotations
-
 import json
 import re
 import threading
@@ -40,6 +38,10 @@ HEADERS = {
 RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 
 Document = Callable[[], Any]
+
+
+PAGE_CODE = ("shared/webgpu_bench/page", "shared/webgpu_bench/package-lock.json")
+"""What the page consists of, for `code_hash`: its own files, and the lock of its packages."""
 
 
 class Unsatisfiable(Exception):

@@ -1,4 +1,4 @@
-"""Stage 6, bench: the packaged model in a real browser, measured and held against the CPU.
+"""Stage 6, bench: the packaged model in a real browser, measured and compared with the CPU.
 
 The page loads the package with Transformers.js on WebGPU from a loopback server. On a software
 adapter the run is short and every measurement says so: it proves loading, placement and agreement,
@@ -11,12 +11,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shared.base import paths
 from shared.base.errors import RungFailed
-from shared.base.hashing import files_below, sha256_files, sha256_json
-from shared.base.manifest import Measurement
+from shared.base.hashing import sha256_json
+from shared.base.manifest import Measurement, tool_versions
 from shared.base.progress import say
-from shared.base.stage import Done, Plan, Produced, run_stage
+from shared.base.stage import Plan, Produced, StageResult, run_stage
 from shared.domain.domain import Domain
 from shared.setup.browser import Browser, find_browser
 from shared.webgpu_bench import parity
@@ -33,18 +32,12 @@ from shared.webgpu_bench.measurements import (
     own_runs,
 )
 from shared.webgpu_bench.memory import context_measurements, with_budget
-from shared.webgpu_bench.request import Asked, Profile, asked_of
+from shared.webgpu_bench.request import Profile, Request, make_request
 from shared.webgpu_bench.result import BrowserResult
+from shared.webgpu_bench.server import PAGE_CODE
 
 if TYPE_CHECKING:
     from shared.evaluate.models.chat import Chat
-
-HARNESS = (
-    "package-lock.json",
-    *("driver.py", "chromium.py", "placement.py", "result.py", "server.py"),
-    *("parity.py", "cpu_nodes.py", "cpu_nodes.toml", "budget.py", "kernels.py"),
-    *("figures.py", "speeds.py", "measured.py", "asked.py", "family.py"),
-)
 
 
 @dataclass(frozen=True)
@@ -56,15 +49,15 @@ class Switches:
 
 
 def bench_stage(
-    domain: Domain, package: Done, *, force: bool = False, switches: Switches = Switches()
-) -> Done:
+    domain: Domain, package: StageResult, *, force: bool = False, switches: Switches = Switches()
+) -> StageResult:
     """Run the browser; measurements are NAMES. RungFailed where the page fails (never cached)."""
     domain = with_budget(domain, switches.gpu_budget)
     browser = find_browser()
     profile = Profile.of(domain, has_gpu())
     plan = Plan(
         "bench",
-        inputs={"package": package.manifest.key, "harness": _harness_hash()},
+        inputs={"package": package.manifest.key},
         settings={
             "prompt": domain.prompt,
             "profile": asdict(profile),
@@ -74,17 +67,11 @@ def bench_stage(
             "browser": browser.version if browser else None,
             "kernels_profiled": switches.profile,
         },
-        code=7,
+        tools=tool_versions("onnxruntime", "transformers"),
+        code=(__name__, *PAGE_CODE),
     )
     bench = _Bench(domain, package.folder, profile, browser, switches.profile)
     return run_stage(plan, bench.produce, force=force)
-
-
-def _harness_hash() -> str:
-    """The page's own files and its npm lock: another harness, another measurement."""
-    folder = paths.REPOSITORY / "shared" / "webgpu_bench"
-    page = sha256_files(folder / "page", files_below(folder / "page"))
-    return sha256_json([page, sha256_files(folder, list(HARNESS))])
 
 
 @dataclass(frozen=True)
@@ -102,8 +89,8 @@ class _Bench:
         say("      loading the tokenizer")
         from shared.evaluate.models.chat import Chat
 
-        asked, result = self._answered(Chat(self.package))
-        told = facts(result, self.browser) | {"profile": asdict(asked.profile)}
+        request, result = self._answered(Chat(self.package))
+        told = facts(result, self.browser) | {"profile": asdict(request.profile)}
         (work / "browser.json").write_text(result.model_dump_json(indent=2) + "\n")
         if result.kernels:
             (work / KERNELS_FILE).write_text(kernels_table(result.kernels) + "\n")
@@ -111,8 +98,8 @@ class _Bench:
             return Produced(not_loaded(result), facts=told)
         if result.outcome != "ok":  # the machine's: not remembered, another run may fare better
             raise RungFailed(f"the browser: {result.outcome}: {result.error}")
-        found = measurements(result, self._cpu_choices(result, asked.own))
-        found |= self._proof(result, asked.rows)
+        found = measurements(result, self._cpu_choices(result, request.own))
+        found |= self._proof(result, request.rows)
         budget = self.domain.chain.bench.gpu_budget_bytes
         found |= context_measurements(self._graph(result), budget, result)
         return Produced(found, facts=told)
@@ -129,9 +116,9 @@ class _Bench:
         if result.parity is None:
             return parity.missing("the browser read no given text") | placed
         say("      reading the given text on the CPU")
-        from shared.evaluate.models.onnx import ForcedModel
+        from shared.evaluate.models.onnx import OnnxDecoder
 
-        compared = parity.compare(ForcedModel(graph, exact=True), rows, result.parity)
+        compared = parity.compare(OnnxDecoder(graph, exact=True), rows, result.parity)
         wanted = sum(map(len, rows))
         return parity.measurements(compared, wanted, where, result.software_adapter) | placed
 
@@ -144,9 +131,9 @@ class _Bench:
         come after it differ too.
         """
         say("      reading what the browser wrote on the CPU")
-        from shared.evaluate.models.onnx import ForcedModel
+        from shared.evaluate.models.onnx import OnnxDecoder
 
-        model = ForcedModel(self._graph(result), exact=True)
+        model = OnnxDecoder(self._graph(result), exact=True)
         choices = {}
         for run in own_runs(result):
             model.reset()
@@ -157,25 +144,25 @@ class _Bench:
             choices[run.id] = [likeliest(row, token) for row, token in pairs]
         return choices
 
-    def _answered(self, chat: Chat) -> tuple[Asked, BrowserResult]:
-        """On the GPU where there should be one; else, asked anew, what a software adapter can bear."""
-        asked = asked_of(self.domain, self.package, chat, self.profile)
-        result = self._run(asked)
+    def _answered(self, chat: Chat) -> tuple[Request, BrowserResult]:
+        """On the GPU where there should be one; else, asked anew, on the software adapter."""
+        request = make_request(self.domain, self.package, chat, self.profile)
+        result = self._run(request)
         if self.profile.hardware and (result.outcome == "no_webgpu" or result.software_adapter):
             say("      the browser offers no GPU; taking the software adapter")
-            asked = asked_of(self.domain, self.package, chat, Profile.of(self.domain, False))
-            result = self._run(asked)
-        return asked, result
+            request = make_request(self.domain, self.package, chat, Profile.of(self.domain, False))
+            result = self._run(request)
+        return request, result
 
-    def _run(self, asked: Asked) -> BrowserResult:
+    def _run(self, request: Request) -> BrowserResult:
         from shared.webgpu_bench import driver
 
         assert self.browser is not None
         return driver.run_in_browser(
             self.package,
-            asked.request | {"profile": self.kernels},
+            request.payload | {"profile": self.kernels},
             browser=self.browser.path,
             timeout_s=self.domain.chain.bench.time_budget_seconds + 60,
             on_progress=lambda line: say(f"      {line}"),
-            adapter="hardware" if asked.profile.hardware else "software",
+            adapter="hardware" if request.profile.hardware else "software",
         )

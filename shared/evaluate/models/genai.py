@@ -1,23 +1,28 @@
-"""onnxruntime-genai on the CPU: greedy answers and greedy token ids from a packaged folder."""
-
-from __future__ import annotations
+"""onnxruntime-genai on the CPU: greedy answers of a packaged folder."""
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime_genai as og
 
-from shared.evaluate.models.answer import Answer, common_prefix, room, unanswerable
-from shared.evaluate.models.chat import Chat
-from shared.evaluate.models.session import genai_options
-from shared.evaluate.scoring.verdict import is_complete
+from shared.base.cpu import allotted_cores
+from shared.evaluate.models.chat import Answer, Chat, common_prefix, room
+from shared.evaluate.models.masks import Masks
+from shared.evaluate.models.onnx import SPINNING
 
 
-class Answerer:
-    """A loaded model. `dtype` picks onnx/model_<dtype>.onnx; the folder's own default if None."""
+def genai_options() -> dict[str, Any]:
+    """session_options of a genai_config.json, as `onnx.session_options`; empty on a machine of ours."""
+    count = allotted_cores()
+    return {"intra_op_num_threads": count, SPINNING: "0"} if count else {}
+
+
+class GenaiModel:
+    """A loaded package. `dtype` picks onnx/model_<dtype>.onnx; the folder's own default if None."""
 
     def __init__(self, folder: Path, dtype: str | None = None) -> None:
         config = og.Config(str(folder))
@@ -29,84 +34,71 @@ class Answerer:
             config.overlay(json.dumps({"model": {"decoder": decoder}}))
         self._model = og.Model(config)
         self.chat = Chat(folder)
-        self.context_length = _context(folder)
+        model = json.loads((folder / "genai_config.json").read_text("utf-8"))["model"]
+        stop = model["eos_token_id"]
+        self._stop: list[int] = stop if isinstance(stop, list) else [stop]
+        self.context_length = _context(folder, model["context_length"])
 
     def answers(
-        self, prompts: Sequence[Sequence[int]], limit: int, schema: str | None = None
+        self, prompts: Sequence[Sequence[int]], limit: int, grammar: str | None = None
     ) -> Iterator[tuple[int, Answer]]:
         """(index, greedy answer) of each prompt; stops at a stop token, at a complete JSON object,
         or after `limit` tokens. What all prompts begin with is read once.
 
-        `schema`: a JSON Schema that every token must keep to (genai's guidance, by llguidance).
+        `grammar`: what every token must keep to, by masks (shared.evaluate.models.masks).
         """
         prefix = common_prefix(prompts)
+        parameters = og.GeneratorParams(self._model)
         length = min(max(map(len, prompts), default=0) + limit, self.context_length)
-        generator = og.Generator(self._model, self._parameters(length, schema))
+        parameters.set_search_options(max_length=length, do_sample=False)
+        masks = Masks(self.chat.tokenizer_json(), self._stop, grammar) if grammar else None
+        generator = og.Generator(self._model, parameters)
         if prefix:
-            generator.append_tokens(list(prefix))
+            generator.append_tokens(prefix)
         for index, prompt in enumerate(prompts):
             most = room(len(prompt), limit, self.context_length)
             if not most:
-                yield index, unanswerable(len(prompt))
+                yield index, Answer("", len(prompt), [])
                 continue
             started = time.perf_counter()
             generator.rewind_to(len(prefix))
             generator.append_tokens(list(prompt[len(prefix) :]))
-            yield index, self._answer(generator, len(prompt), most, self._is_answered, started)
+            yield index, self._answer(generator, len(prompt), most, started, masks)
 
-    def answer(self, prompt: Sequence[int], max_new_tokens: int) -> Answer:
+    def answer(self, prompt: Sequence[int], limit: int) -> Answer:
         """The greedy answer to one prompt."""
-        return self._generate(prompt, max_new_tokens, self._is_answered)
-
-    def greedy_ids(self, prompt: Sequence[int], new_tokens: int) -> list[int]:
-        """Exactly the greedy ids, stop token included, for comparison with another runtime."""
-        return self._generate(prompt, new_tokens, lambda ids: False).output_ids
-
-    def _is_answered(self, ids: list[int]) -> bool:
-        """Decoding the whole text each time is quadratic: look only where the last token closes."""
-        last = self.chat.tokenizer.decode(ids[-1:])
-        return ("}" in last or "`" in last) and is_complete(self.chat.text(ids))
-
-    def _parameters(self, length: int, schema: str | None = None) -> og.GeneratorParams:
-        parameters = og.GeneratorParams(self._model)
-        parameters.set_search_options(max_length=length, do_sample=False)
-        if schema:
-            parameters.set_guidance("json_schema", schema)
-        return parameters
-
-    def _generate(
-        self, prompt: Sequence[int], limit: int, enough: Callable[[list[int]], bool]
-    ) -> Answer:
-        length = min(len(prompt) + limit, self.context_length)
-        generator = og.Generator(self._model, self._parameters(length))
-        started = time.perf_counter()
-        generator.append_tokens(list(prompt))
-        return self._answer(generator, len(prompt), limit, enough, started)
+        return next(self.answers([prompt], limit))[1]
 
     def _answer(
         self,
         generator: og.Generator,
         prompt_tokens: int,
         limit: int,
-        enough: Callable[[list[int]], bool],
         started: float,
+        masks: Masks | None,
     ) -> Answer:
         ids: list[int] = []
+        matchers = masks.start(1) if masks else []
         first = started
         while not generator.is_done() and len(ids) < limit:
+            if masks:
+                logits = generator.get_logits()
+                logits[..., masks.forbidden(matchers, logits.shape[-1])[0]] = -np.inf
+                generator.set_logits(logits)
             generator.generate_next_token()
             ids.append(int(generator.get_next_tokens()[0]))
+            for matcher in matchers:
+                matcher.accept_token(ids[-1])
             if len(ids) == 1:
                 first = time.perf_counter()
-            if enough(ids):
+            if self.chat.is_answered(ids):
                 break
         end = time.perf_counter()
         return Answer(self.chat.text(ids), prompt_tokens, ids, first - started, end - first)
 
 
-def _context(folder: Path) -> int:
+def _context(folder: Path, named: int) -> int:
     """genai_config.json may name more positions than the graph has rotations for; config.json's
     are what PyTorch goes by too."""
-    named = json.loads((folder / "genai_config.json").read_text())["model"]["context_length"]
     known = json.loads((folder / "config.json").read_text()).get("max_position_embeddings", named)
     return min(int(named), int(known))

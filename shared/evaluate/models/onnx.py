@@ -1,10 +1,7 @@
-"""Feed a packaged graph a given text, token by token or at once, on onnxruntime's CPU provider.
+"""onnxruntime on the CPU: a packaged graph decodes a given text (teacher forcing).
 
-Teacher forcing: the text is given, only the predictions are looked at, so that one different token
-does not change all that comes after it.
+Only the predictions are looked at, so that one different token does not change all that follows it.
 """
-
-from __future__ import annotations
 
 import time
 from collections.abc import Sequence
@@ -15,45 +12,67 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
+from shared.base.cpu import allotted_cores
 from shared.base.errors import RungFailed
-from shared.evaluate.models.session import session_options
 
 FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+SPINNING = "session.intra_op.allow_spinning"
+"""Threads that wait by turning in circles take the cores that other workers would use."""
 
 
-class ForcedModel:
+def session_options(folder: Path) -> ort.SessionOptions:
+    """For a graph with its data in `folder`, on as many cores as this process was given."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.add_session_config_entry(
+        "session.model_external_initializers_file_folder_path", str(folder)
+    )
+    if count := allotted_cores():
+        options.intra_op_num_threads = count
+        options.add_session_config_entry(SPINNING, "0")
+    return options
+
+
+def set_exact(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same model without the int8 rounding of activations that the CPU uses for speed
+    (MatMulNBits's accuracy_level 4 becomes 1) and that no browser does alike."""
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if attribute.name == "accuracy_level":
+                attribute.i = 1
+    return model
+
+
+class OnnxDecoder:
     """A decoder graph with its cache: inputs input_ids, attention_mask, [position_ids], past."""
 
-    def __init__(self, graph: Path, *, exact: bool = False) -> None:
-        """`exact` switches off the int8 rounding of activations that the CPU uses for speed
-        (MatMulNBits's accuracy_level 4) and that no browser does alike.
+    def __init__(self, graph: Path, *, exact: bool = False, model: bytes | None = None) -> None:
+        """`exact`: see `set_exact`; `model`: read in place of the file, whose data it uses.
 
         Raises RungFailed where onnxruntime cannot load the graph.
         """
-        options = session_options(graph.parent)
-        model = _without_int8(graph) if exact else str(graph)
+        if exact:
+            model = set_exact(onnx.load(graph, load_external_data=False)).SerializeToString()
         try:
-            self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            self._session = ort.InferenceSession(
+                model or str(graph),
+                session_options(graph.parent),
+                providers=["CPUExecutionProvider"],
+            )
         except Exception as error:  # onnxruntime's exceptions share no base of their own
             first = str(error).splitlines()[0]
             raise RungFailed(f"onnxruntime cannot load {graph.name}: {first}") from error
         self._inputs = {i.name: i for i in self._session.get_inputs()}
         self._outputs = [o.name for o in self._session.get_outputs()]
-        self._length = 0
         self._cache: dict[str, np.ndarray] = {}
-        self.read = np.empty(0, np.int64)
-        """Room for whoever feeds it to remember what the cache holds."""
+        self.ids: list[int] = []
+        """The text so far, which the cache holds."""
         self.reset()
-
-    @property
-    def length(self) -> int:
-        """How many tokens the cache holds."""
-        return self._length
 
     def rewind(self, length: int) -> None:
         """Forget all but the first `length` tokens."""
-        if length < self._length:
-            self._length = length
+        if length < len(self.ids):
+            del self.ids[length:]
             self._cache = {
                 name: np.ascontiguousarray(value[:, :, :length])
                 for name, value in self._cache.items()
@@ -61,30 +80,33 @@ class ForcedModel:
 
     def reset(self) -> None:
         """Forget the text so far."""
-        self._length = 0
+        self.ids = []
         self._cache = {
             name: np.zeros((1, i.shape[1], 0, i.shape[3]), FLOATS[i.type])
             for name, i in self._inputs.items()
             if name.startswith("past_key_values")
         }
 
-    def feed(self, ids: Sequence[int]) -> np.ndarray:
-        """Logits [len(ids), vocab] float32 after each of `ids`, which continue the text so far."""
-        end = self._length + len(ids)
+    def run(self, outputs: Sequence[str], ids: Sequence[int]) -> list[Any]:
+        """The named outputs for `ids`, which continue the text so far; the cache is left as it is."""
+        start, end = len(self.ids), len(self.ids) + len(ids)
         feeds: dict[str, Any] = {
             "input_ids": np.array([ids], np.int64),
             "attention_mask": np.ones((1, end), np.int64),
         }
         if "position_ids" in self._inputs:
-            feeds["position_ids"] = np.arange(self._length, end, dtype=np.int64)[None]
-        values = self._session.run(self._outputs, feeds | self._cache)
-        named = dict(zip(self._outputs, values, strict=True))
+            feeds["position_ids"] = np.arange(start, end, dtype=np.int64)[None]
+        return list(self._session.run(outputs, feeds | self._cache))
+
+    def feed(self, ids: Sequence[int]) -> np.ndarray:
+        """Logits [len(ids), vocab] float32 after each of `ids`, which continue the text so far."""
+        named = dict(zip(self._outputs, self.run(self._outputs, ids), strict=True))
         self._cache = {
             name.replace("present", "past_key_values"): value
             for name, value in named.items()
             if name.startswith("present")
         }
-        self._length = end
+        self.ids += ids
         return np.asarray(named["logits"][0], np.float32)
 
     def decode_speed(self, prompt: Sequence[int], tokens: int) -> float:
@@ -95,13 +117,3 @@ class ForcedModel:
         for _ in range(tokens):
             last = self.feed([int(last.argmax())])[-1]
         return tokens / (time.perf_counter() - started)
-
-
-def _without_int8(graph: Path) -> bytes:
-    """The graph with accuracy_level 1 (float32 activations); its weights stay where they are."""
-    model = onnx.load(graph, load_external_data=False)
-    for node in model.graph.node:
-        for attribute in node.attribute:
-            if attribute.name == "accuracy_level":
-                attribute.i = 1
-    return model.SerializeToString()

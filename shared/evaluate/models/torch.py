@@ -1,10 +1,7 @@
-"""PyTorch on the CPU: greedy answers of 16-bit weights, several prompts at a time.
+"""PyTorch on the CPU: 16-bit weights answer several prompts at a time, or decode a given text.
 
-Computed in float32 where the weights are under 2 GB, else in bfloat16, which is what fits. What all
-prompts begin with is read once, and its cache handed to every batch.
+What all prompts begin with is read once, and its cache handed to every batch.
 """
-
-from __future__ import annotations
 
 import copy
 import time
@@ -12,50 +9,59 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, DynamicCache
-from transformers.utils import logging
+from transformers import DynamicCache
 
-from shared.evaluate.models.answer import Answer, common_prefix, room, unanswerable
-from shared.evaluate.models.chat import Chat, stop_ids
-from shared.evaluate.models.grammar import Masks
-from shared.evaluate.reference import dtype_of
-from shared.evaluate.scoring.verdict import is_complete
+from shared.evaluate.models.chat import Answer, Chat, common_prefix, room, stop_ids
+from shared.evaluate.models.masks import Masks
+from shared.source.model import compute_dtype, load_model
 
 BATCH = 8
 
 
-class SixteenBit:
-    """A loaded model folder: safetensors only, and none of its code is run."""
+class TorchModel:
+    """A loaded model folder; `ids`: the text that `feed` has read so far, which the cache holds."""
 
-    def __init__(self, folder: Path) -> None:
-        logging.disable_progress_bar()
-        self._model: Any = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=getattr(torch, dtype_of(folder)),
-            local_files_only=True,
-            use_safetensors=True,
-            trust_remote_code=False,
-        )
+    def __init__(self, folder: Path, dtype: str | None = None) -> None:
+        """`dtype`: "float32" or "bfloat16"; by the weights' size if None."""
+        self._model = load_model(folder, dtype or compute_dtype(folder))
         self.chat = Chat(folder)
+        self.context_length = int(self._model.config.max_position_embeddings)
+        self.ids: list[int] = []
         self._stop = stop_ids(folder, self.chat)
-        self._context = int(self._model.config.max_position_embeddings)
+        self._cache = DynamicCache()
+
+    def rewind(self, length: int) -> None:
+        """Forget all but the first `length` tokens of the text."""
+        if length == 0:
+            self._cache = DynamicCache()
+        elif length < len(self.ids):
+            self._cache.crop(length - len(self.ids))  # a negative number: that many are removed
+        del self.ids[length:]
+
+    @torch.inference_mode()
+    def feed(self, ids: Sequence[int]) -> np.ndarray:
+        """Logits [len(ids), vocab] float32 after each of `ids`, which continue the text so far."""
+        out = self._model(torch.tensor([ids]), past_key_values=self._cache, use_cache=True)
+        self.ids += ids
+        return np.asarray(out.logits[0].float().numpy())
 
     @torch.inference_mode()
     def answers(
-        self, prompts: Sequence[Sequence[int]], limit: int, schema: str | None = None
+        self, prompts: Sequence[Sequence[int]], limit: int, grammar: str | None = None
     ) -> Iterator[tuple[int, Answer]]:
         """(index, greedy answer) of each prompt, each as soon as it is there, longest batches last.
 
-        Stops as shared.evaluate.models.genai does; `schema`: see shared.evaluate.models.grammar.
+        Stops as shared.evaluate.models.genai does; `grammar`: see shared.evaluate.models.masks.
         """
-        masks = self._masks(schema) if schema else None
+        masks = Masks(self.chat.tokenizer_json(), self._stop, grammar) if grammar else None
         prefix = common_prefix(prompts)
         cache = self._read(prefix) if prefix else None
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
         fitting = [index for index in order if self._room(prompts[index], limit)]
         for index in order[len(fitting) :]:
-            yield index, unanswerable(len(prompts[index]))
+            yield index, Answer("", len(prompts[index]), [])
         for start in range(0, len(fitting), BATCH):
             batch = fitting[start : start + BATCH]
             rows = _Rows(self, [list(prompts[i]) for i in batch], prefix, cache, masks)
@@ -63,35 +69,25 @@ class SixteenBit:
                 yield batch[row], answer
 
     def _room(self, prompt: Sequence[int], limit: int) -> int:
-        return room(len(prompt), limit, self._context)
+        return room(len(prompt), limit, self.context_length)
 
     def is_answered(self, ids: list[int]) -> bool:
         """Whether a stop token or a complete JSON object has come."""
-        if ids[-1] in self._stop:
-            return True
-        last = self.chat.tokenizer.decode(ids[-1:])
-        return ("}" in last or "`" in last) and is_complete(self.chat.text(ids))
+        return ids[-1] in self._stop or self.chat.is_answered(ids)
 
     def step(self, ids: Any, mask: Any, positions: Any, cache: Any) -> Any:
         """Logits [rows, vocab] float32 after the last of `ids` [rows, tokens]; `cache` grows."""
-        return (
-            self._model(
-                input_ids=ids,
-                attention_mask=mask,
-                position_ids=positions,
-                past_key_values=cache,
-                logits_to_keep=1,
-            )
-            .logits[:, -1]
-            .float()
+        out = self._model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            logits_to_keep=1,
         )
+        return out.logits[:, -1].float()
 
     def new_cache(self) -> Any:
         return DynamicCache(config=self._model.config)
-
-    def _masks(self, schema: str) -> Masks:
-        width = int(self._model.get_output_embeddings().weight.shape[0])
-        return Masks(self.chat.tokenizer, width, self._stop, schema)
 
     def _read(self, prefix: list[int]) -> Any:
         cache = self.new_cache()
@@ -105,7 +101,7 @@ class _Rows:
 
     def __init__(
         self,
-        model: SixteenBit,
+        model: TorchModel,
         prompts: list[list[int]],
         prefix: list[int],
         cache: Any,
@@ -150,11 +146,12 @@ class _Rows:
 
     def _choose(self, logits: Any) -> None:
         if self.masks:
-            self.masks.apply(self.matchers, logits)
+            forbidden = self.masks.forbidden(self.matchers, logits.shape[-1])
+            logits.masked_fill_(torch.from_numpy(forbidden), -torch.inf)
         for place, token in enumerate(logits.argmax(-1).tolist()):
             self.answers[self.rows[place]].append(int(token))
             if self.masks:
-                self.matchers[place].consume_token(int(token))
+                self.matchers[place].accept_token(int(token))
 
     def _has_ended(self, place: int, count: int, limits: Sequence[int]) -> bool:
         row = self.rows[place]

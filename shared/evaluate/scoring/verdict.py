@@ -1,32 +1,27 @@
-"""Judge one answer, strictly: is it JSON, does it satisfy the schema, how right is each field?
+"""The verdict on one answer: is it JSON, does it satisfy the schema, how right is each field?
 
 What counts as JSON is RFC 8259 and no more: NaN, Infinity, duplicate keys, a byte order mark and
 white space other than its four kinds make an answer invalid; what it merely calls unwise (integers
 past 2^53, lone surrogates) does not. The whole answer must be one JSON value, or one fenced ```json
 block (counted as `fenced`); an object somewhere in prose is not an answer. Of the limits that
-section 9 allows a reader, one is set: nesting deeper than 100.
+section 9 allows a reader, one is set: `shared.base.parsing.DEEPEST_JSON` levels.
 """
-
-from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jsonschema
 
 from shared.base.parsing import loads_strictly
+from shared.domain.records import Record
 from shared.domain.scoring import FieldScoring
 from shared.evaluate.scoring.metrics import score, second_score
-
-if TYPE_CHECKING:
-    from shared.domain.records import Record
 
 WHITE_SPACE = " \t\n\r"
 FENCE = re.compile(r"```(?:json)?[ \t]*\n(.*?)\n?[ \t]*```", re.DOTALL)
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
-DEEPEST = 100
 ABSENT = object()
 REFUSALS = (
     "i cannot",
@@ -55,7 +50,7 @@ REFUSALS = (
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one answer is worth.
+    """The verdict on one answer.
 
     `fields`: 0 to 1 for each field; None where `where` leaves this record out. `nonnull`: whether
     the field's gold is not null. `reason`: why, where `json` or `schema` is False. `characters`:
@@ -152,26 +147,7 @@ def parse(text: str) -> tuple[Any, bool]:
     """The JSON value of an answer, and whether it stood in a fence; ValueError if there is none."""
     stripped = text.strip(WHITE_SPACE)
     fence = FENCE.fullmatch(stripped)
-    try:
-        value = loads_strictly(fence.group(1) if fence else stripped)
-    except RecursionError:
-        raise ValueError(f"nested more than {DEEPEST} deep") from None
-    if _deeper_than(value, DEEPEST):
-        raise ValueError(f"nested more than {DEEPEST} deep")
-    return value, bool(fence)
-
-
-def _deeper_than(value: Any, limit: int) -> bool:
-    """Level by level, not by recursion: what is too deep for that is the very thing looked for."""
-    level = [value]
-    for _ in range(limit):
-        containers = [item for item in level if isinstance(item, dict | list)]
-        level = [
-            inner
-            for item in containers
-            for inner in (item.values() if isinstance(item, dict) else item)
-        ]
-    return any(isinstance(item, dict | list) for item in level)
+    return loads_strictly(fence.group(1) if fence else stripped), bool(fence)
 
 
 def is_complete(text: str) -> bool:

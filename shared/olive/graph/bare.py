@@ -6,8 +6,6 @@ Hugging Face layout, so that they can be streamed; and layers without rotary emb
 come out right, which the builder gets wrong.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import io
 import logging
@@ -27,8 +25,9 @@ from transformers import AutoConfig
 
 from shared.base import paths
 from shared.base.errors import RungFailed
-from shared.base.hashing import sha256_json
-from shared.olive.graph.support import refuse_unsupported
+from shared.base.text import first_line
+from shared.olive.graph.corrections import corrections
+from shared.source.contract import is_untied
 
 StateDict = dict[str, torch.Tensor]
 
@@ -60,38 +59,19 @@ class BareGraph:
     package: ModelPackage
 
 
-KEPT = 4
-_kept: dict[str, BareGraph] = {}
-"""The last graphs by configuration: a second domain of the same architecture costs its weights only.
-In memory and not on disk: at full size a graph takes 0.7 s to make and 17 MB to store."""
-
-
-def build_graph(folder: Path, dtype: str) -> BareGraph:
-    """Build the WebGPU decoder graph for the model in `folder`; `dtype` is "f16" or "f32".
-
-    Inputs: input_ids, attention_mask [batch, sequence] int64, past_key_values.N.{key,value}
-    [batch, kv_heads, past, head_dim]; outputs: logits [batch, sequence, vocab], present.N.*.
-    Raises RungFailed for an architecture Mobius does not know.
-    """
-    hf_config = _read_config(folder)
-    key = sha256_json([hf_config.to_dict() | {"_name_or_path": ""}, dtype])
-    if key not in _kept:
-        while len(_kept) >= KEPT:
-            _kept.pop(next(iter(_kept)))
-        _kept[key] = _make_graph(hf_config, dtype)
-    kept = _kept[key]
-    proto = onnx.ModelProto()
-    proto.CopyFrom(kept.proto)  # whoever fills it with weights changes it
-    return dataclasses.replace(kept, proto=proto)
-
-
-def _make_graph(hf_config: Any, dtype: str) -> BareGraph:
+def bare_graph(hf_config: Any, dtype: str) -> BareGraph:
+    """The graph for a configuration of transformers, whether or not it computes what PyTorch does."""
     config = dataclasses.replace(
-        _config_from_hf(hf_config, parent_config=hf_config),
+        _config_from_hf(
+            hf_config,
+            parent_config=hf_config,
+            module_class=registry.get(hf_config.model_type),
+        ),
         dtype={"f16": ir.DataType.FLOAT16, "f32": ir.DataType.FLOAT}[dtype],
+        **corrections(hf_config),
     )
     module = registry.get(hf_config.model_type)(config)
-    task = _default_task_for_model(hf_config.model_type)
+    task = graph_task(hf_config)
     with redirect_stdout(io.StringIO()), _quiet("mobius"), _quiet("onnx_ir"):
         package = build_from_module(module, config, task, execution_provider="webgpu")
         package["model"].graph.name = "decoder"
@@ -99,20 +79,26 @@ def _make_graph(hf_config: Any, dtype: str) -> BareGraph:
     return BareGraph(_portable(proto), module.preprocess_weights, package)
 
 
-def _read_config(folder: Path) -> Any:
+def graph_task(hf_config: Any) -> str:
+    """What Mobius builds the model type for: "text-generation" is a decoder of token ids."""
+    return str(_default_task_for_model(hf_config.model_type))
+
+
+def read_config(folder: Path) -> Any:
     """transformers' configuration object; RungFailed for an architecture that is not known."""
     where = paths.shown(folder / "config.json")
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (ValueError, OSError) as error:
-        raise RungFailed(f"{where}: {str(error).splitlines()[0]}") from None
+        raise RungFailed(f"{where}: {first_line(error)}") from None
     if config.model_type not in registry:
         raise RungFailed(f"{where}: model_type: no graph is known for {config.model_type!r}")
-    refuse_unsupported(config, where)
     if hasattr(config, "quantization_config"):  # the codes are put in here, not by Mobius
         if config.quantization_config.get("tie_word_embeddings"):  # Olive notes it there instead
             config.tie_word_embeddings = True
         del config.quantization_config
+    elif config.tie_word_embeddings and is_untied(folder):
+        config.tie_word_embeddings = False
     return config
 
 

@@ -14,7 +14,7 @@ from typing import BinaryIO, Protocol
 import onnx
 import torch
 
-from shared.base.hashing import written
+from shared.base.hashing import record_hash
 
 MAX_CHUNK_BYTES = 1_900_000_000
 ALIGNMENT = 64
@@ -60,7 +60,7 @@ class ExternalDataWriter:
     def add(self, name: str, tensor: torch.Tensor) -> onnx.TensorProto:
         """Write `tensor` at the next aligned offset of the current chunk."""
         tensor = tensor.contiguous()
-        length = tensor.numel() * tensor.element_size()
+        length = tensor.nbytes
         self._room_for(length)
         self._write(tensor.view(-1).view(torch.uint8).numpy().data)
         proto = self._pointer(name, tensor, length)
@@ -88,7 +88,7 @@ class ExternalDataWriter:
         if self._file:
             self._file.close()
             self._file = None
-            written(self.chunks[-1], self._hash.hexdigest())
+            record_hash(self.chunks[-1], self._hash.hexdigest())
 
     def _pointer(self, name: str, tensor: torch.Tensor, length: int) -> onnx.TensorProto:
         proto = onnx.TensorProto(

@@ -8,13 +8,12 @@ already (`shared.olive.quantise.checkpoint`) is written as it is, each module wi
 blocks.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import onnx
 import torch
@@ -208,21 +207,10 @@ class Rewriter:
             )
         stem = self._quantized(transpose.input[0])
         layout = self.layouts[stem]
+        level = self.options.accuracy_level
         inputs = [node.input[0], f"{stem}_q4", f"{stem}_scales"]
-        self.g.node.append(
-            helper.make_node(
-                "MatMulNBits",
-                [*inputs, f"{stem}_zeros"] if layout.has_zeros else inputs,
-                list(node.output),
-                name=node.name,
-                domain="com.microsoft",
-                K=layout.columns,
-                N=layout.rows,
-                bits=layout.bits,
-                block_size=layout.block_size,
-                accuracy_level=self.options.accuracy_level,
-            )
-        )
+        sizes: dict[str, Any] = {"K": layout.columns, "N": layout.rows, "accuracy_level": level}
+        self._reads_blocks("MatMulNBits", node, inputs, stem, sizes)
 
     def _embedding(self, node: onnx.NodeProto) -> None:
         """Gather(table, ids) → GatherBlockQuantized over the bytes that a tied head also reads."""
@@ -237,17 +225,24 @@ class Rewriter:
             )
         )
         inputs = [f"{stem}_2d", node.input[1], f"{stem}_scales"]
+        axes: dict[str, Any] = {"gather_axis": 0, "quantize_axis": 1}
+        self._reads_blocks("GatherBlockQuantized", node, inputs, stem, axes)
+
+    def _reads_blocks(
+        self, kind: str, node: onnx.NodeProto, inputs: list[str], stem: str, more: dict[str, Any]
+    ) -> None:
+        """Put the node of that kind, which reads the quantised weight, in the place of `node`."""
+        layout = self.layouts[stem]
         self.g.node.append(
             helper.make_node(
-                "GatherBlockQuantized",
+                kind,
                 [*inputs, f"{stem}_zeros"] if layout.has_zeros else inputs,
                 list(node.output),
                 name=node.name,
                 domain="com.microsoft",
                 bits=layout.bits,
                 block_size=layout.block_size,
-                gather_axis=0,
-                quantize_axis=1,
+                **more,
             )
         )
 

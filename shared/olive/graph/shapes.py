@@ -4,8 +4,6 @@ The same rewriting runs on PyTorch's meta tensors, which have shapes and no memo
 3B model takes seconds and is the built graph's, tensor by tensor (tests/test_preflight.py).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +12,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from shared.base.errors import RungFailed
-from shared.olive.graph.bare import StateDict, build_graph
+from shared.olive.graph.bare import StateDict
+from shared.olive.graph.build import build_graph
 from shared.olive.graph.external_data import ONNX_TYPES
 from shared.olive.graph.fill import Int4Options, Quantizer, Rewriter
 from shared.olive.quantise.checkpoint import Blocks

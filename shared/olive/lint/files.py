@@ -4,8 +4,7 @@ The .onnx is parsed without its data; data files are looked at by size, and comp
 tensors may be the same one stored twice.
 """
 
-from __future__ import annotations
-
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -102,9 +101,7 @@ class Opened:
 
 def byte_length(tensor: onnx.TensorProto) -> int:
     """The bytes a tensor of this type and shape takes, wherever they are; 0 for an unknown type."""
-    count = 1
-    for dimension in tensor.dims:
-        count *= dimension
+    count = math.prod(tensor.dims)
     if tensor.data_type in HALF_BYTES:
         return (count + 1) // 2
     try:

@@ -1,6 +1,4 @@
-"""Rules on the graph: its inputs and outputs, its operators, and what it must not tell of us."""
-
-from __future__ import annotations
+"""Rules on the graph: its inputs and outputs, its operators, and no private text."""
 
 import getpass
 import re
@@ -16,9 +14,26 @@ import onnx
 from google.protobuf.message import Message
 
 from shared.base import paths
+from shared.base.manifest import Strict
+from shared.base.parsing import read_toml
 from shared.olive.lint.files import Opened, Problem
-from shared.olive.lint.operators import OPERATORS
 
+
+class Operators(Strict):
+    """operators.toml: what WebGPU has a kernel for."""
+
+    standard: list[str]
+    later: list[str]
+    on_the_cpu: list[str]
+    contrib: list[str]
+
+    @property
+    def by_domain(self) -> dict[str, set[str]]:
+        ours = {*self.standard, *self.later, *self.on_the_cpu}
+        return {"": ours, "com.microsoft": set(self.contrib)}
+
+
+OPERATORS = Path(__file__).with_name("operators.toml")
 OPSETS = range(17, 22)
 """What every WebGPU kernel of onnxruntime-web registers."""
 
@@ -111,8 +126,9 @@ def value_type(opened: Opened) -> Iterator[Problem]:
 
 def operator(opened: Opened) -> Iterator[Problem]:
     """One node on the CPU between two on the GPU costs a round trip for each token."""
+    known = read_toml(OPERATORS, Operators).by_domain
     for (domain, kind), count in operators(opened).items():
-        if kind not in OPERATORS.get(domain, ()):
+        if kind not in known.get(domain, ()):
             full = f"{domain}.{kind}" if domain else kind
             yield full, f"onnxruntime's WebGPU provider has no kernel for it ({count} nodes)"
 

@@ -5,8 +5,6 @@
 >>> require_clean(report)
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +81,7 @@ class LintReport:
 
 
 def lint(package: Path, dtype: str) -> LintReport:
-    """Hold `onnx/model_<dtype>.onnx` of a package and its external data against every rule.
+    """Check `onnx/model_<dtype>.onnx` of a package and its external data by every rule.
 
     Loads no tensor data. Raises UserError where the package's config.json cannot be read.
     """

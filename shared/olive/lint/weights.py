@@ -5,8 +5,6 @@ tied table stored once.
     GatherBlockQuantized  data [rows, K·bits/8]          scales [rows, K/block] ContribOperators.md)
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 import mmap

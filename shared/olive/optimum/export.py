@@ -13,8 +13,6 @@ float32 (norms, the rotary angles, which in float16 are wrong beyond position 20
 through casts that are only there to be traced in float16.
 """
 
-from __future__ import annotations
-
 import gc
 import sys
 from collections.abc import Iterator

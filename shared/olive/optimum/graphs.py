@@ -5,8 +5,6 @@ bytes are those of onnxruntime's MatMulNBits quantiser (the tests hold them toge
 weight at a time and stores a tied table once, read by GatherBlockQuantized and MatMulNBits.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -116,7 +114,7 @@ def _soften(tensor: onnx.TensorProto) -> None:
 
 
 def _strip(proto: onnx.ModelProto) -> None:
-    """Leave nothing that tells of the machine, and no types that a later step would have to keep."""
+    """Remove metadata (it names this machine) and types that a later step would have to keep."""
     for node in proto.graph.node:
         node.ClearField("doc_string")
         del node.metadata_props[:]

@@ -5,8 +5,6 @@ model would rotate by the default theta and be wrong without a word. So the conf
 the transformers of this environment, with all of its defaults, and said again in the old words.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,8 @@ from transformers import AutoConfig
 
 from shared.base import paths
 from shared.base.errors import RungFailed
-from shared.olive.graph.support import refuse_unsupported
+from shared.base.text import first_line
+from shared.olive.graph.contract import check_config
 
 DROPPED = ("auto_map", "quantization_config", "_name_or_path", "transformers_version")
 FROZEN = ("dynamic", "longrope")
@@ -32,8 +31,8 @@ def read_config(folder: Path) -> Any:
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (ValueError, OSError) as error:
-        raise RungFailed(f"{where}: {str(error).splitlines()[0]}") from None
-    refuse_unsupported(config, where)
+        raise RungFailed(f"{where}: {first_line(error)}") from None
+    check_config(config, where)
     rope = getattr(config, "rope_parameters", None) or {}
     if any(isinstance(value, dict) for value in rope.values()):
         raise RungFailed(f"{where}: rope_parameters: one for each kind of layer is not exported")

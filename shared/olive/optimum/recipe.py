@@ -7,8 +7,6 @@ slower one; its 4-bit weights are the same bytes.
 Memory: what torch needs to trace a model without its weights, and after that one weight at a time.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -22,16 +20,17 @@ import onnx
 from shared.base.errors import RungFailed
 from shared.base.manifest import tool_versions
 from shared.base.progress import bar, say
+from shared.base.venv import Venv, log_tail
 from shared.olive.graph.bare import StateDict
 from shared.olive.graph.fill import Int4Options, quantizable, write_int4
-from shared.olive.optimum.environment import log_tail, optimum_python, pinned
 from shared.olive.optimum.graphs import read_bare_graph, write_full
 from shared.olive.optimum.old_config import read_config, write_old_config
-from shared.source.weights import load_weights
+from shared.source.model import model_weights
 
 GRAPHS = {"q4f16": "float16", "q4": "float32"}
 """Name in Transformers.js → the type in which export.py traced the graph."""
 
+LOCK_FILE = Path(__file__).with_name("requirements.lock")
 TOOLS = ("torch", "transformers", "optimum", "optimum-onnx")
 OFFLINE = {
     "HF_HUB_OFFLINE": "1",
@@ -39,6 +38,21 @@ OFFLINE = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
+
+
+def optimum_venv() -> Venv:
+    """Optimum's environment: its exporter pins an older transformers. A minute and 1.2 GB; torch goes
+    in alone, since its spelling decides the build."""
+    installs = ((f"torch=={pinned()['torch']}",), ("--no-deps", "-r", str(LOCK_FILE)))
+    pins = LOCK_FILE.read_text(encoding="utf-8")
+    return Venv(".venv-optimum", "the optimum recipe", pins, installs)
+
+
+def pinned() -> dict[str, str]:
+    """Package → version, as the lock has them."""
+    lines = LOCK_FILE.read_text(encoding="utf-8").splitlines()
+    pairs = (line.split("==") for line in lines if "==" in line and not line.startswith("#"))
+    return {name: version.split(";")[0].strip() for name, version in pairs}
 
 
 def optimum_tools() -> dict[str, str]:
@@ -56,7 +70,7 @@ def build_optimum(
     Raises RungFailed with one sentence; recipe.log in `work` holds what the tools said.
     """
     config = read_config(folder)
-    weights = load_weights(folder)
+    weights = model_weights(folder)
     with tempfile.TemporaryDirectory(dir=work, prefix=".export-") as bare:
         _export(config, Path(bare), work / "recipe.log")
         for dtype, kind in GRAPHS.items():
@@ -71,7 +85,7 @@ def build_optimum(
 
 def _export(config: Any, bare: Path, log: Path) -> None:
     """Run export.py in Optimum's environment: `bare`/<type>/model.onnx."""
-    python = optimum_python()
+    python = optimum_venv().python()
     say("      tracing the graph with Optimum, in float32 and in float16")
     write_old_config(config, bare)
     script = Path(__file__).with_name("export.py")

@@ -11,8 +11,6 @@ The result is MatMulNBits's: w ≈ (code − zero) · scale, blocks along the ro
 (so no act-order), scales that are exact in float16.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 

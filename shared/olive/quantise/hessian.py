@@ -5,8 +5,6 @@ where it lies. Every tile is worked on by one thread in one order, so that neith
 nor what else the machine does changes a bit. Only the upper half of H is kept.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager

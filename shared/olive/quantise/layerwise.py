@@ -5,8 +5,6 @@ the calibration text's hidden states (tokens × width × 4 bytes). The 16-bit mo
 files: pages that were read are given back. What is finished is written to a shard and forgotten.
 """
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress

@@ -6,8 +6,6 @@ w ≈ (q − 8) · scale. The rule for the scale is MLAS's symmetric one (onnxru
 core/mlas/lib/q4_dq.cpp): the value of largest magnitude in a block maps to −8.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache

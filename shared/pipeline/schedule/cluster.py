@@ -3,26 +3,24 @@
 $ dask scheduler
 $ dask worker tcp://host:8786 --nthreads 1 --resources "MEMORY=16e9 BROWSER=1"   # in the repository
 
-Every worker needs the repository at the same state, and DOCINTEL_ROOT on a file system that all of
-them share: results travel as files, never through the cluster. MEMORY (bytes), BROWSER and GPU are
-claimed where a worker declares them. Dask gives a lost worker's task to another one, which finds
-what was finished and does the rest; a task that takes worker after worker with it is given up.
+Every worker needs the repository at the same state, and DOCINTEL_ROOT on a shared file system:
+results travel as files. MEMORY (bytes), BROWSER and GPU are claimed where a worker declares them.
+Dask gives a lost worker's task to another one, which finds what was finished and does the rest; a
+task that takes worker after worker with it is given up.
 """
-
-from __future__ import annotations
 
 import os
 import threading
-from contextlib import suppress
 from typing import Any, cast
 from uuid import uuid4
 
 from distributed import Client, Future, get_worker
 
 from shared.base import paths, progress
+from shared.base.code import code_hash, modules
 from shared.base.cpu import set_variables
 from shared.base.errors import UserError
-from shared.base.hashing import files_below, sha256_files, sha256_json
+from shared.base.files import write_text
 from shared.pipeline.one import Result
 from shared.pipeline.schedule.units import Unit, run_unit
 
@@ -44,7 +42,7 @@ def run_on_cluster(chains: list[list[Unit]], address: str) -> list[Result]:
         raise UserError(f"--scheduler {address}: no Dask scheduler answers there") from error
     with client:
         _need_fit_workers(client, address)
-        client.subscribe_topic(TOPIC, _print_event)
+        client.subscribe_topic(TOPIC, lambda event: progress.say(event[1]))
         last = _submit(client, chains)
         try:
             return [_outcome(u[0].domain, f) for u, f in zip(chains, last, strict=True)]
@@ -63,24 +61,16 @@ def follow(before: Result | None, after: Any, root: str, unit: Unit) -> Result:
     def tell(line: str) -> None:
         worker.log_event(TOPIC, progress.labelled(unit.domain, line))
 
-    with _one_at_a_time, progress.told_to(tell):
+    with _one_at_a_time, progress.lines_to(tell):
         return run_unit(unit)
 
 
 def look_around(root: str, token: str) -> tuple[str, str]:
     """On a worker: what the file `token` in the root's build folder says, and the code's hash."""
     os.environ.setdefault("DOCINTEL_ROOT", root)
-    said = ""
-    with suppress(OSError):
-        said = (paths.build() / token).read_text(encoding="utf-8")
-    return said, code_hash()
-
-
-def code_hash() -> str:
-    """One hash over shared/**/*.py: another state of the code has other stages and keys."""
-    folder = paths.REPOSITORY / "shared"
-    names = [n for n in files_below(folder) if n.endswith(".py") and "node_modules" not in n]
-    return sha256_json(sha256_files(folder, names))
+    file = paths.build() / token
+    said = file.read_text(encoding="utf-8") if file.is_file() else ""
+    return said, code_hash(*modules(paths.REPOSITORY))
 
 
 def _need_fit_workers(client: Client, address: str) -> None:
@@ -89,8 +79,7 @@ def _need_fit_workers(client: Client, address: str) -> None:
         raise UserError(f"--scheduler {address}: the cluster has no workers")
     token = f".cluster-{uuid4().hex}"
     file = paths.build() / token
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(token, encoding="utf-8")
+    write_text(file, token)
     try:
         found = client.run(look_around, str(paths.root().resolve()), token, on_error="return")
     finally:
@@ -111,7 +100,7 @@ def _need_fit(worker: str, answer: Any, token: str) -> None:
             f"worker {worker} does not see {paths.root().resolve()}; mount it there under the same "
             "name, or start the worker with DOCINTEL_ROOT set to its place there"
         )
-    if code != code_hash():
+    if code != code_hash(*modules(paths.REPOSITORY)):
         raise UserError(f"worker {worker} runs another state of this repository's code")
 
 
@@ -126,16 +115,9 @@ def _submit(client: Client, chains: list[list[Unit]]) -> list[Future]:
         future: Future | None = None
         for unit in units:
             chained = browser if unit.browser and "BROWSER" not in declared else None
-            future = client.submit(
-                follow,
-                future,
-                chained,
-                root,
-                unit,
-                key=f"{unit.name}-{run}",
-                resources=_claims(unit, declared),
-                pure=False,
-            )
+            key, claims = f"{unit.name}-{run}", _claims(unit, declared)
+            given = (follow, future, chained, root, unit)
+            future = client.submit(*given, key=key, resources=claims, pure=False)
             if unit.browser:
                 browser = future
         assert future is not None
@@ -157,9 +139,7 @@ def _claims(unit: Unit, declared: dict[str, float]) -> dict[str, float]:
     wanted = {"MEMORY": float(unit.memory)}
     if unit.browser:
         wanted |= {"BROWSER": 1.0, "GPU": 1.0}
-    return {
-        name: min(amount, declared[name]) for name, amount in wanted.items() if name in declared
-    }
+    return {name: min(wanted[name], declared[name]) for name in wanted if name in declared}
 
 
 def _outcome(domain: str, future: Future) -> Result:
@@ -168,7 +148,3 @@ def _outcome(domain: str, future: Future) -> Result:
         return cast(Result, future.result())
     except Exception as error:  # KilledWorker, or the scheduler went away
         return Result(domain, error=f"{domain}: given up by the cluster: {error}")
-
-
-def _print_event(event: tuple[float, str]) -> None:
-    progress.say(event[1])

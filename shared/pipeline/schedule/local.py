@@ -5,8 +5,6 @@ is replaced, so that memory goes back to the system. A worker that dies takes on
 it, which is run again on a new one.
 """
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal
@@ -178,7 +176,7 @@ def _work(unit: Unit) -> tuple[Result, int]:
     global _at_work
     _at_work = True
     try:
-        with progress.speaking_for(unit.domain):
+        with progress.lines_labelled(unit.domain):
             result = run_unit(unit)
     except KeyboardInterrupt:
         os._exit(143)

@@ -1,43 +1,39 @@
 """What `release-all` is made of: units of work that any process may run, in any order of domains.
 
 A unit is (domain, the stage to reach). Stages are cached by key and do nothing twice, so a unit needs
-no state but its name: it walks the domain's rungs from the start, finds what is finished and does
+no state but its name: it runs the domain's chain from the start, finds what is finished and does
 the rest. A unit that was lost with its process is simply run again.
 
 >>> [unit.until for unit in units_of("legal", Options())]
 ['package', 'fidelity', 'check', 'bench', 'gates']
 """
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass, replace
-from typing import cast
 
 from shared.base import paths
 from shared.base.errors import UserError
 from shared.domain.domain import load_domain
+from shared.domain.settings import Rung
 from shared.olive.calibration import wants_calibration
-from shared.pipeline.failure import kept
-from shared.pipeline.one import Result, release_domain, run_until, write_attempts
+from shared.pipeline.one import Result, record_failure, release_domain, run_until, write_attempts
 from shared.pipeline.rung import Options
 from shared.release.model import STAGES, Stage
 
-FIRST = "package"
+FIRST: Stage = "package"
 """Source, build and package go together: apart they would only read the weights' headers again."""
 
-BROWSER = ("bench", "overflow")
-"""Stages that drive a browser. One at a time, or they would measure each other."""
+BROWSER: Stage = "bench"
+"""From this stage on a unit claims the browser: two at a time would measure each other."""
 
 BASE_BYTES = 800_000_000
 SHARE: dict[str, float] = {"package": 0.25, "check": 2.2, "fidelity": 2.2}
 CALIBRATED_SHARE = 0.6
 OTHER_SHARE = 1.2
 """Memory a stage may take: BASE_BYTES for Python and its libraries, and a share of the 16-bit weights.
-Measured on a 6.15 GB model (docs/full-size.md): 1.2 GB to build, 3.1 GB to answer. In a
-release's format: up to 4.3 GB, where the table is the widest (Qwen2.5). The 16-bit parent of `check`
-and `fidelity` is held in float32 if it is small, so 2.2. For the rest, a browser with the 4-bit model
-twice and the CPU beside it, 1.2 is a guess on the safe side."""
+Measured on a 6.15 GB model (docs/full-size.md): 1.2 GB to build, 3.1 GB to answer; with the widest
+table (Qwen2.5) up to 4.3 GB. `check` and `fidelity` hold a small 16-bit parent in float32, so 2.2. The
+rest, a browser with the 4-bit model twice and the CPU beside it, is a guess on the safe side."""
 
 UNKNOWN_BYTES = {"hf": 7_000_000_000, "pypi": 300_000_000}
 """16-bit bytes of a source that is not on this machine yet."""
@@ -68,23 +64,20 @@ class Unit:
 def units_of(domain: str, options: Options) -> list[Unit]:
     """The units that take one domain to `options.until`, in order; each relies on the one before.
 
-    With `force` it is a single one: every walk would do everything again.
+    With `force` it is a single one: every run would do everything again.
     """
     last = STAGES.index(options.until)
-    cuts = list(STAGES[min(STAGES.index(cast(Stage, FIRST)), last) : last + 1])
-    if options.force:
-        cuts = cuts[-1:]
-    size, calibrated = source_bytes(domain), calibrates(domain)
-    browser_from = min(STAGES.index(cast(Stage, s)) for s in BROWSER if s in STAGES)
+    cuts = STAGES[min(STAGES.index(FIRST), last) : last + 1]
+    size, calibrated = _weights(domain)
     return [
         Unit(
             domain=domain,
             options=replace(options, until=stage, on_the_way=stage != "gates"),
             release=stage == "gates",
             memory=memory_of(stage, size, whole=options.force, calibrated=calibrated),
-            browser=STAGES.index(stage) >= browser_from,
+            browser=STAGES.index(stage) >= STAGES.index(BROWSER),
         )
-        for stage in cuts
+        for stage in (cuts[-1:] if options.force else cuts)
     ]
 
 
@@ -97,29 +90,23 @@ def memory_of(stage: str, size: int, *, whole: bool = False, calibrated: bool = 
     return int(BASE_BYTES + max(taken) * size)
 
 
-def calibrates(domain: str) -> bool:
-    """Whether the domain's olive.json calibrates; no where it cannot be read."""
+def _weights(name: str) -> tuple[int, bool]:
+    """16-bit bytes of the first rung that can be had, and whether the build calibrates; 0 and no where
+    the domain cannot even be read: its unit will say what is wrong."""
     try:
-        return wants_calibration(load_domain(domain).olive)
+        domain = load_domain(name)
+        calibrated = wants_calibration(domain.olive)
     except UserError:
-        return False  # its unit will say what is wrong
+        return 0, False
+    return next(filter(None, map(_source_bytes, domain.chain.rung)), 0), calibrated
 
 
-def source_bytes(domain: str) -> int:
-    """16-bit bytes of the first rung that can be had; 0 where the domain cannot even be read."""
-    try:
-        rungs = load_domain(domain).chain.rung
-    except UserError:
-        return 0  # its unit will say what is wrong
-    for rung in rungs:
-        kind = rung.source.split(":")[0]
-        folder = paths.root() / rung.source
-        if kind in UNKNOWN_BYTES:
-            if kind == "pypi" or not os.environ.get("HF_HUB_OFFLINE"):
-                return UNKNOWN_BYTES[kind]
-        elif folder.is_dir():
-            return sum(p.stat().st_size for p in folder.glob("*.safetensors"))
-    return 0
+def _source_bytes(rung: Rung) -> int:
+    kind = rung.source.split(":")[0]
+    folder = paths.root() / rung.source
+    if kind == "pypi" or (kind == "hf" and not os.environ.get("HF_HUB_OFFLINE")):
+        return UNKNOWN_BYTES[kind]
+    return sum(p.stat().st_size for p in folder.glob("*.safetensors")) if folder.is_dir() else 0
 
 
 def run_unit(unit: Unit) -> Result:
@@ -132,4 +119,4 @@ def run_unit(unit: Unit) -> Result:
             write_attempts(unit.domain, result.chain.attempts)
         return result
     except Exception as error:
-        return Result(unit.domain, error=kept(unit.domain, unit.until, error))
+        return record_failure(unit.domain, unit.until, error)

@@ -1,36 +1,36 @@
 """The outcome of a tuning as a table, a plot and files under build/reports/."""
 
-from __future__ import annotations
-
 import csv
 import json
 import math
 from pathlib import Path
 
-from shared.base import blocks as marks
 from shared.base import paths
 from shared.base.errors import UserError
+from shared.base.files import write_text
 from shared.base.formatting import number
 from shared.base.manifest import Measurement
 from shared.base.tables import shown, table
-from shared.evaluate.scoring.statistics import Paired
-from shared.pipeline.tune.recipes import load_recipes
-from shared.pipeline.tune.scores import SHOWN
-from shared.pipeline.tune.tune import WEBGPU, Tried, Tuning
+from shared.base.text import put_block
+from shared.evaluate.compare import compare_checks
+from shared.pipeline.rung import CPU_DECODE, WEBGPU_DECODE
+from shared.pipeline.tune.tune import Tried, Tuning, load_recipes
+from shared.release.card.quality import difference_words
 from shared.release.card.recipe import report_file
 
 COLUMNS = {
-    "bytes": "bytes",
+    "q4f16_bytes": "bytes",
     "bits_per_weight": "bits per weight",
     "kl_divergence": "KL divergence",
     "agreement": "agreement",
     "answer_agreement": "agreement within answers",
     "perplexity_ratio": "perplexity ratio",
-    "build_seconds": "build",
-    "peak_rss": "peak memory",
-    "cpu_decode_tokens_per_second": "CPU decode",
-    WEBGPU: "WebGPU decode",
+    "build.wall_seconds": "build",
+    "build.peak_rss_bytes": "peak memory",
+    CPU_DECODE: "CPU decode",
+    WEBGPU_DECODE: "WebGPU decode",
 }
+SCORES = ("json_validity", "schema_compliance", "field_score")
 SPEED = "Only the CPU's decode speed decided; WebGPU's is shown where there is a hardware adapter."
 
 
@@ -38,16 +38,14 @@ def rows(tuning: Tuning) -> list[list[str]]:
     """One row a recipe that was built, the best KL divergence first; `*` marks the chosen one and
     `+` those that no other beats in both bytes and KL divergence."""
     built = [t for t in tuning.tried if t.measured]
-    built.sort(key=lambda t: t.value("kl_divergence") if t.is_open else math.inf)
+    built.sort(key=_loss)
     front = pareto(built)
-    return [
-        [_name(t, t is tuning.chosen, t in front), *(_cell(t, column) for column in COLUMNS)]
-        for t in built
-    ]
+    names = [t.recipe.name + "*" * (t is tuning.chosen) + "+" * (t in front) for t in built]
+    return [[n, *(_cell(t, c) for c in COLUMNS)] for n, t in zip(names, built, strict=True)]
 
 
-def _name(tried: Tried, chosen: bool, on_front: bool) -> str:
-    return tried.recipe.name + ("*" if chosen else "") + ("+" if on_front else "")
+def _loss(tried: Tried) -> float:
+    return tried.loss if tried.is_open else math.inf
 
 
 def _cell(tried: Tried, column: str) -> str:
@@ -56,7 +54,7 @@ def _cell(tried: Tried, column: str) -> str:
         return "over the budget" if tried.over_budget else "not measured"
     if found.value is None:
         return f"not measured ({found.reason})"
-    if column == "bytes":
+    if column == "q4f16_bytes":
         return f"{int(found.value or 0):,}"
     if column == "bits_per_weight":
         return f"{float(found.value or 0):.3f}"
@@ -67,82 +65,72 @@ def _cell(tried: Tried, column: str) -> str:
 
 def pareto(tried: list[Tried]) -> list[Tried]:
     """Those that no other one beats in both bytes and KL divergence."""
-    measured = [t for t in tried if t.is_open]
+    points = {(t.value("q4f16_bytes"), t.loss) for t in tried if t.is_open}
     return [
         t
-        for t in measured
-        if not any(
-            other is not t
-            and other.value("bytes") <= t.value("bytes")
-            and other.value("kl_divergence") < t.value("kl_divergence")
-            for other in measured
-        )
+        for t in tried
+        if t.is_open
+        and not any(size <= t.value("q4f16_bytes") and loss < t.loss for size, loss in points)
     ]
 
 
 def render(tuning: Tuning, style: str = "github") -> str:
     """The table, what could not be made, and the choice."""
     lines = [table(["recipe", *COLUMNS.values()], rows(tuning), style), ""]
-    lines.append(f"`*` chosen, `+` not beaten in both bytes and KL divergence. {_how_many(tuning)}")
+    lines.append(
+        "`*` chosen, `+` not beaten in both bytes and KL divergence. "
+        f"{len(tuning.tried)} of the {len(load_recipes())} recipes in recipes.json were tried."
+    )
     first = next((t.measured["kl_divergence"] for t in tuning.tried if t.is_open), None)
     if first:
         lines.append(
             f"Over {first.n:,} tokens; {first.how}. Behind ± stand standard errors, with records as "
             f"the sample. {SPEED}"
         )
-    lines += ["", f"Chosen: {tuning.why}.", *_tasks(tuning, style)]
-    failed = [t for t in tuning.tried if t.error]
+    lines += ["", f"Chosen: {tuning.why}.", *_answers(tuning, style)]
+    failed = [f"- {t.recipe.name} ({t.recipe.why}): {t.error}" for t in tuning.tried if t.error]
     if failed:
-        lines += ["", "Could not be made to work:", ""]
-        lines += [f"- {t.recipe.name} ({t.recipe.why}): {t.error}" for t in failed]
+        lines += ["", "Could not be made to work:", "", *failed]
     return "\n".join(lines)
 
 
-def _how_many(tuning: Tuning) -> str:
-    known, found = len(load_recipes()), len(tuning.tried)
-    return f"{found} of the {known} recipes in recipes.json were tried."
-
-
-def _tasks(tuning: Tuning, style: str) -> list[str]:
-    """The table of those that answered records, each held against the one of lowest divergence."""
-    asked = [t for t in tuning.tried if t.tasks]
+def _answers(tuning: Tuning, style: str) -> list[str]:
+    """The table of those that answered records, each compared with the one of lowest divergence."""
+    asked = [(t, t.checked) for t in sorted(tuning.tried, key=_loss) if t.checked]
     if not asked:
         return []
-    asked.sort(key=lambda t: t.value("kl_divergence"))
-    first, table_rows = asked[0], []
-    for t in asked:
-        assert t.tasks and first.tasks
-        cells = [shown(t.tasks.measured[name]) for name in SHOWN]
-        pair = "" if t is first else _pair(t.tasks.against(first.tasks))
-        table_rows.append([t.recipe.name, *cells, pair])
-    count = len(first.tasks.verdicts) if first.tasks else 0
+    (best, first), found_rows = asked[0], []
+    for t, checked in asked:
+        found = {} if t is best else compare_checks(checked, first)[1].get("free", {})
+        pair = found.get(f"difference.{SCORES[-1]}")
+        words = f"{difference_words(pair)}: {pair.how}" if pair and pair.value is not None else ""
+        found_rows.append([t.recipe.name, *map(shown, _scores(t).values()), words])
     head = ["recipe", "valid JSON", "satisfies the schema", "field score"]
     return [
         "",
-        f"Answers to {count} records, with 95 % intervals:",
+        f"Answers to {len(first.records)} records, with 95 % intervals:",
         "",
-        table([*head, f"field score less {first.recipe.name}'s"], table_rows, style),
+        table([*head, f"field score less {best.recipe.name}'s"], found_rows, style),
     ]
 
 
-def _pair(found: Paired) -> str:
-    low, high = 100 * found.low, 100 * found.high
-    return f"{100 * found.difference:+.1f} points ({low:+.1f} to {high:+.1f}): {found.word}"
+def _scores(tried: Tried) -> dict[str, Measurement]:
+    found = tried.checked.manifest.measurements if tried.checked else {}
+    return {name: found[f"release.free.{name}"] for name in SCORES if found}
 
 
 def write(tuning: Tuning) -> list[Path]:
     """Markdown, CSV, JSON and the plot under build/reports/."""
     data = report_file(tuning.domain.name, tuning.rung)
     markdown, sheet, plot = (data.with_suffix(end) for end in (".md", ".csv", ".png"))
-    data.parent.mkdir(parents=True, exist_ok=True)
-    markdown.write_text(render(tuning) + "\n", encoding="utf-8")
+    write_text(markdown, render(tuning) + "\n")
     with sheet.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["recipe", *COLUMNS])
         for t in tuning.tried:
             values = [m.value if (m := t.measured.get(c)) else "" for c in COLUMNS]
             writer.writerow([t.recipe.name, *values])
-    data.write_text(json.dumps(as_json(tuning), indent=2) + "\n", encoding="utf-8")
+    write_text(data, json.dumps(as_json(tuning), indent=2) + "\n")
     draw(tuning, plot)
     return [markdown, sheet, data, plot]
 
@@ -155,10 +143,9 @@ def put_into(document: Path, tuning: Tuning) -> None:
     name = f"<!-- tuned: {tuning.domain.name} {tuning.rung} -->"
     text = document.read_text(encoding="utf-8") if document.is_file() else ""
     try:
-        renewed = marks.put(text, name, render(tuning))
+        write_text(document, put_block(text, name, render(tuning)))
     except ValueError as error:
         raise UserError(f"--document: {paths.shown(document)} has {error}") from error
-    document.write_text(renewed, encoding="utf-8")
 
 
 def as_json(tuning: Tuning) -> dict[str, object]:
@@ -178,7 +165,7 @@ def as_json(tuning: Tuning) -> dict[str, object]:
                 "build": t.build_key or None,
                 "over_budget": t.over_budget,
                 "measured": _dumped(t.measured),
-                "tasks": _dumped(t.tasks.measured) if t.tasks else None,
+                "tasks": _dumped(_scores(t)) or None,
             }
             for t in tuning.tried
         },
@@ -199,9 +186,10 @@ def draw(tuning: Tuning, file: Path) -> None:
     measured = [t for t in tuning.tried if t.is_open]
     figure, axes = pyplot.subplots(figsize=(9, 5.5), layout="constrained")
     front = sorted(pareto(measured), key=lambda t: t.value("bits_per_weight"))
-    axes.plot(*_points(front), color="0.75", zorder=1)
+    line = [(t.value("bits_per_weight"), t.loss) for t in front]
+    axes.plot(*zip(*line, strict=True), color="0.75", zorder=1)
     for t in measured:
-        x, y = t.value("bits_per_weight"), t.value("kl_divergence")
+        x, y = t.value("bits_per_weight"), t.loss
         colour = "C3" if t is tuning.chosen else "C0"
         error = t.measured["kl_divergence"].standard_error
         axes.errorbar(x, y, yerr=error, fmt="o", color=colour, capsize=2)
@@ -215,10 +203,3 @@ def draw(tuning: Tuning, file: Path) -> None:
     axes.grid(alpha=0.2)
     figure.savefig(file, dpi=150)
     pyplot.close(figure)
-
-
-def _points(tried: list[Tried]) -> tuple[list[float], list[float]]:
-    return (
-        [t.value("bits_per_weight") for t in tried],
-        [t.value("kl_divergence") for t in tried],
-    )

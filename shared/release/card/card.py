@@ -4,9 +4,7 @@ The card is a function of release.json and prompt.md, which lie beside it, and o
 `./inv verify` makes it again from them and holds every line against the one it finds.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from shared.base.hashing import sha256_json
 from shared.base.manifest import Measurement
@@ -18,9 +16,7 @@ from shared.release.card.quality import quality_note, quality_tables
 from shared.release.card.recipe import comparison
 from shared.release.card.template import fill_in
 from shared.release.card.usage import usage_js, usage_js_constrained, usage_python, usage_verify
-
-if TYPE_CHECKING:
-    from shared.release.model import Release
+from shared.release.model import Release
 
 BROWSER = {
     "bench.loads": "loads on WebGPU",
@@ -45,7 +41,7 @@ def render_card(release: Release, prompt: str) -> str:
 
 def _context(release: Release, prompt: str) -> dict[str, Any]:
     title = release.repository.split("/")[-1]
-    recipes = tables.recipes_table(release.attempts)
+    builds = tables.builds_table(release.attempts)
     facts = _as_words(release.facts.get("check", {}))
     return {
         "domain": release.domain,
@@ -65,7 +61,7 @@ def _context(release: Release, prompt: str) -> dict[str, Any]:
         "devices_table": _devices_table(release),
         "files_table": _files_table(release),
         "attempts_table": "\n\n".join(
-            filter(None, (tables.attempts_table(release.attempts), recipes))
+            filter(None, (tables.attempts_table(release.attempts), builds))
         ),
         "gates_table": tables.gates_table(release.gates),
         "provenance": _provenance(release),
@@ -145,7 +141,7 @@ def _provenance(release: Release) -> str:
     state = {True: "", False: ", with changes not committed", None: ""}[release.git_clean]
     rows = [
         ("path taken", f"{release.rung}: {release.why}"),
-        ("recipe", f"{release.recipe}: {recipe.get('words', 'not told')}"),
+        ("recipe", f"{release.exporter}: {recipe.get('words', 'not told')}"),
         ("weights", f"SHA-256 of all `{digest[:16]}…`"),
         ("parameters", shown(m.get("source.parameters"))),
         ("build", f"{cost[0]}, peak memory {cost[1]}"),

@@ -1,17 +1,13 @@
 """The card's section on what quantisation changed: the release beside its 16-bit parent."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from shared.base import tables
 from shared.base.formatting import number
 from shared.base.manifest import Measurement
-
-if TYPE_CHECKING:
-    from shared.release.model import Release
+from shared.release.model import Release
 
 ROWS = {
     "kl_divergence": "KL divergence from the 16-bit model, mean",

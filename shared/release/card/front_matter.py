@@ -4,10 +4,8 @@ The Hub itself validates a card only over the network (`ModelCard.validate`). Wh
 checked here too, so that a bad licence or base model is a sentence before anything is uploaded.
 """
 
-from __future__ import annotations
-
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 from huggingface_hub.errors import HFValidationError
@@ -15,9 +13,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from shared.base.errors import UserError
 from shared.release.card.quality import MODE_WORDS, WORDS
-
-if TYPE_CHECKING:
-    from shared.release.model import Release
+from shared.release.model import Release
 
 LICENCE = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}")
 """The form of the Hub's licence identifiers (hf.co/docs/hub/repositories-licenses)."""

@@ -4,8 +4,6 @@ One table for each mode, with base, 16-bit parent and 4-bit release beside the f
 answer reaches; then the same answers pair by pair.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Any
 

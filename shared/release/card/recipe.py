@@ -1,9 +1,4 @@
-"""The card's words on how the weights were quantised, and what was measured of the other ways.
-
-The comparison is the one that `./inv tune` wrote for these very weights; no other is shown.
-"""
-
-from __future__ import annotations
+"""The card on the recipe: its passes, and what `./inv tune` measured of others on these weights."""
 
 import json
 from pathlib import Path
@@ -30,21 +25,13 @@ SHOWN_SETTINGS = ("bits", "group_size", "sym", "overrides", "int4_block_size")
 def recipe_words(build: Manifest) -> str:
     """The passes that made the build, with their settings, and what calibrated it."""
     if "olive" not in build.settings:
-        return (
-            f"{build.settings.get('recipe', 'unknown')}, blocks of {build.settings['block_size']}"
-        )
-    passes = [p.get("config", p) | {"type": p["type"]} for p in _passes(build)]
-    words = " → ".join(_pass_words(settings) for settings in passes)
-    return words + _calibration_words(build)
-
-
-def _passes(build: Manifest) -> list[dict[str, Any]]:
-    return list(build.settings["olive"]["passes"].values())
-
-
-def _pass_words(settings: dict[str, Any]) -> str:
-    shown = [f"{key} {json.dumps(settings[key])}" for key in SHOWN_SETTINGS if key in settings]
-    return f"{settings['type']} ({', '.join(shown)})" if shown else str(settings["type"])
+        return f"{build.settings['exporter']}, blocks of {build.settings['block_size']}"
+    words = []
+    for one in build.settings["olive"]["passes"].values():
+        found = one.get("config", one)
+        shown = [f"{key} {json.dumps(found[key])}" for key in SHOWN_SETTINGS if key in found]
+        words.append(f"{one['type']} ({', '.join(shown)})" if shown else one["type"])
+    return " → ".join(words) + _calibration_words(build)
 
 
 def _calibration_words(build: Manifest) -> str:
@@ -64,16 +51,16 @@ def recipe_facts(domain: str, rung: str, build: Manifest) -> dict[str, Any]:
 def measured_beside(domain: str, rung: str, build: Manifest) -> dict[str, Any] | None:
     """The rows of `./inv tune`'s report, this build's marked; None where it tuned other weights."""
     file = report_file(domain, rung)
-    told = read_json(file) if file.is_file() else {}
-    if told.get("weights") != build.inputs["weights"]:
+    report = read_json(file) if file.is_file() else {}
+    if report.get("weights") != build.inputs["weights"]:
         return None
     rows = [
         [f"{name}, this release" if one["build"] == build.key else name, *_cells(one["measured"])]
-        for name, one in sorted(told["recipes"].items(), key=_loss)
+        for name, one in sorted(report["recipes"].items(), key=_loss)
         if "kl_divergence" in one["measured"]
     ]
-    chosen = told["recipes"].get(told["chosen"], {}).get("build")
-    return {"rows": rows, "why": told["why"] + ("" if chosen == build.key else KEPT)}
+    chosen = report["recipes"].get(report["chosen"], {}).get("build")
+    return {"rows": rows, "why": report["why"] + ("" if chosen == build.key else KEPT)}
 
 
 def comparison(domain: str, others: dict[str, Any] | None) -> str:

@@ -1,6 +1,4 @@
-"""Tables of a card and of the terminal: attempts, recipes side by side, gates."""
-
-from __future__ import annotations
+"""Tables of a card and of the terminal: attempts, builds side by side, gates."""
 
 from collections.abc import Sequence
 
@@ -11,11 +9,11 @@ from shared.release.model import Attempt
 
 def attempts_table(attempts: Sequence[Attempt], style: str = "github") -> str:
     """Every rung tried: what became of it, how far it got, and why."""
-    rows = [(a.rung, a.recipe, a.outcome, a.stage, a.reason) for a in attempts]
-    return table(("rung", "recipe", "outcome", "stage reached", "reason"), rows, style)
+    rows = [(a.rung, a.exporter, a.outcome, a.stage, a.reason) for a in attempts]
+    return table(("rung", "exporter", "outcome", "stage reached", "reason"), rows, style)
 
 
-RECIPE_COLUMNS = {
+BUILD_COLUMNS = {
     "q4f16_bytes": "q4f16",
     "q4_bytes": "q4",
     "kl_divergence": "KL divergence",
@@ -25,19 +23,18 @@ RECIPE_COLUMNS = {
 }
 
 
-def recipes_table(attempts: Sequence[Attempt], style: str = "github") -> str:
-    """The recipes of one rung side by side; empty where no rung was built by more than one."""
-    compared = [a for a in attempts if "kl_divergence" in a.measured]
+def builds_table(attempts: Sequence[Attempt], style: str = "github") -> str:
+    """The builds that were measured, side by side; empty where none was."""
     rows = [
-        (a.rung, a.recipe, a.outcome, *(shown(a.measured.get(name)) for name in RECIPE_COLUMNS))
-        for a in compared
+        (a.rung, a.exporter, a.outcome, *(shown(a.measured.get(name)) for name in BUILD_COLUMNS))
+        for a in attempts
+        if "kl_divergence" in a.measured
     ]
-    return (
-        table(("rung", "recipe", "outcome", *RECIPE_COLUMNS.values()), rows, style) if rows else ""
-    )
+    heads = ("rung", "exporter", "outcome", *BUILD_COLUMNS.values())
+    return table(heads, rows, style) if rows else ""
 
 
 def gates_table(gates: Sequence[GateResult], style: str = "github") -> str:
     """Every gate: its bound, the verdict, what it stops and the figure or reason behind it."""
-    rows = [(g.name, g.bound, g.outcome, g.blocks, g.reason) for g in gates]
+    rows = [(g.name, g.bound, g.outcome, g.gate.blocks, g.reason) for g in gates]
     return table(("gate", "bound", "verdict", "a failure blocks", "measured"), rows, style)

@@ -4,8 +4,6 @@ Only `{{ name }}` and `{% if name %} … {% endif %}` may stand in it: no loop, 
 no card can run, or run for ever. And no figure: figures come from measurements.
 """
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

@@ -1,26 +1,24 @@
-"""Does the card say what was measured? It is made again from release.json and compared, line by line.
+"""The card, made again from release.json and compared line by line; and release.json with itself.
 
 A card made by another version of the code may have other words around the same figures. Its words
-cannot be held against anything here, so that it never passes; other figures, or the same ones in
+cannot be compared with anything here, so that it never passes; other figures, or the same ones in
 another order, with another sign or unit, fail it.
 """
-
-from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
 
+from shared.base.code import code_hash
 from shared.base.errors import UserError
 from shared.base.front_matter import read_front_matter
 from shared.base.parsing import read_text
 from shared.base.tables import shown
 from shared.release.card.card import render_card
-from shared.release.card.code import code_hash
 from shared.release.card.front_matter import problems
-from shared.release.model import CARD_FILE, Release
-from shared.release.verify.gates import contradictions
+from shared.release.gates import failed, judge
+from shared.release.model import CARD_CODE, CARD_FILE, Listing, Release
 from shared.release.verify.line import NotChecked, need
 
 FIGURE = re.compile(r"\d+(?:[.,]\d+)*")
@@ -42,7 +40,7 @@ def figures(folder: Path, release: Release) -> str:
     count = len(FIGURE.findall(card))
     if card == again:
         return f"README.md made again from release.json: the same, with all {count} figures"
-    if release.card_code == code_hash():
+    if release.card_code == code_hash(CARD_CODE):
         raise UserError(_difference(card, again))
     pairs = zip_longest(STATED.findall(card), STATED.findall(again), fillvalue="nothing")
     found, wanted = next((p for p in pairs if p[0] != p[1]), ("", ""))
@@ -86,6 +84,26 @@ def _sizes(release: Release) -> Iterator[str]:
             yield f"{name}: says {shown(stated)}, the files have {size:,} bytes"
 
 
+def contradictions(release: Release) -> Iterator[str]:
+    """A sentence for each gate that, judged again, comes to another verdict than is stated."""
+    for stated in release.gates:
+        m = release.measurements.get(stated.gate.measurement)
+        if m is None:
+            yield f"gate {stated.name!r}: {stated.gate.measurement} was not measured"
+            continue
+        again = judge(stated.gate, m)
+        if again.outcome != stated.outcome:
+            yield (
+                f"gate {stated.name!r}: says {stated.outcome!r}, but {shown(m)} against "
+                f"{again.bound} is {again.outcome!r}"
+            )
+        elif again != stated:
+            yield f"gate {stated.name!r}: says {stated.reason!r}, measured was {shown(m)}"
+    stops = failed(release.gates, "publish")
+    if release.publishable and stops:
+        yield f"publishable: says true, but the gate {stops[0].name!r} failed"
+
+
 def _attempts(release: Release) -> Iterator[str]:
     """What the taken attempt measured is what the release shows."""
     taken = [a for a in release.attempts if a.outcome == "taken"]
@@ -98,7 +116,7 @@ def _attempts(release: Release) -> Iterator[str]:
         yield f"attempts: {release.rung!r} is not the one rung that was taken"
 
 
-def origin(folder: Path, release: Release) -> str:
+def origin(folder: Path, release: Listing) -> str:
     """Licence and base model are stated, as release.json has them, in a form the Hub takes."""
     try:
         data = read_front_matter(read_text(folder / CARD_FILE))

@@ -1,6 +1,4 @@
-"""Are these the files that were measured: all of them, unchanged, no others, none that is unsafe?"""
-
-from __future__ import annotations
+"""The files: all that were measured, unchanged, no others, none unsafe; and the signature."""
 
 from pathlib import Path
 
@@ -8,7 +6,7 @@ from shared.base import paths
 from shared.base.errors import UserError
 from shared.base.formatting import number
 from shared.base.hashing import files_below, sha256_now
-from shared.release.model import RELEASE_FILE, Release
+from shared.release.model import RELEASE_FILE, Listing
 from shared.release.signature import CLIENT_FILES, SIGNATURE_FILE, read_signature
 from shared.release.signing import check_signature
 from shared.release.verify.line import NotChecked, need
@@ -44,7 +42,7 @@ def known(folder: Path) -> str:
     return "text, safetensors, graphs, the data that a graph names, and images alone"
 
 
-def complete(folder: Path, release: Release) -> str:
+def complete(folder: Path, release: Listing) -> str:
     """The names are those of release.json."""
     found, listed = set(present(folder)), set(release.files)
     missing = sorted(listed - found)
@@ -54,7 +52,7 @@ def complete(folder: Path, release: Release) -> str:
     return f"{len(listed)} files, none missing, none more"
 
 
-def unchanged(folder: Path, release: Release) -> str:
+def unchanged(folder: Path, release: Listing) -> str:
     """Each file has the size and SHA-256 that release.json records."""
     wrong, here = [], set(present(folder))
     for name, record in sorted(release.files.items()):
@@ -68,7 +66,7 @@ def unchanged(folder: Path, release: Release) -> str:
     return f"SHA-256 of all {len(release.files)}, {number(size, 'B')}"
 
 
-def tokenizer_is_the_sources(release: Release) -> str:
+def tokenizer_is_the_sources(release: Listing) -> str:
     """tokenizer.json is copied as it is, so its hash must be the source's."""
     ours, theirs = release.files.get("tokenizer.json"), release.source_files.get("tokenizer.json")
     need(

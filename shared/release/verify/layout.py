@@ -1,10 +1,8 @@
-"""Would it load? First what can be known without loading; then a tokenizer, a prompt, two sessions.
+"""Configuration and graphs, checked without loading; then a tokenizer, a prompt, two sessions.
 
 The second part runs in a process of its own, offline and within a time: a file made to crash or to
 hang a runtime ends that process, not this one.
 """
-
-from __future__ import annotations
 
 import json
 import os
@@ -48,11 +46,8 @@ def configured(folder: Path) -> str:
     template = found["tokenizer_config.json"].get("chat_template")
     need(isinstance(template, str), "tokenizer_config.json: chat_template: missing")
     beside = folder / "chat_template.jinja"
-    if beside.is_file():
-        need(
-            read_text(beside) == template,
-            "chat_template.jinja is not the template of tokenizer_config.json",
-        )
+    same = not beside.is_file() or read_text(beside) == template
+    need(same, "chat_template.jinja is not the template of tokenizer_config.json")
     return "JSON objects that name no code; the chat template is inside"
 
 
@@ -77,16 +72,10 @@ def graph(folder: Path, dtype: str) -> str:
 
 def loads(folder: Path, seconds: float = SECONDS) -> Iterator[Line]:
     """What the process of its own reports; a ✗ where it died or did not end."""
-    memory = str(memory_for(folder))
-    command = [
-        sys.executable,
-        "-m",
-        "shared.release.verify.load",
-        memory,
-        str(folder.resolve()),
-        *DTYPES,
-    ]
-    offline = {"HF_HUB_OFFLINE": "1", "PYTHONPATH": _python_path()}
+    where = [str(memory_for(folder)), str(folder.resolve())]
+    command = [sys.executable, "-m", "shared.release.verify.load", *where, *DTYPES]
+    python = filter(None, (str(paths.REPOSITORY), os.environ.get("PYTHONPATH")))
+    offline = {"HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(python)}
     kept = {k: v for k, v in os.environ.items() if not SECRET_VARIABLE.search(k)}
     with tempfile.TemporaryFile() as output:
         try:
@@ -103,14 +92,14 @@ def loads(folder: Path, seconds: float = SECONDS) -> Iterator[Line]:
             yield Line("loads", False, f"had not loaded after {seconds:.0f} s")
             return
         output.seek(0)
-        lines = list(told(output.read(LARGEST_OUTPUT)))
+        lines = list(reported(output.read(LARGEST_OUTPUT)))
     yield from lines
     if run.returncode != 0 or len(lines) < 2 + len(DTYPES):
         how = f"signal {-run.returncode}" if run.returncode < 0 else f"status {run.returncode}"
         yield Line("loads", False, f"the process that loads it ended with {how}")
 
 
-def told(output: bytes) -> Iterator[Line]:
+def reported(output: bytes) -> Iterator[Line]:
     """The lines that the process reported; whatever else it, or a runtime in it, wrote is no line."""
     for text in output.decode(errors="replace").splitlines():
         try:
@@ -125,7 +114,3 @@ def memory_for(folder: Path) -> int:
     """Bytes of address space that loading these files may take: generous, and not the machine's all."""
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return 3 * size + BASE_MEMORY + THREAD_MEMORY * (os.cpu_count() or 1)
-
-
-def _python_path() -> str:
-    return os.pathsep.join(filter(None, (str(paths.REPOSITORY), os.environ.get("PYTHONPATH"))))

@@ -1,6 +1,4 @@
-"""What the process that loads a stranger's files may take of the machine, set before it loads any."""
-
-from __future__ import annotations
+"""Resource limits of the process that loads a third party's files, set before it loads any."""
 
 LARGEST_OUTPUT = 1_000_000
 """Bytes: it says some five lines."""

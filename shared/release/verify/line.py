@@ -1,6 +1,4 @@
-"""One check's outcome, and how the outcomes are printed: ✓ holds, ✗ does not, – was not checked."""
-
-from __future__ import annotations
+"""The outcome of one check, and how it is printed: ✓ holds, ✗ does not, – was not checked."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,13 +26,13 @@ class Line:
 
 
 class NotChecked(Exception):
-    """What a check raises that can tell neither; its text says why."""
+    """Raised by a check that could not be made; its text says why."""
 
 
 def line(name: str, check: Callable[[], str]) -> Line:
     """The check's own words where it holds, or the sentence it raised.
 
-    Whatever else it raises over a stranger's file is a ✗ as well: no release may end the checks.
+    Whatever else it raises over a third party's file is a ✗ as well: no release may end the checks.
     """
     try:
         return Line(name, True, check())

@@ -7,8 +7,6 @@ BYTES of address space are all it may take. One JSON object a line on stdout. Co
 never run, and templates are rendered in transformers' sandbox.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Callable
@@ -71,7 +69,7 @@ def generation(folder: Path) -> str:
 def _tell(name: str, check: Callable[[], str]) -> None:
     try:
         found = Line(name, True, check())
-    except Exception as error:  # whatever a runtime raises over a stranger's file
+    except Exception as error:  # whatever a runtime raises over a third party's file
         text = " ".join(str(error).split())[:200] or type(error).__name__
         found = Line(name, False, f"does not load: {text}")
     print(json.dumps(asdict(found)), flush=True)

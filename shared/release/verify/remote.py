@@ -1,6 +1,4 @@
-"""A release on the Hub as a folder: one commit, every file held against the Hub's own checksums."""
-
-from __future__ import annotations
+"""A release on the Hub as a folder: one commit, every file compared with the Hub's checksums."""
 
 import hashlib
 import re
@@ -18,9 +16,8 @@ from shared.base import paths
 from shared.base.errors import UserError
 from shared.base.formatting import number
 from shared.base.hashing import sha256_now
-from shared.hub.calls import Hub, Sleep, transferring
+from shared.hub.calls import Hub, Sleep, commit_of, transferring
 from shared.hub.client import single_tries
-from shared.hub.commits import commit_of
 from shared.hub.download import REVISION
 from shared.release.verify.line import need
 

@@ -1,16 +1,14 @@
 """All checks in order, one line each: `./inv verify <folder | org/name[@rev]>`."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from shared.base import paths
 from shared.hub.calls import Sleep
-from shared.release.model import RELEASE_FILE, Release, read_release
+from shared.release.model import RELEASE_FILE, Listing, OtherVersion, Release, read_release
 from shared.release.verify import card, files, layout, remote
-from shared.release.verify.line import Line, line
+from shared.release.verify.line import Line, NotChecked, line
 
 
 def verify(
@@ -48,40 +46,55 @@ def verify_folder(folder: Path, public_key: Path | None = None) -> Iterator[Line
 def before_loading(folder: Path, public_key: Path | None = None) -> Iterator[Line]:
     """All that can be known of a release folder without loading it.
 
+    Of a release.json of another version the files are checked, not what it says of measurements.
     What leads out of the folder, or is a bomb, is not even opened: then this ends at `safe`.
     """
     safe = line("safe", lambda: files.safe(folder))
     yield safe
     if not safe.ok:
         return
-    read: list[Release] = []
-    manifest = line(RELEASE_FILE, lambda: _whose(_kept(read, read_release(folder))))
+    read: list[Listing] = []
+    manifest = line(RELEASE_FILE, lambda: _whose(_read(folder, read)))
     yield manifest
-    if not manifest.ok:
+    if not read:
         return
-    release = read[0]
+    listing = read[0]
     yield line("kinds", lambda: files.known(folder))
-    yield line("complete", lambda: files.complete(folder, release))
-    yield line("hashes", lambda: files.unchanged(folder, release))
+    yield line("complete", lambda: files.complete(folder, listing))
+    yield line("hashes", lambda: files.unchanged(folder, listing))
     yield line("signature", lambda: files.signature(folder, public_key))
-    yield line("figures", lambda: card.figures(folder, release))
-    yield line("manifests", lambda: card.measurements(release))
-    yield line("origin", lambda: card.origin(folder, release))
-    yield line("source", lambda: files.tokenizer_is_the_sources(release))
+    if isinstance(listing, Release):
+        yield line("figures", lambda: card.figures(folder, listing))
+        yield line("manifests", lambda: card.measurements(listing))
+    else:
+        yield from (Line(name, None, manifest.words) for name in ("figures", "manifests"))
+    yield line("origin", lambda: card.origin(folder, listing))
+    yield line("source", lambda: files.tokenizer_is_the_sources(listing))
     yield line("layout", lambda: layout.configured(folder))
     for dtype in layout.DTYPES:
         yield line(f"graph {dtype}", lambda dtype=dtype: layout.graph(folder, dtype))  # type: ignore[misc]
 
 
-def _kept(read: list[Release], release: Release) -> Release:
+def _read(folder: Path, read: list[Listing]) -> Release:
+    """The release, put into `read`; of one of another version its listing, and NotChecked."""
+    try:
+        release = read_release(folder)
+    except OtherVersion as error:
+        read.append(error.listing)
+        raise NotChecked(
+            f"not checked: {error.what}; check out commit {_commit(error.listing)}"
+        ) from None
     read.append(release)
     return release
 
 
 def _whose(release: Release) -> str:
-    commit = release.git_commit[:12] if release.git_commit else "unknown"
     dirty = {True: "", False: ", tree not clean", None: ""}[release.git_clean]
     return (
-        f"{release.domain}, rung {release.rung} ({release.recipe}), release {release.key}, "
-        f"made by commit {commit}{dirty}"
+        f"{release.domain}, rung {release.rung} ({release.exporter}), release {release.key}, "
+        f"made by commit {_commit(release)}{dirty}"
     )
+
+
+def _commit(release: Listing) -> str:
+    return release.git_commit[:12] if release.git_commit else "unknown"

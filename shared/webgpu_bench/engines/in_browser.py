@@ -1,7 +1,5 @@
 """The engines that run in a page: WebGPU at either precision, wasm, and wllama."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from shared.base.errors import RungFailed

@@ -1,7 +1,5 @@
 """What an engine is given and what it gives back."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,15 +67,13 @@ def of_browser(
     result: BrowserResult, browser: str, flags: list[str], runtime: str | None = None
 ) -> EngineRun:
     """An engine that ran in a page. Raises RungFailed where the page failed."""
-    from shared.webgpu_bench.adapters import adapter_name
-
     if result.outcome != "ok":
         raise RungFailed(f"the browser: {result.outcome}: {result.error}")
     on_cpu = result.threads is not None
     return EngineRun(
         runtime=runtime
         or f"onnxruntime-web {result.versions.get('onnxruntime_web') or ''}".strip(),
-        where=processor() if on_cpu else adapter_name(result.adapter),
+        where=processor() if on_cpu else result.adapter.name,
         dtype=result.dtype or "",
         software_adapter=result.software_adapter and not on_cpu,
         threads=result.threads,

@@ -1,7 +1,5 @@
 """onnxruntime-genai on the CPU, on the package's own file."""
 
-from __future__ import annotations
-
 import os
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Runs by itself: the questions of a job on stdin to onnxruntime-genai on the CPU, JSON on stdout."""
 
-from __future__ import annotations
-
 import json
 import sys
 import time
@@ -11,7 +9,7 @@ import onnxruntime_genai as og
 
 
 def main() -> None:
-    """See child.py; every question is answered with exactly its number of tokens."""
+    """Load the model, answer one question after the other while there is time, print it all."""
     job: dict[str, Any] = json.load(sys.stdin)
     started = time.perf_counter()
     config = og.Config(job["package"])

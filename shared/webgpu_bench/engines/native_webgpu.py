@@ -4,17 +4,23 @@ Without a GPU it runs through Chromium's SwiftShader where that is installed, la
 q4f16 then needs shader-f16, which SwiftShader lacks, so the job's dtype decides.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from shared.base.errors import RungFailed
-from shared.webgpu_bench.engines.environment import webgpu_folder, webgpu_python
+from shared.base.venv import Venv
 from shared.webgpu_bench.engines.job import EngineRun, Job
 from shared.webgpu_bench.engines.process import run_child
 
-__all__ = ["run", "webgpu_folder"]
-
+PACKAGES = (
+    "onnxruntime-webgpu==1.27.0",
+    "numpy==2.4.6",
+    "flatbuffers==25.12.19",
+    "protobuf==7.36.2",
+    "packaging==26.3",
+)
+VENV = Venv(".venv-webgpu", "native WebGPU", PACKAGES, (("--no-deps", *PACKAGES),))
+"""onnxruntime-webgpu shares its import name with onnxruntime, so the two cannot live together. Half a
+minute, 150 MB."""
 SCRIPT = Path(__file__).with_name("webgpu_child.py")
 ONLY_GPUS = {"VK_LOADER_DRIVERS_DISABLE": "*lvp*,*swiftshader*"}
 """For the Vulkan loader: without it Mesa's lavapipe, a CPU, could answer in the GPU's name."""
@@ -29,7 +35,7 @@ def run(job: Job) -> EngineRun:
     icd = None if job.hardware else _software_icd()
     env = {"VK_ICD_FILENAMES": str(icd), "VK_DRIVER_FILES": str(icd)} if icd else ONLY_GPUS
     asked = {"graph": str(job.graph), "questions": job.questions, "seconds": job.seconds}
-    found = run_child(webgpu_python(), SCRIPT, asked, job.seconds, env)
+    found = run_child(VENV.python(), SCRIPT, asked, job.seconds, env)
     return EngineRun(
         runtime=f"onnxruntime-webgpu {found['version']}",
         where="SwiftShader, Vulkan" if icd else _gpu_name(),

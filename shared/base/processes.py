@@ -1,0 +1,123 @@
+"""Processes with their children: the peak of their memory, and an end to all of a browser's.
+
+>>> with peak_memory() as peak:
+...     build()
+>>> peak[0]
+812345678
+"""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import psutil
+
+LOOK_EVERY_SECONDS = 2.0
+KILL_SECONDS = 5
+
+
+@contextlib.contextmanager
+def peak_memory(
+    process: psutil.Process | None = None, *, itself: bool = True, every_seconds: float = 0.05
+) -> Iterator[list[int]]:
+    """Sample the resident memory of `process` (this one if None) and all below it, or only of what is
+    below; the list's one entry is the largest sum seen, in bytes."""
+    peak, root = [0], process or psutil.Process()
+
+    def sample() -> None:
+        peak[0] = max(peak[0], sum(map(_resident_bytes, [root] * itself + _children(root))))
+
+    with _repeated(sample, every_seconds):
+        yield peak
+
+
+@contextlib.contextmanager
+def _repeated(action: Callable[[], None], every_seconds: float) -> Iterator[None]:
+    """`action()` now, again and again in a thread, and once at the end."""
+    ended = threading.Event()
+
+    def repeat() -> None:
+        while not ended.wait(every_seconds):
+            action()
+
+    action()
+    thread = threading.Thread(target=repeat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        action()
+
+
+class ProcessTree:
+    """The process whose command line carries the word `mark`, and all that it started.
+
+    They are remembered while they live: an orphan is not found through its parent.
+    """
+
+    def __init__(self, mark: str) -> None:
+        self.mark = mark
+        self._seen: set[psutil.Process] = set()
+        self._looking = threading.Lock()
+
+    def look(self) -> None:
+        """Remember who is there now; a number that was given to another process is not taken."""
+        with self._looking:
+            table = {process: _parent(process) for process in psutil.process_iter()}
+            mine = {p for p in table if p in self._seen or self.mark in _words(p)}
+            while more := {p for p in table if table[p] in {m.pid for m in mine}} - mine:
+                mine |= more
+            self._seen |= mine
+
+    def living(self) -> list[psutil.Process]:
+        """Those ever seen that still run; a zombie waits for its parent and does nothing."""
+        return [process for process in list(self._seen) if runs(process)]
+
+    def kill(self) -> list[psutil.Process]:
+        """End them all; those that would not go."""
+        self.look()
+        for process in self.living():
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        until = time.monotonic() + KILL_SECONDS
+        while self.living() and time.monotonic() < until:
+            time.sleep(0.02)
+        return self.living()
+
+    def watched(self) -> contextlib.AbstractContextManager[None]:
+        """Look again and again until the block ends, and once more at its end."""
+        return _repeated(self.look, LOOK_EVERY_SECONDS)
+
+
+def _resident_bytes(process: psutil.Process) -> int:
+    with contextlib.suppress(psutil.Error):
+        return int(process.memory_info().rss)
+    return 0
+
+
+def _children(process: psutil.Process) -> list[psutil.Process]:
+    with contextlib.suppress(psutil.Error):
+        return list(process.children(recursive=True))
+    return []
+
+
+def _parent(process: psutil.Process) -> int | None:
+    with contextlib.suppress(psutil.Error):
+        return process.ppid()
+    return None
+
+
+def _words(process: psutil.Process) -> list[str]:
+    with contextlib.suppress(psutil.Error):
+        return process.cmdline()
+    return []
+
+
+def runs(process: psutil.Process) -> bool:
+    """Whether it still does anything; a zombie does not."""
+    with contextlib.suppress(psutil.Error):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False

@@ -1,0 +1,134 @@
+"""Is the folder a fine-tune of the rung's base? By its dimensions, and by what its own files say.
+
+A fine-tune of a 0.5B that passes for a 3B would get the 3B's name and licence on its card. What
+README.md, config.json and adapter_config.json name is a claim: it can contradict, not prove.
+"""
+
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, PositiveInt
+
+from shared.base import paths
+from shared.base.errors import RungFailed, UserError
+from shared.base.front_matter import read_front_matter
+from shared.base.manifest import Strict
+from shared.base.parsing import read_json, read_text, read_toml
+from shared.domain.settings import Rung
+
+FILE = Path(__file__).with_name("bases.toml")
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+SIZE = re.compile(r"(\d+(?:\.\d+)?)[ _-]?([bm])(?![a-z0-9])")
+LICENCE = re.compile(r"[a-z]+[a-z0-9.]*-[a-z0-9.-]+|mit|other|llama\d.*|gemma")
+"""What a licence identifier of the Hub looks like; a template's "license" is none."""
+
+
+class Dimensions(Strict):
+    """What a model's fine-tunes have in common with it, as config.json names it."""
+
+    hidden_size: PositiveInt
+    num_hidden_layers: PositiveInt
+    num_attention_heads: PositiveInt
+
+
+class Bases(Strict):
+    """bases.toml."""
+
+    base: dict[str, Dimensions] = Field(min_length=1)
+
+
+@cache
+def known_bases() -> dict[str, Dimensions]:
+    """Dimensions of the published base models that we know, by name on the Hub."""
+    return read_toml(FILE, Bases).base
+
+
+def refuse_other_base(
+    folder: Path, config: dict[str, Any], rung: Rung, base: dict[str, Any] | None = None
+) -> None:
+    """RungFailed naming both where the folder is not, or says it is not, of the rung's base.
+
+    `base`: config.json of the rung's base_source, if it is at hand. Dimensions are compared where the
+    rung says what it is made from (model_type): a rung that takes any architecture takes any size.
+    """
+    for name, value in _dimensions(rung, base or {}):
+        if config.get(name) != value:
+            raise RungFailed(
+                f"{paths.shown(folder / 'config.json')}: {name}: {config.get(name)} is not "
+                f"{rung.base}'s {value}, which the rung {rung.name} is made from"
+            )
+    for where, name in claims(folder, config):
+        if contradicts(name, rung.base):
+            raise RungFailed(
+                f"{paths.shown(folder)}/{where}: says {name}, but the rung {rung.name} is made from "
+                f"{rung.base}; correct the one that is wrong, or write a rung of its own"
+            )
+    licence = _card(folder).get("license")
+    if isinstance(licence, str) and LICENCE.fullmatch(licence) and licence != rung.licence:
+        stated = f"{rung.licence} ({rung.licence_name})" if rung.licence_name else rung.licence
+        raise RungFailed(
+            f"{paths.shown(folder)}/README.md: license: {licence}, but the rung {rung.name} has "
+            f"licence {stated}; correct the one that is wrong"
+        )
+
+
+def _dimensions(rung: Rung, base: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    if rung.model_type is None:
+        return
+    known = known_bases().get(rung.base)
+    yield from known.model_dump().items() if known else ()
+    yield from ((name, base[name]) for name in Dimensions.model_fields if name in base)
+
+
+def claims(folder: Path, config: dict[str, Any]) -> list[tuple[str, str]]:
+    """(where, org/name) of every base model that the folder's own files name; local paths are none."""
+    stated = _card(folder).get("base_model")
+    found = [
+        ("README.md: base_model", n) for n in (stated if isinstance(stated, list) else [stated])
+    ]
+    found.append(("config.json: _name_or_path", config.get("_name_or_path")))
+    adapter = folder / "adapter_config.json"
+    if adapter.is_file() and isinstance(value := read_json(adapter), dict):
+        place = "adapter_config.json: base_model_name_or_path"
+        found.append((place, value.get("base_model_name_or_path")))
+    return [(w, n) for w, n in found if isinstance(n, str) and HUB_NAME.fullmatch(n)]
+
+
+def contradicts(claim: str, base: str) -> bool:
+    """Whether a model of the name `claim` cannot be, or come from, `base`.
+
+    Sizes that differ do, and for a publisher of base models the names up to the size; what comes
+    after it (-Instruct, -Base, -bnb-4bit) does not. A name of somebody's own without a size says
+    nothing.
+
+    >>> contradicts("Qwen/Qwen2.5-0.5B-Instruct", "Qwen/Qwen2.5-3B-Instruct")
+    True
+    >>> contradicts("unsloth/Qwen2.5-3B-bnb-4bit", "Qwen/Qwen2.5-3B-Instruct")
+    False
+    """
+    (org, family, size), (our_org, our_family, our_size) = _parts(claim), _parts(base)
+    known = {name.lower() for name in known_bases()}
+    if size and our_size:
+        publishes = org in {our_org, *(name.split("/")[0] for name in known)}
+        return size != our_size or (publishes and family != our_family)
+    return claim.lower() in known and claim.lower() != base.lower()
+
+
+def _parts(name: str) -> tuple[str, str, float]:
+    """Organisation, family and size in millions of parameters (0 where the name has none)."""
+    org, _, model = name.lower().partition("/")
+    found = SIZE.search(model)
+    if not found:
+        return org, model, 0.0
+    family = re.sub(r"[^a-z0-9.]", "", model[: found.start()])
+    return org, family, float(found[1]) * (1000 if found[2] == "b" else 1)
+
+
+def _card(folder: Path) -> dict[str, Any]:
+    try:
+        return read_front_matter(read_text(folder / "README.md"))
+    except (ValueError, UserError):
+        return {}

@@ -1,0 +1,298 @@
+"""Are these the weights of the model that config.json describes: all of them, once, and no others?
+
+Names and shapes in the safetensors headers are compared with those of the model itself on PyTorch's
+meta device; no weight is read. transformers fills what a file lacks with random values and only logs
+it, so nothing after this could tell.
+
+>>> contract = source_contract(Path("models/legal/merged"))
+>>> contract.tensors["lm_head.weight"]
+Tensor(name='lm_head.weight', shape=(128256, 2048), dtype='BF16', file='model.safetensors')
+"""
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shared.base import paths
+from shared.base.errors import RungFailed
+from shared.safety.content import need_header
+from shared.source.weights import INDEX, weight_files
+
+FLOATS = ("BF16", "F16", "F32")
+ADAPTER = re.compile(
+    r"\.(base_layer|original_module|modules_to_save)\.|(^|[._])(lora_|ia3_|hada_|oft_|boft_|vera_)"
+)
+"""Names that peft gives to the tensors of an adapter (peft/tuners/*/layer.py)."""
+LAYER = re.compile(r"\blayers?\.(\d+)\.|\bh\.(\d+)\.")
+HEAD = "lm_head.weight"
+TABLES = ("lm_head.weight", "embed_tokens.weight", "wte.weight", "embed_in.weight")
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor as its file's header has it; `dtype` in safetensors' words."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    file: str
+
+
+@dataclass(frozen=True)
+class Model:
+    """The model that a config.json describes: name → shape of every tensor that save_pretrained writes.
+
+    `tied`: target → source of the tensors that are one; `prefix`: of the model without its head;
+    `table`: the embedding; `ignored`: patterns of names that the model passes over in a file.
+    """
+
+    table: str
+    shapes: dict[str, tuple[int, ...]]
+    tied: dict[str, str]
+    prefix: str
+    ignored: tuple[str, ...]
+
+    def own_name(self, name: str) -> str:
+        """A file's name in the model's words: transformers adds or strips the base model's prefix."""
+        if name in self.shapes:
+            return name
+        stripped, longer = name.removeprefix(f"{self.prefix}."), f"{self.prefix}.{name}"
+        return stripped if stripped in self.shapes else longer if longer in self.shapes else name
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What a folder holds and what its model wants: `tensors` by the model's own names.
+
+    `passed_over`: names in the files that the model itself ignores.
+    """
+
+    folder: Path
+    model: Model
+    tensors: dict[str, Tensor]
+    passed_over: tuple[str, ...] = ()
+
+
+def source_contract(folder: Path) -> Contract:
+    """Compare the folder's safetensors headers with its config.json's model; milliseconds after torch.
+
+    RungFailed with one sentence, naming file and tensor, where anything is missing, left over, of
+    another shape, twice, quantised, or of an adapter that was not merged.
+    """
+    found = read_headers(folder)
+    _refuse_adapters(folder, found)
+    _refuse_quantised(folder, found)
+    model = described_model(folder)
+    named: dict[str, Tensor] = {}
+    passed_over = []
+    for tensor in found:
+        name = model.own_name(tensor.name)
+        if name not in model.shapes and any(re.search(p, name) for p in model.ignored):
+            passed_over.append(tensor.name)
+        else:
+            named[name] = tensor
+    for problem in _problems(folder, model, named):
+        raise RungFailed(problem)
+    return Contract(folder, model, named, tuple(sorted(passed_over)))
+
+
+def read_headers(folder: Path) -> list[Tensor]:
+    """Every tensor of the model's weight files, by their headers; RungFailed where a name is twice."""
+    from safetensors import SafetensorError, safe_open
+
+    _refuse_second_set(folder)
+    found: dict[str, Tensor] = {}
+    for file in weight_files(folder):
+        need_header(folder / file)
+        try:
+            with safe_open(folder / file, framework="pt") as opened:
+                for name in opened.keys():  # noqa: SIM118 (not a dict)
+                    part = opened.get_slice(name)
+                    if name in found:
+                        raise RungFailed(
+                            f"{paths.shown(folder)}: {name} stands in {found[name].file} and in "
+                            f"{file}; which of the two is meant cannot be known"
+                        )
+                    shape, dtype = tuple(part.get_shape()), str(part.get_dtype())
+                    found[name] = Tensor(name, shape, dtype, file)
+        except SafetensorError as error:
+            raise RungFailed(f"{paths.shown(folder / file)}: cannot be read: {error}") from None
+    return list(found.values())
+
+
+def _refuse_second_set(folder: Path) -> None:
+    """One set of weights: nobody can know which of two was trained last."""
+    read = set(weight_files(folder))
+    adapters = sorted(p.name for p in folder.glob("adapter_model*.safetensors"))
+    if adapters:
+        raise RungFailed(
+            f"{paths.shown(folder / adapters[0])}: an adapter beside the weights, merged into them or "
+            "not; delete it if they are merged, else merge it with peft's merge_and_unload()"
+        )
+    beside = (p.name for p in folder.glob("*.safetensors") if p.name not in read)
+    if other := next((n for n in sorted(beside) if re.match(r"(pytorch_)?model", n)), None):
+        listed = INDEX if (folder / INDEX).is_file() else sorted(read)[0]
+        raise RungFailed(
+            f"{paths.shown(folder)}: holds two sets of weights, {other} and what {listed} names; keep "
+            "the one that is meant and delete the other"
+        )
+
+
+def _refuse_adapters(folder: Path, found: Iterable[Tensor]) -> None:
+    for tensor in found:
+        if ADAPTER.search(tensor.name):
+            raise RungFailed(
+                f"{paths.shown(folder / tensor.file)}: {tensor.name}: a tensor of an adapter that was "
+                "not merged; save the model after peft's merge_and_unload()"
+            )
+
+
+def _refuse_quantised(folder: Path, found: Iterable[Tensor]) -> None:
+    """Weights of another type, or a note of a quantisation that these weights do not have."""
+    where = paths.shown(folder / "config.json")
+    odd = next((tensor for tensor in found if tensor.dtype not in FLOATS), None)
+    noted = "quantization_config" in _config(folder)
+    if odd and noted:
+        raise RungFailed(
+            f"{where}: quantization_config: the model is quantised already ({odd.name} in {odd.file} "
+            f"is {odd.dtype}); the merged 16-bit weights are needed"
+        )
+    if odd:
+        raise RungFailed(
+            f"{paths.shown(folder / odd.file)}: {odd.name}: weights of type {odd.dtype}; 16-bit ones "
+            "are needed"
+        )
+    if noted:
+        raise RungFailed(
+            f"{where}: quantization_config: left over from a quantised base, the tensors are 16-bit; "
+            "remove the key"
+        )
+
+
+def described_model(folder: Path) -> Model:
+    """The model of the folder's config.json on the meta device; RungFailed where there is none."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.core_model_loading import revert_weight_conversion
+
+    where = paths.shown(folder / "config.json")
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        with torch.device("meta"):
+            made: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        saved = revert_weight_conversion(made, made.state_dict())
+    except Exception as error:  # a config of any kind of nonsense: its class raises what it likes
+        words = " ".join(str(error).split())[:300] or type(error).__name__
+        raise RungFailed(f"{where}: describes no causal language model: {words}") from None
+    embedding = made.get_input_embeddings().weight
+    return Model(
+        next(name for name, tensor in made.named_parameters() if tensor is embedding),
+        {name: tuple(tensor.shape) for name, tensor in saved.items()},
+        dict(made.all_tied_weights_keys),
+        made.base_model_prefix,
+        (r"rotary_emb\.inv_freq$", *(made._keys_to_ignore_on_load_unexpected or ())),
+    )
+
+
+def _problems(folder: Path, model: Model, named: dict[str, Tensor]) -> Iterator[str]:
+    """What is wrong, one sentence each, the most telling first."""
+    first = next(iter(named.values()), None)
+    file = paths.shown(folder / (first.file if first else "model.safetensors"))
+    strangers = [name for name in named if name not in model.shapes]
+    alias = model.tied | {source: target for target, source in model.tied.items()}
+    missing = [n for n in model.shapes if n not in named and alias.get(n) not in named]
+    if missing and (prefix := _common_prefix(strangers, model)):
+        yield (
+            f"{file}: every tensor's name begins with {prefix!r}, which the model of config.json has "
+            "not; save the model itself with save_pretrained, not what it was wrapped in"
+        )
+    yield from _layer_problems(folder, model, named)
+    for name, tensor in named.items():
+        if name in model.shapes and tensor.shape != model.shapes[name]:
+            yield _misshapen(folder, tensor, model.shapes[name])
+    if missing:
+        head = "; tie_word_embeddings is false in config.json" if missing[0] == HEAD else ""
+        yield (
+            f"{file}: {missing[0]}: missing, like {len(missing)} of the {len(model.shapes)} tensors of "
+            f"the model that config.json describes{head}"
+        )
+    if strangers:
+        tensor = named[strangers[0]]
+        yield (
+            f"{paths.shown(folder / tensor.file)}: {tensor.name}: the model that config.json describes "
+            f"has no such tensor ({len(strangers)} of {len(named)} are left over)"
+        )
+
+
+def _layer_problems(folder: Path, model: Model, named: dict[str, Tensor]) -> Iterator[str]:
+    """More or fewer layers than config.json says."""
+    wanted, there = _layers(model.shapes), _layers(named)
+    if wanted and there and wanted != there:
+        yield (
+            f"{paths.shown(folder / 'config.json')}: num_hidden_layers: {len(wanted)}, but the weights "
+            f"have {len(there)} layers"
+        )
+
+
+def _layers(names: Iterable[str]) -> set[str]:
+    return {found[1] or found[2] for name in names if (found := LAYER.search(name))}
+
+
+def _misshapen(folder: Path, tensor: Tensor, wanted: tuple[int, ...]) -> str:
+    where, config = paths.shown(folder / tensor.file), _config(folder)
+    rows = config.get("vocab_size")
+    if wanted[0] == rows and tensor.shape[1:] == wanted[1:]:
+        return (
+            f"{paths.shown(folder / 'config.json')}: vocab_size: {rows}, but {tensor.name} in "
+            f"{tensor.file} has {tensor.shape[0]} rows"
+        )
+    return (
+        f"{where}: {tensor.name}: shape {list(tensor.shape)}, config.json asks for {list(wanted)}"
+    )
+
+
+def _common_prefix(strangers: list[str], model: Model) -> str:
+    """What all names would have to lose to be the model's; empty where that is no explanation."""
+    for wanted in model.shapes:
+        for name in strangers:
+            if name.endswith(f".{wanted}"):
+                prefix = name.removesuffix(wanted)
+                known = [n.removeprefix(prefix) in model.shapes for n in strangers]
+                return prefix if all(n.startswith(prefix) for n in strangers) and all(known) else ""
+    return ""
+
+
+def is_untied(folder: Path) -> bool:
+    """Whether head and embedding table are both there and differ: whatever config.json says, they are
+    then two weights, as transformers has it. False where the folder holds no weights."""
+    if not any(folder.glob("*.safetensors")):
+        return False
+    found = {
+        tensor.name.split(".")[-2]: tensor for tensor in read_headers(folder) if _is_table(tensor)
+    }
+    head = found.pop("lm_head", None)
+    table = next(iter(found.values()), None)
+    return head is not None and table is not None and not _same_bytes(folder, head, table)
+
+
+def _is_table(tensor: Tensor) -> bool:
+    return tensor.name.endswith(TABLES) and len(tensor.shape) == 2
+
+
+def _same_bytes(folder: Path, one: Tensor, other: Tensor) -> bool:
+    import torch
+    from safetensors import safe_open
+
+    def read(tensor: Tensor) -> torch.Tensor:
+        with safe_open(folder / tensor.file, framework="pt") as opened:
+            return torch.as_tensor(opened.get_tensor(tensor.name))
+
+    return one.dtype == other.dtype and torch.equal(read(one), read(other))
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    value = json.loads((folder / "config.json").read_bytes())
+    return value if isinstance(value, dict) else {}

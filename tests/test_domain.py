@@ -14,6 +14,7 @@ import tomli
 from shared.base import paths
 from shared.base.errors import UserError
 from shared.base.parsing import read_toml
+from shared.cli.project import settings_of
 from shared.domain.domain import FILES, domain_names, load_domain
 from shared.domain.records import read_records
 from shared.domain.settings import Chain, Defaults, Gate
@@ -98,7 +99,7 @@ class TestTheDefaults:
         self, root: Path, edit: Edit
     ) -> None:
         domain = load_domain("legal")
-        text = domain.config.shown(domain.chain)
+        text = settings_of(domain)
         assert Chain.model_validate(tomli.loads(text)) == domain.chain
         rows = [" ".join(row.split()) for row in text.splitlines()]
         where = dict(row.split(" # ") for row in rows if " # " in row)

@@ -150,6 +150,8 @@ def sentence(error: ValidationError, model: type[BaseModel], where: Where) -> st
         return f"{place}: unknown key; {nearest(str(key[-1]), _fields_at(model, key[:-1]))}"
     if first["type"] == "missing":
         return f"{place}: required, but missing"
+    if first["type"] == "model_type":
+        return f"{place}: Input should be an object"
     found = "" if isinstance(first["input"], dict | list) else f" (found {first['input']!r:.200})"
     return f"{place}: {first['msg'].removeprefix('Value error, ')}{found}"
 

@@ -15,7 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,6 +40,7 @@ WAYS = {"one after the other": 1, f"--jobs {WORKERS}": WORKERS}
 CLUSTER = f"Dask, {WORKERS} worker processes"
 BUDGETED, BUDGET = f"--jobs {WORKERS}, with a budget", 2_500_000_000
 DOCUMENT = paths.REPOSITORY / "docs" / "performance.md"
+MakeWorld = Callable[[Path, int], Path]
 
 
 class Run(Strict):
@@ -72,14 +73,17 @@ def bench_scaling(
     counts: tuple[int, ...] = COUNTS,
     unchanged_bytes: int = FULL_SIZE_BYTES,
     document: Path = DOCUMENT,
+    floor_bytes: int = 1 << 30,
+    make_world: MakeWorld = make_world,
 ) -> Report:
     """Measure it all and write the document; UserError where a domain failed."""
     folder = paths.build() / "bench-scaling"
     shutil.rmtree(folder, ignore_errors=True)
     load = os.getloadavg()[0]
-    wrote, read = disk_floor(folder)
-    runs = [run for count in counts for run in _all_ways(folder, count)]
-    budgeted = _within_budget(folder, min(4, max(counts)))
+    wrote, read = disk_floor(folder, floor_bytes)
+    runs = [run for count in counts for run in _all_ways(folder, count, make_world)]
+    most = min(4, max(counts))
+    budgeted = _within_budget(make_world(folder / "budget", most), most)
     report = Report(
         machine=_machine(),
         load_before=load,
@@ -88,7 +92,7 @@ def bench_scaling(
         read_bytes_per_second=read,
         runs=runs,
         budgeted=budgeted,
-        unchanged=_unchanged(folder, min(4, max(counts)), unchanged_bytes),
+        unchanged=_unchanged(make_world(folder / "unchanged", most), most, unchanged_bytes),
         unchanged_source_bytes=unchanged_bytes,
         profile=profiles(),
     )
@@ -99,7 +103,7 @@ def bench_scaling(
     return report
 
 
-def _all_ways(folder: Path, count: int) -> Iterator[Run]:
+def _all_ways(folder: Path, count: int, make_world: MakeWorld) -> Iterator[Run]:
     """The same domains every way, each from nothing."""
     root = make_world(folder / f"{count}-domains", count)
     for way, jobs in WAYS.items():
@@ -108,9 +112,8 @@ def _all_ways(folder: Path, count: int) -> Iterator[Run]:
         yield _measured(root, CLUSTER, count, "check", 1, address)
 
 
-def _within_budget(folder: Path, count: int) -> Run:
+def _within_budget(root: Path, count: int) -> Run:
     """Domains side by side under a stated budget of memory."""
-    root = make_world(folder / "budget", count)
     return _measured(root, BUDGETED, count, "check", WORKERS, memory=BUDGET)
 
 
@@ -189,15 +192,14 @@ def _wait_for_workers(address: str) -> None:
         client.wait_for_workers(WORKERS, timeout=120)
 
 
-def _unchanged(folder: Path, count: int, size: int) -> list[Run]:
+def _unchanged(root: Path, count: int, size: int) -> list[Run]:
     """Release domains whose weights have full-size bytes, then again three times with nothing new.
 
     The PATH holds no browser, so that the bench stage says "not measured" at once.
     """
-    root = make_world(folder / "unchanged", count)
     for domain in sorted((root / "models").iterdir()):
         add_ballast(domain / "merged", size)
-    tools = folder / "tools"
+    tools = root / "tools"
     tools.mkdir(exist_ok=True)
     _measured(root, "first release", count, "gates", 1, tools=str(tools))
     return [

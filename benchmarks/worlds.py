@@ -35,7 +35,7 @@ ANSWER_TOKENS = 16
 """Random models never stop by themselves; longer answers would measure nothing more."""
 
 
-def make_world(root: Path, count: int) -> Path:
+def make_world(root: Path, count: int, shape: dict[str, Any] = SHAPE) -> Path:
     """`count` domains d01, d02, … with different weights (about 18M values each), two architectures."""
     tokenizer = embedded_model(PACKAGE)
     template = sorted(p for p in (paths.REPOSITORY / "domains").iterdir() if p.is_dir())[0]
@@ -44,7 +44,7 @@ def make_world(root: Path, count: int) -> Path:
         name = f"d{number:02d}"
         shutil.copytree(template, root / "domains" / name)
         _fit_for_small_models(root / "domains" / name)
-        _write_model(root / "models" / name / "merged", number, tokenizer)
+        _write_model(root / "models" / name / "merged", number, tokenizer, shape)
     return root
 
 
@@ -55,9 +55,9 @@ def _fit_for_small_models(domain: Path) -> None:
     toml.write_text("".join(kept) + f"\n[check]\nmax_new_tokens = {ANSWER_TOKENS}\n", "utf-8")
 
 
-def _write_model(folder: Path, number: int, tokenizer: Path) -> None:
+def _write_model(folder: Path, number: int, tokenizer: Path, shape: dict[str, Any]) -> None:
     torch.manual_seed(number)
-    config = KINDS[number % len(KINDS)](**SHAPE)
+    config = KINDS[number % len(KINDS)](**shape)
     AutoModelForCausalLM.from_config(config, trust_remote_code=False).to(
         torch.bfloat16
     ).save_pretrained(folder)

@@ -28,8 +28,6 @@ from tests import hub_pulls  # noqa: F401 (its routes)
 from tests.hub_routes import READ_TOKEN, ROUTES, WRITE_TOKEN, Answer, Ask, give
 from tests.hub_store import Keeper, Refusal, Repo, new_repo
 
-SILENCE_SECONDS = 1.0
-
 
 class Fault(NamedTuple):
     """What the next such request meets, once; `after` the Hub did its work, if so wished.
@@ -89,7 +87,7 @@ class HubDouble:
         self.faults: list[Fault] = []
         self.victim = 0
         self.page = 1000
-        self._lock = threading.Lock()
+        self._lock, self._over = threading.Lock(), threading.Event()
         self._server = _Server(("127.0.0.1", 0), _handler(self))
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         self.cdn = f"http://localhost:{self._server.server_port}/cdn"
@@ -99,6 +97,7 @@ class HubDouble:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._over.set()
         self._server.shutdown()
         self._server.server_close()
 
@@ -164,7 +163,7 @@ class HubDouble:
         if fault.how == "kill" and fault.after:
             self.kill()
         if fault.how == "silence":
-            time.sleep(SILENCE_SECONDS)
+            self._over.wait()
         return give({"error": "a fault"}, fault.status, fault.headers)
 
     def kill(self) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from shared.base.errors import UserError
 from shared.hub import publish as _publish  # noqa: F401 (for the fork server)
+from tests.events import CEILING_SECONDS
 from tests.hub_double import HubDouble
 from tests.hub_routes import WRITE_TOKEN
 
@@ -23,10 +24,13 @@ def publish_once(hub: HubDouble, world: Path, overwrite: bool = False, batch: in
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     hub.victim = 0
-    process = context.Process(target=publisher, args=(hub.url, str(world), overwrite, batch))
+    silent = any(fault.how == "silence" for fault in hub.faults)
+    patience = TIMEOUT_SECONDS if silent else CEILING_SECONDS
+    given = (hub.url, str(world), overwrite, batch, patience)
+    process = context.Process(target=publisher, args=given)
     process.start()
     hub.victim = process.pid or 0
-    process.join(60)
+    process.join(CEILING_SECONDS)
     assert process.exitcode is not None, "the publisher hangs"
     if process.exitcode == -9:
         return "(killed)"
@@ -35,7 +39,7 @@ def publish_once(hub: HubDouble, world: Path, overwrite: bool = False, batch: in
     return re.sub(r"\b([0-9a-f]{8})[0-9a-f]{32,56}\b", r"\1…", said)
 
 
-def publisher(url: str, world: str, overwrite: bool, batch: int) -> None:
+def publisher(url: str, world: str, overwrite: bool, batch: int, patience: float) -> None:
     """The process: what `./inv publish` does from the release folder on."""
     import huggingface_hub.constants
 
@@ -51,7 +55,7 @@ def publisher(url: str, world: str, overwrite: bool, batch: int) -> None:
     os.environ |= {
         "HF_TOKEN": WRITE_TOKEN,
         "DOCINTEL_ROOT": world,
-        "DOCINTEL_HUB_TIMEOUT_SECONDS": str(TIMEOUT_SECONDS),
+        "DOCINTEL_HUB_TIMEOUT_SECONDS": str(patience),
     }
     huggingface_hub.constants.HF_HUB_DISABLE_XET = True
     huggingface_hub.constants.HF_HUB_OFFLINE = False

@@ -14,6 +14,7 @@ from typing import Any
 from shared.base import paths
 from shared.setup.browser import require_browser
 from shared.webgpu_bench.chromium import flags
+from tests.events import CEILING_SECONDS
 
 SIZES = {"desktop": (1280, 860), "phone": (390, 844)}
 SCHEMES = ("light", "dark")
@@ -46,6 +47,7 @@ def tabs() -> Iterator[dict[str, Any]]:
             for scheme in SCHEMES:
                 view = {"width": width, "height": height}
                 context = browser.new_context(viewport=view, color_scheme=scheme)
+                context.set_default_timeout(CEILING_SECONDS * 1000)
                 made[f"{name}-{scheme}"] = context.new_page()
         try:
             yield made

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from shared.evaluate.models.chat import Answer
 from shared.evaluate.systems import System
 from shared.release.gates import judge_gates
 from shared.source.source import answering_hash, source_stage
+from tests.events import wait_until
 
 Tiny = Callable[[str], Path]
 
@@ -203,13 +203,11 @@ def test_a_killed_check_in_pytorch_asks_only_what_was_not_answered(root: Path, t
     process = subprocess.Popen(
         command, cwd=paths.REPOSITORY, env=os.environ | {"DOCINTEL_ROOT": str(root)}
     )
-    deadline = time.monotonic() + 120
-    while not (found := list(root.glob("build/answers/*.jsonl"))) or not found[0].stat().st_size:
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.005)
+    files = wait_until(lambda: list(root.glob("build/answers/*.jsonl")), process)
+    wait_until(lambda: b"\n" in files[0].read_bytes(), process, every=0.005)
     os.kill(process.pid, signal.SIGKILL)
-    process.wait(20)
-    (file,) = root.glob("build/answers/*.jsonl")
+    process.wait()
+    (file,) = files
     before = file.read_text(encoding="utf-8")
     kept = before[: before.rfind("\n") + 1]
     had = {json.loads(line)["record"] for line in kept.split("\n") if line}

@@ -160,7 +160,7 @@ def job(package: Path, **more: object) -> Job:
     own = {"id": "run-0", "input_ids": [1, 4093, 198, 1780], "max_new_tokens": 4}
     for question in (own, *asked):
         question["text"] = "The court"
-    found = {"seconds": 60.0, "context": 512, "hardware": False, "browser": find_browser()}
+    found = {"seconds": 600.0, "context": 512, "hardware": False, "browser": find_browser()}
     return Job(package, [own, *asked], **(found | more))  # type: ignore[arg-type]
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from shared.base import files as folders
 from shared.base.files import recover, swap_in
+from tests.events import wait_until
 
 
 class Killed(BaseException):
@@ -88,6 +89,7 @@ def test_a_process_that_is_killed_at_any_moment_leaves_one_of_the_two(tmp_path: 
             swap_in(work, final)
         os._exit(0)
     looked = [says(final) for _ in range(300)]
+    wait_until(lambda: int(says(final)) > 300)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     recover(final)

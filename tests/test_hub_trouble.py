@@ -119,7 +119,7 @@ class TestTrouble:
     def test_of_a_silent_hub_ends(
         self, hub: HubDouble, release: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setenv("DOCINTEL_HUB_TIMEOUT_SECONDS", "0.2")
+        monkeypatch.setenv("DOCINTEL_HUB_TIMEOUT_SECONDS", "1")
         hub.faults = [Fault("POST", "/merge", how="silence")] * 9
         sentence = refused(hub, release)
         assert "cannot be reached (no answer in time)" in sentence and "/merge, tried" in sentence

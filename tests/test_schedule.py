@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -29,6 +28,7 @@ from shared.pipeline.rung import Options
 from shared.pipeline.schedule.local import _Chain, _Idle, _Pool, _Running, cores_each, run_local
 from shared.pipeline.schedule.units import Unit, memory_of, run_unit, units_of
 from shared.release.model import STAGES
+from tests.events import CEILING_SECONDS, each, held_at, wait_until
 from tests.stand_ins import take_any_architecture
 from tests.test_commands import invoke
 from tests.tiny import write_tiny
@@ -58,6 +58,17 @@ def world(tmp_path: Path, embedded: Path, monkeypatch: pytest.MonkeyPatch) -> It
         return root
 
     yield make
+
+
+@pytest.fixture(scope="session")
+def alone(embedded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root in which every domain was checked, one after the other; never to be changed."""
+    root = make_world(tmp_path_factory.mktemp("alone"), embedded)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DOCINTEL_ROOT", str(root))
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        assert all(run_unit(units_of(name, CHECK)[-1]).ok for name in DOMAINS)
+    return root
 
 
 def packages(root: Path) -> dict[str, str]:
@@ -203,11 +214,8 @@ class TestCores:
 class TestTwoAtOnce:
     @pytest.mark.slow
     def test_give_what_one_after_the_other_gives_and_one_failing_domain_stops_no_other(
-        self, world: World
+        self, alone: Path, world: World
     ) -> None:
-        alone = world("alone")
-        for name in DOMAINS:
-            assert run_unit(units_of(name, CHECK)[-1]).ok
         both = world("both")
         broken = both / "models" / "gamma" / "merged" / "config.json"
         broken.write_text(broken.read_text().replace('"phi3"', '"fnet"'))
@@ -253,15 +261,10 @@ def _die(unit: Unit) -> tuple[Result, int]:
 
 def _kill_a_worker(root: Path, killed: list[int]) -> None:
     """SIGKILL one child of this process as soon as a build is half done."""
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        if list(root.glob("build/build/.*.partial/olive/*")):
-            workers = [p for p in psutil.Process().children() if "spawn_main" in _line(p)]
-            if workers:
-                killed.append(workers[0].pid)
-                workers[0].kill()
-                return
-        time.sleep(0.02)
+    wait_until(lambda: list(root.glob("build/build/.*.partial/olive/*")))
+    workers = [p for p in psutil.Process().children() if "spawn_main" in _line(p)]
+    killed.append(workers[0].pid)
+    workers[0].kill()
 
 
 def _line(process: psutil.Process) -> str:
@@ -276,16 +279,13 @@ def test_ctrl_c_ends_the_workers_too(world: World) -> None:
     run = subprocess.Popen(
         [sys.executable, "-m", "invoke", *words], cwd=paths.REPOSITORY, stderr=subprocess.PIPE
     )
-    deadline = time.monotonic() + 120
-    while not list(root.glob("build/build/.*.partial")):
-        assert run.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
-    family = psutil.Process(run.pid).children(recursive=True)
+    parent, *family = held_at(run, lambda: list(root.glob("build/build/.*.partial")))
     assert len(family) >= 2
     run.send_signal(signal.SIGINT)
-    _, said = run.communicate(timeout=60)
-    assert run.returncode == 130 and b"interrupted" in said
-    _, alive = psutil.wait_procs(family, timeout=15)
+    each([parent, *family], psutil.Process.resume)
+    _, said = run.communicate(timeout=CEILING_SECONDS)
+    assert run.returncode == 130 and b"interrupted" in said, said
+    _, alive = psutil.wait_procs(family, timeout=CEILING_SECONDS)
     assert not alive
 
 
@@ -317,9 +317,10 @@ print([name for name in heavy if name in sys.modules])
 
     @pytest.mark.slow
     def test_loads_no_library_that_takes_long_and_starts_no_worker(
-        self, world: World, tmp_path: Path
+        self, alone: Path, world: World, tmp_path: Path
     ) -> None:
         root = world("unchanged", 2)
+        shutil.copytree(alone / "build", root / "build", symlinks=True)
         tools = tmp_path / "tools"  # no browser in it: the bench says "not measured", at once
         tools.mkdir()
         said = self.release(root, 2, tools)

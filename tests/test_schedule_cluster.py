@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,11 +16,11 @@ import pytest
 from shared.base import paths
 from shared.base.errors import UserError
 from shared.pipeline.many import run_units
-from shared.pipeline.schedule.units import run_unit, units_of
-from tests.test_schedule import CHECK, DOMAINS, World, answers, finished, packages, world
+from tests.events import CEILING_SECONDS, wait_until
+from tests.test_schedule import CHECK, DOMAINS, World, alone, answers, finished, packages, world
 from tests.tiny import write_tiny
 
-__all__ = ["world"]
+__all__ = ["alone", "world"]
 
 
 @contextmanager
@@ -34,9 +33,7 @@ def cluster(root: Path, workers: int) -> Iterator[tuple[str, list[subprocess.Pop
     environment = os.environ | {"PYTHONPATH": str(paths.REPOSITORY)}
     started = [subprocess.Popen([*dask, *words], env=environment, **common)]  # type: ignore[call-overload]
     try:
-        while not file.exists() or not file.read_text():
-            assert started[0].poll() is None
-            time.sleep(0.1)
+        wait_until(lambda: file.exists() and file.read_text(), started[0])
         address = str(json.loads(file.read_text())["address"])
         worker = [sys.executable, "-m", "distributed.cli.dask_worker", address, "--no-nanny"]
         worker += ["--nthreads", "1", "--no-dashboard", "--resources", "MEMORY=8e9 BROWSER=1"]
@@ -56,7 +53,7 @@ def wait_for_workers(address: str, count: int) -> None:
     from distributed import Client
 
     with Client(address, set_as_default=False) as client:
-        client.wait_for_workers(count, timeout=60)
+        client.wait_for_workers(count, timeout=CEILING_SECONDS)
 
 
 class TestOnACluster:
@@ -90,30 +87,23 @@ class TestOnACluster:
 
     @pytest.mark.slow
     def test_everything_is_finished_once_though_a_worker_is_killed_in_the_middle(
-        self, world: World
+        self, alone: Path, world: World
     ) -> None:
         from distributed import Client
 
-        alone = world("alone")
-        for name in DOMAINS:
-            assert run_unit(units_of(name, CHECK)[-1]).ok
         root = world("cluster")
         with cluster(root, 2) as (address, workers):
             wait_for_workers(address, 2)
             seen: dict[str, int] = {}
 
             def kill_in_the_middle() -> None:
-                deadline = time.monotonic() + 180
+                wait_until(lambda: any("/package/" in name for name in finished(root)))
                 with Client(address, set_as_default=False) as client:
                     pids = client.run(os.getpid)
-                    while time.monotonic() < deadline:
-                        done = finished(root)
-                        busy = [pids[a] for a, tasks in client.processing().items() if tasks]
-                        if busy and any("/package/" in name for name in done):
-                            next(w for w in workers if w.pid == busy[0]).kill()
-                            seen.update(done)
-                            return
-                        time.sleep(0.02)
+                    tasks = wait_until(lambda: {a: t for a, t in client.processing().items() if t})
+                done = finished(root)
+                next(w for w in workers if w.pid == pids[next(iter(tasks))]).kill()
+                seen.update(done)
 
             hunter = threading.Thread(target=kill_in_the_middle)
             hunter.start()

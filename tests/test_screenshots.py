@@ -79,7 +79,6 @@ class TestWhatAPersonSees:
         where = folders(tmp_path / "shots")
         with serve(mounts, index) as url, tabs() as pages:
             for name, page in pages.items():
-                page.set_default_timeout(120_000)
                 page.goto(url)
                 page.wait_for_selector("body[data-state=choosing]")
                 page.click("#load")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 from shared.base import paths
 from shared.base.errors import UserError
 from shared.setup import browser, doctor, lock
+from tests.events import CEILING_SECONDS, wait_until
 
 NEEDED = ("sh", "cat", "cksum", "sed", "tail", "date", "mkdir", "mv", "rm", "rmdir", "sleep",
           "grep", "dirname", "chmod")  # fmt: skip
@@ -56,7 +56,7 @@ class Clone:
     def run(self, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             self.command(), cwd=cwd or self.root, env=self.environment, text=True,
-            capture_output=True, timeout=30,
+            capture_output=True, timeout=CEILING_SECONDS,
         )  # fmt: skip
 
     def calls(self) -> list[str]:
@@ -143,10 +143,9 @@ class TestInv:
         (clone.stubs / "slow").touch()
         one = subprocess.Popen(clone.command(), env=clone.environment, stderr=subprocess.DEVNULL,
                                stdout=subprocess.DEVNULL)  # fmt: skip
-        while not (clone.root / "build/.setup-lock/pid").exists():
-            time.sleep(0.01)
+        wait_until((clone.root / "build/.setup-lock/pid").exists, one)
         two = clone.run()
-        assert one.wait(timeout=20) == 0 and two.returncode == 0
+        assert one.wait(timeout=CEILING_SECONDS) == 0 and two.returncode == 0
         assert f"process {one.pid} is setting up" in two.stderr
         assert clone.calls().count("venv") == 1
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import time
+import threading
 from pathlib import Path
 
 import pytest
 
 from shared.base.manifest import Measurement
 from shared.base.stage import Plan, Produced, run_stage
+from tests.events import CEILING_SECONDS
 
 PLAN = Plan("demo", inputs={"model": "abc"}, settings={"bits": 4})
 
@@ -96,7 +97,7 @@ def _slow_stage(started: object) -> None:
     def slow(work: Path) -> Produced:
         (work / "half.txt").write_text("half")
         started.set()  # type: ignore[attr-defined]
-        time.sleep(60)
+        threading.Event().wait()
         return Produced()
 
     run_stage(PLAN, slow)
@@ -107,8 +108,8 @@ def test_kill_9_frees_the_lock_and_leaves_nothing(root: Path) -> None:
     started = context.Event()
     process = context.Process(target=_slow_stage, args=(started,))
     process.start()
-    assert started.wait(20) and process.pid
+    assert started.wait(CEILING_SECONDS) and process.pid
     os.kill(process.pid, signal.SIGKILL)
-    process.join(20)
+    process.join()
     assert not PLAN.folder.exists()
     assert not run_stage(PLAN, writes_one_file).reused

@@ -44,7 +44,7 @@ class Site:
 
     def get(self, path: str, method: str = "GET", **headers: str) -> tuple[Any, bytes]:
         port = self.address.port
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         connection.putrequest(method, path, skip_host="Host" in headers)
         for name, value in headers.items():
             connection.putheader(name, value)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import time
 import uuid
 from collections.abc import Iterator
 
@@ -11,6 +10,7 @@ import psutil
 import pytest
 
 from shared.base.processes import ProcessTree, runs
+from tests.events import wait_until
 
 
 @pytest.fixture
@@ -18,9 +18,7 @@ def family() -> Iterator[ProcessTree]:
     """A shell with a child of its own, a mark on the shell's command line alone."""
     found = ProcessTree(f"--mark={uuid.uuid4().hex}")
     shell = subprocess.Popen(["sh", "-c", "sleep 300 & wait", found.mark])
-    until = time.monotonic() + 10
-    while not psutil.Process(shell.pid).children() and time.monotonic() < until:
-        time.sleep(0.02)
+    wait_until(psutil.Process(shell.pid).children, shell)
     yield found
     found.kill()
     shell.wait()
@@ -47,9 +45,7 @@ def test_what_comes_later_is_seen_while_it_is_watched(
 ) -> None:
     monkeypatch.setattr("shared.base.processes.LOOK_EVERY_SECONDS", 0.05)
     with family.watched():
-        until = time.monotonic() + 10
-        while len(family.living()) < 2 and time.monotonic() < until:
-            time.sleep(0.02)
+        wait_until(lambda: len(family.living()) == 2)
     assert len(family.living()) == 2
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from shared.webgpu_bench import chromium, driver, parity, server
 from shared.webgpu_bench.parity import Batching, Comparison
 from shared.webgpu_bench.result import BrowserResult
 from shared.webgpu_bench.stage import bench_stage
+from tests.events import wait_until
 from tests.spoil import copied, scale_tensor
 from tests.test_webgpu_page import ask, browser
 
@@ -62,10 +62,7 @@ def leaves_no_process() -> Iterator[None]:
     watcher.join()
     assert seen - before, "a browser was there"
     mine = (seen | set(_beneath())) - before
-    until = time.monotonic() + 5
-    while left := [process for process in mine if runs(process)]:
-        assert time.monotonic() < until, [process.cmdline() for process in left]
-        time.sleep(0.1)
+    wait_until(lambda: not any(runs(process) for process in mine), ceiling=60)
 
 
 def _beneath() -> list[psutil.Process]:
@@ -159,15 +156,16 @@ class TestFaults:
     def test_a_file_served_too_slowly(
         self, browser: Path, package: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        send = server._Handler._send_file
+        send, over = server._Handler._send_file, threading.Event()
 
         def slowly(handler: Any, file: Path) -> None:
             if file.suffix == ".onnx_data":
-                time.sleep(8)
+                over.wait()
             send(handler, file)
 
         monkeypatch.setattr(server._Handler, "_send_file", slowly)
         result = ask(package, browser, timeout_s=6)
+        over.set()
         assert result.outcome == "timeout"
         assert "did not answer in time" in str(result.error)
 

@@ -16,6 +16,7 @@ from shared.webgpu_bench import driver
 from shared.webgpu_bench.chromium import marked, open_page
 from shared.webgpu_bench.result import BrowserResult
 from shared.webgpu_bench.server import serve
+from tests.events import CEILING_SECONDS
 
 
 @pytest.fixture(scope="module")
@@ -28,12 +29,12 @@ def browser() -> Path:
 def ask(
     package: Path,
     browser: Path,
-    timeout_s: float = 240,
+    timeout_s: float = CEILING_SECONDS,
     on_progress: Callable[[str], None] = lambda line: None,
     **more: Any,
 ) -> BrowserResult:
     prompt = {"id": "a", "input_ids": [1, 4093, 198, 1780], "max_new_tokens": 2}
-    request = {"model": "m", "dtype": "auto", "prompts": [prompt], "deadline_ms": 200_000} | more
+    request = {"model": "m", "dtype": "auto", "prompts": [prompt], "deadline_ms": 800_000} | more
     return driver.run_in_browser(
         package,
         request,
@@ -52,6 +53,7 @@ class TestThePageInARealBrowser:
             serve(mounts, {"/models/index.json": list}) as url,
             open_page(browser, hardware=False) as tab,
         ):
+            tab.page.set_default_timeout(CEILING_SECONDS * 1000)
             tab.page.goto(url)
             tab.page.wait_for_selector("body[data-state=no-model]")
             assert "No model is served here" in tab.page.inner_text("#notice")

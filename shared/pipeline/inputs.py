@@ -17,7 +17,7 @@ from shared.base.formatting import number
 from shared.base.parsing import nearest, read_json, read_text
 from shared.domain.config import Config
 from shared.domain.domain import load_domain
-from shared.domain.grammar import grammar
+from shared.domain.grammar.schema import grammar
 from shared.domain.records import read_records
 from shared.domain.settings import Chain
 from shared.evaluate.fidelity import MEASURED
@@ -61,6 +61,8 @@ def mistakes(name: str, *, browser: bool = True) -> list[str]:
         _need_memory,
         *((_need_page, _need_browser) if browser else ()),
     ]
+    if not folder.is_dir():
+        checks = checks[:1]
     found: list[str] = []
     for check in checks:
         try:

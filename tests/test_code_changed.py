@@ -130,6 +130,7 @@ def test_what_nothing_imports_is_a_program_or_named_where_it_is_run() -> None:
 
 TRACED = """
 import json, sys, threading
+from types import SimpleNamespace
 from pathlib import Path
 
 import olive.workflows, onnxruntime, onnxruntime_genai, playwright.sync_api, torch, transformers
@@ -139,8 +140,8 @@ from shared.base.code import covered, modules
 from shared.domain.domain import load_domain
 from shared.evaluate.overflow import overflow_stage
 from shared.pipeline.chain import run_chain
+from shared.pipeline.choose import measure_speeds
 from shared.pipeline.rung import Options
-from shared.pipeline.tune.scores import task_score
 from shared.webgpu_bench.engines.questions import Benched
 from shared.webgpu_bench.engines.side_by_side import side_by_side
 from shared.webgpu_bench.stage import bench_stage
@@ -169,7 +170,7 @@ domain = load_domain("legal")
 made = run_chain(domain, Options(rung="smollm3", records="1", until="check", on_the_way=True))
 package = made.stages["package"]
 overflow_stage(domain, package)
-task_score(domain, package, domain.records[:1])
+measure_speeds({"olive": SimpleNamespace(domain=domain, text=domain.records, stages=made.stages)})
 bench = bench_stage(domain, package)
 side_by_side(Benched(domain, domain.rung("smollm3"), package, bench), ["native"])
 sys.settrace(None)
@@ -190,7 +191,7 @@ def test_no_stage_runs_a_module_that_its_key_leaves_out(
     stages = json.loads(done.stdout.splitlines()[-1])
     assert stages.keys() == {
         *("source", "calibration", "build", "package", "fidelity", "reference", "check", "bench"),
-        *("overflow", "tune-tasks", "engines"),
+        *("overflow", "speed", "engines", "contract", "graph"),
     }
     for stage, (ran, allowed) in stages.items():
         assert [m for m in ran if m not in allowed and not is_infrastructure(m)] == [], stage

@@ -136,7 +136,7 @@ def _contract_stage(folder: Path, force: bool) -> StageResult:
         inputs=sha256_files(folder, small) | headers,
         settings={"folder": paths.shown(folder)},
         tools=tool_versions("transformers", "torch"),
-        code=("shared.source.contract", "shared.source.tokenizer"),
+        code=(__name__,),
     )
     return run_stage(plan, lambda _: _contract(folder), force=force)
 

@@ -2,6 +2,7 @@
 
 >>> python -m benchmarks.architectures            # renews the document
 >>> python -m benchmarks.architectures llama glm  # prints these rows
+>>> python -m benchmarks.architectures --built    # the types that the document says are built
 
 Each type is compared on the configuration that transformers takes by default, made small. A worker
 process does it, so that a type which crashes or hangs costs one row: SECONDS a type at most.
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import os
 import sys
+import textwrap
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -126,7 +128,10 @@ def write_document() -> None:
 
 if __name__ == "__main__":
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    if sys.argv[1:]:
+    if sys.argv[1:] == ["--built"]:
+        names = sorted(built(DOCUMENT.read_text(encoding="utf-8")))
+        print(textwrap.fill(", ".join(names), 96, break_on_hyphens=False))
+    elif sys.argv[1:]:
         for line in (row(name, verdict) for name, verdict in verdicts(sys.argv[1:])):
             say(line.strip())
     else:

@@ -52,8 +52,7 @@ def _fit_for_small_models(domain: Path) -> None:
     toml = domain / "fallback.toml"
     lines = toml.read_text(encoding="utf-8").splitlines(keepends=True)
     kept = (line for line in lines if not line.startswith("model_type"))
-    short = "".join(kept).replace("max_new_tokens = 160", f"max_new_tokens = {ANSWER_TOKENS}", 1)
-    toml.write_text(short, "utf-8")
+    toml.write_text("".join(kept) + f"\n[check]\nmax_new_tokens = {ANSWER_TOKENS}\n", "utf-8")
 
 
 def _write_model(folder: Path, number: int, tokenizer: Path, shape: dict[str, Any]) -> None:

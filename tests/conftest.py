@@ -31,6 +31,7 @@ def embedded() -> Path:
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty world with the domain `legal` in it; everything the code writes lands there."""
     shutil.copytree(paths.REPOSITORY / "domains" / "legal", tmp_path / "domains" / "legal")
+    shutil.copy(paths.REPOSITORY / "domains" / "defaults.toml", tmp_path / "domains")
     take_any_architecture(tmp_path / "domains" / "legal")
     monkeypatch.setenv("DOCINTEL_ROOT", str(tmp_path))
     yield tmp_path
@@ -47,14 +48,15 @@ def hub(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubDouble]:
 
 
 @pytest.fixture
-def edit(root: Path) -> Callable[[str, str, str], None]:
-    """`edit(file, old, new)` changes one of the domain's files; the old text must be there."""
+def edit(root: Path) -> Callable[[str, str, str], int]:
+    """`edit(file, old, new)` changes a file of the domain or ../defaults.toml; the changed line."""
 
-    def change(file: str, old: str, new: str) -> None:
+    def change(file: str, old: str, new: str) -> int:
         path = root / "domains" / "legal" / file
         text = path.read_text(encoding="utf-8")
         assert old in text
         path.write_text(text.replace(old, new, 1), encoding="utf-8")
+        return text[: text.index(old)].count("\n") + 1
 
     return change
 

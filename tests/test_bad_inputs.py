@@ -60,22 +60,22 @@ def both(*steps: Spoil) -> Spoil:
 CONFIGS: list[Row] = [
     (
         "a typo in a key",
-        replace("fallback.toml", "max_new_tokens", "max_new_token"),
-        "domains/legal/fallback.toml: check.max_new_token: unknown key; did you mean",
+        replace("../defaults.toml", "max_new_tokens", "max_new_token"),
+        ": check.max_new_token: unknown key; did you mean",
     ),
     (
         "TOML cut short",
-        replace("fallback.toml", "[publish]", "[publish"),
+        replace("fallback.toml", "[metrics]", "[metrics"),
         "domains/legal/fallback.toml: not valid TOML: ",
     ),
     (
         "a text for a number",
-        replace("fallback.toml", "records = 32", 'records = "many"'),
-        "domains/legal/fallback.toml: check.records: ",
+        replace("../defaults.toml", "records = 32", 'records = "many"'),
+        ": check.records: Input should be a valid integer",
     ),
     (
         "a gate with two bounds",
-        replace("fallback.toml", "at_most = 0.1", "at_most = 0.1\nat_least = 0.0"),
+        replace("../defaults.toml", "at_most = 0.1", "at_most = 0.1\nat_least = 0.0"),
         "needs exactly one of at_least, at_most, equals",
     ),
     (
@@ -86,13 +86,17 @@ CONFIGS: list[Row] = [
     (
         "an unknown exporter",
         replace("fallback.toml", 'name = "smollm3"', 'name = "smollm3"\nexporters = ["magic"]'),
-        "domains/legal/fallback.toml: rung.0.exporters.0: ",
+        ": rung.0.exporters.0: ",
     ),
-    ("no rung", put("fallback.toml", "version = 1\n"), "fallback.toml: publish: required"),
+    (
+        "no rung",
+        put("fallback.toml", "version = 1\n"),
+        "domains/legal/fallback.toml: rung: required",
+    ),
     (
         "a version from the future",
         replace("fallback.toml", "version = 1", "version = 2"),
-        "domains/legal/fallback.toml: version: ",
+        "domains/legal/fallback.toml:3: version: ",
     ),
     ("JSON with a comment", put("olive.json", "{ // no\n}"), "olive.json: not valid JSON: "),
     (
@@ -141,8 +145,8 @@ CONFIGS: list[Row] = [
     ),
     (
         "a repository's name with a space",
-        replace("fallback.toml", 'org = "docintel"', 'org = "doc intel"'),
-        "domains/legal/fallback.toml: publish.name: ",
+        replace("../defaults.toml", 'org = "docintel"', 'org = "doc intel"'),
+        ": publish.name: ",
     ),
 ]
 
@@ -207,9 +211,9 @@ FOLDERS: list[Row] = [
         "models/legal/merged/tokenizer_config.json: auto_map: names code to be run",
     ),
     (
-        "weights that are quantised",
+        "a note of quantisation over 16-bit weights",
         update("config.json", quantization_config={"quant_method": "gptq"}),
-        "quantization_config: the model is quantised already",
+        "quantization_config: left over from a quantised base",
     ),
     (
         "an adapter, not merged",

@@ -20,7 +20,8 @@ QWEN = {"hidden_size": 2048, "num_hidden_layers": 36, "num_attention_heads": 16}
 
 @pytest.fixture
 def rung(root: Path) -> Rung:
-    return load_domain("legal").rung("qwen2.5-3b")
+    rung = load_domain("legal").rung("qwen2.5-3b")
+    return rung.model_copy(update={"model_type": "qwen2"})
 
 
 def refusal(folder: Path, config: dict[str, Any], rung: Rung) -> str:

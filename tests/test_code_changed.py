@@ -57,7 +57,7 @@ class TestTheHash:
             (NATIVE, "webgpu_bench/engines/native_child.py", "eos", "end"),
             ((CARD_CODE,), "base/formatting.py", "1e8", "1e9"),
             ((CARD_CODE,), "base/tables.py", "not measured", "unmeasured"),
-            (TORCH, "evaluate/models/grammar.py", "json_schema", "regex"),
+            (TORCH, "evaluate/models/masks.py", "byte_level", "raw"),
         ],
     )  # fmt: skip
     def test_changes_with_a_function_a_constant_a_table_or_a_script(

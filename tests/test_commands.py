@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from shared.base import paths
 from shared.cli.readme import blocks, render
 from tests.hub_double import HubDouble
 
-Edit = Callable[[str, str, str], None]
+Edit = Callable[[str, str, str], int]
 
 
 def invoke(
@@ -53,10 +54,18 @@ class TestHelp:
         text = invoke("--help", name).stdout
         assert "--domain" in text and "--rung" in text and "fallback.toml" in text
 
+    def test_of_domains_leads_to_what_holds_for_one(self, root: Path) -> None:
+        assert "--domain" in invoke("--help", "domains").stdout
+        shown = invoke("domains", "--domain", "legal", root=root).stdout
+        assert re.search(r"^records = 32 +# domains/defaults\.toml:\d+$", shown, re.MULTILINE)
+
     def test_is_what_a_command_with_help_behind_it_prints(self) -> None:
         assert invoke("check", "--help").stdout == invoke("--help", "check").stdout != ""
 
-    @pytest.mark.parametrize("words", ["invoke --list", "invoke domains"])
+    @pytest.mark.parametrize(
+        "words",
+        ["invoke --list", "invoke domains", "python -m benchmarks.architectures --built"],
+    )
     def test_in_the_readme_is_what_the_command_prints(self, words: str) -> None:
         assert blocks()[words] == render(words), "run `./inv readme`"
 
@@ -75,8 +84,8 @@ class TestBadInputIsOneSentence:
         assert sentence == "error: domains/nope: no such domain; valid are: legal"
 
     def test_for_an_unknown_key(self, root: Path, edit: Edit) -> None:
-        edit("fallback.toml", "[bench]", "[bensh]")
-        assert "fallback.toml: bensh: unknown key; did you mean 'bench'?" in fails(
+        line = edit("../defaults.toml", "[bench]", "[bensh]")
+        assert f"domains/defaults.toml:{line}: bensh: unknown key; did you mean 'bench'?" in fails(
             root, "release", "--domain", "legal"
         )
 

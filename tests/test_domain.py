@@ -9,13 +9,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import tomli
 
 from shared.base import paths
 from shared.base.errors import UserError
+from shared.base.parsing import read_toml
 from shared.domain.domain import FILES, domain_names, load_domain
 from shared.domain.records import read_records
+from shared.domain.settings import Chain, Defaults, Gate
 
-Edit = Callable[[str, str, str], None]
+Edit = Callable[[str, str, str], int]
 
 
 @pytest.mark.parametrize("name", ["contracts", "financial", "legal", "medical"])
@@ -55,26 +58,144 @@ class TestACopiedFolder:
         assert "a tax analyst" in load_domain("tax").prompt
 
 
+class TestTheDefaults:
+    """domains/defaults.toml holds for a domain but for what its fallback.toml says."""
+
+    def gate(self, name: str) -> Gate:
+        return next(g for g in load_domain("legal").chain.gate if g.name == name)
+
+    def test_are_changed_by_key(self, root: Path) -> None:
+        own, shipped = load_domain("legal").chain, shipped_defaults()
+        assert own.check.max_new_tokens == 40 and own.check.records == shipped.check.records
+        assert own.bench == shipped.bench.model_copy(update={"parity_tokens": 64})
+
+    def test_a_gate_that_is_named_changes_in_the_keys_given(self, root: Path) -> None:
+        before = self.gate("decode speed")
+        add(root, '[[gate]]\nname = "decode speed"\nblocks = "publish"\n')
+        assert self.gate("decode speed") == before.model_copy(update={"blocks": "publish"})
+
+    def test_a_bound_takes_the_place_of_a_bound(self, root: Path) -> None:
+        before = self.gate("decode speed")
+        add(root, '[[gate]]\nname = "decode speed"\nat_most = 9\n')
+        changed = {"at_least": None, "at_most": 9.0}
+        assert self.gate("decode speed") == before.model_copy(update=changed)
+
+    def test_a_gate_of_another_name_is_added(self, root: Path) -> None:
+        before = load_domain("legal").chain.gate
+        add(root, '[[gate]]\nname = "mine"\nmeasurement = "check.loads"\nequals = true\n')
+        added = Gate(name="mine", measurement="check.loads", equals=True)
+        assert load_domain("legal").chain.gate == [*before, added]
+
+    def test_are_the_repositorys_own_where_the_root_has_none(self, root: Path) -> None:
+        before = load_domain("legal").chain
+        (root / "domains" / "defaults.toml").unlink()
+        assert load_domain("legal").chain == before
+
+    def test_are_no_domain(self, root: Path) -> None:
+        assert domain_names() == ["legal"]
+
+    def test_what_is_in_effect_is_shown_as_toml_with_the_line_of_each_value(
+        self, root: Path, edit: Edit
+    ) -> None:
+        domain = load_domain("legal")
+        text = domain.config.shown(domain.chain)
+        assert Chain.model_validate(tomli.loads(text)) == domain.chain
+        rows = [" ".join(row.split()) for row in text.splitlines()]
+        where = dict(row.split(" # ") for row in rows if " # " in row)
+        line = edit("../defaults.toml", "records = 32", "records = 32")
+        assert where["records = 32"] == f"domains/defaults.toml:{line}"
+        line = edit("fallback.toml", "at_least = 64", "at_least = 64")
+        assert where["at_least = 64"] == f"domains/legal/fallback.toml:{line}"
+        assert where["private = false"] == "built in"
+
+
+class TestTheKeyOfADomain:
+    """What decides that a release is made again."""
+
+    def test_changes_with_a_default_that_holds(self, root: Path, edit: Edit) -> None:
+        before = load_domain("legal")
+        edit("../defaults.toml", "records = 32", "records = 33")
+        assert load_domain("legal").key != before.key
+
+    def test_stays_with_a_default_that_the_domain_overrides(self, root: Path, edit: Edit) -> None:
+        before = load_domain("legal")
+        edit("../defaults.toml", "max_new_tokens = 160", "max_new_tokens = 170")
+        assert load_domain("legal").key == before.key
+        assert load_domain("legal").hashes["defaults.toml"] != before.hashes["defaults.toml"]
+
+    def test_stays_with_a_comment(self, root: Path, edit: Edit) -> None:
+        before = load_domain("legal").key
+        edit("../defaults.toml", "[check]", "# a word\n[check]")
+        edit("fallback.toml", "[check]", "# a word\n[check]")
+        assert load_domain("legal").key == before
+
+    def test_changes_with_any_other_file(self, root: Path, edit: Edit) -> None:
+        before = load_domain("legal").key
+        edit("prompt.md", "You", "you")
+        assert load_domain("legal").key != before
+
+
+def add(root: Path, toml: str) -> None:
+    with (root / "domains" / "legal" / "fallback.toml").open("a") as file:
+        file.write(toml)
+
+
+def shipped_defaults() -> Defaults:
+    return read_toml(paths.REPOSITORY / "domains" / "defaults.toml", Defaults)
+
+
 MISTAKES = {
+    "an unknown key in defaults.toml": (
+        ("../defaults.toml", "at_most = 2_000_000_000", "at_mots = 2_000_000_000"),
+        "domains/defaults.toml:{line}: gate.0.at_mots: unknown key; did you mean 'at_most'?",
+    ),
     "an unknown key in fallback.toml": (
-        ("fallback.toml", "at_most = 2_000_000_000", "at_mots = 2_000_000_000"),
-        "domains/legal/fallback.toml: gate.0.at_mots: unknown key; did you mean 'at_most'?",
+        ("fallback.toml", "at_least = 64", "at_leats = 64"),
+        "domains/legal/fallback.toml:{line}: gate.0.at_leats: unknown key; did you mean 'at_least'?",
+    ),
+    "an unknown table in defaults.toml": (
+        ("../defaults.toml", "[check]", "[chek]"),
+        "domains/defaults.toml:{line}: chek: unknown key; did you mean 'check'?",
     ),
     "an unknown table in fallback.toml": (
         ("fallback.toml", "[check]", "[chek]"),
-        "domains/legal/fallback.toml: chek: unknown key; did you mean 'check'?",
+        "domains/legal/fallback.toml:{line}: chek: unknown key; did you mean 'check'?",
+    ),
+    "rungs in defaults.toml": (
+        ("../defaults.toml", "[check]", "[[rung]]\n[check]"),
+        "domains/defaults.toml:{line}: rung: unknown key",
+    ),
+    "a key missing from defaults.toml": (
+        ("../defaults.toml", "max_new_tokens = 160", ""),
+        ": check.max_new_tokens: required, but missing",
     ),
     "a wrong type in fallback.toml": (
         ("fallback.toml", "max_new_tokens = 40", 'max_new_tokens = "many"'),
-        "domains/legal/fallback.toml: check.max_new_tokens: Input should be a valid integer",
+        "domains/legal/fallback.toml:{line}: check.max_new_tokens: Input should be a valid integer",
+    ),
+    "a wrong type within a value of several lines": (
+        ("../defaults.toml", "prefill = [128, 512", "prefill = [\n128,\n-512"),
+        "domains/defaults.toml:{line}: bench.prefill.1: Input should be greater than 0 (found -512)",
     ),
     "a duplicate rung": (
         ("fallback.toml", 'name = "phi3-mini"', 'name = "smollm3"'),
-        "domains/legal/fallback.toml: rung: the name 'smollm3' stands twice",
+        ": rung: the name 'smollm3' stands twice",
+    ),
+    "a gate changed twice": (
+        (
+            "fallback.toml",
+            "[fidelity]",
+            '[[gate]]\nname = "decode speed"\n[[gate]]\nname = "decode speed"\n[fidelity]',
+        ),
+        "domains/legal/fallback.toml:{line}: gate: the name 'decode speed' stands twice",
     ),
     "a gate without a bound": (
-        ("fallback.toml", "at_most = 2_000_000_000", ""),
-        "gate 'size' needs exactly one of at_least, at_most, equals",
+        ("../defaults.toml", "at_most = 2_000_000_000", ""),
+        "gate 'q4f16 model size' needs exactly one of at_least, at_most, equals",
+    ),
+    "a changed gate with two bounds": (
+        ("fallback.toml", "at_least = 64", "at_least = 64\nat_most = 99"),
+        ": gate.0: gate 'positions compared, WebGPU with the CPU' needs exactly one of",
     ),
     "a syntax error in fallback.toml": (
         ("fallback.toml", "version = 1", "version = = 1"),
@@ -135,10 +256,10 @@ MISTAKES = {
 def test_a_mistake_is_one_clear_sentence(
     edit: Edit, change: tuple[str, str, str], sentence: str
 ) -> None:
-    edit(*change)
+    line = edit(*change)
     with pytest.raises(UserError) as caught:
         load_domain("legal")
-    assert sentence in str(caught.value)
+    assert sentence.replace("{line}", str(line)) in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

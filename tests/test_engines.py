@@ -12,7 +12,7 @@ import pytest
 from benchmarks.native import bytes_per_token, share_of_limit
 from shared.base.errors import RungFailed, UserError
 from shared.base.venv import Venv
-from shared.domain.settings import BenchSettings
+from shared.domain.domain import load_domain
 from shared.setup.browser import INSTALL_FIREFOX, find_browser, find_firefox
 from shared.webgpu_bench.engines import firefox, in_browser, native, native_webgpu
 from shared.webgpu_bench.engines.job import EngineRun, Job
@@ -41,7 +41,7 @@ class TestTheQuestions:
         assert [q["id"] for q in asked] == ["d0/0", "p128/0"]
 
     def test_a_software_adapter_is_never_asked_32_tokens(self) -> None:
-        few = Points.of(BenchSettings(), hardware=False)
+        few = Points.of(load_domain("legal").chain.bench, hardware=False)
         assert max((len(q["input_ids"]) for q in questions(few, [5], 8192)), default=0) < 32
 
 

@@ -246,8 +246,8 @@ class TestWhere:
         assert FieldScoring(metric="exact").judges({})
 
 
-Edit = Callable[[str, str, str], None]
-PLACE = "domains/legal/fallback.toml: metrics"
+Edit = Callable[[str, str, str], int]
+PLACE = "domains/legal/fallback.toml:{line}: metrics"
 MISTAKES = {
     "an unknown metric": (
         ('issue = "exact"', 'issue = "exat"'),
@@ -278,7 +278,7 @@ MISTAKES = {
     ),
     "a field without a metric": (
         ('conclusion = "exact"', ""),
-        f"{PLACE}.conclusion: required, but missing: schema.json has this field",
+        ": metrics.conclusion: required, but missing: schema.json has this field",
     ),
     "a condition on no field": (
         ("where = { issue =", "where = { isue ="),
@@ -308,10 +308,10 @@ MISTAKES = {
 def test_a_mistake_in_metrics_is_one_clear_sentence(
     edit: Edit, change: tuple[str, str], sentence: str
 ) -> None:
-    edit("fallback.toml", *change)
+    line = edit("fallback.toml", *change)
     with pytest.raises(UserError) as caught:
         load_domain("legal")
-    assert sentence in str(caught.value)
+    assert sentence.replace("{line}", str(line)) in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

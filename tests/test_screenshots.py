@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from shared.base import paths
+from shared.domain.grammar import grammar
 from shared.webgpu_bench import driver
 from shared.webgpu_bench.engines.side_by_side import Row
 from shared.webgpu_bench.listing import listing
@@ -72,7 +73,7 @@ class TestWhatAPersonSees:
         released = shutil.copytree(package, tmp_path / "legal", copy_function=os.link)
         schema = '{"type": "object", "properties": {"ok": {"enum": ["yes", "no"]}},'
         schema += ' "required": ["ok"], "additionalProperties": false}'
-        (released / "schema.json").write_text(schema)
+        (released / "grammar.ebnf").write_text(grammar(json.loads(schema)))
         mounts = {"/": driver.PAGE, "/vendor": driver.VENDOR, "/models/legal": released}
         index = {"/models/index.json": lambda: listing({"legal": released})}
         where = folders(tmp_path / "shots")

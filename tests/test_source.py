@@ -72,11 +72,11 @@ class TestRefused:
         (merged / "config.json").write_text("{")
         assert "models/legal/merged/config.json: not valid JSON" in refusal()
 
-    def test_weights_that_are_quantised_already(self, merged: Path) -> None:
+    def test_a_note_of_quantisation_that_the_weights_do_not_have(self, merged: Path) -> None:
         config = json.loads((merged / "config.json").read_text())
         config["quantization_config"] = {"quant_method": "gptq"}
         (merged / "config.json").write_text(json.dumps(config))
-        assert "quantization_config: the model is quantised already" in refusal()
+        assert "quantization_config: left over from a quantised base" in refusal()
 
     def test_an_adapter_that_was_not_merged(self, merged: Path) -> None:
         (merged / "config.json").unlink()
@@ -93,12 +93,16 @@ class TestRefused:
     ) -> None:
         base = merged.parent / "untuned"
         shutil.copytree(merged, base)
-        named = {"model_type": "qwen2", "base_source": "models/legal/untuned"}
+        named = {
+            "model_type": "qwen2",
+            "base": "acme/base",
+            "base_source": "models/legal/untuned",
+        }
         rung = load_domain("legal").rung("smollm3").model_copy(update=named)
         source_stage(rung)
         config = json.loads((base / "config.json").read_text())
         (base / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 9}))
-        with pytest.raises(RungFailed, match="num_hidden_layers: 4 is not HuggingFaceTB/SmolLM3-"):
+        with pytest.raises(RungFailed, match="num_hidden_layers: 4 is not acme/base's 9"):
             source_stage(rung)
 
     def test_another_package_than_the_embedded_one(self, root: Path) -> None:

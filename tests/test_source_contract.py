@@ -10,9 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, MixtralConfig
 
 from shared.base.errors import RungFailed
-from shared.source.contract import source_contract
+from shared.evaluate.models.onnx import OnnxDecoder
+from shared.olive.graph.build import build_graph
+from shared.olive.graph.fill import Int4Options, write_int4
+from shared.source.contract import is_untied, source_contract
+from shared.source.model import load_model, model_weights
 
 Weights = dict[str, torch.Tensor]
 DOWN = "model.layers.2.mlp.down_proj.weight"
@@ -46,7 +51,7 @@ def refusal(folder: Path) -> str:
 def test_a_whole_model_is_taken_with_every_tensor_by_name(folder: Path) -> None:
     found = source_contract(folder)
     assert found.tensors.keys() == found.model.shapes.keys()
-    assert not found.untied and not found.passed_over
+    assert not found.passed_over
 
 
 class TestATensorThatIsMissing:
@@ -154,12 +159,51 @@ class TestNames:
 class TestATiedHead:
     def test_that_was_trained_all_the_same_is_not_tied(self, folder: Path) -> None:
         configure(folder, tie_word_embeddings=True)
-        assert source_contract(folder).untied
+        assert is_untied(folder)
 
     def test_that_is_the_table_once_more_is_tied(self, folder: Path) -> None:
         configure(folder, tie_word_embeddings=True)
         change(folder, lambda w: w | {HEAD: w[EMBED].clone()})
-        assert not source_contract(folder).untied
+        assert not is_untied(folder)
+
+    def test_that_was_trained_all_the_same_is_built_and_read_as_its_own(
+        self, folder: Path, tmp_path: Path
+    ) -> None:
+        """transformers does not tie what differs; the graph, and the parent, must not either."""
+        configure(folder, tie_word_embeddings=True)
+        model, ids = load_model(folder, "float32"), [5, 7, 11, 13]
+        assert not torch.equal(model.lm_head.weight, model.model.embed_tokens.weight)
+        file = tmp_path / "model.onnx"
+        options = Int4Options(quantize=False)
+        write_int4(build_graph(folder, "f32"), model_weights(folder), file, options)
+        ours = torch.from_numpy(OnnxDecoder(file).feed(ids))
+        theirs = model(torch.tensor([ids])).logits[0]
+        assert torch.cosine_similarity(ours, theirs, dim=-1).min() > 0.999999
+
+
+def test_an_adapter_config_left_beside_merged_weights_changes_nothing(folder: Path) -> None:
+    """transformers, with peft installed, would look for the adapter that it describes."""
+    before = load_model(folder, "float32")(torch.tensor([[5, 7]])).logits
+    named = {"peft_type": "LORA", "base_model_name_or_path": "acme/elsewhere"}
+    (folder / "adapter_config.json").write_text(json.dumps(named))
+    assert torch.equal(load_model(folder, "float32")(torch.tensor([[5, 7]])).logits, before)
+
+
+def test_a_mixture_of_experts_has_the_tensors_that_save_pretrained_writes(tmp_path: Path) -> None:
+    config = MixtralConfig(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        num_local_experts=2,
+    )
+    AutoModelForCausalLM.from_config(config).to(torch.bfloat16).save_pretrained(tmp_path)
+    assert any("experts.1.w2" in name for name in source_contract(tmp_path).tensors)
+    assert load_model(tmp_path, "float32")(torch.tensor([[5, 7]])).logits.isfinite().all()
+    change(tmp_path, lambda w: {n: t for n, t in w.items() if "experts.1.w2" not in n})
+    assert "experts.1.w2.weight: missing" in refusal(tmp_path)
 
 
 class TestQuantisation:

@@ -10,10 +10,9 @@ import jsonschema
 import pytest
 
 from shared.base.errors import UserError
-from shared.domain.domain import load_domain
+from shared.domain.grammar import grammar
 from shared.domain.records import Record
 from shared.evaluate.models.chat import Answer, common_prefix, room
-from shared.evaluate.models.grammar import grammar
 from shared.evaluate.store import Store
 from shared.evaluate.systems import parse_constrained, parse_systems
 
@@ -187,16 +186,3 @@ class TestTheCommandLine:
         assert parse_constrained("only") == ("constrained",)
         with pytest.raises(UserError, match=r"--constrained: there is no 'bth'; .*'both'"):
             parse_constrained("bth")
-
-
-@pytest.mark.parametrize("name", ["contracts", "financial", "legal", "medical"])
-def test_every_domains_schema_can_be_held_to(name: str) -> None:
-    import llguidance
-
-    from shared.base.paths import REPOSITORY
-
-    schema = grammar(load_domain(name).schema)
-    assert (REPOSITORY / "domains" / name).is_dir()
-    assert not llguidance.LLMatcher.validate_grammar(
-        llguidance.LLMatcher.grammar_from_json_schema(schema)
-    )

@@ -110,8 +110,8 @@ class TestTheParityGate:
         result = benched(package, monkeypatch)
         assert result.chain
         failed = [g.name for g in result.chain.gates if g.outcome == "fail"]
-        assert "WebGPU's probabilities are the CPU's" in failed
-        assert "it is known where each node ran" not in failed
+        assert "WebGPU KL divergence from the CPU" in failed
+        assert "node placement is known" not in failed
         assert not result.ok and failed[0] in str(result.error)
 
     def test_and_all_others_pass_the_right_file(

@@ -4,7 +4,10 @@ import difflib
 import json
 import math
 import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from decimal import Decimal
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -15,6 +18,10 @@ from shared.base import paths
 from shared.base.errors import UserError
 
 Model = TypeVar("Model", bound=BaseModel)
+Key = tuple[int | str, ...]
+"""Where a value stands: ("gate", 3, "at_most")."""
+Where = str | Callable[[Key], str]
+"""A file's name, or what gives the place of a key in it."""
 
 LARGEST_TEXT = 64_000_000
 """Bytes. A tokenizer.json with a vocabulary of 250,000 has some 35 MB."""
@@ -68,21 +75,64 @@ def _need_shallow(value: Any) -> None:
         level = [w for v in level for w in (v.values() if isinstance(v, dict) else v)]
 
 
+@dataclass(frozen=True)
+class Toml:
+    """A TOML file, parsed, which knows the line of each key; tomli does not."""
+
+    path: Path
+    text: str
+    data: dict[str, Any]
+
+    @classmethod
+    def read(cls, path: Path) -> "Toml":
+        """UserError where the file is missing or no TOML."""
+        text = read_text(path)
+        try:
+            return cls(path, text, tomli.loads(text))
+        except tomli.TOMLDecodeError as error:
+            raise UserError(f"{paths.shown(path)}: not valid TOML: {error}") from None
+
+    @cached_property
+    def lines(self) -> dict[Key, int]:
+        """Key → the line where it begins: the first whose end makes a TOML file that has it."""
+        found: dict[Key, int] = {}
+        rows, begin = self.text.split("\n"), 1
+        for end in range(1, len(rows) + 1):
+            try:
+                data = tomli.loads("\n".join(rows[:end]))
+            except tomli.TOMLDecodeError:  # within a value of several lines
+                continue
+            for key in _keys(data):
+                found.setdefault(key, begin)
+            begin = end + 1
+        return found
+
+    @cached_property
+    def keys(self) -> frozenset[Key]:
+        return frozenset(_keys(self.data))
+
+    def depth(self, key: Key) -> int:
+        """How many parts of the key lead somewhere in this file."""
+        return next(n for n in range(len(key), -1, -1) if n == 0 or key[:n] in self.keys)
+
+    def place(self, key: Key) -> str:
+        """`file:line: key`; where the key is missing, the line of its table."""
+        line = self.lines.get(key[: self.depth(key)])
+        return _joined(f"{paths.shown(self.path)}:{line}" if line else paths.shown(self.path), key)
+
+
 def read_toml(path: Path, model: type[Model]) -> Model:
-    """Parse TOML into `model`; every mistake is a UserError that names file and key."""
-    try:
-        data = tomli.loads(read_text(path))
-    except tomli.TOMLDecodeError as error:
-        raise UserError(f"{paths.shown(path)}: not valid TOML: {error}") from None
-    return validate(data, model, paths.shown(path))
+    """Parse TOML into `model`; every mistake is a UserError that names file, line and key."""
+    toml = Toml.read(path)
+    return validate(toml.data, model, toml.place)
 
 
-def validate(data: Any, model: type[Model], where: str) -> Model:
+def validate(data: Any, model: type[Model], where: Where) -> Model:
     """Build `model` from parsed data, or raise the first mistake as a UserError."""
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        raise UserError(f"{where}: {_sentence(error, model)}") from None
+        raise UserError(sentence(error, model, where)) from None
 
 
 def nearest(word: str, valid: list[str]) -> str:
@@ -91,17 +141,36 @@ def nearest(word: str, valid: list[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"valid are: {', '.join(sorted(valid))}"
 
 
-def _sentence(error: ValidationError, model: type[BaseModel]) -> str:
-    first = error.errors(include_url=False)[0]
-    key = ".".join(f"{part}" for part in first["loc"])
+def sentence(error: ValidationError, model: type[BaseModel], where: Where) -> str:
+    """pydantic's first error as one sentence: place, key, what is wrong, the nearest valid key.
+
+    An unknown key comes first: it is why another one is missing.
+    """
+    errors = error.errors(include_url=False)
+    first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
+    key = first["loc"]
+    place = where(key) if callable(where) else _joined(where, key)
     if first["type"] == "extra_forbidden":
-        valid = list(_fields_at(model, first["loc"][:-1]))
-        return f"{key}: unknown key; {nearest(str(first['loc'][-1]), valid)}"
+        return f"{place}: unknown key; {nearest(str(key[-1]), _fields_at(model, key[:-1]))}"
     if first["type"] == "missing":
-        return f"{key}: required, but missing"
+        return f"{place}: required, but missing"
     text = first["msg"].removeprefix("Value error, ")
-    shown = "" if isinstance(first["input"], dict | list) else f" (found {first['input']!r})"
-    return f"{key}: {text}{shown}" if key else text
+    if isinstance(first["input"], dict | list):
+        return f"{place}: {text}"
+    found = repr(first["input"])
+    return f"{place}: {text} (found {found if len(found) <= 200 else found[:199] + '…'})"
+
+
+def _joined(where: str, key: Key) -> str:
+    return f"{where}: {'.'.join(map(str, key))}" if key else where
+
+
+def _keys(data: Any, above: Key = ()) -> Iterator[Key]:
+    items = data.items() if isinstance(data, dict) else enumerate(data)
+    for name, value in items:
+        yield (*above, name)
+        if isinstance(value, dict | list):
+            yield from _keys(value, (*above, name))
 
 
 def _fields_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:

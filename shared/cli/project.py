@@ -54,14 +54,21 @@ def bench_scaling(c: Context, domains: str = "1,2,4,8,16") -> None:
     print(paths.shown(DOCUMENT))
 
 
-@task
+@task(help={"domain": "its settings, each with the file and line that sets it"})
 @command
-def domains(c: Context) -> None:
-    """List the domains, their rungs, and how many held-out records they have."""
+def domains(c: Context, domain: str = "") -> None:
+    """List the domains, their rungs, and how many held-out records they have.
+
+    With --domain: what holds for it, domains/defaults.toml under its fallback.toml, as TOML.
+    """
     from shared.base.tables import table
     from shared.cli.summary import TERMINAL
     from shared.domain.domain import domain_names, load_domain
 
+    if domain:
+        loaded = load_domain(domain)
+        print(loaded.config.shown(loaded.chain))
+        return
     rows = [
         (d.name, str(len(d.records)), " → ".join(rung.name for rung in d.chain.rung))
         for d in map(load_domain, domain_names())
@@ -79,10 +86,21 @@ def status(c: Context, domain: str = "") -> None:
     print(report([load_domain(domain).name] if domain else None))
 
 
-@task
+@task(help={"domain": "only what `release --domain` checks before stage 1, and each rung's folder"})
 @command
-def doctor(c: Context) -> None:
-    """Say what is installed, what is missing, and the command that mends it."""
+def doctor(c: Context, domain: str = "") -> None:
+    """Say what is installed, what is missing, and the command that mends it.
+
+    With --domain: every mistake in its folder at once, and what each rung's weights are good for.
+    """
+    if domain:
+        from shared.cli.summary import inputs_report
+
+        text, well = inputs_report(domain)
+        print(text)
+        if not well:
+            raise UserError(f"{domain}: see the table")
+        return
     from shared.setup.doctor import check as examine
     from shared.setup.doctor import failed, render
 

@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shared.base import paths
-from shared.base.errors import UserError
+from shared.base.errors import RungFailed, UserError
 from shared.base.files import write_text
 from shared.base.formatting import number
 from shared.base.manifest import Measurement
 from shared.base.tables import shown, table
-from shared.domain.domain import domain_names
+from shared.domain.domain import domain_names, load_domain
+from shared.domain.settings import Rung
 from shared.evaluate.compare import newest_file
+from shared.pipeline.inputs import mistakes
 from shared.pipeline.one import Result, read_attempts
 from shared.pipeline.publication import read_publication
 from shared.release.card.quality import quality_note, quality_tables
@@ -21,6 +23,7 @@ from shared.release.card.tables import attempts_table, builds_table, gates_table
 from shared.release.gates import GateResult, flatten
 from shared.release.model import CARD_FILE, Release, read_release, release_folder
 from shared.release.signing import signed_by
+from shared.source.source import source_stage
 
 if TYPE_CHECKING:
     from shared.hub.publish import Plan
@@ -178,6 +181,28 @@ def _values(result: Result) -> list[str]:
     return ["" if value is None else str(value) for value in values]
 
 
+def inputs_report(domain: str) -> tuple[str, bool]:
+    """What `doctor --domain` prints, and whether a release could begin."""
+    found = mistakes(domain)
+    rows = [("domain and machine", "mistake", words) for words in found]
+    try:
+        rungs = load_domain(domain).chain.rung
+    except UserError:
+        rungs = []
+    rows += [(f"rung {rung.name}", *_source_state(rung)) for rung in rungs]
+    return table(("what", "state", "why"), rows or [("", "ok", "")], TERMINAL), not found
+
+
+def _source_state(rung: Rung) -> tuple[str, str]:
+    if rung.source.startswith("hf:"):
+        return "not looked at", f"{rung.source} would be fetched from the Hub"
+    try:
+        source = source_stage(rung)
+    except RungFailed as error:
+        return "not taken", str(error)
+    return "ok", f"{source.done.manifest.facts['architecture']} in {paths.shown(source.folder)}"
+
+
 def status(domains: list[str] | None = None) -> str:
     """The acceptance list per domain: done, failed or not measured, read from manifests."""
     rows = [row for name in domains or domain_names() for row in _acceptance(name)]
@@ -221,7 +246,7 @@ def _exports(domain: str, release: Release | None, missing: str) -> tuple[str, s
 def _verdict(gates: list[GateResult], measurement: str) -> tuple[str, str]:
     gate = next((g for g in gates if g.gate.measurement == measurement), None)
     if gate is None:
-        return "not measured", f"fallback.toml has no gate on {measurement}"
+        return "not measured", f"there is no [[gate]] on {measurement}"
     words = {"pass": "done", "fail": "failed", "not measured": "not measured"}
     return words[gate.outcome], gate.reason
 

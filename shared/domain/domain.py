@@ -14,24 +14,27 @@ import jsonschema
 
 from shared.base import paths
 from shared.base.errors import UserError
-from shared.base.hashing import sha256_file
-from shared.base.parsing import nearest, read_json, read_text, read_toml
+from shared.base.hashing import sha256_file, sha256_json
+from shared.base.parsing import nearest, read_json, read_text
+from shared.domain.config import CHAIN_FILE, DEFAULTS_FILE, Config
+from shared.domain.grammar import grammar
 from shared.domain.olive_json import check_olive_config
 from shared.domain.records import Record, read_records
-from shared.domain.scoring import check_metrics
+from shared.domain.scoring import mistakes
 from shared.domain.settings import Chain, Rung
 
 OPTIONAL_FILES = ("calibration.jsonl",)
-FILES = ("olive.json", "fallback.toml", "card.md", "prompt.md", "schema.json", "eval.jsonl")
+FILES = ("olive.json", CHAIN_FILE, "card.md", "prompt.md", "schema.json", "eval.jsonl")
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,40}")
 
 
 @dataclass(frozen=True)
 class Domain:
-    """A domain folder, read and checked. `hashes` has the SHA-256 of each of its files."""
+    """A domain folder, read and checked. `hashes` has the SHA-256 of each file it is read from."""
 
     name: str
     folder: Path
+    config: Config
     chain: Chain
     olive: dict[str, Any]
     prompt: str
@@ -39,11 +42,17 @@ class Domain:
     records: tuple[Record, ...]
     hashes: dict[str, str]
 
+    @property
+    def key(self) -> str:
+        """Hash of all that holds: the files, but of the two TOML files what they make together."""
+        files = {k: v for k, v in self.hashes.items() if k not in (CHAIN_FILE, DEFAULTS_FILE)}
+        return sha256_json([files, self.chain.model_dump()])
+
     def rung(self, name: str) -> Rung:
         """The rung of that name; UserError with the nearest one."""
         names = [rung.name for rung in self.chain.rung]
         if name not in names:
-            where = paths.shown(self.folder / "fallback.toml")
+            where = paths.shown(self.folder / CHAIN_FILE)
             raise UserError(f"{where}: no rung is named {name!r}; {nearest(name, names)}")
         return self.chain.rung[names.index(name)]
 
@@ -65,18 +74,22 @@ def load_domain(name: str) -> Domain:
     folder = paths.domains() / name
     for file in FILES:
         read_text(folder / file)
-    chain = read_toml(folder / "fallback.toml", Chain)
+    config = Config.read(folder)
+    chain = config.chain()
     schema = _read_schema(folder / "schema.json")
-    check_metrics(chain.metrics, schema, paths.shown(folder / "fallback.toml"))
+    for key, words in mistakes(chain.metrics, schema):
+        raise UserError(f"{config.place(key)}: {words}")
+    files = [folder / file for file in (*FILES, *_present(folder))]
     return Domain(
         name=name,
         folder=folder,
+        config=config,
         chain=_fill_in(chain, name),
         olive=check_olive_config(read_json(folder / "olive.json"), folder / "olive.json"),
         prompt=read_text(folder / "prompt.md").strip().replace("{domain}", name),
         schema=schema,
         records=read_records(folder / "eval.jsonl", schema),
-        hashes={file: sha256_file(folder / file) for file in (*FILES, *_present(folder))},
+        hashes={file.name: sha256_file(file) for file in (*files, config.defaults.path)},
     )
 
 
@@ -93,6 +106,7 @@ def _read_schema(path: Path) -> dict[str, Any]:
         raise UserError(f"{paths.shown(path)}: {key}: {error.message}") from None
     if not isinstance(schema, dict) or schema.get("type") != "object":
         raise UserError(f"{paths.shown(path)}: type: the answer's schema must be of type object")
+    grammar(schema, paths.shown(path))  # what answers cannot be held to is refused here
     return schema
 
 

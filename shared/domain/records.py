@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field
 
 from shared.base import paths
 from shared.base.errors import UserError
 from shared.base.manifest import Strict
-from shared.base.parsing import loads_strictly, read_text
+from shared.base.parsing import loads_strictly, read_text, validate
 
 
 class Record(Strict):
@@ -42,12 +42,8 @@ def read_records(path: Path, schema: dict[str, Any]) -> tuple[Record, ...]:
 
 def _read_record(line: str, validator: jsonschema.Draft202012Validator, where: str) -> Record:
     try:
-        record = Record.model_validate(loads_strictly(line))
+        record = validate(loads_strictly(line), Record, where)
         validator.validate(record.gold)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(map(str, first["loc"]))
-        raise UserError(f"{where}: {key}: {first['msg'].lower()}") from None
     except jsonschema.ValidationError as error:
         key = ".".join(["gold", *map(str, error.path)])
         raise UserError(f"{where}: {key}: {error.message}") from None

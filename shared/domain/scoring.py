@@ -9,15 +9,14 @@ The metrics themselves stand in metrics.py.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, get_args
 
 import jsonschema
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from shared.base.errors import UserError
 from shared.base.manifest import Strict
-from shared.base.parsing import nearest
+from shared.base.parsing import Key, nearest
 
 Metric = Literal["exact", "set_f1", "token_f1", "number", "verbatim"]
 METRICS: tuple[str, ...] = get_args(Metric)
@@ -74,34 +73,38 @@ class FieldScoring(Strict):
         return all(key in gold and same(gold[key], value) for key, value in self.where.items())
 
 
-def check_metrics(metrics: Mapping[str, FieldScoring], schema: dict[str, Any], place: str) -> None:
-    """Every field of the schema is scored and no other; UserError naming `place` and the key."""
+def mistakes(
+    metrics: Mapping[str, FieldScoring], schema: dict[str, Any]
+) -> Iterator[tuple[Key, str]]:
+    """Key and words of what is wrong: every field of the schema is scored, and no other."""
     fields = schema.get("properties", {})
     for name in metrics:
         if name not in fields:
-            hint = nearest(name, list(fields))
-            raise UserError(f"{place}: metrics.{name}: schema.json has no such field; {hint}")
+            yield ("metrics", name), f"schema.json has no such field; {nearest(name, list(fields))}"
     for name in fields:
         if name not in metrics:
-            raise UserError(
-                f"{place}: metrics.{name}: required, but missing: schema.json has this field, and "
-                f"nothing says how it is scored; valid are: {', '.join(METRICS)}"
+            yield (
+                ("metrics", name),
+                "required, but missing: schema.json has this field, and nothing says how it is "
+                f"scored; valid are: {', '.join(METRICS)}",
             )
     for name, scoring in metrics.items():
         for key, value in scoring.where.items():
-            _check_condition(key, value, schema, f"{place}: metrics.{name}.where.{key}")
+            if wrong := _condition_mistake(key, value, schema):
+                yield ("metrics", name, "where", key), wrong
 
 
-def _check_condition(key: str, value: Any, schema: dict[str, Any], place: str) -> None:
+def _condition_mistake(key: str, value: Any, schema: dict[str, Any]) -> str | None:
     """A condition that no gold can meet would judge nothing, silently."""
     fields = schema.get("properties", {})
     if key not in fields:
-        raise UserError(f"{place}: schema.json has no such field; {nearest(key, list(fields))}")
+        return f"schema.json has no such field; {nearest(key, list(fields))}"
     validator = jsonschema.Draft202012Validator(schema).evolve(schema=fields[key])
-    if not validator.is_valid(value):
-        valid = fields[key].get("enum", []) if isinstance(fields[key], dict) else []
-        hint = nearest(str(value), [str(v) for v in valid]) if valid else "see schema.json"
-        raise UserError(f"{place}: no gold can have the value {value!r}; {hint}")
+    if validator.is_valid(value):
+        return None
+    valid = fields[key].get("enum", []) if isinstance(fields[key], dict) else []
+    hint = nearest(str(value), [str(v) for v in valid]) if valid else "see schema.json"
+    return f"no gold can have the value {value!r}; {hint}"
 
 
 def same(found: Any, gold: Any) -> bool:

@@ -1,4 +1,4 @@
-"""What fallback.toml may say: rungs, gates, how answers are scored, where a release is published."""
+"""What defaults.toml and fallback.toml may say: publishing, check, bench, gates; rungs, scoring."""
 
 from __future__ import annotations
 
@@ -83,33 +83,25 @@ class Rung(Strict):
 class CheckSettings(Strict):
     """How many held-out records are answered by default, and with how many tokens at most."""
 
-    records: int = Field(default=10, ge=1)
-    max_new_tokens: int = Field(default=160, ge=1)
+    records: int = Field(ge=1)
+    max_new_tokens: int = Field(ge=1)
 
 
 class FidelitySettings(Strict):
     """How many tokens of held-out text the release and its 16-bit parent are compared on."""
 
-    tokens: int = Field(default=1024, ge=16)
+    tokens: int = Field(ge=16)
 
 
 class BenchSettings(Strict):
-    """The browser run: how many tokens, how often, and when it must be done."""
+    """The browser run: how many tokens are asked of a GPU, and when it must be done."""
 
-    new_tokens: int = Field(default=64, ge=2)
-    prompt_tokens: int = Field(default=128, ge=8)
-    prefill: list[PositiveInt] = Field(default=[128, 512, 2048])
-    depths: list[NonNegativeInt] = Field(default=[0, 512, 2048], min_length=1)
-    warm_ups: int = Field(default=1, ge=0)
-    repetitions: int = Field(default=3, ge=1)
-    software_new_tokens: int = Field(default=4, ge=2)
-    software_prompt_tokens: int = Field(default=24, ge=8)
-    software_depths: list[NonNegativeInt] = Field(default=[0])
-    parity_tokens: int = Field(default=2000, ge=1)
-    software_parity_tokens: int = Field(default=512, ge=1)
-    gpu_budget: str = "8GB"
-    time_budget_seconds: float = Field(default=220, gt=0)
-    engine_seconds: float = Field(default=60, gt=0)
+    new_tokens: int = Field(ge=2)
+    prefill: list[PositiveInt]
+    depths: list[NonNegativeInt] = Field(min_length=1)
+    parity_tokens: int = Field(ge=1)
+    gpu_budget: str
+    time_budget_seconds: float = Field(gt=0)
 
     @property
     def gpu_budget_bytes(self) -> int:
@@ -143,26 +135,32 @@ class PublishSettings(Strict):
     signing_key: str | None = None
 
 
-class Chain(Strict):
-    """fallback.toml: the rungs in the order they are tried, and the gates a release must pass.
+class Defaults(Strict):
+    """defaults.toml: what holds for each domain whose fallback.toml does not say otherwise."""
+
+    publish: PublishSettings
+    check: CheckSettings
+    fidelity: FidelitySettings
+    bench: BenchSettings
+    gate: list[Gate] = Field(min_length=1)
+
+    @field_validator("gate", "rung", mode="before", check_fields=False)
+    @classmethod
+    def _no_twins(cls, items: Any) -> Any:
+        tables = items if isinstance(items, list) else []
+        seen = [item.get("name") for item in tables if isinstance(item, dict)]
+        twice = next((name for name in seen if name is not None and seen.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"the name {twice!r} stands twice")
+        return items
+
+
+class Chain(Defaults):
+    """fallback.toml over the defaults: the rungs in the order they are tried.
 
     `metrics`: how each field of schema.json is scored; none may be left out.
     """
 
     version: Literal[1]
-    publish: PublishSettings
-    check: CheckSettings = CheckSettings()
-    fidelity: FidelitySettings = FidelitySettings()
-    bench: BenchSettings = BenchSettings()
     metrics: dict[str, FieldScoring] = Field(default_factory=dict)
-    gate: list[Gate] = Field(min_length=1)
     rung: list[Rung] = Field(min_length=1)
-
-    @model_validator(mode="after")
-    def _no_twins(self) -> Chain:
-        for kind, names in (("rung", self.rung), ("gate", self.gate)):
-            seen = [item.name for item in names]
-            twice = next((name for name in seen if seen.count(name) > 1), None)
-            if twice:
-                raise ValueError(f"{kind}: the name {twice!r} stands twice")
-        return self

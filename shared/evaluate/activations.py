@@ -1,4 +1,4 @@
-"""A graph with a probe behind every activation, so that its largest magnitude leaves as one number."""
+"""The largest magnitude of every activation of a graph, by a probe behind each."""
 
 import re
 from dataclasses import dataclass
@@ -13,15 +13,8 @@ from shared.evaluate.models.onnx import OnnxDecoder, set_exact
 
 LAYER = re.compile(r"layers?[._/](\d+)")
 WATCHED = {
-    "MatMulNBits",
-    "MatMul",
-    "Mul",
-    "Add",
-    "GroupQueryAttention",
-    "GatherBlockQuantized",
-    "Gather",
-    "SimplifiedLayerNormalization",
-    "SkipSimplifiedLayerNormalization",
+    *("MatMulNBits", "MatMul", "Mul", "Add", "GroupQueryAttention", "GatherBlockQuantized"),
+    *("Gather", "SimplifiedLayerNormalization", "SkipSimplifiedLayerNormalization"),
 }
 
 
@@ -101,13 +94,11 @@ def _layer(node: onnx.NodeProto, current: str) -> str:
 
 def _activations(node: onnx.NodeProto, integers: set[str]) -> list[str]:
     """The outputs that carry activations: of an attention all, of a skip-norm the norm and the sum
-    that goes on; its unused statistics may not even be computed."""
-    outputs = [o for i, o in enumerate(node.output) if o and not _is_statistic(node, i)]
-    return [o for o in outputs if o not in integers]
-
-
-def _is_statistic(node: onnx.NodeProto, index: int) -> bool:
-    return "LayerNormalization" in node.op_type and index in (1, 2)
+    that goes on (0 and 3); its unused statistics (1 and 2) may not even be computed."""
+    outputs = node.output
+    if "LayerNormalization" in node.op_type:
+        outputs = [*outputs[:1], *outputs[3:]]
+    return [output for output in outputs if output and output not in integers]
 
 
 def _integer_outputs(model: onnx.ModelProto) -> set[str]:

@@ -74,7 +74,7 @@ def check_stage(
         inputs={"package": package.manifest.key, "records": records},
         settings=settings,
         tools=tool_versions(
-            "onnxruntime-genai", "transformers", "torch", "llguidance", "jsonschema", "scipy"
+            "onnxruntime-genai", "transformers", "torch", "xgrammar", "jsonschema", "scipy"
         ),
         code=(__name__,),
     )

@@ -68,15 +68,15 @@ def _lines(file: Path) -> list[dict[str, Any]]:
 
 
 def newest_file(domain: str) -> Path:
-    """Where the newest check of a domain is told as JSON."""
+    """The JSON report of a domain's newest check."""
     return paths.build() / "reports" / f"check-{domain}.json"
 
 
 def write_newest(domain: str, check: Manifest) -> None:
     """Remember which check is this domain's newest, with all it measured."""
-    told = {"domain": domain, "key": check.key, "facts": check.facts}
     found = {name: m.model_dump(exclude_none=True) for name, m in check.measurements.items()}
-    write_text(newest_file(domain), json.dumps(told | {"measurements": found}, indent=2) + "\n")
+    report = {"domain": domain, "key": check.key, "facts": check.facts, "measurements": found}
+    write_text(newest_file(domain), json.dumps(report, indent=2) + "\n")
 
 
 def newest_check(domain: str) -> Checked:

@@ -26,7 +26,7 @@ class ChatTokenizer(Protocol):
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The text: a system prompt and (input, answer) pairs; `origin` names the set in words."""
+    """Held-out text: a system prompt and (input, answer) pairs; `origin` names the set in words."""
 
     system: str
     pairs: tuple[tuple[str, str], ...]

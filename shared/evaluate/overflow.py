@@ -1,10 +1,9 @@
-"""Where could fp16 overflow? The largest magnitude of every layer's activations, against 65504.
+"""Headroom of fp16: 65504 over the largest magnitude of every layer's activations.
 
 An overflow in fp16 need not show at the output: a normalisation after it turns infinity into a
 plausible number (onnxruntime #31626). So the true magnitudes are looked at, not the rounded ones:
-the q4 graph, which is the q4f16 graph in fp32, reads held-out chats on the CPU, and each activation
-gets a probe behind it, so that one number a tensor leaves the session and none is kept.
-`f16_headroom` is 65504 over the largest, and 0 where that could not be looked at.
+the q4 graph, which is the q4f16 graph in fp32, reads held-out chats on the CPU, with a probe behind
+each activation. `f16_headroom` is 0 where that could not be looked at.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from shared.domain.domain import Domain
 from shared.evaluate.held_out import prompt_end
 from shared.evaluate.models.chat import Chat
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # a release in which nothing changed does without onnx
     from shared.evaluate.activations import Peak
 
 LARGEST_F16 = 65504.0
@@ -37,13 +36,12 @@ TOKENS, RECORDS = 256, 4
 
 def overflow_stage(domain: Domain, package: StageResult, *, force: bool = False) -> StageResult:
     """Measure `f16_headroom`; facts: the peak of each layer and the layers at risk."""
-    records = domain.records[:RECORDS]
     plan = Plan(
         "overflow",
         inputs={"package": package.manifest.key},
         settings={
             "prompt": sha256_json(domain.prompt),
-            "records": sha256_json([[r.input, r.gold] for r in records]),
+            "records": sha256_json([[r.input, r.gold] for r in domain.records[:RECORDS]]),
             "tokens": TOKENS,
         },
         tools=tool_versions("onnxruntime", "onnx"),

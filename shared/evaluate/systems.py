@@ -18,10 +18,10 @@ from shared.base.parsing import nearest
 from shared.base.progress import bar, say
 from shared.base.stage import StageResult
 from shared.domain.domain import Domain
+from shared.domain.grammar import grammar
 from shared.domain.records import Record
 from shared.domain.settings import Rung
 from shared.evaluate.models.chat import Answer
-from shared.evaluate.models.grammar import grammar
 from shared.evaluate.store import Store
 from shared.source.model import compute_dtype
 from shared.source.source import Source, answering_hash, base_stage
@@ -30,12 +30,8 @@ Name = Literal["base", "parent", "release"]
 Mode = Literal["free", "constrained"]
 NAMES: tuple[Name, ...] = get_args(Name)
 MODES: tuple[Mode, ...] = get_args(Mode)
-CONSTRAINED: dict[str, tuple[Mode, ...]] = {
-    "both": MODES,
-    "free": ("free",),
-    "only": ("constrained",),
-}
-"""What --constrained may say."""
+CONSTRAINED: dict[str, tuple[Mode, ...]] = {"both": MODES, "free": MODES[:1], "only": MODES[1:]}
+"""The values of --constrained."""
 RUNTIMES = {
     "onnxruntime-genai": "shared.evaluate.models.genai",
     "torch": "shared.evaluate.models.torch",
@@ -49,7 +45,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class System:
-    """One of the three. `weights`: hash of what answers, tokenizer and chat template included;
+    """A model that answers. `weights`: hash of what answers, tokenizer and chat template included;
     `absent`: why it cannot be asked."""
 
     name: Name
@@ -64,20 +60,15 @@ class System:
 
     def store(self, mode: Mode, domain: Domain) -> Store:
         """Where its answers lie."""
-        tools = (
-            "transformers",
-            self.runtime,
-            *(("llguidance",) if self.runtime == "torch" else ()),
-        )
+        in_torch = self.runtime == "torch"
+        tools = ("transformers", self.runtime, *(("xgrammar",) if mode == "constrained" else ()))
         about: dict[str, Any] = {
             "weights": self.weights,
             "prompt": self.prompt,
             "max_new_tokens": domain.chain.check.max_new_tokens,
-            "schema": grammar(domain.schema) if mode == "constrained" else None,
+            "grammar": grammar(domain.schema) if mode == "constrained" else None,
             "tools": tool_versions(*tools),
-            "dtype": compute_dtype(self.folder)
-            if self.folder and self.runtime == "torch"
-            else None,
+            "dtype": compute_dtype(self.folder) if self.folder and in_torch else None,
             "code": code_hash(RUNTIMES[self.runtime]),
         }
         return Store(about)
@@ -95,7 +86,7 @@ def parse_systems(text: str) -> tuple[Name, ...]:
 
 
 def parse_constrained(text: str) -> tuple[Mode, ...]:
-    """The modes that --constrained asks for."""
+    """The modes of a value of --constrained; UserError with the nearest value."""
     if text not in CONSTRAINED:
         raise UserError(f"--constrained: there is no {text!r}; {nearest(text, list(CONSTRAINED))}")
     return CONSTRAINED[text]
@@ -155,9 +146,9 @@ class Runner:
         model = self._model()
         prompts = [model.chat.prompt_ids(self.system.prompt, record.input) for record in records]
         limit = self.domain.chain.check.max_new_tokens
-        schema = grammar(self.domain.schema) if mode == "constrained" else None
+        held = grammar(self.domain.schema) if mode == "constrained" else None
         with bar(f"{self.system.name}, {mode}", len(records)) as step:
-            for index, answer in _refusing(model.answers(prompts, limit, schema), schema):
+            for index, answer in _refusing(model.answers(prompts, limit, held), held):
                 store.put(records[index], answer)
                 step(records[index].id)
 
@@ -170,13 +161,13 @@ class Runner:
 
 
 def _refusing(
-    answers: Iterator[tuple[int, Answer]], schema: str | None
+    answers: Iterator[tuple[int, Answer]], grammar: str | None
 ) -> Iterator[tuple[int, Answer]]:
     """The same answers; Refused where the runtime cannot constrain them to the schema."""
     try:
         yield from answers
-    except (ValueError, RuntimeError) as error:  # llguidance's and onnxruntime-genai's
-        if schema is None:
+    except (ValueError, RuntimeError) as error:  # XGrammar's, of this vocabulary
+        if grammar is None:
             raise
         raise Refused(f"cannot be held to schema.json: {_first_line(error)}") from error
 

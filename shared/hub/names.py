@@ -1,4 +1,4 @@
-"""The name a release has on the Hub: org and pattern from fallback.toml, {domain} and {base} put in."""
+"""The name a release has on the Hub: org and pattern from [publish], {domain} and {base} put in."""
 
 import os
 
@@ -25,7 +25,7 @@ def repository_name(domain: Domain, base: str, org: str | None = None) -> str:
     try:
         return repo_id(settings.name, org, domain.name, base)
     except UserError as error:
-        raise UserError(f"domains/{domain.name}/fallback.toml: publish.name: {error}") from None
+        raise UserError(f"{domain.config.place(('publish', 'name'))}: {error}") from None
 
 
 def repo_id(pattern: str, org: str, domain: str, base: str) -> str:

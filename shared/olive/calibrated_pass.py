@@ -26,8 +26,8 @@ from shared.olive.graph.build import build_graph
 from shared.olive.quantise.gptq import SHRINK, Format
 from shared.olive.quantise.layerwise import ShardWriter, quantize_decoder
 from shared.olive.workflow import failures
-from shared.source.model import load_model
-from shared.source.weights import INDEX, load_weights
+from shared.source.model import load_model, model_weights
+from shared.source.weights import INDEX
 
 KEPT_FILES = ("*.json", "*.jinja", "*.txt", "LICENSE", "*.model")
 
@@ -89,8 +89,7 @@ class CalibratedQuant(Pass):
                 )
         except ValueError as error:
             raise RungFailed(f"olive.json: {type(self).__name__}: {error}") from error
-        known = set(loaded.state_dict())
-        _finish(folder, out, shards, used, config, known)
+        _finish(folder, out, shards, used, config)
         return HfModelHandler(str(out), task=model.task)
 
 
@@ -136,16 +135,12 @@ def _finish(
     shards: ShardWriter,
     used: dict[str, Format],
     config: Any,
-    known: set[str],
 ) -> None:
-    """What was not quantised, the index, config.json with its quantization_config, the tokenizer.
-
-    Tensors that the model itself has not (`known`) are left where they are.
-    """
+    """What was not quantised, the index, config.json with its quantization_config, the tokenizer."""
     tied = "lm_head" not in used
-    for name, tensor in load_weights(folder).items():
+    for name, tensor in model_weights(folder).items():
         module = name.removesuffix(".weight")
-        if name in known and module not in used and not (tied and module == "lm_head"):
+        if module not in used and not (tied and module == "lm_head"):
             shards.tensor(name, tensor)
     for pattern in KEPT_FILES:
         for path in folder.glob(pattern):

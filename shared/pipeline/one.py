@@ -1,7 +1,6 @@
 """One domain: its chain, its release, its publication; shared.cli only parses and prints."""
 
 import json
-import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,14 +9,12 @@ from pydantic import TypeAdapter, ValidationError
 from shared.base import paths
 from shared.base.errors import UserError
 from shared.base.files import write_text
-from shared.base.parsing import read_text
 from shared.domain.domain import Domain, load_domain
 from shared.evaluate.compare import write_newest
-from shared.hub.names import repository_name
 from shared.pipeline.chain import run_chain
+from shared.pipeline.inputs import need_inputs
 from shared.pipeline.publication import Publication, PublishOptions, publish_release
-from shared.pipeline.rung import Options
-from shared.release.card.template import check_template
+from shared.pipeline.rung import Options, saved_traceback
 from shared.release.folder import make_release
 from shared.release.gates import GateResult, failed, flatten, judge_gates
 from shared.release.model import Attempt, ChainResult, Release, Stage, release_folder
@@ -44,8 +41,8 @@ def release_domain(name: str, options: Options, *, publish: PublishOptions | Non
     chain: ChainResult | None = None
     release: Release | None = None
     try:
+        need_inputs(name)
         domain = load_domain(name)
-        _need_publishable_words(domain)
         chain = _run(domain, options)
         write_attempts(name, chain.attempts)
         if chain.rung is None:
@@ -55,14 +52,6 @@ def release_domain(name: str, options: Options, *, publish: PublishOptions | Non
     except UserError as error:
         return Result(name, chain, release, error=str(error))
     return Result(name, chain, release, published)
-
-
-def _need_publishable_words(domain: Domain) -> None:
-    """A mistake in the card's words or the repository's name is reported before hours of building."""
-    where = domain.folder / "card.md"
-    check_template(read_text(where), paths.shown(where))
-    for rung in domain.chain.rung:
-        repository_name(domain, rung.base)
 
 
 def run_until(name: str, options: Options) -> Result:
@@ -97,13 +86,8 @@ def _run(domain: Domain, options: Options) -> ChainResult:
 
 
 def record_failure(domain: str, step: str, error: Exception) -> Result:
-    """A defect of ours in one domain of many: one sentence as its result, the traceback in
-    build/failures/<domain>.txt, since beside other domains' lines it is no help."""
-    file = paths.build() / "failures" / f"{domain}.txt"
-    write_text(file, "".join(traceback.format_exception(error)))
-    first = (str(error).strip().splitlines() or [""])[0]
-    sentence = f"{domain}: {step}: {type(error).__name__}: {first}"
-    return Result(domain, error=f"{sentence} (traceback: {paths.shown(file)})")
+    """A defect of ours in one domain of many: one sentence as its result."""
+    return Result(domain, error=f"{domain}: {step}: {saved_traceback(domain, error)}")
 
 
 def write_attempts(domain: str, attempts: list[Attempt]) -> None:

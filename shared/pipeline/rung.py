@@ -1,15 +1,19 @@
 """One rung, built by one exporter, on its way through the stages; how far it got and why it ended."""
 
+import traceback
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 from shared.base import paths
-from shared.base.errors import RungFailed
+from shared.base.errors import RungFailed, UserError
+from shared.base.files import write_text
+from shared.base.hashing import NotDone
 from shared.base.manifest import Measurement
 from shared.base.progress import say
 from shared.base.stage import StageResult
+from shared.base.text import first_line
 from shared.domain.domain import Domain
 from shared.domain.records import Record, read_records
 from shared.domain.settings import Exporter, Rung
@@ -61,6 +65,14 @@ class Options:
     on_the_way: bool = False
 
 
+def saved_traceback(domain: str, error: Exception) -> str:
+    """A defect in a few words; its traceback is kept in build/failures/<domain>.txt, since on a screen
+    between other lines it is no help."""
+    file = paths.build() / "failures" / f"{domain}.txt"
+    write_text(file, "".join(traceback.format_exception(error)))
+    return f"{type(error).__name__}: {first_line(error)} (traceback: {paths.shown(file)})"
+
+
 class RungRun:
     """`outcome` is "open" until a stage fails or the last one asked for is done."""
 
@@ -92,6 +104,11 @@ class RungRun:
                 # Without weights there was nothing to try; whatever comes later was tried and failed.
                 self.outcome = "skipped" if stage == "source" else "failed"
                 self.reason = str(error)
+            except (UserError, NotDone):  # the domain's own mistake, or work that was not asked for
+                raise
+            except Exception as error:  # nothing of a third party's folder ends the chain
+                self.outcome = "failed"
+                self.reason = f"a defect of ours: {saved_traceback(self.domain.name, error)}"
 
     def finish(self) -> None:
         """Run to the last stage asked for; an open run is then the one that is taken."""

@@ -20,6 +20,7 @@ from shared.base.hashing import files_below, refuse_work, sha256_file, sha256_js
 from shared.base.manifest import FILE_NAME, FileRecord, Manifest, Measurement
 from shared.base.parsing import read_text
 from shared.base.progress import say
+from shared.domain.grammar import grammar
 from shared.evaluate.compare import Checked, read_checked
 from shared.hub.names import repository_name
 from shared.release.card.recipe import recipe_facts
@@ -88,7 +89,7 @@ def _key(result: ChainResult) -> str:
     keys = {stage: manifest.key for stage, manifest in result.manifests.items()}
     name = repository_name(result.domain, result.rung.base) if result.rung else ""
     settled = [name, Release.model_fields["version"].default, code_hash(CARD_CODE)]
-    return sha256_json([result.domain.name, result.domain.hashes, attempts, keys, settled])[:16]
+    return sha256_json([result.domain.name, result.domain.key, attempts, keys, settled])[:16]
 
 
 def _unchanged(folder: Path, key: str) -> Release | None:
@@ -109,6 +110,7 @@ def _fill(partial: Path, result: ChainResult) -> None:
             put(result.package / name, partial / name)
     (partial / "prompt.md").write_text(result.domain.prompt + "\n", encoding="utf-8")
     shutil.copyfile(result.domain.folder / "schema.json", partial / "schema.json")
+    (partial / "grammar.ebnf").write_text(grammar(result.domain.schema), encoding="ascii")
 
 
 def _describe(result: ChainResult, key: str, files: dict[str, FileRecord]) -> Release:

@@ -1,4 +1,4 @@
-"""Stage 7, gates: each measurement compared with its bound from fallback.toml.
+"""Stage 7, gates: each measurement compared with the bound that a [[gate]] sets; data in, verdicts out.
 
 A measurement is named `<stage>.<name>`. What was not measured is neither passed nor failed, and a
 software adapter's number never counts for a gate that asks for hardware.
@@ -45,8 +45,7 @@ def judge_gates(gates: list[Gate], manifests: Mapping[str, Manifest]) -> list[Ga
         if gate.measurement not in measured:
             hint = nearest(gate.measurement, list(measured))
             raise UserError(
-                f"fallback.toml: gate {gate.name!r}: measurement: no stage measures "
-                f"{gate.measurement!r}; {hint}"
+                f"gate {gate.name!r}: measurement: no stage measures {gate.measurement!r}; {hint}"
             )
     return [judge(gate, measured[gate.measurement]) for gate in gates]
 

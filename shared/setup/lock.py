@@ -17,7 +17,8 @@ from packaging.utils import canonicalize_name
 from shared.base.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
-DATA_ONLY = "data only"
+ALONE = ("data only", "needs no more")
+"""Words of a comment in requirements.in: what the package says it needs is not installed for it."""
 HEADER = """\
 # Every package of the environment, pinned; `./inv` installs exactly this, torch first and alone.
 # Made by:    .venv/bin/python -m shared.setup.lock   (from requirements.in and what is installed)
@@ -44,7 +45,9 @@ def direct(text: str) -> dict[str, bool]:
     """Names in requirements.in, and whether their dependencies are wanted too."""
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
     return {
-        canonicalize_name(Requirement(line.split("#")[0].strip()).name): DATA_ONLY not in line
+        canonicalize_name(Requirement(line.split("#")[0].strip()).name): not any(
+            word in line for word in ALONE
+        )
         for line in lines
     }
 

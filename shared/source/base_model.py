@@ -46,9 +46,15 @@ def known_bases() -> dict[str, Dimensions]:
     return read_toml(FILE, Bases).base
 
 
-def refuse_other_base(folder: Path, config: dict[str, Any], rung: Rung) -> None:
-    """RungFailed naming both where the folder is not, or says it is not, of the rung's base."""
-    for name, value in _dimensions(rung.base):
+def refuse_other_base(
+    folder: Path, config: dict[str, Any], rung: Rung, base: dict[str, Any] | None = None
+) -> None:
+    """RungFailed naming both where the folder is not, or says it is not, of the rung's base.
+
+    `base`: config.json of the rung's base_source, if it is at hand. Dimensions are compared where the
+    rung says what it is made from (model_type): a rung that takes any architecture takes any size.
+    """
+    for name, value in _dimensions(rung, base or {}):
         if config.get(name) != value:
             raise RungFailed(
                 f"{paths.shown(folder / 'config.json')}: {name}: {config.get(name)} is not "
@@ -69,9 +75,12 @@ def refuse_other_base(folder: Path, config: dict[str, Any], rung: Rung) -> None:
         )
 
 
-def _dimensions(base: str) -> Iterator[tuple[str, int]]:
-    found = known_bases().get(base)
-    return iter(found.model_dump().items() if found else ())
+def _dimensions(rung: Rung, base: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    if rung.model_type is None:
+        return
+    known = known_bases().get(rung.base)
+    yield from known.model_dump().items() if known else ()
+    yield from ((name, base[name]) for name in Dimensions.model_fields if name in base)
 
 
 def claims(folder: Path, config: dict[str, Any]) -> list[tuple[str, str]]:

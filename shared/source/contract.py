@@ -13,7 +13,6 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ ADAPTER = re.compile(
 """Names that peft gives to the tensors of an adapter (peft/tuners/*/layer.py)."""
 LAYER = re.compile(r"\blayers?\.(\d+)\.|\bh\.(\d+)\.")
 HEAD = "lm_head.weight"
+TABLES = ("lm_head.weight", "embed_tokens.weight", "wte.weight", "embed_in.weight")
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,13 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Model:
-    """The model that a config.json describes: name → shape of every tensor, without any bytes.
+    """The model that a config.json describes: name → shape of every tensor that save_pretrained writes.
 
     `tied`: target → source of the tensors that are one; `prefix`: of the model without its head;
-    `ignored`: patterns of names that the model passes over in a file, like rotary tables.
+    `table`: the embedding; `ignored`: patterns of names that the model passes over in a file.
     """
 
+    table: str
     shapes: dict[str, tuple[int, ...]]
     tied: dict[str, str]
     prefix: str
@@ -73,15 +74,6 @@ class Contract:
     model: Model
     tensors: dict[str, Tensor]
     passed_over: tuple[str, ...] = ()
-
-    @cached_property
-    def untied(self) -> bool:
-        """Whether config.json ties two tensors that are both there and differ: then, as transformers
-        has it, they are not tied."""
-        both = [
-            (a, b) for a, b in self.model.tied.items() if a in self.tensors and b in self.tensors
-        ]
-        return any(not _same_bytes(self.folder, self.tensors[a], self.tensors[b]) for a, b in both)
 
 
 def source_contract(folder: Path) -> Contract:
@@ -184,17 +176,21 @@ def described_model(folder: Path) -> Model:
     """The model of the folder's config.json on the meta device; RungFailed where there is none."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.core_model_loading import revert_weight_conversion
 
     where = paths.shown(folder / "config.json")
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         with torch.device("meta"):
             made: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        saved = revert_weight_conversion(made, made.state_dict())
     except Exception as error:  # a config of any kind of nonsense: its class raises what it likes
         words = " ".join(str(error).split())[:300] or type(error).__name__
         raise RungFailed(f"{where}: describes no causal language model: {words}") from None
+    embedding = made.get_input_embeddings().weight
     return Model(
-        {name: tuple(tensor.shape) for name, tensor in made.state_dict().items()},
+        next(name for name, tensor in made.named_parameters() if tensor is embedding),
+        {name: tuple(tensor.shape) for name, tensor in saved.items()},
         dict(made.all_tied_weights_keys),
         made.base_model_prefix,
         (r"rotary_emb\.inv_freq$", *(made._keys_to_ignore_on_load_unexpected or ())),
@@ -267,6 +263,23 @@ def _common_prefix(strangers: list[str], model: Model) -> str:
                 known = [n.removeprefix(prefix) in model.shapes for n in strangers]
                 return prefix if all(n.startswith(prefix) for n in strangers) and all(known) else ""
     return ""
+
+
+def is_untied(folder: Path) -> bool:
+    """Whether head and embedding table are both there and differ: whatever config.json says, they are
+    then two weights, as transformers has it. False where the folder holds no weights."""
+    if not any(folder.glob("*.safetensors")):
+        return False
+    found = {
+        tensor.name.split(".")[-2]: tensor for tensor in read_headers(folder) if _is_table(tensor)
+    }
+    head = found.pop("lm_head", None)
+    table = next(iter(found.values()), None)
+    return head is not None and table is not None and not _same_bytes(folder, head, table)
+
+
+def _is_table(tensor: Tensor) -> bool:
+    return tensor.name.endswith(TABLES) and len(tensor.shape) == 2
 
 
 def _same_bytes(folder: Path, one: Tensor, other: Tensor) -> bool:

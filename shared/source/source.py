@@ -12,13 +12,14 @@ from typing import Any
 from shared.base import paths
 from shared.base.errors import RungFailed, UserError
 from shared.base.hashing import refuse_work, sha256_file, sha256_files, sha256_json
-from shared.base.manifest import Measurement
+from shared.base.manifest import Measurement, tool_versions
 from shared.base.parsing import loads_strictly, read_json, read_text
 from shared.base.stage import Plan, Produced, StageResult, run_stage
 from shared.domain.settings import Rung
-from shared.safety.content import need_header, refuse_unsafe
+from shared.safety.content import header_hash, refuse_unsafe
+from shared.source.base_model import refuse_other_base
 from shared.source.training import training_details
-from shared.source.weights import INDEX, weight_files
+from shared.source.weights import INDEX, weight_files, weight_names
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 OPTIONAL_FILES = (
@@ -44,9 +45,6 @@ ANSWERING_FILES = (
 )
 """What a model's answers depend on beside its weights and config.json."""
 
-SHAPE = ("hidden_size", "num_hidden_layers", "num_attention_heads")
-"""Keys of config.json that fine-tuning leaves as they are."""
-
 
 @dataclass(frozen=True)
 class Source:
@@ -61,11 +59,14 @@ def source_stage(rung: Rung, *, force: bool = False) -> Source:
     try:
         folder = _locate(rung.source)
         _refuse_code(rung.source, folder)
-        files = sha256_files(folder, _files(folder))
+        names = _files(folder)
         _need_type(folder, rung)
+        contract = _contract_stage(folder, force)
+        files = sha256_files(folder, names)
         settings = {"licence": rung.licence, "base": rung.base}
         plan = Plan("source", inputs=files, settings=settings, code=(__name__,))
-        return Source(folder, run_stage(plan, lambda work: _inspect(folder, rung), force=force))
+        done = run_stage(plan, lambda _: _described(folder, rung, contract), force=force)
+        return Source(folder, done)
     except RungFailed:
         raise
     except UserError as error:
@@ -123,22 +124,50 @@ def _files(folder: Path) -> list[str]:
     return ["config.json", *TOKENIZER_FILES, *optional, *weight_files(folder)]
 
 
-def _inspect(folder: Path, rung: Rung) -> Produced:
+def _contract_stage(folder: Path, force: bool) -> StageResult:
+    """Compare weights, tokenizer and chat template with config.json, before gigabytes are hashed.
+
+    Kept by the headers of the weight files and the small files beside them.
+    """
+    small = [n for n in (*ANSWERING_FILES, "config.json", INDEX) if (folder / n).is_file()]
+    headers = {name: header_hash(folder / name) for name in sorted(weight_names(folder))}
+    plan = Plan(
+        "contract",
+        inputs=sha256_files(folder, small) | headers,
+        settings={"folder": paths.shown(folder)},
+        tools=tool_versions("transformers", "torch"),
+        code=("shared.source.contract", "shared.source.tokenizer"),
+    )
+    return run_stage(plan, lambda _: _contract(folder), force=force)
+
+
+def _contract(folder: Path) -> Produced:
+    from shared.source.contract import source_contract
+    from shared.source.tokenizer import refuse_unusable_tokenizer
+
+    found = source_contract(folder)
+    chat_template(folder)
+    rows = found.model.shapes[found.model.table][0]
+    refuse_unusable_tokenizer(folder, rows)
+    tensors = found.tensors.values()
+    facts = {
+        "tensors": len(found.tensors),
+        "dtypes": sorted({tensor.dtype for tensor in tensors}),
+        "parameters": sum(math.prod(tensor.shape) for tensor in tensors),
+        "passed_over": list(found.passed_over),
+    }
+    return Produced(facts=facts)
+
+
+def _described(folder: Path, rung: Rung, contract: StageResult) -> Produced:
     for name in _files(folder):
         if name.endswith(".json"):
             _need_object(folder / name)
-    config = read_json(folder / "config.json")
-    if "quantization_config" in config:
-        raise RungFailed(
-            f"{paths.shown(folder / 'config.json')}: quantization_config: the model is quantised "
-            "already; the merged 16-bit weights are needed"
-        )
-    tensors, dtypes, parameters = _weights(folder)
-    facts = {
+    config, found = read_json(folder / "config.json"), dict(contract.manifest.facts)
+    parameters = found.pop("parameters")
+    facts = found | {
         "architecture": (config.get("architectures") or ["unknown"])[0],
         "model_type": config.get("model_type", "unknown"),
-        "dtypes": dtypes,
-        "tensors": tensors,
         "licence": rung.licence,
         "base": rung.base,
         "chat_template_sha256": sha256_json(chat_template(folder)),
@@ -156,33 +185,26 @@ def _inspect(folder: Path, rung: Rung) -> Produced:
 
 
 def _need_type(folder: Path, rung: Rung) -> None:
-    """Weights of another architecture are another model, whatever folder they lie in."""
-    config = read_json(folder / "config.json")
-    found = config.get("model_type") if isinstance(config, dict) else None
-    if isinstance(config, dict) and rung.model_type not in (None, found):
+    """Weights of another architecture, or of another base, are another model in whatever folder."""
+    config = _need_object(folder / "config.json")
+    found = config.get("model_type")
+    if rung.model_type not in (None, found):
         raise RungFailed(
             f"{paths.shown(folder / 'config.json')}: model_type: {found!r} is not what the rung "
             f"{rung.name} is made from ({rung.base}: {rung.model_type!r})"
         )
-    if isinstance(config, dict) and rung.model_type and rung.base_source:
-        _need_shape(folder, config, rung)
+    refuse_other_base(folder, config, rung, _base_config(rung))
 
 
-def _need_shape(folder: Path, config: dict[str, Any], rung: Rung) -> None:
-    """Fine-tuning changes no dimension, so weights of others have another base. A base that would
-    have to be fetched, or is not there, is not looked at."""
-    assert rung.base_source
+def _base_config(rung: Rung) -> dict[str, Any]:
+    """config.json of the weights before fine-tuning; empty where they are not on this machine."""
+    if not rung.base_source or rung.base_source.startswith("hf:"):
+        return {}
     try:
-        base = None if rung.base_source.startswith("hf:") else _locate(rung.base_source)
-        theirs = read_json(base / "config.json") if base else {}
+        base = read_json(_locate(rung.base_source) / "config.json")
     except RungFailed:
-        return
-    for name in SHAPE:
-        if name in theirs and config.get(name) != theirs[name]:
-            raise RungFailed(
-                f"{paths.shown(folder / 'config.json')}: {name}: {config.get(name)} is not "
-                f"{rung.base}'s {theirs[name]}, which the rung {rung.name} is made from"
-            )
+        return {}
+    return base if isinstance(base, dict) else {}
 
 
 def _need_object(path: Path) -> dict[str, Any]:
@@ -190,27 +212,6 @@ def _need_object(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise RungFailed(f"{paths.shown(path)}: must be one JSON object")
     return value
-
-
-def _weights(folder: Path) -> tuple[int, list[str], int]:
-    """Number of tensors, their dtypes, and number of values, from the headers alone."""
-    from safetensors import SafetensorError, safe_open
-
-    tensors, dtypes, parameters = 0, set(), 0
-    for name in weight_files(folder):
-        need_header(folder / name)
-        try:
-            with safe_open(folder / name, framework="pt") as file:
-                for key in file.keys():  # noqa: SIM118 (not a dict)
-                    part = file.get_slice(key)
-                    tensors, parameters = tensors + 1, parameters + math.prod(part.get_shape())
-                    dtypes.add(part.get_dtype())
-        except SafetensorError as error:
-            raise RungFailed(f"{paths.shown(folder / name)}: cannot be read: {error}") from None
-    odd = sorted(dtypes - {"BF16", "F16", "F32"})
-    if odd:
-        raise RungFailed(f"{paths.shown(folder)}: weights of type {odd[0]}; 16-bit ones are needed")
-    return tensors, sorted(dtypes), parameters
 
 
 def chat_template(folder: Path) -> str:

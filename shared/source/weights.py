@@ -40,6 +40,11 @@ def weight_files(folder: Path) -> list[str]:
     )
 
 
+def weight_names(folder: Path) -> list[str]:
+    """Every safetensors file of the folder, whether or not it belongs to the model."""
+    return sorted(path.name for path in folder.glob("*.safetensors"))
+
+
 def _indexed(folder: Path) -> list[str]:
     where = f"{paths.shown(folder / INDEX)}: weight_map"
     index = read_json(folder / INDEX)

@@ -18,13 +18,14 @@ from playwright.sync_api import Error as PlaywrightError
 from pydantic import ValidationError
 
 from shared.base.errors import UserError
+from shared.base.parsing import sentence
 from shared.base.progress import say
 from shared.base.text import first_line
 from shared.webgpu_bench.chromium import SOFTWARE_NAMES, Tab, flags, has_gpu, open_page
 from shared.webgpu_bench.kernels import EVENT, read_kernels
 from shared.webgpu_bench.listing import listing
 from shared.webgpu_bench.placement import Unreadable, read_placement
-from shared.webgpu_bench.result import Adapter, BrowserResult, Outcome
+from shared.webgpu_bench.result import Adapter, BrowserResult
 from shared.webgpu_bench.server import serve
 
 __all__ = ["has_gpu", "run_in_browser", "serve_page"]
@@ -234,10 +235,8 @@ def _parsed(text: str) -> BrowserResult:
     try:
         return BrowserResult.model_validate(json.loads(text))
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        outcome: Outcome = "run_failed"
-        return BrowserResult(outcome=outcome, error=f"the page's answer: {where}: {first['msg']}")
+        words = sentence(error, BrowserResult, "the page's answer")
+        return BrowserResult(outcome="run_failed", error=words)
     except ValueError as error:
         return BrowserResult(outcome="run_failed", error=f"the page's answer is no JSON: {error}")
 

@@ -23,6 +23,13 @@ from shared.webgpu_bench.result import BrowserResult, Run
 
 WARM_UP = "warm-"
 FEWEST = 3
+WARM_UPS = 1
+REPETITIONS = 3
+PROMPT_TOKENS = 128
+SOFTWARE_PROMPT_TOKENS = 24
+"""A software adapter's attention is wrong from 32 on (docs/how-it-works.md)."""
+SOFTWARE_NEW_TOKENS = 3
+"""It needs about half a second per token."""
 POINT = re.compile(r"[dp](\d+)/")
 
 
@@ -33,21 +40,26 @@ class Points:
     prefill: tuple[int, ...] = ()
     depths: tuple[int, ...] = ()
     new_tokens: int = 64
-    warm_ups: int = 1
-    repetitions: int = 3
+    warm_ups: int = WARM_UPS
+    repetitions: int = REPETITIONS
 
     @classmethod
     def of(cls, bench: BenchSettings, *, hardware: bool) -> Points:
-        """All of fallback.toml's points, or the few tokens that fit a software adapter."""
+        """All points of `[bench]` on a GPU; on a software adapter decode from an empty cache, once."""
+        new = new_tokens(bench, hardware=hardware)
         if hardware:
-            return cls(
-                tuple(bench.prefill),
-                tuple(bench.depths),
-                bench.new_tokens,
-                bench.warm_ups,
-                bench.repetitions,
-            )
-        return cls((), tuple(bench.software_depths), bench.software_new_tokens, 0, 1)
+            return cls(tuple(bench.prefill), tuple(bench.depths), new)
+        return cls((), (0,), new, warm_ups=0, repetitions=1)
+
+
+def new_tokens(bench: BenchSettings, *, hardware: bool) -> int:
+    """How many tokens each answer has."""
+    return bench.new_tokens if hardware else min(bench.new_tokens, SOFTWARE_NEW_TOKENS)
+
+
+def prompt_tokens(*, hardware: bool) -> int:
+    """How many tokens of a record's chat are asked, its last ones."""
+    return PROMPT_TOKENS if hardware else SOFTWARE_PROMPT_TOKENS
 
 
 def questions(points: Points, ids: Sequence[int], context: int) -> list[dict[str, Any]]:

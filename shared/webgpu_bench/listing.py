@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from shared.base import paths
+from shared.base.errors import UserError
+from shared.domain.grammar import grammar
 
 
 def listing(models: dict[str, Path]) -> list[dict[str, Any]]:
@@ -22,22 +24,22 @@ def _entry(name: str, package: Path) -> dict[str, Any]:
     return {
         "name": name,
         "system_prompt": _own_or(domain, package, "prompt.md").strip().replace("{domain}", name),
-        "schema": _schema(_own_or(domain, package, "schema.json")),
+        "grammar": _text(package / "grammar.ebnf") or _grammar(domain / "schema.json"),
         "example": _first_input(_text(domain / "eval.jsonl")),
         "bytes": {dtype: size for dtype, size in sizes.items() if size},
     }
 
 
 def _own_or(domain: Path, package: Path, name: str) -> str:
-    """The release carries its own prompt and schema; a package that is none has its domain's."""
+    """The release carries its own prompt; a package that is none has its domain's."""
     return _text(package / name) or _text(domain / name)
 
 
-def _schema(text: str) -> Any:
+def _grammar(schema: Path) -> str:
     try:
-        return json.loads(text)
-    except ValueError:
-        return None
+        return grammar(json.loads(_text(schema)))
+    except (ValueError, UserError):
+        return ""
 
 
 def _text(path: Path) -> str:

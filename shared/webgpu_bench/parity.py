@@ -3,10 +3,8 @@
 The browser reads windows of whole chats (record and gold answer) and sends back, for every position,
 its `TOP_K` largest logits and the log-sum-exp of all; onnxruntime's CPU reads the same ids with the
 int8 rounding of activations switched off. Reported are top-1 agreement and KL(CPU ‖ WebGPU), taken
-over TOP_K + 1 outcomes: the browser's TOP_K likeliest tokens and all others as one. Merging outcomes
-can only lower a KL divergence (the log-sum inequality; Cover and Thomas, Elements of Information
-Theory, theorem 2.7.1), so it is a lower bound; the probability the CPU gives to the merged ones is
-reported beside it.
+over the browser's TOP_K likeliest tokens and all others as one: a lower bound
+(shared/evaluate/distribution.py), beside which stands the probability the CPU gives to the others.
 """
 
 import base64
@@ -51,15 +49,11 @@ class Batching:
     longest: int
 
 
-SOFTWARE_BATCH, SOFTWARE_PIECE, SOFTWARE_LONGEST = 8, 31, 32
-HARDWARE_BATCH, HARDWARE_PIECE, HARDWARE_LONGEST = 1, 128, 512
-
-
 def batching(tokens: int, *, hardware: bool) -> Batching:
     """The way to feed `tokens` positions to a GPU or to a software adapter."""
     if hardware:
-        return Batching(tokens, HARDWARE_BATCH, HARDWARE_PIECE, HARDWARE_LONGEST)
-    return Batching(tokens, SOFTWARE_BATCH, SOFTWARE_PIECE, SOFTWARE_LONGEST)
+        return Batching(tokens, batch=1, piece=128, longest=512)
+    return Batching(tokens, batch=8, piece=31, longest=32)
 
 
 def request(rows: list[list[int]], how: Batching) -> dict[str, Any]:

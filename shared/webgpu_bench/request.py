@@ -1,4 +1,4 @@
-"""The bench stage's request to the page: much of a GPU, of a software adapter what fits its time."""
+"""The bench stage's request to the page: `[bench]` on a GPU, a few tokens on a software adapter."""
 
 from __future__ import annotations
 
@@ -10,10 +10,18 @@ from shared.domain.domain import Domain
 from shared.evaluate.held_out import held_out, inputs_of, prompt_end, windows_of
 from shared.webgpu_bench import parity
 from shared.webgpu_bench.engines.questions import context_of
-from shared.webgpu_bench.figures import Points, questions
+from shared.webgpu_bench.figures import (
+    REPETITIONS,
+    WARM_UPS,
+    Points,
+    new_tokens,
+    prompt_tokens,
+    questions,
+)
 
 SOFTWARE_REPETITIONS = 2
 """Each repetition asks another record's question: greedy ids are compared on several prompts."""
+SOFTWARE_PARITY_TOKENS = 512
 
 
 @dataclass(frozen=True)
@@ -30,13 +38,13 @@ class Profile:
 
     @classmethod
     def of(cls, domain: Domain, hardware: bool) -> Profile:
-        bench = domain.chain.bench
+        bench, positions = domain.chain.bench, domain.chain.bench.parity_tokens
         return cls(
-            prompt_tokens=bench.prompt_tokens if hardware else bench.software_prompt_tokens,
-            new_tokens=bench.new_tokens if hardware else bench.software_new_tokens,
-            warm_ups=bench.warm_ups if hardware else 0,
-            repetitions=bench.repetitions if hardware else SOFTWARE_REPETITIONS,
-            parity_tokens=bench.parity_tokens if hardware else bench.software_parity_tokens,
+            prompt_tokens=prompt_tokens(hardware=hardware),
+            new_tokens=new_tokens(bench, hardware=hardware),
+            warm_ups=WARM_UPS if hardware else 0,
+            repetitions=REPETITIONS if hardware else SOFTWARE_REPETITIONS,
+            parity_tokens=positions if hardware else min(positions, SOFTWARE_PARITY_TOKENS),
             hardware=hardware,
             points=Points.of(bench, hardware=hardware),
         )

@@ -19,8 +19,16 @@ class Chat:
     def __init__(self, folder: Path) -> None:
         from transformers import AutoTokenizer
 
+        self._folder = folder
         self.tokenizer: Any = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
+        )
+
+    def tokenizer_json(self) -> str:
+        """The file that a page reads too, or what transformers makes of a folder without one."""
+        file = self._folder / "tokenizer.json"
+        return (
+            file.read_text("utf-8") if file.exists() else self.tokenizer.backend_tokenizer.to_str()
         )
 
     def prompt_ids(self, system: str | None, user: str) -> list[int]:

@@ -6,10 +6,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime_genai as og
 
 from shared.base.cpu import allotted_cores
 from shared.evaluate.models.chat import Answer, Chat, common_prefix, room
+from shared.evaluate.models.masks import Masks
 from shared.evaluate.models.onnx import SPINNING
 
 
@@ -32,22 +34,24 @@ class GenaiModel:
             config.overlay(json.dumps({"model": {"decoder": decoder}}))
         self._model = og.Model(config)
         self.chat = Chat(folder)
-        self.context_length = _context(folder)
+        model = json.loads((folder / "genai_config.json").read_text("utf-8"))["model"]
+        stop = model["eos_token_id"]
+        self._stop: list[int] = stop if isinstance(stop, list) else [stop]
+        self.context_length = _context(folder, model["context_length"])
 
     def answers(
-        self, prompts: Sequence[Sequence[int]], limit: int, schema: str | None = None
+        self, prompts: Sequence[Sequence[int]], limit: int, grammar: str | None = None
     ) -> Iterator[tuple[int, Answer]]:
         """(index, greedy answer) of each prompt; stops at a stop token, at a complete JSON object,
         or after `limit` tokens. What all prompts begin with is read once.
 
-        `schema`: a JSON Schema that every token must keep to (genai's guidance, by llguidance).
+        `grammar`: what every token must keep to, by masks (shared.evaluate.models.masks).
         """
         prefix = common_prefix(prompts)
         parameters = og.GeneratorParams(self._model)
         length = min(max(map(len, prompts), default=0) + limit, self.context_length)
         parameters.set_search_options(max_length=length, do_sample=False)
-        if schema:
-            parameters.set_guidance("json_schema", schema)
+        masks = Masks(self.chat.tokenizer_json(), self._stop, grammar) if grammar else None
         generator = og.Generator(self._model, parameters)
         if prefix:
             generator.append_tokens(prefix)
@@ -59,20 +63,32 @@ class GenaiModel:
             started = time.perf_counter()
             generator.rewind_to(len(prefix))
             generator.append_tokens(list(prompt[len(prefix) :]))
-            yield index, self._answer(generator, len(prompt), most, started)
+            yield index, self._answer(generator, len(prompt), most, started, masks)
 
     def answer(self, prompt: Sequence[int], limit: int) -> Answer:
         """The greedy answer to one prompt."""
         return next(self.answers([prompt], limit))[1]
 
     def _answer(
-        self, generator: og.Generator, prompt_tokens: int, limit: int, started: float
+        self,
+        generator: og.Generator,
+        prompt_tokens: int,
+        limit: int,
+        started: float,
+        masks: Masks | None,
     ) -> Answer:
         ids: list[int] = []
+        matchers = masks.start(1) if masks else []
         first = started
         while not generator.is_done() and len(ids) < limit:
+            if masks:
+                logits = generator.get_logits()
+                logits[..., masks.forbidden(matchers, logits.shape[-1])[0]] = -np.inf
+                generator.set_logits(logits)
             generator.generate_next_token()
             ids.append(int(generator.get_next_tokens()[0]))
+            for matcher in matchers:
+                matcher.accept_token(ids[-1])
             if len(ids) == 1:
                 first = time.perf_counter()
             if self.chat.is_answered(ids):
@@ -81,9 +97,8 @@ class GenaiModel:
         return Answer(self.chat.text(ids), prompt_tokens, ids, first - started, end - first)
 
 
-def _context(folder: Path) -> int:
+def _context(folder: Path, named: int) -> int:
     """genai_config.json may name more positions than the graph has rotations for; config.json's
     are what PyTorch goes by too."""
-    named = json.loads((folder / "genai_config.json").read_text())["model"]["context_length"]
     known = json.loads((folder / "config.json").read_text()).get("max_position_embeddings", named)
     return min(int(named), int(known))

@@ -14,7 +14,7 @@ import torch
 from transformers import DynamicCache
 
 from shared.evaluate.models.chat import Answer, Chat, common_prefix, room, stop_ids
-from shared.evaluate.models.grammar import Masks
+from shared.evaluate.models.masks import Masks
 from shared.source.model import compute_dtype, load_model
 
 BATCH = 8
@@ -49,13 +49,13 @@ class TorchModel:
 
     @torch.inference_mode()
     def answers(
-        self, prompts: Sequence[Sequence[int]], limit: int, schema: str | None = None
+        self, prompts: Sequence[Sequence[int]], limit: int, grammar: str | None = None
     ) -> Iterator[tuple[int, Answer]]:
         """(index, greedy answer) of each prompt, each as soon as it is there, longest batches last.
 
-        Stops as shared.evaluate.models.genai does; `schema`: see shared.evaluate.models.grammar.
+        Stops as shared.evaluate.models.genai does; `grammar`: see shared.evaluate.models.masks.
         """
-        masks = self._masks(schema) if schema else None
+        masks = Masks(self.chat.tokenizer_json(), self._stop, grammar) if grammar else None
         prefix = common_prefix(prompts)
         cache = self._read(prefix) if prefix else None
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
@@ -88,10 +88,6 @@ class TorchModel:
 
     def new_cache(self) -> Any:
         return DynamicCache(config=self._model.config)
-
-    def _masks(self, schema: str) -> Masks:
-        width = int(self._model.get_output_embeddings().weight.shape[0])
-        return Masks(self.chat.tokenizer, width, self._stop, schema)
 
     def _read(self, prefix: list[int]) -> Any:
         cache = self.new_cache()
@@ -150,11 +146,12 @@ class _Rows:
 
     def _choose(self, logits: Any) -> None:
         if self.masks:
-            self.masks.apply(self.matchers, logits)
+            forbidden = self.masks.forbidden(self.matchers, logits.shape[-1])
+            logits.masked_fill_(torch.from_numpy(forbidden), -torch.inf)
         for place, token in enumerate(logits.argmax(-1).tolist()):
             self.answers[self.rows[place]].append(int(token))
             if self.masks:
-                self.matchers[place].consume_token(int(token))
+                self.matchers[place].accept_token(int(token))
 
     def _has_ended(self, place: int, count: int, limits: Sequence[int]) -> bool:
         row = self.rows[place]

@@ -1,4 +1,4 @@
-"""The metrics: 0 to 1 for one field of one answer, against gold.
+"""The metrics of `[metrics]`: 0 to 1 for one field of one answer, compared with gold.
 
 A gold null is answered rightly by null alone, by every metric. What `drop` and `lower` remove is
 removed from both sides.
@@ -17,7 +17,7 @@ from shared.evaluate.scoring import normalise
 
 
 def score(scoring: FieldScoring, found: Any, gold: Any, text: str) -> float:
-    """0 to 1 for the value found, against gold; `text` is the record's input, for `verbatim`."""
+    """0 to 1 for the value found, compared with gold; `text` is the record's input, for `verbatim`."""
     if gold is None or found is None:
         return float(gold is found)
     return float(SCORERS[scoring.metric](scoring, found, gold, text))

@@ -1,4 +1,4 @@
-"""What is dropped from an answer before it is compared: case, phrases, how a number is written.
+"""Normalisation before comparison: case, phrases, how a number is written.
 
 Two published rules are followed. Words: SQuAD's evaluate-v1.1.py (Rajpurkar et al. 2016): lower
 case, no ASCII punctuation, no articles. Numbers: TAT-QA's tatqa_metric.py (Zhu et al. 2021):

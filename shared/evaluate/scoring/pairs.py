@@ -1,4 +1,4 @@
-"""From answers to the check's measurements: each system in each mode, the floor, and the pairs.
+"""The check's measurements: each system in each mode, the floor, and paired comparisons.
 
 `<system>.<mode>.<metric>`, `floor.<metric>`, `parent_vs_base.<mode>.<metric>`,
 `release_vs_parent.<mode>.<metric>` and `release_constrained_vs_free.<metric>`; the metrics are those of
@@ -14,7 +14,7 @@ from shared.base.manifest import Measurement
 from shared.domain.domain import Domain
 from shared.domain.records import Record
 from shared.evaluate.models.chat import Answer
-from shared.evaluate.scoring.statistics import Paired, paired
+from shared.evaluate.scoring.statistics import paired
 from shared.evaluate.scoring.summary import CHARACTERS, floor, missing, samples, summarise
 from shared.evaluate.scoring.verdict import Verdict, judge
 from shared.evaluate.systems import MODES, NAMES, Mode, Name
@@ -96,12 +96,11 @@ def _pairs(answers: Answers, judged: Judged, comparison: str) -> dict[str, Measu
         reason = answers.why_not.get(absent, "not asked for")
         told = Measurement.missing(f"{' '.join(absent)}: {reason}", "share")
         return {f"{comparison}.{name}": told for name in names}
-    known = {name: compare(judged[ours], judged[other], name) for name in names}
-    return {f"{comparison}.{name}": m for name, m in known.items()}
+    return {f"{comparison}.{n}": compare(judged[ours], judged[other], n) for n in names}
 
 
 def compare(ours: Sequence[Verdict], other: Sequence[Verdict], name: str) -> Measurement:
-    """The paired difference of one metric, with its interval and the plain word in `how`."""
+    """The paired difference of one metric, with its interval; `how` is the plain word."""
     pairs = [
         (a, b)
         for a, b in zip(samples(ours, name), samples(other, name), strict=True)
@@ -109,11 +108,7 @@ def compare(ours: Sequence[Verdict], other: Sequence[Verdict], name: str) -> Mea
     ]
     if not pairs:
         return Measurement.missing("no record is judged for it", "share")
-    return as_measurement(paired([a for a, _ in pairs], [b for _, b in pairs]))
-
-
-def as_measurement(found: Paired) -> Measurement:
-    """A paired difference as it is kept: the word stands in `how`."""
+    found = paired([a for a, _ in pairs], [b for _, b in pairs])
     return Measurement(
         value=found.difference,
         unit="share",

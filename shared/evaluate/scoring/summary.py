@@ -1,4 +1,4 @@
-"""From verdicts to measurements with their intervals, and the floor that a fixed answer reaches.
+"""Measurements with intervals over many verdicts, and the floor that a fixed answer reaches.
 
 A measurement's name is one of `RATES`, `characters`, `field.<name>`, `field.<name>.nonnull`,
 `field.<name>.<second figure>`, `field_score` or `field_score_nonnull`; under the same name `samples`
@@ -82,7 +82,8 @@ def constant_answer(
     `exact` the most frequent one, for free text the one nearest to all others. Where the fields
     put together break the schema, the best of the whole gold answers instead.
     """
-    _some(records)
+    if not records:
+        raise ValueError("there are no records")
     names = [name for name in schema.get("properties", {}) if name in scoring]
     picks = {name: _best_value(name, scoring[name], records) for name in names}
     required = schema.get("required", [])
@@ -189,8 +190,3 @@ def _field_score(
     text = json.dumps(answer)
     verdicts = [judge(text, record, schema, scoring) for record in records]
     return _mean(samples(verdicts, "field_score")) or 0.0
-
-
-def _some(records: Sequence[Record]) -> None:
-    if not records:
-        raise ValueError("there are no records")

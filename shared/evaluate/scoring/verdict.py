@@ -1,4 +1,4 @@
-"""Judge one answer, strictly: is it JSON, does it satisfy the schema, how right is each field?
+"""The verdict on one answer: is it JSON, does it satisfy the schema, how right is each field?
 
 What counts as JSON is RFC 8259 and no more: NaN, Infinity, duplicate keys, a byte order mark and
 white space other than its four kinds make an answer invalid; what it merely calls unwise (integers
@@ -50,7 +50,7 @@ REFUSALS = (
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one answer is worth.
+    """The verdict on one answer.
 
     `fields`: 0 to 1 for each field; None where `where` leaves this record out. `nonnull`: whether
     the field's gold is not null. `reason`: why, where `json` or `schema` is False. `characters`:

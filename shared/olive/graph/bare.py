@@ -27,6 +27,7 @@ from shared.base import paths
 from shared.base.errors import RungFailed
 from shared.base.text import first_line
 from shared.olive.graph.corrections import corrections
+from shared.source.contract import is_untied
 
 StateDict = dict[str, torch.Tensor]
 
@@ -96,6 +97,8 @@ def read_config(folder: Path) -> Any:
         if config.quantization_config.get("tie_word_embeddings"):  # Olive notes it there instead
             config.tie_word_embeddings = True
         del config.quantization_config
+    elif config.tie_word_embeddings and is_untied(folder):
+        config.tie_word_embeddings = False
     return config
 
 

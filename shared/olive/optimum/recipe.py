@@ -25,7 +25,7 @@ from shared.olive.graph.bare import StateDict
 from shared.olive.graph.fill import Int4Options, quantizable, write_int4
 from shared.olive.optimum.graphs import read_bare_graph, write_full
 from shared.olive.optimum.old_config import read_config, write_old_config
-from shared.source.weights import load_weights
+from shared.source.model import model_weights
 
 GRAPHS = {"q4f16": "float16", "q4": "float32"}
 """Name in Transformers.js → the type in which export.py traced the graph."""
@@ -70,7 +70,7 @@ def build_optimum(
     Raises RungFailed with one sentence; recipe.log in `work` holds what the tools said.
     """
     config = read_config(folder)
-    weights = load_weights(folder)
+    weights = model_weights(folder)
     with tempfile.TemporaryDirectory(dir=work, prefix=".export-") as bare:
         _export(config, Path(bare), work / "recipe.log")
         for dtype, kind in GRAPHS.items():

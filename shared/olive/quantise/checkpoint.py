@@ -20,6 +20,7 @@ import torch
 from shared.base import paths
 from shared.base.errors import RungFailed
 from shared.base.parsing import read_json
+from shared.source.model import model_weights
 from shared.source.weights import forget_pages, load_weights
 
 PARTS = ("qweight", "scales", "qzeros")
@@ -74,7 +75,7 @@ class Checkpoint:
     def __init__(self, folder: Path) -> None:
         self._where = paths.shown(folder)
         config = read_json(folder / "config.json").get("quantization_config")
-        self.state = load_weights(folder)
+        self.state = model_weights(folder) if config is None else load_weights(folder)
         self._modules: list[Blocks] = []
         if config is not None:
             self._take_modules(config)

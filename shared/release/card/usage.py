@@ -20,17 +20,42 @@ const [{{ generated_text }}] = await generate(messages, {{ max_new_tokens: 256, 
 console.log(JSON.parse(generated_text.at(-1).content));"""
 
 JS_CONSTRAINED = """\
-import {{ StructuredOutputProcessor }} from "@huggingface/transformers-structured-output";
+// The package may export its classes or put them on globalThis.
+const {{ TokenizerInfo, GrammarCompiler, GrammarMatcher }} = {{
+  ...(await import("@mlc-ai/web-xgrammar")),
+  ...globalThis.xgrammar,
+}};
+const {{ model, added_tokens, decoder }} = await (await fetch(file("tokenizer.json"))).json();
+const tokens = [];
+for (const [token, id] of Object.entries(model.vocab)) tokens[id] = token;
+for (const {{ id, content, special }} of added_tokens) tokens[id] = special ? "" : content;
+const names = Array.from(tokens, (token) => token ?? "");
+const bytes = JSON.stringify(decoder).includes("ByteLevel") ? "byte_level" : "byte_fallback";
+const stop = [generate.model.generation_config.eos_token_id].flat();
+const info = await TokenizerInfo.createTokenizerInfo(names, bytes, false, names.length, stop);
+const compiler = await GrammarCompiler.createGrammarCompiler(info);
+const grammar = await compiler.compileGrammar(await (await fetch(file("grammar.ebnf"))).text());
 
-const json_schema = await (await fetch(file("schema.json"))).json();
-// A processor remembers how far one answer has come: make a new one for each.
-const held = new StructuredOutputProcessor(generate.tokenizer, {{ type: "json_schema", json_schema }});
+// A matcher remembers how far one answer has come: make a new one for each.
+const matcher = await GrammarMatcher.createGrammarMatcher(grammar);
+let started = false;
+const hold = (ids, logits) => {{
+  if (started) matcher.acceptToken(Number(ids[0].at(-1)));
+  started = true;
+  const mask = matcher.handle.GetNextTokenBitmask(names.length);
+  const words = Array.from({{ length: mask.size() }}, (_, place) => mask.get(place));
+  mask.delete();
+  for (let id = 0; id < logits.data.length; id++) {{
+    if (id >= names.length || !((words[id >> 5] >>> (id & 31)) & 1)) logits.data[id] = -Infinity;
+  }}
+  return logits;
+}};
 const [answer] = await generate(messages, {{
   max_new_tokens: 256,
   do_sample: false,
-  logits_processor: held,
+  logits_processor: [hold],
 }});
-console.log(JSON.parse(answer.generated_text.at(-1).content));"""
+console.log(answer.generated_text.at(-1).content); // JSON, unless max_new_tokens cut it off"""
 
 PYTHON = """\
 import json, pathlib
@@ -65,7 +90,7 @@ def usage_js(name: str) -> str:
 
 
 def usage_js_constrained() -> str:
-    """Going on from `usage_js`: the same question, the answer held to schema.json token by token."""
+    """Going on from `usage_js`: the same question, the answer held to grammar.ebnf token by token."""
     return JS_CONSTRAINED.format()
 
 

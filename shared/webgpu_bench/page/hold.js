@@ -1,13 +1,17 @@
-// Answers held to the model's JSON Schema: tokens that could not be part of one are never chosen.
+// Answers held to the model's schema: its grammar is compiled once, when first asked for.
 
-import { StructuredOutputProcessor } from "/vendor/@huggingface/transformers-structured-output/dist/index.js";
+import { compile, hold } from "./grammar.js";
 
-/** Names that say nothing about the shape, or that the engine knows as external. */
-const WORDS = new Set(["$schema", "$id", "$comment", "title", "description", "examples"]);
+const compiled = new Map();
 
-/** Further options for Engine.generate that hold one answer to `schema`; throws where it cannot. */
-export function holdTo(schema, tokenizer) {
-  const plain = Object.fromEntries(Object.entries(schema).filter(([key]) => !WORDS.has(key)));
-  const constraint = { type: "json_schema", json_schema: plain };
-  return { logits_processor: new StructuredOutputProcessor(tokenizer, constraint) };
+/** Further options for Engine.generate that hold one answer to the model's grammar. */
+export async function holdTo({ name, grammar }, engine) {
+  if (!compiled.has(name)) compiled.set(name, await prepare(name, grammar, [...engine.eos]));
+  return hold(compiled.get(name));
+}
+
+async function prepare(name, grammar, stop) {
+  await import("/vendor/@mlc-ai/web-xgrammar/lib/index.js"); // no exports: it puts itself on globalThis
+  const tokenizer = await (await fetch(`/models/${name}/tokenizer.json`)).json();
+  return compile(globalThis.xgrammar, grammar, tokenizer, stop);
 }

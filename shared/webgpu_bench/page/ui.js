@@ -32,7 +32,7 @@ function enter(state) {
   $("send").hidden = answering;
   $("stop").hidden = !answering;
   $("example").hidden = !(ready && chosen()?.example);
-  $("holding").hidden = !chosen()?.schema;
+  $("holding").hidden = !chosen()?.grammar;
   $("hold").disabled = answering;
   $("benchmark").hidden = !(ready || state === "measuring");
   $("measure").disabled = !(ready || state === "measuring");
@@ -111,7 +111,7 @@ function fillModels() {
 function chooseModel() {
   $("prompting").open = matchMedia("(min-width: 761px)").matches && page.models.length > 0;
   $("system").value = chosen()?.system_prompt ?? "";
-  $("holding").hidden = !chosen()?.schema;
+  $("holding").hidden = !chosen()?.grammar;
 }
 
 async function loadModel() {
@@ -210,9 +210,9 @@ async function answer(turn, text) {
 
 /** Options that hold the answer to the model's schema, if the switch is on. */
 async function holding(engine) {
-  if (!$("hold").checked || !chosen().schema) return {};
+  if (!$("hold").checked || !chosen().grammar) return {};
   const { holdTo } = await import("./hold.js");
-  return holdTo(chosen().schema, engine.tokenizer);
+  return holdTo(chosen(), engine);
 }
 
 async function measure() {

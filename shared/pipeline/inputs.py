@@ -1,0 +1,168 @@
+"""Every mistake that can be found before stage 1, together: a person mends them all at once.
+
+>>> mistakes("legal")
+['domains/legal/prompt.md: holds no prompt', 'no Chrome or Chromium on this machine; run …']
+"""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from shared.base import paths
+from shared.base.errors import UserError
+from shared.base.formatting import number
+from shared.base.parsing import nearest, read_json, read_text
+from shared.domain.config import Config
+from shared.domain.domain import load_domain
+from shared.domain.grammar import grammar
+from shared.domain.records import read_records
+from shared.domain.settings import Chain
+from shared.evaluate.fidelity import MEASURED
+from shared.evaluate.scoring.pairs import COMPARISONS, NOT_PAIRED, SPEED
+from shared.evaluate.scoring.summary import missing
+from shared.evaluate.systems import MODES, NAMES
+from shared.hub.names import repository_name
+from shared.olive.build import DTYPES
+from shared.olive.calibration import FILE, refuse_common, wants_calibration
+from shared.release.card.template import check_template
+from shared.setup.browser import require_browser
+from shared.webgpu_bench import measurements
+
+BUILT = 0.75
+"""Bytes that a build and its package take on the disk, as a share of the 16-bit weights."""
+LEAST_FREE = 2_000_000_000
+PACKAGES = ("@huggingface/transformers", "@mlc-ai/web-xgrammar")
+
+
+def need_inputs(name: str, *, browser: bool = True) -> None:
+    """UserError with every mistake, one a line. `browser`: whether the run comes to the browser."""
+    found = mistakes(name, browser=browser)
+    if len(found) == 1:
+        raise UserError(found[0])
+    if found:
+        raise UserError("\n".join([f"{name}: {len(found)} mistakes; nothing was built", *found]))
+
+
+def mistakes(name: str, *, browser: bool = True) -> list[str]:
+    """A sentence for each mistake in a domain's folder and on this machine; takes no second."""
+    folder = paths.domains() / name
+    checks: list[Callable[[], None]] = [
+        lambda: _read_whole(name),
+        lambda: _need_prompt(folder),
+        lambda: _need_grammar(folder),
+        lambda: _need_gates(folder),
+        lambda: _need_calibration(name),
+        lambda: check_template(read_text(folder / "card.md"), paths.shown(folder / "card.md")),
+        _need_room,
+        *((_need_page, _need_browser) if browser else ()),
+    ]
+    found: list[str] = []
+    for check in checks:
+        try:
+            check()
+        except UserError as error:
+            found.append(str(error))
+    return list(dict.fromkeys(found))
+
+
+def _read_whole(name: str) -> None:
+    domain = load_domain(name)
+    for rung in domain.chain.rung:
+        repository_name(domain, rung.base)
+
+
+def _need_prompt(folder: Path) -> None:
+    if (folder / "prompt.md").is_file() and not read_text(folder / "prompt.md").strip():
+        raise UserError(f"{paths.shown(folder / 'prompt.md')}: holds no prompt")
+
+
+def _need_grammar(folder: Path) -> None:
+    """A file that is no JSON, or none, is for `_read_whole` to name."""
+    path = folder / "schema.json"
+    try:
+        schema = read_json(path)
+    except UserError:
+        return
+    if isinstance(schema, dict) and schema.get("type") == "object":
+        grammar(schema, paths.shown(path))
+
+
+def _need_gates(folder: Path) -> None:
+    """Each gate names a measurement that some stage makes."""
+    try:
+        config = Config.read(folder)
+        chain = config.chain()
+    except UserError:
+        return
+    known = set(measurable(chain))
+    for index, gate in enumerate(chain.gate):
+        if gate.measurement not in known:
+            place = config.place(("gate", index, "measurement"))
+            hint = nearest(gate.measurement, sorted(known))
+            raise UserError(f"{place}: no stage measures {gate.measurement!r}; {hint}")
+
+
+def measurable(chain: Chain) -> Iterator[str]:
+    """Every `<stage>.<name>` that the stages of a release can measure in this domain."""
+    yield from ("source.parameters", "source.bytes", "overflow.f16_headroom", "check.loads")
+    yield from (f"{stage}.{dtype}_bytes" for stage in ("build", "package") for dtype in DTYPES)
+    yield from (f"fidelity.{name}" for name in (*MEASURED, "cpu_decode_tokens_per_second"))
+    yield from (
+        f"bench.{name}" for name in (*measurements.NAMES, "warm_load_seconds", "load_bytes")
+    )
+    points = {"prefill": {*chain.bench.prefill, *chain.bench.depths}, "decode": chain.bench.depths}
+    for kind, tokens in points.items():
+        yield from (f"bench.{kind}_tokens_per_second_at_{n}" for n in (*tokens, 0))
+    scored = list(missing(chain.metrics, ""))
+    for mode in MODES:
+        yield from (f"check.{system}.{mode}.{name}" for system in NAMES for name in scored)
+        yield f"check.release.{mode}.{SPEED}"
+    yield from (f"check.floor.{name}" for name in scored)
+    paired = [name for name in scored if name not in NOT_PAIRED]
+    yield from (f"check.{pair}.{name}" for pair in COMPARISONS for name in paired)
+
+
+def _need_calibration(name: str) -> None:
+    """The records that calibrate are there, true to the schema, and none of them is measured."""
+    try:
+        domain = load_domain(name)
+    except UserError:
+        return
+    path = domain.folder / FILE
+    if not wants_calibration(domain.olive):
+        return
+    if not path.is_file():
+        raise UserError(f"{paths.shown(path)}: olive.json calibrates on it, but it is missing")
+    records = read_records(path, domain.schema)
+    refuse_common(records, domain.records, paths.shown(path))
+
+
+def _need_room() -> None:
+    """models/ and build/ may be written to, and hold what a build of the largest model takes."""
+    merged = (p.stat().st_size for p in paths.root().glob("models/*/*/*.safetensors"))
+    needed = LEAST_FREE + int(BUILT * max(merged, default=0))
+    for folder in (paths.root() / "models", paths.build()):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                free = shutil.disk_usage(folder).free
+        except OSError as error:
+            words = error.strerror or type(error).__name__
+            raise UserError(f"{paths.shown(folder)}: cannot be written to: {words}") from None
+        if free < needed:
+            have, want = number(free, "B"), number(needed, "B")
+            raise UserError(f"{paths.shown(folder)}: {have} are free, a build may take {want}")
+
+
+def _need_page() -> None:
+    modules = paths.REPOSITORY / "shared" / "webgpu_bench" / "node_modules"
+    if absent := next((name for name in PACKAGES if not (modules / name).is_dir()), None):
+        raise UserError(
+            f"the page's package {absent} is not installed; run: "
+            "(cd shared/webgpu_bench && npm ci --ignore-scripts)"
+        )
+
+
+def _need_browser() -> None:
+    require_browser()

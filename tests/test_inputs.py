@@ -1,0 +1,153 @@
+"""What a person got wrong is said before stage 1, all of it at once, and nothing is built."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shared.base import paths
+from shared.base.errors import UserError
+from shared.domain.domain import load_domain
+from shared.pipeline import inputs
+from shared.pipeline import rung as rung_module
+from shared.pipeline.inputs import measurable, mistakes, need_inputs
+from shared.pipeline.one import release_domain
+from shared.pipeline.rung import Options
+
+Edit = Callable[[str, str, str], None]
+TYPO = '\n[[gate]]\nname = "mine"\nmeasurement = "check.release.fre.json_validity"\nat_least = 1\n'
+
+
+def no_browser(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_found() -> None:
+        raise UserError("no Chrome or Chromium found; run: ./inv doctor")
+
+    monkeypatch.setattr(inputs, "require_browser", none_found)
+
+
+def look_ahead(schema: Path) -> None:
+    value: dict[str, Any] = json.loads(schema.read_text())
+    first = next(iter(value["properties"]))
+    value["properties"][first] = {"type": "string", "pattern": "^(?=a)b$"}
+    schema.write_text(json.dumps(value))
+
+
+def test_a_good_domain_has_no_mistake(root: Path) -> None:
+    assert mistakes("legal") == []
+    need_inputs("legal")
+
+
+def test_four_mistakes_are_four_sentences_and_nothing_is_built(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = root / "domains" / "legal"
+    (folder / "prompt.md").write_text(" \n")
+    look_ahead(folder / "schema.json")
+    toml = folder / "fallback.toml"
+    toml.write_text(toml.read_text() + TYPO)
+    no_browser(monkeypatch)
+    result = release_domain("legal", Options())
+    lines = str(result.error).splitlines()
+    assert not result.ok and result.chain is None
+    assert lines[0] == "legal: 4 mistakes; nothing was built" and len(lines) == 5
+    assert any("prompt.md: holds no prompt" in line for line in lines)
+    assert any("schema.json" in line and "pattern" in line for line in lines)
+    gate = next(line for line in lines if "check.release.fre.json_validity" in line)
+    assert "domains/legal/fallback.toml:" in gate and "did you mean" in gate
+    assert any("no Chrome or Chromium found" in line for line in lines)
+    assert not list(root.glob("build/*/*")) and not list(root.glob("models/*/webgpu"))
+
+
+def test_one_mistake_is_one_sentence(root: Path) -> None:
+    (root / "domains" / "legal" / "prompt.md").write_text("")
+    with pytest.raises(UserError, match=r"^domains/legal/prompt\.md: holds no prompt$"):
+        need_inputs("legal")
+
+
+def test_every_gate_of_every_domain_names_what_some_stage_can_measure() -> None:
+    for name in ("contracts", "financial", "legal", "medical"):
+        chain = load_domain(name).chain
+        assert {gate.measurement for gate in chain.gate} <= set(measurable(chain))
+
+
+def test_a_folder_that_may_not_be_written_to_is_named(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(dir: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(dir))
+
+    monkeypatch.setattr(inputs.tempfile, "TemporaryFile", refused)
+    assert "models: cannot be written to: Permission denied" in mistakes("legal")
+
+
+def test_a_disk_too_full_for_a_build_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(root)._replace(free=1000)
+    monkeypatch.setattr(inputs.shutil, "disk_usage", lambda folder: usage)
+    assert any("models: 0.0 MB are free, a build may take" in line for line in mistakes("legal"))
+
+
+def test_a_calibration_record_that_is_measured_too_is_named(root: Path) -> None:
+    folder = root / "domains" / "legal"
+    shutil.copy(folder / "eval.jsonl", folder / "calibration.jsonl")
+    assert any("calibration.jsonl" in line and "held-out" in line for line in mistakes("legal"))
+
+
+def test_a_bad_folder_at_full_size_is_refused_from_its_headers(root: Path) -> None:
+    """Six gigabytes of weights, of which one tensor is missing; a sparse file costs no disk."""
+    folder = root / "models" / "legal" / "merged"
+    folder.mkdir(parents=True)
+    script = (
+        "import json, sys\n"
+        "from pathlib import Path\n"
+        "from benchmarks.full_size import ARCHITECTURES\n"
+        "from shared.source.contract import described_model\n"
+        "folder = Path(sys.argv[1])\n"
+        "kind, shape = ARCHITECTURES['smollm3']\n"
+        "kind(**shape).save_pretrained(folder)\n"
+        "shapes = described_model(folder).shapes\n"
+        "at, header = 0, {}\n"
+        "for name, shape in shapes.items():\n"
+        "    if name in ('lm_head.weight', 'model.layers.7.mlp.down_proj.weight'): continue\n"
+        "    size = 2\n"
+        "    for extent in shape: size *= extent\n"
+        "    header[name] = {'dtype': 'BF16', 'shape': shape, 'data_offsets': [at, at + size]}\n"
+        "    at += size\n"
+        "text = json.dumps(header).encode()\n"
+        "text += b' ' * (-len(text) % 8)\n"
+        "with (folder / 'model.safetensors').open('wb') as file:\n"
+        "    file.write(len(text).to_bytes(8, 'little') + text)\n"
+        "    file.truncate(8 + len(text) + at)\n"
+    )
+    subprocess.run([sys.executable, "-c", script, str(folder)], check=True, cwd=paths.REPOSITORY)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).write_text("{}")
+    assert (folder / "model.safetensors").stat().st_size > 5_900_000_000
+    started = time.process_time()
+    result = release_domain("legal", Options(rung="smollm3"))
+    assert result.chain is not None
+    (attempt,) = result.chain.attempts
+    assert "model.layers.7.mlp.down_proj.weight: missing, like 1 of" in attempt.reason
+    assert time.process_time() - started < 10
+
+
+def test_a_defect_of_ours_on_one_rung_does_not_end_the_chain(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stumbles(rung: Any, **_: Any) -> None:
+        raise KeyError("a folder that nobody thought of")
+
+    monkeypatch.setattr(rung_module, "source_stage", stumbles)
+    result = release_domain("legal", Options())
+    assert result.chain is not None
+    assert len(result.chain.attempts) == len(load_domain("legal").chain.rung)
+    first = result.chain.attempts[0]
+    assert first.outcome == "failed" and first.reason.startswith("a defect of ours: KeyError")
+    assert "stumbles" in (root / "build" / "failures" / "legal.txt").read_text()

@@ -295,7 +295,7 @@ FOLDERS: list[Row] = [
             "model.safetensors",
             header(56, b'{"a":{"dtype":"I8","shape":[2],"data_offsets":[0,2]}}   ') + b"ab",
         ),
-        "models/legal/merged: weights of type I8; 16-bit ones are needed",
+        "merged/model.safetensors: a: weights of type I8; 16-bit ones are needed",
     ),
     (
         "an index that leads out",

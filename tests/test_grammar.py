@@ -13,8 +13,8 @@ import xgrammar
 from xgrammar.testing import _is_grammar_accept_string as accepts
 
 from shared.base.errors import UserError
-from shared.domain.grammar import grammar
 from shared.domain.grammar.number import integer, number
+from shared.domain.grammar.schema import grammar
 
 NODE = {
     "type": "object",

@@ -94,6 +94,14 @@ def test_a_disk_too_full_for_a_build_is_named(root: Path, monkeypatch: pytest.Mo
     assert any("models: 0.0 MB are free, a build may take" in line for line in mistakes("legal"))
 
 
+def test_too_little_memory_for_a_build_is_named(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = inputs.psutil.virtual_memory()._replace(available=500_000_000)
+    monkeypatch.setattr(inputs.psutil, "virtual_memory", lambda: memory)
+    assert "0.500 GB of memory are free, a build may take 1.000 GB" in mistakes("legal")
+
+
 def test_a_calibration_record_that_is_measured_too_is_named(root: Path) -> None:
     folder = root / "domains" / "legal"
     shutil.copy(folder / "eval.jsonl", folder / "calibration.jsonl")

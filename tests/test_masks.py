@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 from shared.base.errors import UserError
 from shared.base.paths import REPOSITORY
 from shared.domain.domain import load_domain
-from shared.domain.grammar import grammar
+from shared.domain.grammar.schema import grammar
 from shared.evaluate.models.masks import Masks
 
 BENCH = REPOSITORY / "shared" / "webgpu_bench"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from shared.base import paths
-from shared.domain.grammar import grammar
+from shared.domain.grammar.schema import grammar
 from shared.webgpu_bench import driver
 from shared.webgpu_bench.engines.side_by_side import Row
 from shared.webgpu_bench.listing import listing

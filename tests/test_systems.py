@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 
 from shared.base.errors import UserError
-from shared.domain.grammar import grammar
+from shared.domain.grammar.schema import grammar
 from shared.domain.records import Record
 from shared.evaluate.models.chat import Answer, common_prefix, room
 from shared.evaluate.store import Store

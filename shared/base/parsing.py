@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, Self, TypeVar, get_args
 
 import tomli
 from pydantic import BaseModel, ValidationError
@@ -84,7 +84,7 @@ class Toml:
     data: dict[str, Any]
 
     @classmethod
-    def read(cls, path: Path) -> "Toml":
+    def read(cls, path: Path) -> Self:
         """UserError where the file is missing or no TOML."""
         text = read_text(path)
         try:
@@ -107,18 +107,14 @@ class Toml:
             begin = end + 1
         return found
 
-    @cached_property
-    def keys(self) -> frozenset[Key]:
-        return frozenset(_keys(self.data))
-
     def depth(self, key: Key) -> int:
         """How many parts of the key lead somewhere in this file."""
-        return next(n for n in range(len(key), -1, -1) if n == 0 or key[:n] in self.keys)
+        return next(n for n in range(len(key), -1, -1) if n == 0 or key[:n] in self.lines)
 
     def place(self, key: Key) -> str:
         """`file:line: key`; where the key is missing, the line of its table."""
         line = self.lines.get(key[: self.depth(key)])
-        return _joined(f"{paths.shown(self.path)}:{line}" if line else paths.shown(self.path), key)
+        return _joined(paths.shown(self.path) + (f":{line}" if line else ""), key)
 
 
 def read_toml(path: Path, model: type[Model]) -> Model:
@@ -154,11 +150,10 @@ def sentence(error: ValidationError, model: type[BaseModel], where: Where) -> st
         return f"{place}: unknown key; {nearest(str(key[-1]), _fields_at(model, key[:-1]))}"
     if first["type"] == "missing":
         return f"{place}: required, but missing"
-    text = first["msg"].removeprefix("Value error, ")
-    if isinstance(first["input"], dict | list):
-        return f"{place}: {text}"
-    found = repr(first["input"])
-    return f"{place}: {text} (found {found if len(found) <= 200 else found[:199] + '…'})"
+    if first["type"] == "model_type":
+        return f"{place}: Input should be an object"
+    found = "" if isinstance(first["input"], dict | list) else f" (found {first['input']!r:.200})"
+    return f"{place}: {first['msg'].removeprefix('Value error, ')}{found}"
 
 
 def _joined(where: str, key: Key) -> str:

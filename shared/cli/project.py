@@ -1,14 +1,24 @@
 """The commands of the project itself: what is here, what is missing, tests, lint, benchmarks."""
 
+from __future__ import annotations
+
+import json
+import re
 import shutil
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from invoke import Context, Exit, task
 
 from shared.base import paths
 from shared.base.errors import UserError
 from shared.cli.options import command
+
+if TYPE_CHECKING:  # `./inv --list` loads none of it
+    from shared.base.parsing import Key
+    from shared.domain.config import Config
+    from shared.domain.domain import Domain
 
 PYTHON = f"{sys.executable} -m "
 
@@ -66,14 +76,44 @@ def domains(c: Context, domain: str = "") -> None:
     from shared.domain.domain import domain_names, load_domain
 
     if domain:
-        loaded = load_domain(domain)
-        print(loaded.config.shown(loaded.chain))
+        print(settings_of(load_domain(domain)))
         return
     rows = [
         (d.name, str(len(d.records)), " → ".join(rung.name for rung in d.chain.rung))
         for d in map(load_domain, domain_names())
     ]
     print(table(("domain", "records", "rungs"), rows, TERMINAL))
+
+
+def settings_of(domain: Domain) -> str:
+    """The effective settings as TOML; behind each value the line that sets it, or "built in"."""
+    config = domain.config
+    rows = _rows(config, (), {"version": domain.chain.version})
+    tables = domain.chain.model_dump(exclude_none=True, exclude={"version"})
+    for name, value in (tables | {"metrics": config.merged.get("metrics", {})}).items():
+        if isinstance(value, dict):
+            rows += ["", f"[{name}]", *_rows(config, (name,), value)]
+            continue
+        for place, item in enumerate(value):
+            rows += ["", f"[[{name}]]", *_rows(config, (name, place), item)]
+    return "\n".join(rows)
+
+
+def _rows(config: Config, table: Key, values: dict[str, Any]) -> list[str]:
+    return [
+        f"{f'{_name(name)} = {_toml(value)}':<44} # {config.where((*table, name))}"
+        for name, value in values.items()
+    ]
+
+
+def _name(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else json.dumps(key)
+
+
+def _toml(value: Any) -> str:
+    """On one line, as JSON but for the `=` of a table."""
+    whole = isinstance(value, float) and value.is_integer()
+    return json.dumps(int(value) if whole else value, ensure_ascii=False, separators=(", ", " = "))
 
 
 @task(help={"domain": "only this one"})

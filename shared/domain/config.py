@@ -3,13 +3,9 @@
 A `[[gate]]` goes by its name: of one that the defaults have the given keys change, another is added.
 """
 
-from __future__ import annotations
-
-import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from shared.base import paths
 from shared.base.parsing import Key, Toml, validate
@@ -18,7 +14,6 @@ from shared.domain.settings import Chain, Defaults
 DEFAULTS_FILE = "defaults.toml"
 CHAIN_FILE = "fallback.toml"
 BOUNDS = {"at_least", "at_most", "equals"}
-BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
 @dataclass(frozen=True)
@@ -31,14 +26,17 @@ class Config:
     changed: dict[int, int]
 
     @classmethod
-    def read(cls, folder: Path) -> Config:
+    def read(cls, folder: Path) -> Self:
         """Of a domain's folder; UserError where the defaults are wrong by themselves."""
-        defaults, own = Toml.read(defaults_file()), Toml.read(folder / CHAIN_FILE)
+        file = paths.domains() / DEFAULTS_FILE
+        if not file.exists():  # a root of domains alone
+            file = paths.REPOSITORY / "domains" / DEFAULTS_FILE
+        defaults, own = Toml.read(file), Toml.read(folder / CHAIN_FILE)
         validate(defaults.data, Defaults, defaults.place)
         merged, gates = _merged(defaults.data, own.data), own.data.get("gate", [])
-        changed: dict[int, int] = {}
-        if isinstance(gates, list):
-            merged["gate"], changed = _merged_gates(defaults.data["gate"], gates)
+        if not isinstance(gates, list):
+            return cls(defaults, own, merged, {})
+        merged["gate"], changed = _merged_gates(defaults.data["gate"], gates)
         return cls(defaults, own, merged, changed)
 
     def chain(self) -> Chain:
@@ -55,39 +53,12 @@ class Config:
         own = key
         if key[:1] == ("gate",) and len(key) > 1:
             own = ("gate", self.changed.get(int(key[1]), -1), *key[2:])
-        if self.own.depth(own) >= self.defaults.depth(key):
-            return self.own, own
-        return self.defaults, key
+        return max((self.own, own), (self.defaults, key), key=lambda at: at[0].depth(at[1]))
 
-    def shown(self, chain: Chain) -> str:
-        """The effective settings as TOML; behind each value the line that sets it, or "built in"."""
-        scoring = {
-            name: how.model_dump(exclude_defaults=True) for name, how in chain.metrics.items()
-        }
-        tables = chain.model_dump(exclude_none=True, exclude={"version"}) | {"metrics": scoring}
-        rows = self._rows((), {"version": chain.version})
-        for name, value in tables.items():
-            if isinstance(value, dict):
-                rows += ["", f"[{name}]", *self._rows((name,), value)]
-                continue
-            for number, item in enumerate(value):
-                rows += ["", f"[[{name}]]", *self._rows((name, number), item)]
-        return "\n".join(rows)
-
-    def _rows(self, table: Key, values: dict[str, Any]) -> list[str]:
-        rows = []
-        for name, value in values.items():
-            toml, key = self._origin((*table, name))
-            line = toml.lines.get(key)
-            where = f"{paths.shown(toml.path)}:{line}" if line else "built in"
-            rows.append(f"{f'{_name(name)} = {_toml(value)}':<44} # {where}")
-        return rows
-
-
-def defaults_file() -> Path:
-    """domains/defaults.toml of the root, or the repository's own where the root has none."""
-    own = paths.domains() / DEFAULTS_FILE
-    return own if own.exists() else paths.REPOSITORY / "domains" / DEFAULTS_FILE
+    def where(self, key: Key) -> str:
+        """`file:line` of the key, or "built in" where no file sets it."""
+        toml, key = self._origin(key)
+        return f"{paths.shown(toml.path)}:{toml.lines[key]}" if key in toml.lines else "built in"
 
 
 def _merged(under: Any, over: Any) -> Any:
@@ -97,30 +68,16 @@ def _merged(under: Any, over: Any) -> Any:
 
 
 def _merged_gates(under: list[Any], over: list[Any]) -> tuple[list[Any], dict[int, int]]:
-    gates, changed = list(under), {}
+    gates, changed = list(under), dict[int, int]()
     names = [gate["name"] for gate in under]
     for place, gate in enumerate(over):
         name = gate.get("name") if isinstance(gate, dict) else None
         at = names.index(name) if name in names else len(gates)
-        if at in changed:  # a name that stands twice, which Chain refuses
-            at = len(gates)
-        if at < len(names):
+        if at < len(names) and at not in changed:  # Chain refuses a name that stands twice
             dropped = BOUNDS if BOUNDS & gate.keys() else set()
             gates[at] = {k: v for k, v in gates[at].items() if k not in dropped} | gate
         else:
+            at = len(gates)
             gates.append(gate)
         changed[at] = place
     return gates, changed
-
-
-def _name(key: str) -> str:
-    return key if BARE_KEY.fullmatch(key) else json.dumps(key, ensure_ascii=False)
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{_name(k)} = {_toml(v)}" for k, v in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_toml, value)) + "]"
-    whole = isinstance(value, float) and value.is_integer()
-    return json.dumps(int(value) if whole else value, ensure_ascii=False)

@@ -17,7 +17,7 @@ from shared.base.errors import UserError
 from shared.base.hashing import sha256_file, sha256_json
 from shared.base.parsing import nearest, read_json, read_text
 from shared.domain.config import CHAIN_FILE, DEFAULTS_FILE, Config
-from shared.domain.grammar import grammar
+from shared.domain.grammar.schema import grammar
 from shared.domain.olive_json import check_olive_config
 from shared.domain.records import Record, read_records
 from shared.domain.scoring import mistakes
@@ -79,7 +79,7 @@ def load_domain(name: str) -> Domain:
     schema = _read_schema(folder / "schema.json")
     for key, words in mistakes(chain.metrics, schema):
         raise UserError(f"{config.place(key)}: {words}")
-    files = [folder / file for file in (*FILES, *_present(folder))]
+    files = [folder / file for file in (*FILES, *OPTIONAL_FILES) if (folder / file).is_file()]
     return Domain(
         name=name,
         folder=folder,
@@ -91,10 +91,6 @@ def load_domain(name: str) -> Domain:
         records=read_records(folder / "eval.jsonl", schema),
         hashes={file.name: sha256_file(file) for file in (*files, config.defaults.path)},
     )
-
-
-def _present(folder: Path) -> list[str]:
-    return [file for file in OPTIONAL_FILES if (folder / file).is_file()]
 
 
 def _read_schema(path: Path) -> dict[str, Any]:
@@ -114,8 +110,8 @@ def _fill_in(chain: Chain, name: str) -> Chain:
     """Put the folder's name where a source says {domain}, so that a copied folder needs no edit."""
 
     def filled(rung: Rung) -> Rung:
-        sources = {"source": rung.source, "base_source": rung.base_source}
-        named = {key: text and text.replace("{domain}", name) for key, text in sources.items()}
-        return rung.model_copy(update=named)
+        base = rung.base_source and rung.base_source.replace("{domain}", name)
+        source = rung.source.replace("{domain}", name)
+        return rung.model_copy(update={"source": source, "base_source": base})
 
     return chain.model_copy(update={"rung": [filled(rung) for rung in chain.rung]})

@@ -83,10 +83,8 @@ def _check_pass(settings: Any, passes: PassSchema, where: str, key: str) -> None
         raise UserError(f"{where}: {key}.type: required, but missing")
     kind = settings["type"].lower()
     if kind not in passes:
-        raise UserError(
-            f"{where}: {key}.type: Olive has no pass {settings['type']!r}; "
-            + nearest(kind, list(passes))
-        )
+        hint = nearest(kind, list(passes))
+        raise UserError(f"{where}: {key}.type: Olive has no pass {settings['type']!r}; {hint}")
     inner = settings.get("config", settings)
     _no_strangers(inner, [*passes[kind], *PASS_WRAPPER_KEYS], where, f"{key}.")
     for name, value in inner.items():
@@ -106,9 +104,7 @@ def _no_code(value: Any, where: str, key: str) -> None:
             if name.startswith("trust_remote") and item:
                 raise UserError(f"{where}: {key}{name}: cannot be switched on")
             if name in CODE_KEYS and item is not None:
-                raise UserError(
-                    f"{where}: {key}{name}: names code to be run, which a domain cannot"
-                )
+                raise UserError(f"{where}: {key}{name}: names code, which a domain cannot run")
             _no_code(item, where, f"{key}{name}.")
 
 
@@ -121,17 +117,11 @@ def _no_strangers(found: dict[str, Any], valid: list[str], where: str, prefix: s
 def _olive_schema() -> dict[str, Any]:
     """{"top": [keys of a workflow], "passes": PassSchema}, cached per installed Olive."""
     version = metadata.version("olive-ai")
-    cache = (
-        paths.REPOSITORY
-        / "build"
-        / "olive-schema"
-        / f"{sha256_json(['v2', version])[:8]}-{version}.json"
-    )
-    if cache.exists():
-        return dict(json.loads(cache.read_text()))
-    schema = _read_from_olive()
-    write_json(cache, schema)
-    return schema
+    name = f"{sha256_json(['v2', version])[:8]}-{version}.json"
+    cache = paths.REPOSITORY / "build" / "olive-schema" / name
+    if not cache.exists():
+        write_json(cache, _read_from_olive())
+    return dict(json.loads(cache.read_text()))
 
 
 def _read_from_olive() -> dict[str, Any]:
@@ -162,7 +152,7 @@ def package_config(both: bool = False) -> dict[str, Any]:
 
 def _keys_of(package: Any, name: str) -> dict[str, dict[str, Any]]:
     """The keys of one pass; a pass whose own dependencies are not installed has none to offer."""
-    from enum import Enum
+    from enum import EnumType
 
     from olive.hardware.accelerator import AcceleratorSpec, Device
 
@@ -171,9 +161,6 @@ def _keys_of(package: Any, name: str) -> dict[str, dict[str, Any]]:
         parameters = package.import_pass_module(name).default_config(accelerator)
     except Exception:
         return {}
-    keys: dict[str, dict[str, Any]] = {}
-    for key, parameter in parameters.items():
-        kind = parameter.type_
-        is_enum = isinstance(kind, type) and issubclass(kind, Enum)
-        keys[key] = {"enum": [member.value for member in kind]} if is_enum else {}
-    return keys
+    kinds: dict[str, Any] = {key: parameter.type_ for key, parameter in parameters.items()}
+    enums: dict[str, Any] = {key: kind for key, kind in kinds.items() if isinstance(kind, EnumType)}
+    return {key: {"enum": [m.value for m in enums[key]]} if key in enums else {} for key in kinds}

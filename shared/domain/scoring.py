@@ -7,10 +7,8 @@
 The metrics themselves stand in metrics.py.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 import jsonschema
 from pydantic import ConfigDict, Field, field_validator, model_validator
@@ -61,7 +59,7 @@ class FieldScoring(Strict):
         return name
 
     @model_validator(mode="after")
-    def _fits(self) -> FieldScoring:
+    def _fits(self) -> Self:
         if self.decimals is not None and self.metric != "number":
             raise ValueError(f"decimals goes with the metric number, not with {self.metric}")
         if self.also == self.metric:

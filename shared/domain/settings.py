@@ -1,16 +1,8 @@
 """What defaults.toml and fallback.toml may say: publishing, check, bench, gates; rungs, scoring."""
 
-from __future__ import annotations
+from typing import Any, Literal, Self
 
-from typing import Any, Literal
-
-from pydantic import (
-    Field,
-    NonNegativeInt,
-    PositiveInt,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from shared.base.errors import UserError
 from shared.base.formatting import parse_bytes
@@ -37,7 +29,7 @@ class Gate(Strict):
     with_confidence: bool = False
 
     @model_validator(mode="after")
-    def _one_bound(self) -> Gate:
+    def _one_bound(self) -> Self:
         bounds = (self.at_least, self.at_most, self.equals)
         if sum(bound is not None for bound in bounds) != 1:
             raise ValueError(f"gate {self.name!r} needs exactly one of at_least, at_most, equals")
@@ -74,7 +66,7 @@ class Rung(Strict):
     olive: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
-    def _own_base(self) -> Rung:
+    def _own_base(self) -> Self:
         if self.prompt_only and self.base_source:
             raise ValueError(f"rung {self.name!r}: prompt_only weights are their own base_source")
         return self

@@ -18,7 +18,7 @@ from shared.base.parsing import nearest
 from shared.base.progress import bar, say
 from shared.base.stage import StageResult
 from shared.domain.domain import Domain
-from shared.domain.grammar import grammar
+from shared.domain.grammar.schema import grammar
 from shared.domain.records import Record
 from shared.domain.settings import Rung
 from shared.evaluate.models.chat import Answer

@@ -76,6 +76,7 @@ def measure_speeds(runs: Mapping[str, RungRun]) -> None:
             "tokens": [PROMPT, DECODED, ROUNDS],
         },
         tools=tool_versions("onnxruntime"),
+        code=(__name__,),
     )
 
     def produce(_: Path) -> Produced:

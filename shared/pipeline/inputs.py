@@ -9,13 +9,15 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
+
 from shared.base import paths
 from shared.base.errors import UserError
 from shared.base.formatting import number
 from shared.base.parsing import nearest, read_json, read_text
 from shared.domain.config import Config
 from shared.domain.domain import load_domain
-from shared.domain.grammar import grammar
+from shared.domain.grammar.schema import grammar
 from shared.domain.records import read_records
 from shared.domain.settings import Chain
 from shared.evaluate.fidelity import MEASURED
@@ -29,9 +31,10 @@ from shared.release.card.template import check_template
 from shared.setup.browser import require_browser
 from shared.webgpu_bench import measurements
 
-BUILT = 0.75
-"""Bytes that a build and its package take on the disk, as a share of the 16-bit weights."""
-LEAST_FREE = 2_000_000_000
+BUILT, HELD = 0.75, 0.6
+"""What a build takes on the disk, and a calibrating one in memory, as shares of the 16-bit weights
+(docs/full-size.md)."""
+LEAST_DISK, LEAST_MEMORY = 2_000_000_000, 1_000_000_000
 PACKAGES = ("@huggingface/transformers", "@mlc-ai/web-xgrammar")
 
 
@@ -54,9 +57,12 @@ def mistakes(name: str, *, browser: bool = True) -> list[str]:
         lambda: _need_gates(folder),
         lambda: _need_calibration(name),
         lambda: check_template(read_text(folder / "card.md"), paths.shown(folder / "card.md")),
-        _need_room,
+        _need_disk,
+        _need_memory,
         *((_need_page, _need_browser) if browser else ()),
     ]
+    if not folder.is_dir():
+        checks = checks[:1]
     found: list[str] = []
     for check in checks:
         try:
@@ -138,10 +144,23 @@ def _need_calibration(name: str) -> None:
     refuse_common(records, domain.records, paths.shown(path))
 
 
-def _need_room() -> None:
+def _largest() -> int:
+    """Bytes of the largest model folder: what a build of it takes is asked for."""
+    folders = paths.root().glob("models/*/*")
+    return max((sum(p.stat().st_size for p in f.glob("*.safetensors")) for f in folders), default=0)
+
+
+def _need_memory() -> None:
+    free, needed = psutil.virtual_memory().available, LEAST_MEMORY + int(HELD * _largest())
+    if free < needed:
+        raise UserError(
+            f"{number(free, 'B')} of memory are free, a build may take {number(needed, 'B')}"
+        )
+
+
+def _need_disk() -> None:
     """models/ and build/ may be written to, and hold what a build of the largest model takes."""
-    merged = (p.stat().st_size for p in paths.root().glob("models/*/*/*.safetensors"))
-    needed = LEAST_FREE + int(BUILT * max(merged, default=0))
+    needed = LEAST_DISK + int(BUILT * _largest())
     for folder in (paths.root() / "models", paths.build()):
         try:
             folder.mkdir(parents=True, exist_ok=True)

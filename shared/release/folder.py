@@ -20,7 +20,7 @@ from shared.base.hashing import files_below, refuse_work, sha256_file, sha256_js
 from shared.base.manifest import FILE_NAME, FileRecord, Manifest, Measurement
 from shared.base.parsing import read_text
 from shared.base.progress import say
-from shared.domain.grammar import grammar
+from shared.domain.grammar.schema import grammar
 from shared.evaluate.compare import Checked, read_checked
 from shared.hub.names import repository_name
 from shared.release.card.recipe import recipe_facts

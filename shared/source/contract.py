@@ -108,7 +108,7 @@ def read_headers(folder: Path) -> list[Tensor]:
     for file in weight_files(folder):
         need_header(folder / file)
         try:
-            with safe_open(folder / file, framework="pt") as opened:
+            with safe_open(folder / file, framework="np") as opened:
                 for name in opened.keys():  # noqa: SIM118 (not a dict)
                     part = opened.get_slice(name)
                     if name in found:

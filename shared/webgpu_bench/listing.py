@@ -6,7 +6,7 @@ from typing import Any
 
 from shared.base import paths
 from shared.base.errors import UserError
-from shared.domain.grammar import grammar
+from shared.domain.grammar.schema import grammar
 
 
 def listing(models: dict[str, Path]) -> list[dict[str, Any]]:

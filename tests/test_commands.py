@@ -59,6 +59,9 @@ class TestHelp:
         shown = invoke("domains", "--domain", "legal", root=root).stdout
         assert re.search(r"^records = 32 +# domains/defaults\.toml:\d+$", shown, re.MULTILINE)
 
+    def test_offers_to_read_the_weights_again(self) -> None:
+        assert "--rehash" in invoke("--help", "release-all").stdout
+
     def test_is_what_a_command_with_help_behind_it_prints(self) -> None:
         assert invoke("check", "--help").stdout == invoke("--help", "check").stdout != ""
 

@@ -147,3 +147,8 @@ def test_no_token_of_any_kind_is_printed(kind: str) -> None:
     secret = "eyJhbGci-OiJ_9.eyJz_dWI" if "_" in kind[3:-1] else "aBcD" * 9
     said = scrub(f"401 for {kind}{secret}, sorry")
     assert secret[-6:] not in said and said.endswith("***, sorry")
+
+
+def test_no_token_that_is_set_is_printed_whatever_its_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "of-another-form-12345")
+    assert "12345" not in scrub("said: of-another-form-12345")

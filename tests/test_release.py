@@ -15,7 +15,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-import tomli
 from huggingface_hub import ModelCard
 
 from shared.base import paths
@@ -199,11 +198,10 @@ def test_a_publishable_release_goes_up_as_one_change_of_main_and_comes_down_the_
     """Of what `legal` was measured to be, under gates that let it out."""
     for kind in ("domains/{}", "models/{}/merged"):
         shutil.copytree(released / kind.format("legal"), released / kind.format("public"))
-    toml = released / "domains" / "public" / "fallback.toml"
-    defaults = tomli.loads((paths.REPOSITORY / "domains" / "defaults.toml").read_text())
-    blocking = [g["name"] for g in defaults["gate"] if g.get("blocks") == "publish"]
-    changed = [f'\n[[gate]]\nname = "{name}"\nblocks = "nothing"\n' for name in blocking]
-    toml.write_text(toml.read_text() + "".join(changed))
+    defaults = (paths.REPOSITORY / "domains" / "defaults.toml").read_text()
+    (released / "domains" / "defaults.toml").write_text(
+        defaults.replace('blocks = "publish"', 'blocks = "nothing"')
+    )
     with HubDouble() as hub:
         there = {"HF_ENDPOINT": hub.url, "HF_TOKEN": WRITE_TOKEN, "HF_HUB_DISABLE_XET": "1"}
         words = ("release", "--domain", "public", "--records", "1", "--publish")

@@ -30,7 +30,6 @@ from shared.pipeline.schedule.units import Unit, memory_of, run_unit, units_of
 from shared.release.model import STAGES
 from tests.events import CEILING_SECONDS, each, held_at, wait_until
 from tests.stand_ins import take_any_architecture
-from tests.test_commands import invoke
 from tests.tiny import write_tiny
 
 DOMAINS = {"alpha": "llama", "beta": "qwen2", "delta": "smollm3", "gamma": "phi3"}
@@ -329,17 +328,3 @@ print([name for name in heavy if name in sys.modules])
         for jobs in (1, 2):
             assert self.release(root, jobs, tools).startswith("[]")
         assert finished(root) == before
-
-
-def test_rehash_reads_the_weights_again(root: Path, embedded: Path) -> None:
-    write_tiny(root / "models" / "legal" / "merged", "llama", embedded)
-    memory = root / "build" / "hashes.sqlite"
-    memory.parent.mkdir()
-    memory.write_bytes(b"not a database, which must cost nothing but time")
-    from shared.base.hashing import forget_hashes, sha256_file
-
-    weights = root / "models" / "legal" / "merged" / "model.safetensors"
-    assert sha256_file(weights) == sha256_file(weights)
-    forget_hashes()
-    assert not memory.exists()
-    assert "--rehash" in invoke("--help", "release-all").stdout

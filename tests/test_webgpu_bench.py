@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import psutil
 import pytest
 from pydantic import ValidationError
 
@@ -185,9 +186,9 @@ class TestTheServer:
 
     def test_listens_on_loopback_only(self, site: Site) -> None:
         assert site.address.hostname == "127.0.0.1"
-        others = {info[4][0] for info in socket.getaddrinfo(socket.gethostname(), None)}
-        others = {str(host) for host in others if not str(host).startswith(("127.", "::1"))}
-        for host in others:
+        own = [address for found in psutil.net_if_addrs().values() for address in found]
+        others = {a.address for a in own if a.family == socket.AF_INET} - {"127.0.0.1"}
+        for host in {*others, "127.0.0.2"}:
             with pytest.raises(OSError):
                 socket.create_connection((host, site.address.port or 0), timeout=1)
 

@@ -11,7 +11,7 @@ from shared.cli.options import DOMAIN, RECORDS, RUNGS, SYSTEMS, chain_options, c
 KEEP = {"keep_onnx": "keep the full-precision ONNX of the exporter optimum in models/<domain>/onnx"}
 PUBLISH = {"publish": "upload to the Hub afterwards"}
 WHERE = {
-    "org": "the Hub organisation, in place of fallback.toml's and DOCINTEL_HUB_ORG",
+    "org": "the Hub organisation, in place of [publish]'s and DOCINTEL_HUB_ORG",
     "private": "make a new repository private; refused where a public one is there",
     "overwrite": "replace what others changed on main since the last release",
 }

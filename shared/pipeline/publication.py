@@ -42,7 +42,7 @@ class Publication(Strict):
 
 @dataclass(frozen=True)
 class PublishOptions:
-    """How the command line changes what fallback.toml says under [publish]."""
+    """How the command line changes what a domain has under [publish]."""
 
     org: str | None = None
     private: bool = False

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Switches:
-    """`--gpu-budget` (else fallback.toml's) and `--profile`."""
+    """`--gpu-budget` (else `[bench]`'s) and `--profile`."""
 
     gpu_budget: str | None = None
     profile: bool = False

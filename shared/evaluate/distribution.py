@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.special import rel_entr
+import scipy
 
 TAIL = 1e-3
 """Probability that may be left out at each position."""
@@ -68,7 +68,7 @@ def kl_divergence(log_p: np.ndarray, log_q: np.ndarray, p_rest: Any, q_rest: Any
 
     A lower bound of that over all tokens. `p_rest`, `q_rest`: the mass of the others, one a position.
     """
-    return (np.exp(log_p) * (log_p - log_q)).sum(axis=-1) + rel_entr(p_rest, q_rest)
+    return (np.exp(log_p) * (log_p - log_q)).sum(axis=-1) + scipy.special.rel_entr(p_rest, q_rest)
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:

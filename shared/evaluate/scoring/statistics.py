@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy import stats
+import scipy
 
 LEVEL = 0.95
 RESAMPLES = 9999
@@ -50,7 +50,7 @@ class Paired:
 def rate(samples: Sequence[bool]) -> Interval:
     """The share of true samples with Wilson's score interval (Wilson 1927); ValueError if empty."""
     right, n = sum(map(bool, samples)), _count(samples)
-    ends = stats.binomtest(right, n).proportion_ci(LEVEL, method="wilson")
+    ends = scipy.stats.binomtest(right, n).proportion_ci(LEVEL, method="wilson")
     return Interval(right / n, float(ends.low), float(ends.high), n)
 
 
@@ -107,7 +107,7 @@ def _word(difference: float, low: float, high: float, p: float) -> Word:
 def _mcnemar(signs: np.ndarray) -> float:
     """The exact test's p for differences of -1, 0 and 1."""
     more, less = int((signs > 0).sum()), int((signs < 0).sum())
-    return float(stats.binomtest(more, more + less).pvalue) if more + less else 1.0
+    return float(scipy.stats.binomtest(more, more + less).pvalue) if more + less else 1.0
 
 
 def _zero_one(signs: np.ndarray) -> tuple[float, float]:
@@ -120,7 +120,7 @@ def _zero_one(signs: np.ndarray) -> tuple[float, float]:
     n = len(signs)
     one, two = ((int((signs == sign).sum()) + 1) / (n + 2) for sign in (1, -1))
     spread = math.sqrt((one + two - (one - two) ** 2) / (n + 2))
-    reach = float(stats.norm.ppf((1 + LEVEL) / 2)) * spread
+    reach = float(scipy.stats.norm.ppf((1 + LEVEL) / 2)) * spread
     return max(-1.0, one - two - reach), min(1.0, one - two + reach)
 
 
@@ -136,15 +136,15 @@ def _percentiles(values: np.ndarray) -> tuple[float, float]:
         return float(values[0]), float(values[0])
     batches = [min(BATCH, RESAMPLES - start) for start in range(0, RESAMPLES, BATCH)]
     means = [values[rng.integers(0, n, (size, n))].mean(axis=1) for size in batches]
-    reach = math.sqrt(n / (n - 1)) * stats.t.ppf((1 + LEVEL) / 2, n - 1)
-    tail = 100 * float(stats.norm.cdf(-reach))
+    reach = math.sqrt(n / (n - 1)) * scipy.stats.t.ppf((1 + LEVEL) / 2, n - 1)
+    tail = 100 * float(scipy.stats.norm.cdf(-reach))
     low, high = np.percentile(np.concatenate(means), [tail, 100 - tail])
     return float(low), float(high)
 
 
 def _bootstrap(values: np.ndarray) -> tuple[float, float]:
     """The ends of the BCa interval of the mean; percentiles where BCa has none."""
-    result = stats.bootstrap(
+    result = scipy.stats.bootstrap(
         (values,),
         np.mean,
         n_resamples=RESAMPLES,
@@ -165,7 +165,7 @@ def _sign_flips(differences: np.ndarray) -> float:
     """Two-sided p: how often a mean as far from 0 comes up when each sign is a coin's throw."""
     if len(differences) == 1:
         return 1.0
-    result = stats.permutation_test(
+    result = scipy.stats.permutation_test(
         (differences,),
         np.mean,
         permutation_type="samples",

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from shared.base.manifest import Measurement
 from shared.evaluate.distribution import kl_divergence, log_softmax
@@ -158,7 +158,9 @@ def measurements(
             unit="nats/token",
             how=f"over the browser's {TOP_K} likeliest tokens and all others as one (a lower bound; "
             f"those hold {compared.merged.mean():.2g} on average); {how}",
-            standard_error=float(stats.sem(compared.divergence)) if finite and n > 1 else None,
+            standard_error=float(scipy.stats.sem(compared.divergence))
+            if finite and n > 1
+            else None,
             reason=not_numbers,
             **common,
         ),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from shared.base.errors import RungFailed
 from shared.olive.quantise import gptq as module
 from shared.olive.quantise.checkpoint import Checkpoint
 from shared.olive.quantise.gptq import Format, dequantized, gptq, inputs_of, pack, search, unpack
-from shared.source.weights import SINGLE, load_weights
 from tests.test_quantised import IDS, build, logits
 
 Tiny = Callable[[str], Path]
@@ -192,12 +189,3 @@ def test_calibration_keeps_more_of_the_model_than_rounding(
 def test_a_block_size_that_no_kernel_has_is_refused(tiny: Tiny, tmp_path: Path) -> None:
     with pytest.raises(RungFailed, match="only 4 and 8 bits in blocks of 16 to 256"):
         calibrated(tiny("llama"), tmp_path / "q", group_size=24)
-
-
-def test_tensors_that_the_model_has_not_are_not_copied(tiny: Tiny, tmp_path: Path) -> None:
-    parent = tmp_path / "parent"
-    shutil.copytree(tiny("llama"), parent)
-    weights = load_file(parent / SINGLE) | {"ballast.weight": torch.ones(1000)}
-    save_file(weights, parent / SINGLE, metadata={"format": "pt"})
-    kept = load_weights(calibrated(parent, tmp_path / "q"))
-    assert "ballast.weight" not in kept and "model.norm.weight" in kept

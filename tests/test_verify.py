@@ -221,7 +221,7 @@ SPOILT: list[tuple[str, Change, str, str]] = [
         "that, forged",
         forged(edit_json("release.json", change_a_share)),
         "manifests",
-        "gate 'JSON validity': says '",
+        "gate 'JSON validity': says '100.0 %', measured was 99.0 %",
     ),
     (
         "a smaller size, forged",

@@ -125,7 +125,9 @@ def set_in(key: str, value: Any) -> Change:
 
 
 def change_a_share(data: dict[str, Any]) -> None:
-    data["measurements"]["check.release.constrained.json_validity"]["value"] = 0.99
+    """By one in a hundred: the gate's verdict stays what it was, so its figure must betray it."""
+    share = data["measurements"]["check.release.constrained.json_validity"]
+    share["value"] = abs(share["value"] - 0.01)
 
 
 def shrink_the_size(data: dict[str, Any]) -> None:
@@ -221,7 +223,7 @@ SPOILT: list[tuple[str, Change, str, str]] = [
         "that, forged",
         forged(edit_json("release.json", change_a_share)),
         "manifests",
-        "gate 'JSON validity': says '100.0 %', measured was 99.0 %",
+        "gate 'JSON validity': says '0.0 %, wanted ≥ 98.0 %', measured was 1.0 %",
     ),
     (
         "a smaller size, forged",

@@ -18,7 +18,7 @@ def family() -> Iterator[ProcessTree]:
     """A shell with a child of its own, a mark on the shell's command line alone."""
     found = ProcessTree(f"--mark={uuid.uuid4().hex}")
     shell = subprocess.Popen(["sh", "-c", "sleep 300 & wait", found.mark])
-    wait_until(psutil.Process(shell.pid).children, shell)
+    wait_until(lambda: [c.name() for c in psutil.Process(shell.pid).children()] == ["sleep"], shell)
     yield found
     found.kill()
     shell.wait()

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from transformers import AutoConfig
 
-from benchmarks import architectures
 from shared.base import paths
 from shared.base.errors import RungFailed
 from shared.olive.graph import contract as graph_contract
@@ -18,7 +17,7 @@ from shared.olive.graph import corrections as mobius_fixes
 from shared.olive.graph.comparison import compare, least_cosine, random_model, sample
 from shared.olive.graph.contract import NEEDED, check_config, check_graph, judge, verdict_on
 from shared.olive.graph.fault import faults
-from shared.olive.graph.miniature import arithmetic, head_size, miniature
+from shared.olive.graph.miniature import arithmetic, miniature
 
 SIZES: dict[str, Any] = {
     "vocab_size": 1000,
@@ -264,45 +263,6 @@ class TestAFolder:
         assert check_config(made, "config.json").least >= NEEDED
 
 
-class TestAMiniature:
-    def test_keeps_the_kinds_of_layers(self) -> None:
-        small = miniature(AutoConfig.for_model("smollm3"))
-        assert small.no_rope_layers == [1, 1, 1, 0]
-        small = miniature(AutoConfig.for_model("gemma3_text"))
-        assert small.layer_types == ["sliding_attention"] * 5 + ["full_attention"]
-
-    def test_chooses_layers_where_the_second_kind_comes_late(self) -> None:
-        window = {"use_sliding_window": True, "sliding_window": 128, "max_window_layers": 28}
-        small = miniature(AutoConfig.for_model("qwen2", **window))
-        assert small.layer_types == ["full_attention", "full_attention", "sliding_attention"]
-        assert small.sliding_window == 8
-
-    @pytest.mark.parametrize("size", [48, 64, 80, 96, 128, 256])
-    def test_keeps_head_size_and_ratio(self, size: int) -> None:
-        made = config("llama", num_attention_heads=32, num_key_value_heads=8, head_dim=size)
-        small = miniature(made)
-        assert head_size(small) == size
-        assert small.num_attention_heads == 4 * small.num_key_value_heads
-
-    def test_keeps_whether_heads_fill_the_hidden_size(self) -> None:
-        for hidden in (1024, 2048):
-            made = config("qwen3", hidden_size=hidden, num_attention_heads=16, head_dim=128)
-            small = miniature(made)
-            filled = small.num_attention_heads * small.head_dim == small.hidden_size
-            assert filled == (hidden == 2048)
-
-    def test_goes_past_window_and_original_context(self) -> None:
-        made = config("llama", rope_parameters=LLAMA3, max_position_embeddings=1024)
-        small = miniature(made)
-        assert small.rope_parameters["original_max_position_embeddings"] == 32
-        assert small.max_position_embeddings == 256
-
-    def test_has_weights_that_leave_nothing_at_zero_or_one(self) -> None:
-        model = random_model(miniature(config("starcoder2")))
-        for name, value in model.named_parameters():
-            assert value.std() > 0.1, name
-
-
 class TestTheCosine:
     def test_counts_the_length_too(self) -> None:
         import numpy as np
@@ -413,37 +373,6 @@ def forget(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """As in a new process: what this one remembers is gone."""
     monkeypatch.setattr(graph_contract, "_kept", {})
     return lambda: graph_contract._kept.clear()
-
-
-SAMPLE = ("llama", "qwen2", "phi3", "granite", "helium", "bart", "gemma2", "stablelm")
-
-
-class TestTheDocument:
-    @pytest.mark.parametrize("model_type", SAMPLE)
-    def test_says_what_the_code_does(self, model_type: str) -> None:
-        row = architectures.row(model_type, architectures.verdict_of(model_type))
-        assert row in architectures.DOCUMENT.read_text(encoding="utf-8")
-
-    def test_has_a_row_for_every_type_that_both_know(self) -> None:
-        text = architectures.DOCUMENT.read_text(encoding="utf-8")
-        names = [line.split("|")[1].strip() for line in text.splitlines() if "|" in line]
-        assert names[2:] == architectures.model_types()
-
-    def test_builds_what_people_bring(self) -> None:
-        found = architectures.built(architectures.DOCUMENT.read_text(encoding="utf-8"))
-        assert found >= {
-            *("llama", "qwen2", "qwen3", "smollm3", "mistral"),
-            *("gemma", "granite", "olmo2", "starcoder2", "phi3"),
-        }
-
-    @pytest.mark.slow
-    def test_is_what_all_types_give(self) -> None:
-        found = dict(architectures.verdicts(architectures.model_types()))
-        assert architectures.document(found) == architectures.DOCUMENT.read_text(encoding="utf-8")
-        assert all(
-            verdict.refusal or min(verdict.prefill or 0, verdict.decode or 0) >= NEEDED
-            for verdict in found.values()
-        )
 
 
 def test_a_judgement_leaves_no_files_and_no_random_state(root: Path) -> None:

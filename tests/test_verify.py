@@ -125,9 +125,7 @@ def set_in(key: str, value: Any) -> Change:
 
 
 def change_a_share(data: dict[str, Any]) -> None:
-    """By one in a hundred: the gate's verdict stays what it was, so its figure must betray it."""
-    share = data["measurements"]["check.release.constrained.json_validity"]
-    share["value"] = abs(share["value"] - 0.01)
+    data["measurements"]["check.release.constrained.json_validity"]["value"] = 0.01
 
 
 def shrink_the_size(data: dict[str, Any]) -> None:

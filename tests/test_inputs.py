@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import subprocess
@@ -159,3 +160,20 @@ def test_a_defect_of_ours_on_one_rung_does_not_end_the_chain(
     first = result.chain.attempts[0]
     assert first.outcome == "failed" and first.reason.startswith("a defect of ours: KeyError")
     assert "stumbles" in (root / "build" / "failures" / "legal.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.ENOSPC, "No space left on device"), MemoryError()],
+    ids=["disk", "memory"],
+)
+def test_what_this_machine_lacks_is_no_rungs_failure(
+    root: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def lacks(rung: Any, **_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(rung_module, "source_stage", lacks)
+    with pytest.raises(type(error)):
+        release_domain("legal", Options())
+    assert not (root / "build" / "failures").exists()

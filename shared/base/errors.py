@@ -3,6 +3,13 @@
 >>> raise UserError("domains/legal/fallback.toml: gates.max_byte: unknown key; did you mean max_bytes?")
 """
 
+import errno
+
+MACHINE = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM),
+    *(errno.EMFILE, errno.ENFILE, errno.EIO, errno.ENOMEM),
+}
+
 
 def printable(text: str) -> str:
     """`text` with � for what would steer a terminal: names and messages can be a third party's."""
@@ -22,3 +29,11 @@ class UserError(Exception):
 
 class RungFailed(UserError):
     """This rung cannot go on; the chain records the sentence and tries the next rung."""
+
+
+def of_this_machine(error: Exception) -> bool:
+    """Whether it says something of disk, memory or permissions here and nothing of a model.
+
+    What transformers raises as OSError for a folder it cannot read has no errno.
+    """
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in MACHINE)

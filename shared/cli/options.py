@@ -42,6 +42,10 @@ def command(body: Callable[..., None]) -> Callable[..., None]:
         except OSError as error:  # a full disk, a folder that may not be written
             place = f": {error.filename}" if error.filename else ""
             raise Exit(f"error: {error.strerror or error}{place}", code=1) from None
+        except MemoryError:
+            raise Exit(
+                "error: this machine has no more memory; close what else runs", code=1
+            ) from None
         except KeyboardInterrupt:
             raise Exit("interrupted; run the same command again to go on", code=130) from None
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from shared.base import paths
-from shared.base.errors import RungFailed, UserError
+from shared.base.errors import RungFailed, UserError, of_this_machine
 from shared.base.files import write_text
 from shared.base.hashing import NotDone
 from shared.base.manifest import Measurement
@@ -107,6 +107,10 @@ class RungRun:
             except (UserError, NotDone):  # the domain's own mistake, or work that was not asked for
                 raise
             except Exception as error:  # nothing of a third party's folder ends the chain
+                if of_this_machine(
+                    error
+                ):  # a full disk fails every rung, or lets a lesser one pass
+                    raise
                 self.outcome = "failed"
                 self.reason = f"a defect of ours: {saved_traceback(self.domain.name, error)}"
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from unittest.mock import patch
 
 STARTED = time.monotonic()
 
@@ -26,7 +27,8 @@ def main(until: str, jobs: str, scheduler: str = "", memory: str = "") -> None:
 
         results = run_units(domain_names(), options, int(jobs), budget, scheduler or None)
     elif until == "gates":
-        results = release_all(options)
+        with patch("shared.pipeline.one.need_inputs"):  # there is no browser, on purpose
+            results = release_all(options)
     else:
         results = [run_until(name, options) for name in domain_names()]
     errors = [result.error for result in results if not result.ok]

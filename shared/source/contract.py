@@ -175,15 +175,21 @@ def _refuse_quantised(folder: Path, found: Iterable[Tensor]) -> None:
 def described_model(folder: Path) -> Model:
     """The model of the folder's config.json on the meta device; RungFailed where there is none."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM
     from transformers.core_model_loading import revert_weight_conversion
 
     where = paths.shown(folder / "config.json")
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+            raise RungFailed(
+                f"{where}: model_type: {config.model_type!r} is no causal language model"
+            )
         with torch.device("meta"):
             made: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
         saved = revert_weight_conversion(made, made.state_dict())
+    except RungFailed:
+        raise
     except Exception as error:  # a config of any kind of nonsense: its class raises what it likes
         words = " ".join(str(error).split())[:300] or type(error).__name__
         raise RungFailed(f"{where}: describes no causal language model: {words}") from None

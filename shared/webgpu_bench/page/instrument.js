@@ -4,7 +4,11 @@
 "use strict";
 
 (() => {
+  const SOFTWARE = /swiftshader|llvmpipe|lavapipe|microsoft basic render/i;
   const stats = {
+    /** Whether an adapter computes on the CPU: by its own word, or by its name. */
+    isSoftware: ({ vendor, architecture, device, description, is_fallback }) =>
+      Boolean(is_fallback) || SOFTWARE.test([vendor, architecture, device, description].join(" ")),
     supported: "gpu" in navigator,
     adapter: null,
     device: null,
@@ -59,8 +63,9 @@
     return error;
   });
 
-  wrap(GPUAdapter, "requestDevice", async function (original, ...args) {
-    const device = await original(...args);
+  wrap(GPUAdapter, "requestDevice", async function (original, descriptor = {}) {
+    const info = { ...named(this.info), is_fallback: this.info.isFallbackAdapter ?? this.isFallbackAdapter };
+    const device = await original(stats.isSoftware(info) ? inFloat32(descriptor) : descriptor);
     stats.device = device;
     device.addEventListener("uncapturederror", (event) => {
       const { constructor, message } = event.error;
@@ -74,6 +79,18 @@
     });
     return device;
   });
+
+  const named = ({ vendor, architecture, device, description }) => ({ vendor, architecture, device, description });
+
+  /**
+   * What is asked of a software adapter. Where a device has subgroups, onnxruntime's MatMulNBits rounds
+   * float32 activations to int8 in blocks of 128, which such an adapter does many times slower, and its
+   * attention is wrong from 32 tokens on (docs/browser.md). Without them it computes in float32.
+   */
+  const inFloat32 = (descriptor) => {
+    const wanted = [...(descriptor.requiredFeatures ?? [])];
+    return { ...descriptor, requiredFeatures: wanted.filter((name) => !name.startsWith("subgroup")) };
+  };
 
   const overBudget = (size) => {
     if (stats.budget_bytes === null || stats.live_bytes + size <= stats.budget_bytes) return;

@@ -18,6 +18,19 @@ if TYPE_CHECKING:
 
 set_variables()
 
+LONG = (
+    *("test_release.py", "test_webgpu_faults.py", "test_schedule.py", "test_schedule_cluster.py"),
+    *("test_screenshots.py", "test_tune.py", "test_code_changed.py", "test_package.py"),
+    *("test_benchmarks.py", "test_architectures.py"),
+)
+"""Files that take minutes: begun first, so that at the end no core waits for another."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long files first; all others in their order."""
+    place = {name: index for index, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path.name, len(LONG)))
+
 
 @pytest.fixture(scope="session")
 def embedded() -> Path:

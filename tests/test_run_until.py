@@ -55,6 +55,7 @@ class TestTheGatesOfTheStage:
         walked(monkeypatch, done("bench", decode_tokens_per_second=SLOW))
         result = run_until("legal", Options(until="bench"))
         assert result.ok
+        monkeypatch.setenv("COLUMNS", "200")  # or the table is folded to the terminal's width
         assert "software adapter: its speed says nothing about a GPU" in summary(result)
 
     def test_the_overflow_belongs_to_the_bench(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import sys
@@ -166,7 +167,12 @@ def clean(c: Context, releases: bool = False) -> None:
 @command
 def test(c: Context, fast: bool = False, k: str = "") -> None:
     """Run the tests: unit tests, then the embedded model and a real browser end to end."""
-    words = ["pytest", *(["-m", "'not slow'"] if fast else []), *(["-k", f"'{k}'"] if k else [])]
+    words = ["pytest", "-n", str(os.cpu_count() or 1), "--dist", "loadfile"]
+    words += [
+        "--no-loadscope-reorder",
+        *(["-m", "'not slow'"] if fast else []),
+        *(["-k", f"'{k}'"] if k else []),
+    ]
     if not c.run(PYTHON + " ".join(words), warn=True):
         raise Exit(code=1)
 

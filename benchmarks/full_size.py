@@ -144,16 +144,13 @@ def _random(name: str, shape: torch.Size, noise: torch.Tensor) -> torch.Tensor:
 
 def calibration_texts(domain: str, vocabulary: int) -> list[list[int]]:
     """Token ids of a domain's calibration text, by the embedded model's tokenizer."""
-    from transformers import AutoTokenizer
-
     from shared.domain.domain import load_domain
     from shared.domain.records import read_records
     from shared.olive.calibration import FILE, chat_tokens
+    from shared.source.tokenizer import Tokenizer
 
     loaded = load_domain(domain)
-    tokenizer = AutoTokenizer.from_pretrained(
-        embedded_model(PACKAGE), local_files_only=True, trust_remote_code=False
-    )
+    tokenizer = Tokenizer(embedded_model(PACKAGE))
     records = read_records(loaded.folder / FILE, loaded.schema)
     texts = [chat_tokens(tokenizer, loaded.prompt, record) for record in records]
     return [[i % vocabulary for i in ids] for ids in texts]

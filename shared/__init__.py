@@ -9,6 +9,7 @@ A folder is a step of the data, and imports only from those above it:
         grammar/   schema.json → EBNF: what answers are held to
     hub/           the Hugging Face Hub: snapshots come down pinned, a release goes up whole
     source/        stage 1: a rung's weights as a local folder, inspected
+    prompt/        the chat template that ships: the same tokens in check, page and card
     olive/         stages 2 and 3: build and package, by Microsoft Olive
         quantise/  weights → 4 bits: nearest, gptq
         graph/     the ONNX graph from Mobius, filled with weights

@@ -32,8 +32,8 @@ def graph() -> dict[str, set[str]]:
 
 
 LAYERS = (
-    *("base", "safety", "setup", "domain", "hub", "source", "olive", "evaluate", "webgpu_bench"),
-    *("release", "pipeline", "cli"),
+    *("base", "safety", "setup", "domain", "hub", "source", "prompt", "olive", "evaluate"),
+    *("webgpu_bench", "release", "pipeline", "cli"),
 )
 """The folders of shared/, each importing from itself and from those before it: the data's own way."""
 

@@ -21,6 +21,7 @@ from shared.base.text import word_runs
 from shared.domain.domain import Domain
 from shared.domain.records import Record, read_records
 from shared.source.source import Source
+from shared.source.tokenizer import Tokenizer
 
 FILE = "calibration.jsonl"
 KEYS = ("calibration", "data_config")
@@ -102,23 +103,14 @@ def refuse_common(calibration: Iterable[Record], measured: Iterable[Record], whe
                 )
 
 
-def chat_tokens(tokenizer: Any, prompt: str, record: Record) -> list[int]:
+def chat_tokens(tokenizer: Tokenizer, prompt: str, record: Record) -> list[int]:
     """A record as the model sees it when it answers right: prompt, input and gold answer."""
-    messages = [
-        {"role": "system", "content": prompt},
-        {"role": "user", "content": record.input},
-        {"role": "assistant", "content": json.dumps(record.gold, ensure_ascii=False)},
-    ]
-    text = tokenizer.apply_chat_template(messages, tokenize=False)
-    return list(tokenizer.encode(text, add_special_tokens=False))[:MAX_TOKENS]
+    answer = json.dumps(record.gold, ensure_ascii=False)
+    return tokenizer.answered_ids(prompt, record.input, answer)[:MAX_TOKENS]
 
 
 def _tokenise(source: Source, domain: Domain, records: Iterable[Record], work: Path) -> Produced:
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(
-        source.folder, local_files_only=True, trust_remote_code=False
-    )
+    tokenizer = Tokenizer(source.folder)
     texts = [chat_tokens(tokenizer, domain.prompt, record) for record in records]
     (work / TOKENS).write_text(json.dumps(texts))
     how = "tokens of the domain's calibration texts, with the prompt"

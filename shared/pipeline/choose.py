@@ -22,6 +22,7 @@ from shared.base.progress import bar
 from shared.base.stage import Plan, Produced, run_stage
 from shared.olive.calibration import chat_tokens
 from shared.pipeline.rung import CPU_DECODE, WEBGPU_DECODE, RungRun
+from shared.source.tokenizer import Tokenizer
 
 GRAPH = "onnx/model_q4f16.onnx"
 NEAR_FASTEST = 0.95
@@ -80,12 +81,8 @@ def measure_speeds(runs: Mapping[str, RungRun]) -> None:
     )
 
     def produce(_: Path) -> Produced:
-        from transformers import AutoTokenizer
-
         packages = {name: run.stages["package"].folder for name, run in runs.items()}
-        tokenizer = AutoTokenizer.from_pretrained(
-            next(iter(packages.values())), local_files_only=True, trust_remote_code=False
-        )
+        tokenizer = Tokenizer(next(iter(packages.values())))
         ids = chat_tokens(tokenizer, first.domain.prompt, record)
         how = f"greedy, CPU, the median of {ROUNDS} rounds taken in turn"
         speeds = decode_speeds({name: folder / GRAPH for name, folder in packages.items()}, ids)

@@ -112,6 +112,7 @@ def _need_gates(folder: Path) -> None:
 def measurable(chain: Chain) -> Iterator[str]:
     """Every `<stage>.<name>` that the stages of a release can measure in this domain."""
     yield from ("source.parameters", "source.bytes", "overflow.f16_headroom", "check.loads")
+    yield "prompt.same_everywhere"
     yield from (f"{stage}.{dtype}_bytes" for stage in ("build", "package") for dtype in DTYPES)
     yield from (f"fidelity.{name}" for name in (*MEASURED, "cpu_decode_tokens_per_second"))
     yield from (

@@ -23,6 +23,7 @@ from shared.evaluate.overflow import overflow_stage
 from shared.evaluate.systems import NAMES
 from shared.olive.build import build_stage
 from shared.olive.package import package_stage
+from shared.prompt.stage import prompt_stage
 from shared.release.gates import GateResult, failed, judge_gates
 from shared.release.model import STAGES, STAGES_IN_ALL, Attempt, Stage
 from shared.source.source import Source, source_stage
@@ -175,12 +176,16 @@ class RungRun:
         source, text = self.source, self.text
         assert source is not None
         if stage == "build":
+            self.stages["prompt"] = prompt_stage(
+                domain, source, force=force
+            )  # a second, not an hour
             keep = paths.models(domain.name) / "onnx" if options.keep_onnx else None
             return build_stage(
                 domain, rung, source, self.exporter, keep_onnx=keep, measured=text, force=force
             )
         if stage == "package":
-            return package_stage(source, self.stages["build"], force=force)
+            prompt, build = self.stages["prompt"], self.stages["build"]
+            return package_stage(source, prompt, build, force=force)
         package = self.stages["package"]
         if stage == "fidelity":
             return fidelity_stage(domain, source, package, text, self.selection.origin, force=force)

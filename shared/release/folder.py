@@ -28,6 +28,7 @@ from shared.release.gates import failed, flatten
 from shared.release.model import (
     CARD_CODE,
     CARD_FILE,
+    GRAMMAR_FILE,
     RELEASE_FILE,
     RELEASE_FOLDER,
     STAGES_IN_ALL,
@@ -110,7 +111,7 @@ def _fill(partial: Path, result: ChainResult) -> None:
             put(result.package / name, partial / name)
     (partial / "prompt.md").write_text(result.domain.prompt + "\n", encoding="utf-8")
     shutil.copyfile(result.domain.folder / "schema.json", partial / "schema.json")
-    (partial / "grammar.ebnf").write_text(grammar(result.domain.schema), encoding="ascii")
+    (partial / GRAMMAR_FILE).write_text(grammar(result.domain.schema), encoding="ascii")
 
 
 def _describe(result: ChainResult, key: str, files: dict[str, FileRecord]) -> Release:

@@ -24,6 +24,7 @@ STAGES_IN_ALL = 10
 """With card, release folder and publish, which come after the chain."""
 
 RELEASE_FILE = "release.json"
+GRAMMAR_FILE = "grammar.ebnf"
 CARD_CODE = "shared.release.card.card"
 """The module that renders a card, for `code_hash`."""
 

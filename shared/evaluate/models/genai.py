@@ -37,7 +37,7 @@ class GenaiModel:
         model = json.loads((folder / "genai_config.json").read_text("utf-8"))["model"]
         stop = model["eos_token_id"]
         self._stop: list[int] = stop if isinstance(stop, list) else [stop]
-        self.context_length = _context(folder, model["context_length"])
+        self.context_length = int(model["context_length"])
 
     def answers(
         self, prompts: Sequence[Sequence[int]], limit: int, grammar: str | None = None
@@ -95,10 +95,3 @@ class GenaiModel:
                 break
         end = time.perf_counter()
         return Answer(self.chat.text(ids), prompt_tokens, ids, first - started, end - first)
-
-
-def _context(folder: Path, named: int) -> int:
-    """genai_config.json may name more positions than the graph has rotations for; config.json's
-    are what PyTorch goes by too."""
-    known = json.loads((folder / "config.json").read_text()).get("max_position_embeddings", named)
-    return min(int(named), int(known))

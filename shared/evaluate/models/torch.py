@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from transformers import DynamicCache
 
-from shared.evaluate.models.chat import Answer, Chat, common_prefix, room, stop_ids
+from shared.evaluate.models.chat import Answer, Chat, common_prefix, room
 from shared.evaluate.models.masks import Masks
 from shared.source.model import compute_dtype, load_model
 
@@ -29,7 +29,7 @@ class TorchModel:
         self.chat = Chat(folder)
         self.context_length = int(self._model.config.max_position_embeddings)
         self.ids: list[int] = []
-        self._stop = stop_ids(folder, self.chat)
+        self._stop = self.chat.stop
         self._cache = DynamicCache()
 
     def rewind(self, length: int) -> None:

@@ -11,13 +11,19 @@ const prompt = await (await fetch(file("prompt.md"))).text();
 const adapter = await navigator.gpu.requestAdapter();
 const dtype = adapter.features.has("shader-f16") ? "q4f16" : "q4";
 
+// What a document says is text: the name of a control token in it is written apart.
+const {{ model, added_tokens, decoder }} = await (await fetch(file("tokenizer.json"))).json();
+const steers = ({{ content, special }}) => special || /^(<.+>|\\[.+\\])$/s.test(content);
+const names = added_tokens.filter(steers).map(({{ content }}) => content).filter((name) => name[1]);
+const apart = (all, name) => all.replaceAll(name, () => name.replace(/^./su, "$& "));
+
 const generate = await pipeline("text-generation", repository, {{ device: "webgpu", dtype }});
 const messages = [
   {{ role: "system", content: prompt.trim() }},
-  {{ role: "user", content: "…your document…" }},
+  {{ role: "user", content: names.reduce(apart, "…your document…".trim()) }},
 ];
 const [{{ generated_text }}] = await generate(messages, {{ max_new_tokens: 256, do_sample: false }});
-console.log(JSON.parse(generated_text.at(-1).content));"""
+console.log(generated_text.at(-1).content); // free text: it need not be JSON"""
 
 JS_CONSTRAINED = """\
 // The package may export its classes or put them on globalThis.
@@ -25,14 +31,13 @@ const {{ TokenizerInfo, GrammarCompiler, GrammarMatcher }} = {{
   ...(await import("@mlc-ai/web-xgrammar")),
   ...globalThis.xgrammar,
 }};
-const {{ model, added_tokens, decoder }} = await (await fetch(file("tokenizer.json"))).json();
 const tokens = [];
 for (const [token, id] of Object.entries(model.vocab)) tokens[id] = token;
 for (const {{ id, content, special }} of added_tokens) tokens[id] = special ? "" : content;
-const names = Array.from(tokens, (token) => token ?? "");
+const vocabulary = Array.from(tokens, (token) => token ?? "");
 const bytes = JSON.stringify(decoder).includes("ByteLevel") ? "byte_level" : "byte_fallback";
 const stop = [generate.model.generation_config.eos_token_id].flat();
-const info = await TokenizerInfo.createTokenizerInfo(names, bytes, false, names.length, stop);
+const info = await TokenizerInfo.createTokenizerInfo(vocabulary, bytes, false, tokens.length, stop);
 const compiler = await GrammarCompiler.createGrammarCompiler(info);
 const grammar = await compiler.compileGrammar(await (await fetch(file("grammar.ebnf"))).text());
 
@@ -42,11 +47,11 @@ let started = false;
 const hold = (ids, logits) => {{
   if (started) matcher.acceptToken(Number(ids[0].at(-1)));
   started = true;
-  const mask = matcher.handle.GetNextTokenBitmask(names.length);
+  const mask = matcher.handle.GetNextTokenBitmask(tokens.length);
   const words = Array.from({{ length: mask.size() }}, (_, place) => mask.get(place));
   mask.delete();
   for (let id = 0; id < logits.data.length; id++) {{
-    if (id >= names.length || !((words[id >> 5] >>> (id & 31)) & 1)) logits.data[id] = -Infinity;
+    if (id >= tokens.length || !((words[id >> 5] >>> (id & 31)) & 1)) logits.data[id] = -Infinity;
   }}
   return logits;
 }};
@@ -58,21 +63,28 @@ const [answer] = await generate(messages, {{
 console.log(answer.generated_text.at(-1).content); // JSON, unless max_new_tokens cut it off"""
 
 PYTHON = """\
-import json, pathlib
+import json, pathlib, re
 import onnxruntime_genai as og
 
 folder = pathlib.Path("{name}")  # hf download … --local-dir {name}
 model = og.Model(str(folder))
 tokenizer = og.Tokenizer(model)
+document = "…your document…".strip()
+# What a document says is text: the name of a control token in it is written apart.
+for token in json.loads((folder / "tokenizer.json").read_text())["added_tokens"]:
+    name = token["content"]
+    if len(name) > 1 and (token["special"] or re.fullmatch(r"<.+>|\\[.+\\]", name)):
+        document = document.replace(name, f"{{name[0]}} {{name[1:]}}")
 messages = [
     {{"role": "system", "content": (folder / "prompt.md").read_text().strip()}},
-    {{"role": "user", "content": "…your document…"}},
+    {{"role": "user", "content": document}},
 ]
 ids = tokenizer.encode(
     tokenizer.apply_chat_template(json.dumps(messages), add_generation_prompt=True)
 )
+context = json.loads((folder / "genai_config.json").read_text())["model"]["context_length"]
 parameters = og.GeneratorParams(model)
-parameters.set_search_options(max_length=len(ids) + 256, do_sample=False)
+parameters.set_search_options(max_length=min(len(ids) + 256, context), do_sample=False)
 generator = og.Generator(model, parameters)
 generator.append_tokens(ids)
 while not generator.is_done():

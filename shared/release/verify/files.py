@@ -6,7 +6,9 @@ from shared.base import paths
 from shared.base.errors import UserError
 from shared.base.formatting import number
 from shared.base.hashing import files_below, sha256_now
-from shared.release.model import RELEASE_FILE, Listing
+from shared.base.parsing import read_json, read_text
+from shared.domain.grammar.schema import grammar
+from shared.release.model import GRAMMAR_FILE, RELEASE_FILE, Listing
 from shared.release.signature import CLIENT_FILES, SIGNATURE_FILE, read_signature
 from shared.release.signing import check_signature
 from shared.release.verify.line import NotChecked, need
@@ -74,6 +76,15 @@ def tokenizer_is_the_sources(release: Listing) -> str:
         "tokenizer.json is not the one of the weights that were measured",
     )
     return "tokenizer.json is the source's own"
+
+
+def grammar_is_the_schemas(folder: Path) -> str:
+    """grammar.ebnf holds answers to schema.json, and to nothing else."""
+    schema = read_json(folder / "schema.json")
+    need(isinstance(schema, dict), f"{paths.shown(folder / 'schema.json')}: not a JSON object")
+    same = read_text(folder / GRAMMAR_FILE) == grammar(schema)
+    need(same, f"{paths.shown(folder / GRAMMAR_FILE)}: not the grammar of schema.json")
+    return f"{GRAMMAR_FILE} is the grammar of schema.json"
 
 
 def signature(folder: Path, public_key: Path | None) -> str:

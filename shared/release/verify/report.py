@@ -66,8 +66,11 @@ def before_loading(folder: Path, public_key: Path | None = None) -> Iterator[Lin
     if isinstance(listing, Release):
         yield line("figures", lambda: card.figures(folder, listing))
         yield line("manifests", lambda: card.measurements(listing))
+        yield line("grammar", lambda: files.grammar_is_the_schemas(folder))
     else:
-        yield from (Line(name, None, manifest.words) for name in ("figures", "manifests"))
+        yield from (
+            Line(name, None, manifest.words) for name in ("figures", "manifests", "grammar")
+        )
     yield line("origin", lambda: card.origin(folder, listing))
     yield line("source", lambda: files.tokenizer_is_the_sources(listing))
     yield line("layout", lambda: layout.configured(folder))

@@ -9,6 +9,7 @@ import {
   Tensor,
   env,
 } from "@huggingface/transformers";
+import { controlTokens, promptIds } from "./prompt.js";
 
 const gpu = window.docintelGpu;
 const RUNTIME = new URL("/vendor/onnxruntime-web/dist/ort-wasm-simd-threaded", location.href).href;
@@ -159,12 +160,13 @@ export async function load({ model, dtype, device = "webgpu", verbose = false, p
   const loading = Promise.all([
     AutoTokenizer.from_pretrained(model, { progress_callback }),
     AutoModelForCausalLM.from_pretrained(model, options),
+    fetch(`/models/${model}/tokenizer.json`).then((answer) => answer.json()).then(controlTokens),
   ]);
   try {
-    const [tokenizer, network] = await unlessLost(unlessRejected(loading));
+    const [tokenizer, network, controls] = await unlessLost(unlessRejected(loading));
     const seconds = (performance.now() - started) / 1000;
     const bytes_fetched = [...files.values()].reduce((all, [loaded]) => all + loaded, 0);
-    return new Engine(tokenizer, network, { seconds, bytes_fetched });
+    return new Engine(tokenizer, network, controls, { seconds, bytes_fetched });
   } catch (error) {
     throw failure(error, "load_failed");
   }
@@ -204,25 +206,20 @@ class Halt extends StoppingCriteria {
 }
 
 export class Engine {
-  constructor(tokenizer, network, loadFacts) {
-    Object.assign(this, { tokenizer, network, load: loadFacts });
+  constructor(tokenizer, network, controls, loadFacts) {
+    Object.assign(this, { tokenizer, network, controls, load: loadFacts });
     const ends = network.generation_config?.eos_token_id ?? network.config.eos_token_id;
     this.eos = new Set([ends].flat().filter((id) => id !== null && id !== undefined).map(Number));
   }
 
-  /** The token ids of one question, as the package's own chat template writes it. */
+  /** The token ids of one question; control tokens that it names are text. */
   promptIds(system, text) {
-    const messages = [{ role: "system", content: system }, { role: "user", content: text }];
-    const ids = this.tokenizer.apply_chat_template(system ? messages : messages.slice(1), {
-      add_generation_prompt: true,
-      return_tensor: false,
-      return_dict: false,
-    });
-    return Array.from(ids.flat(), Number);
+    return promptIds(this.tokenizer, this.controls, system, text);
   }
 
+  /** An answer's ids as text, without the stop tokens; any other control token is seen. */
   text(ids) {
-    return this.tokenizer.decode(ids, { skip_special_tokens: true });
+    return this.tokenizer.decode(ids.filter((id) => !this.eos.has(id)), { skip_special_tokens: false });
   }
 
   /**

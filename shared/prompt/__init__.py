@@ -1,0 +1,1 @@
+"""One prompt: the chat template that ships, and the proof that every runtime reads it alike."""

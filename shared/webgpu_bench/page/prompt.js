@@ -1,0 +1,24 @@
+// A question as token ids, as shared/source/tokenizer.py makes them: what a document says is text.
+
+/** Names of the tokens of a tokenizer.json that steer a model: special ones, and any spelt <…> or […]. */
+export function controlTokens({ added_tokens = [] }) {
+  const steers = ({ content, special }) => special || /^(<.+>|\[.+\])$/s.test(content);
+  return added_tokens.filter((token) => [...token.content.trim()].length > 1 && steers(token)).map((token) => token.content);
+}
+
+/** The text without white space at its ends, every control token's name written apart: `< |im_end|>`. */
+export function asText(text, controls) {
+  const trimmed = text.replace(/^[\s\u001c-\u001f\u0085]+|[\s\u001c-\u001f\u0085]+$/gu, "");
+  return controls.reduce((all, name) => all.replaceAll(name, () => name.replace(/^./su, "$& ")), trimmed);
+}
+
+/** The token ids of one question, as the package's own chat template writes it. */
+export function promptIds(tokenizer, controls, system, text) {
+  const messages = [{ role: "system", content: system }, { role: "user", content: asText(text, controls) }];
+  const ids = tokenizer.apply_chat_template(system ? messages : messages.slice(1), {
+    add_generation_prompt: true,
+    return_tensor: false,
+    return_dict: false,
+  });
+  return Array.from(ids.flat(), Number);
+}

@@ -1,0 +1,48 @@
+// A card's JavaScript as copied, in Node: `node card.mjs JOB`. JOB has modules, folder, dtype and the
+// file of the code; prints [[ids] of each answer]. Only what a browser has is made up here: the Hub's
+// files come from the folder, WebGPU's adapter is one that asks for `dtype`, and wasm computes.
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { pathToFileURL } from "node:url";
+import { loadXgrammar } from "./xgrammar.mjs";
+
+const job = JSON.parse(readFileSync(process.argv[2], "utf8"));
+const runtime = `${job.modules}/onnxruntime-web/dist/ort-wasm-simd-threaded`;
+Object.defineProperty(process, "release", { value: { ...process.release, name: "page" } });
+const { pipeline, env } = await import(`${job.modules}/@huggingface/transformers/dist/transformers.web.js`);
+env.useCustomCache = true;
+env.customCache = { match: served, put: async () => {} };
+env.backends.onnx.wasm.wasmPaths = { mjs: pathToFileURL(`${runtime}.mjs`).href, wasm: pathToFileURL(`${runtime}.wasm`).href };
+env.backends.onnx.wasm.numThreads = 1;
+await loadXgrammar(job.modules);
+
+async function served(key) {
+  const path = `${job.folder}/${String(key).replace(/^.*\/(resolve\/main|acme\/x)\//, "")}`;
+  return existsSync(path) ? new Response(readFileSync(path)) : undefined;
+}
+
+const features = new Set(job.dtype === "q4f16" ? ["shader-f16"] : []);
+Object.defineProperty(globalThis, "navigator", { value: { gpu: { requestAdapter: async () => ({ features }) } } });
+const fetched = globalThis.fetch;
+globalThis.fetch = async (url, ...rest) => (String(url).startsWith("https://huggingface.co/") ? await served(url) : fetched(url, ...rest));
+
+const answers = [];
+globalThis.card = {
+  pipeline: async (task, repository, options) => {
+    const made = await pipeline(task, repository, { ...options, device: "wasm" });
+    const generate = made.model.generate.bind(made.model);
+    made.model.generate = async (asked) => {
+      const output = await generate(asked);
+      answers.push(Array.from(output.data, Number).slice(asked.input_ids.dims.at(-1)));
+      return output;
+    };
+    return made;
+  },
+};
+const code = readFileSync(job.code, "utf8")
+  .replace('import { pipeline } from "@huggingface/transformers";', "const { pipeline } = globalThis.card;")
+  .replace('await import("@mlc-ai/web-xgrammar")', "{}");
+const file = `${job.code}.run.mjs`;
+writeFileSync(file, code);
+console.log = () => {};
+await import(pathToFileURL(file).href);
+process.stdout.write(JSON.stringify(answers));

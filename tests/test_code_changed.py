@@ -191,7 +191,7 @@ def test_no_stage_runs_a_module_that_its_key_leaves_out(
     stages = json.loads(done.stdout.splitlines()[-1])
     assert stages.keys() == {
         *("source", "calibration", "build", "package", "fidelity", "reference", "check", "bench"),
-        *("overflow", "speed", "engines", "contract", "graph"),
+        *("overflow", "speed", "engines", "contract", "graph", "prompt"),
     }
     for stage, (ran, allowed) in stages.items():
         assert [m for m in ran if m not in allowed and not is_infrastructure(m)] == [], stage

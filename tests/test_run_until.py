@@ -169,6 +169,7 @@ def test_nothing_of_the_file_that_fidelity_reads_may_calibrate(
         return done("build")
 
     monkeypatch.setattr("shared.pipeline.rung.build_stage", build)
+    monkeypatch.setattr("shared.pipeline.rung.prompt_stage", lambda *_, **__: done("prompt"))
     domain, options = load_domain("legal"), Options(records="2", records_file=file, until="build")
     selection = chain.select_records(domain, options)
     run = RungRun(domain, domain.chain.rung[0], "olive", selection, options)

@@ -39,8 +39,8 @@ def package_stage(
 ) -> StageResult:
     """Lay out the release's model files; measurements are the bytes of each dtype."""
     names = [n for n in READ if _has(source, n)]
-    keys = {"build": build.manifest.key, "prompt": prompt.manifest.key}
-    inputs = {**keys, **sha256_files(source.folder, names)}
+    proven = {f"prompt/{name}": file.sha256 for name, file in prompt.manifest.outputs.items()}
+    inputs = {"build": build.manifest.key, **proven, **sha256_files(source.folder, names)}
     plan = Plan("package", inputs=inputs, settings={"dtypes": list(DTYPES)}, code=(__name__,))
     return run_stage(plan, lambda work: _package(source.folder, prompt, build, work), force=force)
 

@@ -25,6 +25,7 @@ from tests.stand_ins import take_any_architecture
 
 BENCH = paths.REPOSITORY / "shared" / "webgpu_bench"
 LIMIT = 24
+pytestmark = pytest.mark.slow
 DOCUMENT = "…your document…"
 
 
@@ -107,7 +108,6 @@ def without_end(ids: list[int]) -> list[int]:
     return ids[:-1] if ids[-1:] in ([0], [2]) else ids
 
 
-@pytest.mark.slow
 def test_onnxruntime_genai_reads_it_as_the_card_says_with_the_checks_answers(
     shipped: Path, domain: Domain
 ) -> None:
@@ -123,7 +123,6 @@ def test_onnxruntime_genai_reads_it_as_the_card_says_with_the_checks_answers(
         assert ids and sequence[: len(ids)] == without_end(ids)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("held", [False, True], ids=["free", "constrained"])
 def test_transformers_js_reads_it_as_the_card_says_with_the_checks_answers(
     shipped: Path, domain: Domain, tmp_path: Path, held: bool
@@ -148,7 +147,6 @@ def in_node(folder: Path, code: str, work: Path) -> list[list[int]]:
     return list(json.loads(run.stdout))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["legal", "contracts"])
 def test_the_page_holds_answers_to_a_domains_grammar_as_the_check_does(
     shipped: Path, name: str, tmp_path: Path

@@ -50,7 +50,9 @@ class Tokenizer:
         whole = chat_text(self.tokenizer, system, user, answer)
         if whole.startswith(opening + answer):
             return self._ids(whole)
-        return [*self._ids(opening), *self._ids(answer), self.tokenizer.eos_token_id]
+        end = _closing_token(self._folder, self.tokenizer)
+        last = self.tokenizer.eos_token_id if end is None else end
+        return [*self._ids(opening), *self._ids(answer), *([] if last is None else [last])]
 
     def text(self, ids: Sequence[int]) -> str:
         """An answer's ids as text, without the stop tokens; any other control token is seen."""

@@ -160,7 +160,7 @@ export async function load({ model, dtype, device = "webgpu", verbose = false, p
   const loading = Promise.all([
     AutoTokenizer.from_pretrained(model, { progress_callback }),
     AutoModelForCausalLM.from_pretrained(model, options),
-    fetch(`/models/${model}/tokenizer.json`).then((answer) => answer.json()).then(controlTokens),
+    fetch(`/models/${model}/tokenizer.json`).then((answer) => (answer.ok ? answer.json() : {})).then(controlTokens),
   ]);
   try {
     const [tokenizer, network, controls] = await unlessLost(unlessRejected(loading));

@@ -27,6 +27,7 @@ from shared.evaluate.systems import MODES, NAMES
 from shared.hub.names import repository_name
 from shared.olive.build import DTYPES
 from shared.olive.calibration import FILE, refuse_common, wants_calibration
+from shared.prompt.renderers import require_node
 from shared.release.card.template import check_template
 from shared.setup.browser import require_browser
 from shared.webgpu_bench import measurements
@@ -50,7 +51,7 @@ def need_inputs(name: str, *, browser: bool = True) -> None:
 def mistakes(name: str, *, browser: bool = True) -> list[str]:
     """A sentence for each mistake in a domain's folder and on this machine; takes no second."""
     folder = paths.domains() / name
-    checks: list[Callable[[], None]] = [
+    checks: list[Callable[[], object]] = [
         lambda: _read_whole(name),
         lambda: _need_prompt(folder),
         lambda: _need_grammar(folder),
@@ -59,6 +60,7 @@ def mistakes(name: str, *, browser: bool = True) -> list[str]:
         lambda: check_template(read_text(folder / "card.md"), paths.shown(folder / "card.md")),
         _need_disk,
         _need_memory,
+        require_node,
         *((_need_page, _need_browser) if browser else ()),
     ]
     if not folder.is_dir():

@@ -29,13 +29,18 @@ def rendered(folder: Path, system: str, texts: Sequence[str]) -> dict[str, list[
     }
 
 
-def _in_node(folder: Path, system: str, texts: Sequence[str]) -> dict[str, list[Ids]]:
-    """The page's own code, and the card's pipeline with a model that only looks at its input."""
-    node = shutil.which("node")
-    if node is None:
+def require_node() -> str:
+    """Where node lies; UserError where there is none."""
+    if (node := shutil.which("node")) is None:
         raise UserError(
             "node: not found; it renders prompts as the page does; ./inv doctor says more"
         )
+    return node
+
+
+def _in_node(folder: Path, system: str, texts: Sequence[str]) -> dict[str, list[Ids]]:
+    """The page's own code, and the card's pipeline with a model that only looks at its input."""
+    node = require_node()
     asked = json.dumps({"folder": str(folder), "system": system, "texts": list(texts)})
     run = subprocess.run(
         [node, str(SCRIPT)], input=asked, capture_output=True, text=True, check=False

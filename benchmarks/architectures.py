@@ -21,7 +21,7 @@ from multiprocessing import get_context
 from shared.base import paths
 from shared.base.manifest import tool_versions
 from shared.base.progress import say
-from shared.olive.graph.contract import NEEDED, TOOLS, Verdict, default_config, judge_config
+from shared.olive.graph.architecture import NEEDED, TOOLS, Verdict, default_config, judge_config
 
 DOCUMENT = paths.REPOSITORY / "docs" / "architectures.md"
 SECONDS = 60.0

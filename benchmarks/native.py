@@ -36,8 +36,8 @@ from shared.webgpu_bench.driver import has_gpu
 from shared.webgpu_bench.engines import native, native_webgpu
 from shared.webgpu_bench.engines.job import EngineRun, Job
 from shared.webgpu_bench.engines.questions import context_of
-from shared.webgpu_bench.figures import Figure, Points, figures, questions
 from shared.webgpu_bench.report.tables import spread
+from shared.webgpu_bench.speed import Figure, Points, figures, questions
 
 ENGINES = {"native": native.run, "native-webgpu": native_webgpu.run}
 COPY_BYTES = 256_000_000

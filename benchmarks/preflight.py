@@ -12,8 +12,8 @@ from benchmarks.full_size import ARCHITECTURES, BLOCK_SIZE, SPECIAL
 from shared.base import paths
 from shared.base.formatting import number
 from shared.base.progress import say
-from shared.olive.graph.fill import Int4Options
 from shared.olive.graph.shapes import GRAPH_TYPES, planned_graph
+from shared.olive.graph.weights import Int4Options
 from shared.webgpu_bench.footprint import Footprint, footprint
 from shared.webgpu_bench.preflight import preflight, preflight_table, read_profiles
 

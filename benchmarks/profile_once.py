@@ -35,7 +35,7 @@ def main(model: str, out: str, block_size: str) -> None:
 def _parts(profile: cProfile.Profile) -> dict[str, float]:
     """Cumulative seconds of the functions that the work is made of."""
     names = {
-        ("shared/olive/graph/bare.py", "build_graph"): "two bare graphs",
+        ("shared/olive/graph/mobius.py", "build_graph"): "two bare graphs",
         ("shared/olive/quantise/nearest.py", "quantize"): "read and quantise, all cores",
         ("~", "<method 'write' of '_io.BufferedWriter' objects>"): "write both files",
         ("~", "<method 'update' of '_hashlib.HASH' objects>"): "hash what is written",

@@ -16,18 +16,18 @@ STARTED = time.monotonic()
 
 def main(until: str, jobs: str, scheduler: str = "", memory: str = "") -> None:
     from shared.domain.domain import domain_names
-    from shared.pipeline.many import release_all
-    from shared.pipeline.one import run_until
+    from shared.pipeline.all_domains import release_all
+    from shared.pipeline.one_domain import run_until
     from shared.pipeline.rung import Options
 
     options = Options(rung="smollm3", records="1", until=until, on_the_way=until != "gates")  # type: ignore[arg-type]
     budget = int(memory) if memory else None
     if int(jobs) > 1 or scheduler:
-        from shared.pipeline.many import run_units
+        from shared.pipeline.all_domains import run_units
 
         results = run_units(domain_names(), options, int(jobs), budget, scheduler or None)
     elif until == "gates":
-        with patch("shared.pipeline.one.need_inputs"):  # there is no browser, on purpose
+        with patch("shared.pipeline.one_domain.need_inputs"):  # there is no browser, on purpose
             results = release_all(options)
     else:
         results = [run_until(name, options) for name in domain_names()]

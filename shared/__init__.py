@@ -12,7 +12,7 @@ A folder is a step of the data, and imports only from those above it:
     prompt/        the chat template that ships: the same tokens in check, page and card
     olive/         stages 2 and 3: build and package, by Microsoft Olive
         quantise/  weights → 4 bits: nearest, gptq
-        graph/     the ONNX graph from Mobius, filled with weights
+        graph/     the ONNX graph from Mobius, filled with weights; which architectures are supported
         lint/      rules that a finished graph must keep
         optimum/   the second exporter, in an environment of its own
     evaluate/      stages 4 and 5: fidelity to the 16-bit parent, answers to held-out records
@@ -23,5 +23,5 @@ A folder is a step of the data, and imports only from those above it:
     pipeline/      a rung through its stages, the chain of rungs, one domain, many, tune, publication
     cli/           what people type, and what it prints
 
-Start at pipeline/one.py for a release, at base/stage.py for what a stage is.
+Start at pipeline/one_domain.py for a release, at base/stage.py for what a stage is.
 """

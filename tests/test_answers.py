@@ -11,7 +11,7 @@ import pytest
 
 from shared.base.parsing import DEEPEST_JSON
 from shared.domain.records import Record
-from shared.domain.scoring import FieldScoring, same
+from shared.domain.settings import FieldScoring, same
 from shared.evaluate.scoring.verdict import (
     REFUSALS,
     Verdict,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks import architectures
-from shared.olive.graph.contract import NEEDED
+from shared.olive.graph.architecture import NEEDED
 
 SAMPLE = ("llama", "qwen2", "phi3", "granite", "helium", "bart", "gemma2", "stablelm")
 

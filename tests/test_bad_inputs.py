@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import torch
 
-from shared.pipeline.one import Result, release_domain
+from shared.pipeline.one_domain import Result, release_domain
 from shared.pipeline.rung import Options
 
 Tiny = Callable[[str], Path]

@@ -19,9 +19,9 @@ from transformers import AutoModelForCausalLM
 
 from shared.base import paths
 from shared.base.errors import RungFailed
-from shared.olive.graph.build import build_graph
+from shared.olive.graph.architecture import build_graph
 from shared.olive.graph.external_data import ExternalDataWriter
-from shared.olive.graph.fill import Int4Options, write_int4, write_together
+from shared.olive.graph.weights import Int4Options, write_int4, write_together
 from shared.olive.quantise.nearest import dequantize, quantize
 from shared.source.weights import load_weights, weight_files
 from tests.tiny import ARCHITECTURES, write_tiny
@@ -321,7 +321,7 @@ def test_both_numeric_types_in_one_pass_are_the_bytes_of_one_at_a_time(
     asked: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "shared.olive.graph.fill.quantize",
+            "shared.olive.graph.weights.quantize",
             lambda w, b: (asked.append("once"), quantize(w, b))[1],
         )
         write_together(graphs, weights, Int4Options())

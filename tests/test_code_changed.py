@@ -79,7 +79,7 @@ class TestTheHash:
             ("evaluate/reference.py", "CHUNK = 64", "CHUNK = 32"),
             ("cli/release.py", "import", "import os\nimport"),
             ("base/errors.py", "ufffd", "ufffe"),
-            ("hub/calls.py", "ATTEMPTS = 4", "ATTEMPTS = 5"),
+            ("hub/retries.py", "ATTEMPTS = 4", "ATTEMPTS = 5"),
         ],
     )
     def test_of_a_build_stays_with_words_and_with_code_that_it_does_not_run(

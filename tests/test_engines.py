@@ -18,10 +18,10 @@ from shared.webgpu_bench.engines import firefox, in_browser, native, native_webg
 from shared.webgpu_bench.engines.job import EngineRun, Job
 from shared.webgpu_bench.engines.process import run_child
 from shared.webgpu_bench.engines.side_by_side import _compared, parse_engines
-from shared.webgpu_bench.figures import Points, at, figures, questions
 from shared.webgpu_bench.report.bench import bench_report, chosen_engines
 from shared.webgpu_bench.report.page import render_page
 from shared.webgpu_bench.report.tables import engines_table, ratio_text, samples, write_engines
+from shared.webgpu_bench.speed import Points, at, figures, questions
 from tests.engine_rows import native as native_run
 from tests.engine_rows import rows, software, timed
 

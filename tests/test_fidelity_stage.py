@@ -15,11 +15,11 @@ from shared.domain.domain import load_domain
 from shared.evaluate import reference
 from shared.evaluate.distribution import divergence, truncate
 from shared.evaluate.fidelity import MEASURED
-from shared.evaluate.held_out import HeldOut, held_out, passages_of
 from shared.evaluate.models.chat import Chat
 from shared.evaluate.models.onnx import OnnxDecoder
 from shared.evaluate.models.torch import TorchModel
 from shared.evaluate.reference import passages, predictions, reference_stage
+from shared.evaluate.token_windows import HeldOut, held_out, passages_of
 from shared.pipeline.chain import run_chain
 from shared.pipeline.rung import Options
 from shared.source.source import source_stage

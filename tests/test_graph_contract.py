@@ -12,12 +12,12 @@ from transformers import AutoConfig
 
 from shared.base import paths
 from shared.base.errors import RungFailed
-from shared.olive.graph import contract as graph_contract
-from shared.olive.graph import corrections as mobius_fixes
+from shared.olive.graph import architecture as graph_contract
+from shared.olive.graph import mobius
+from shared.olive.graph.architecture import NEEDED, check_config, check_graph, judge, verdict_on
 from shared.olive.graph.comparison import compare, least_cosine, random_model, sample
-from shared.olive.graph.contract import NEEDED, check_config, check_graph, judge, verdict_on
-from shared.olive.graph.fault import faults
-from shared.olive.graph.miniature import arithmetic, miniature
+from shared.olive.graph.small_config import arithmetic, miniature
+from shared.olive.graph.wrong_key import faults
 
 SIZES: dict[str, Any] = {
     "vocab_size": 1000,
@@ -292,10 +292,8 @@ class TestTheCosine:
         small = miniature(config(model_type, **extra, **NO_WINDOW))
         with sample(small) as made:
             assert compare(made).least >= NEEDED
-        monkeypatch.setattr(
-            "shared.olive.graph.bare.corrections",
-            lambda c: mobius_fixes.corrections(c) | {key: wrong},
-        )
+        right = mobius.corrections
+        monkeypatch.setattr(mobius, "corrections", lambda c: right(c) | {key: wrong})
         with sample(small) as made:
             assert compare(made).least < NEEDED
 

@@ -17,8 +17,8 @@ from huggingface_hub import HfApi
 from shared.base import paths
 from shared.base.errors import RungFailed, UserError
 from shared.hub import download
-from shared.hub.calls import Sleep
 from shared.hub.download import HubSource, fetch_snapshot, parse_hub_source
+from shared.hub.retries import Sleep
 from tests.hub_double import WRITE_TOKEN, Fault, HubDouble, closed_port
 
 REPO = "org/model"

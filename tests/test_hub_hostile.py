@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from shared.base.errors import RungFailed, UserError
-from shared.hub.calls import Hub, scrub
 from shared.hub.download import fetch_snapshot
+from shared.hub.retries import Hub
+from shared.hub.token import scrub
 from shared.release.verify.remote import fetch
 from shared.release.verify.report import verify
 from tests.hub_double import Fault, HubDouble

@@ -174,7 +174,7 @@ class TestATokenThat:
     def test_is_missing_is_asked_for(
         self, hub: HubDouble, release: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("shared.hub.calls.get_token", lambda: None)
+        monkeypatch.setattr("shared.hub.token.get_token", lambda: None)
         assert refused(hub, release) == "no Hub token: run `hf auth login` or set HF_TOKEN"
         assert not hub.requests
 

@@ -20,7 +20,7 @@ from shared.domain.domain import load_domain
 from shared.pipeline import inputs
 from shared.pipeline import rung as rung_module
 from shared.pipeline.inputs import measurable, mistakes, need_inputs
-from shared.pipeline.one import release_domain
+from shared.pipeline.one_domain import release_domain
 from shared.pipeline.rung import Options
 
 Edit = Callable[[str, str, str], None]

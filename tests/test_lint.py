@@ -15,9 +15,9 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import load_file, save_file
 
 from shared.base.errors import RungFailed
-from shared.olive.graph.build import build_graph
+from shared.olive.graph.architecture import build_graph
 from shared.olive.graph.external_data import ExternalDataWriter
-from shared.olive.graph.fill import Int4Options, write_int4
+from shared.olive.graph.weights import Int4Options, write_int4
 from shared.olive.lint.rules import RULES, Finding, LintReport, lint, render, require_clean
 from shared.source.weights import load_weights
 

@@ -6,7 +6,7 @@ import pytest
 from transformers import AutoConfig
 
 from shared.olive.graph.comparison import random_model
-from shared.olive.graph.miniature import head_size, miniature
+from shared.olive.graph.small_config import head_size, miniature
 from tests.test_graph_contract import LLAMA3, config
 
 

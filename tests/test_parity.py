@@ -13,8 +13,8 @@ import pytest
 
 from shared.domain.domain import domain_names, load_domain
 from shared.domain.records import Record
-from shared.evaluate.held_out import held_out, windows_of
 from shared.evaluate.models.chat import Chat
+from shared.evaluate.token_windows import held_out, windows_of
 from shared.webgpu_bench import parity
 from shared.webgpu_bench.parity import Summary
 from shared.webgpu_bench.result import Parity, ParityPiece

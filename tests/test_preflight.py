@@ -9,8 +9,8 @@ import pytest
 
 from shared.base.errors import UserError
 from shared.domain.domain import load_domain
-from shared.olive.graph.fill import Int4Options
 from shared.olive.graph.shapes import planned_graph
+from shared.olive.graph.weights import Int4Options
 from shared.webgpu_bench import cpu_nodes, preflight
 from shared.webgpu_bench.footprint import Footprint, footprint, read_footprint
 from shared.webgpu_bench.kernels import kernels_table, read_kernels

@@ -16,10 +16,10 @@ from shared.base.hashing import files_below, sha256_file
 from shared.base.manifest import FileRecord
 from shared.cli.summary import overview
 from shared.domain.domain import load_domain
-from shared.pipeline import many
-from shared.pipeline import one as pipeline
-from shared.pipeline.many import release_all
-from shared.pipeline.one import Result
+from shared.pipeline import all_domains
+from shared.pipeline import one_domain as pipeline
+from shared.pipeline.all_domains import release_all
+from shared.pipeline.one_domain import Result
 from shared.pipeline.publication import PublishOptions, publish_release, read_publication
 from shared.pipeline.rung import Options
 from shared.release.model import RELEASE_FILE, ChainResult, read_release, release_folder
@@ -167,7 +167,7 @@ class TestAllDomains:
         yield release_all(Options(), publish=PublishOptions())
 
     @pytest.mark.parametrize(
-        ("module", "step"), [(pipeline, "make_release"), (many, "publish_release")]
+        ("module", "step"), [(pipeline, "make_release"), (all_domains, "publish_release")]
     )
     def test_go_on_though_one_meets_a_defect_of_ours_and_its_traceback_is_kept(
         self, three: None, root: Path, monkeypatch: pytest.MonkeyPatch, module: Any, step: str

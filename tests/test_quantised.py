@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from shared.base.errors import RungFailed
-from shared.olive.graph.build import build_graph
-from shared.olive.graph.fill import Int4Options, write_int4
+from shared.olive.graph.architecture import build_graph
+from shared.olive.graph.weights import Int4Options, write_int4
 from shared.olive.quantise.checkpoint import Checkpoint
 from tests.test_build import empty_cache, run
 

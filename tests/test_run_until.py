@@ -15,8 +15,8 @@ from shared.cli.summary import comparison, summary
 from shared.domain.domain import load_domain
 from shared.evaluate.check import Selection
 from shared.pipeline import chain
-from shared.pipeline import one as pipeline
-from shared.pipeline.one import run_until
+from shared.pipeline import one_domain as pipeline
+from shared.pipeline.one_domain import run_until
 from shared.pipeline.rung import Options, RungRun
 from shared.release.model import ChainResult, Stage
 

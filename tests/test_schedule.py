@@ -22,8 +22,8 @@ from shared.base.errors import UserError
 from shared.base.formatting import parse_bytes
 from shared.evaluate.models.genai import genai_options
 from shared.evaluate.models.onnx import session_options
-from shared.pipeline.many import run_units
-from shared.pipeline.one import Result
+from shared.pipeline.all_domains import run_units
+from shared.pipeline.one_domain import Result
 from shared.pipeline.rung import Options
 from shared.pipeline.schedule.local import _Chain, _Idle, _Pool, _Running, cores_each, run_local
 from shared.pipeline.schedule.units import Unit, memory_of, run_unit, units_of
@@ -295,9 +295,9 @@ class TestAnUnchangedRelease:
 import sys
 from unittest.mock import patch
 from shared.pipeline.rung import Options
-from shared.pipeline.many import release_all
+from shared.pipeline.all_domains import release_all
 until, jobs = sys.argv[1], int(sys.argv[2])
-with patch("shared.pipeline.one.need_inputs"):  # which asks for a browser
+with patch("shared.pipeline.one_domain.need_inputs"):  # which asks for a browser
     results = release_all(Options(rung="smollm3", records="1", until=until), jobs=jobs)
 assert all(result.ok for result in results), [result.error for result in results]
 heavy = ("torch", "olive", "onnxruntime", "onnxruntime_genai", "onnx", "transformers", "playwright")

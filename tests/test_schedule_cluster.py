@@ -15,7 +15,7 @@ import pytest
 
 from shared.base import paths
 from shared.base.errors import UserError
-from shared.pipeline.many import run_units
+from shared.pipeline.all_domains import run_units
 from tests.events import CEILING_SECONDS, wait_until
 from tests.test_schedule import CHECK, DOMAINS, World, alone, answers, finished, packages, world
 from tests.tiny import write_tiny

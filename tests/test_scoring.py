@@ -13,7 +13,7 @@ from shared.base import paths
 from shared.base.errors import UserError
 from shared.domain.domain import load_domain
 from shared.domain.records import Record, read_records
-from shared.domain.scoring import FieldScoring, Metric
+from shared.domain.settings import FieldScoring, Metric
 from shared.evaluate.scoring.metrics import f1, score
 from shared.evaluate.scoring.normalise import plain, to_number, tokens, words
 from shared.evaluate.scoring.verdict import judge

@@ -14,7 +14,7 @@ from shared.base import paths
 from shared.domain.grammar.schema import grammar
 from shared.webgpu_bench import driver
 from shared.webgpu_bench.engines.side_by_side import Row
-from shared.webgpu_bench.listing import listing
+from shared.webgpu_bench.model_list import listing
 from shared.webgpu_bench.server import serve
 from tests.engine_rows import rows
 from tests.screenshots import WANTED, folders, shoot, tabs

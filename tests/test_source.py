@@ -148,7 +148,7 @@ class TestTheBaseBesideATunedModel:
 def test_an_unknown_architecture_is_refused_by_name(
     merged: Path, model_type: str, sentence: str
 ) -> None:
-    from shared.olive.graph.build import build_graph
+    from shared.olive.graph.architecture import build_graph
 
     config = json.loads((merged / "config.json").read_text())
     config["model_type"] = model_type

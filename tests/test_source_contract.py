@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM, MixtralConfig
 
 from shared.base.errors import RungFailed
 from shared.evaluate.models.onnx import OnnxDecoder
-from shared.olive.graph.build import build_graph
-from shared.olive.graph.fill import Int4Options, write_int4
+from shared.olive.graph.architecture import build_graph
+from shared.olive.graph.weights import Int4Options, write_int4
 from shared.source.contract import is_untied, source_contract
 from shared.source.model import load_model, model_weights
 

@@ -18,8 +18,8 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from shared.base import paths
-from shared.olive.graph.build import build_graph
-from shared.olive.graph.fill import Int4Options, write_int4
+from shared.olive.graph.architecture import build_graph
+from shared.olive.graph.weights import Int4Options, write_int4
 from shared.olive.quantise.nearest import dequantize, quantize
 from shared.source.weights import SINGLE, load_weights
 from tests.test_build import run

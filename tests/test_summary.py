@@ -11,7 +11,7 @@ from shared.base.manifest import Measurement
 from shared.base.tables import shown
 from shared.domain.domain import domain_names, load_domain
 from shared.domain.records import Record
-from shared.domain.scoring import FieldScoring
+from shared.domain.settings import FieldScoring
 from shared.evaluate.scoring.statistics import mean, rate
 from shared.evaluate.scoring.summary import (
     constant_answer,

@@ -12,8 +12,8 @@ import pytest
 from shared.base.errors import UserError
 from shared.domain.grammar.schema import grammar
 from shared.domain.records import Record
+from shared.evaluate.answer_store import Store
 from shared.evaluate.models.chat import Answer, common_prefix, room
-from shared.evaluate.store import Store
 from shared.evaluate.systems import parse_constrained, parse_systems
 
 Tiny = Callable[[str], Path]

@@ -16,7 +16,7 @@ import pytest
 from shared.base.errors import UserError
 from shared.base.hashing import sha256_now
 from shared.domain.domain import load_domain
-from shared.pipeline.one import read_attempts
+from shared.pipeline.one_domain import read_attempts
 from shared.pipeline.publication import publish_release
 from shared.release.folder import check_of
 from shared.release.model import Listing, OtherVersion, read_release

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from shared.base.errors import UserError
 from shared.webgpu_bench import driver
 from shared.webgpu_bench.chromium import flags
-from shared.webgpu_bench.listing import listing
+from shared.webgpu_bench.model_list import listing
 from shared.webgpu_bench.placement import Unreadable, read_placement
 from shared.webgpu_bench.result import BrowserResult, Run
 from shared.webgpu_bench.server import serve

@@ -40,7 +40,7 @@ def bench(
     """
     from shared.base.tables import measurements_table
     from shared.cli.summary import TERMINAL
-    from shared.pipeline.one import benched, run_until
+    from shared.pipeline.one_domain import benched, run_until
     from shared.webgpu_bench.kernels import kernels_of
     from shared.webgpu_bench.report.bench import bench_report, chosen_engines
 
@@ -64,7 +64,7 @@ def bench_all(c: Context, rung: str = "", engines: str = "", force: bool = False
     """Bench every domain: one comparison table, and build/reports/bench-all.html to look at."""
     from shared.cli.summary import comparison, overview, write_comparison
     from shared.domain.domain import domain_names
-    from shared.pipeline.one import benched, run_until
+    from shared.pipeline.one_domain import benched, run_until
     from shared.webgpu_bench.report.bench import bench_report, chosen_engines
 
     names = chosen_engines(engines)
@@ -94,7 +94,7 @@ def bench_all(c: Context, rung: str = "", engines: str = "", force: bool = False
 def preflight(c: Context, domain: str = "", folder: str = "", architectures: bool = False) -> None:
     """Say, without a browser, on which classes of device a model will load, and in which type."""
     from shared.cli.summary import TERMINAL
-    from shared.pipeline.one import package_of
+    from shared.pipeline.one_domain import package_of
     from shared.webgpu_bench.preflight import package_footprints, preflight_table
     from shared.webgpu_bench.preflight import preflight as run
 

@@ -12,7 +12,7 @@ def fidelity(
 ) -> None:
     """Hold the 4-bit model against its 16-bit parent on held-out text, token by token."""
     from shared.cli.summary import TERMINAL
-    from shared.pipeline.one import run_until
+    from shared.pipeline.one_domain import run_until
     from shared.release.card.fidelity import fidelity_note, fidelity_table
 
     result = run_until(domain, chain_options("fidelity", rung, force, records_file))
@@ -41,7 +41,7 @@ def check(
     or system costs only the answers that are not there yet. docs/evaluation.md explains the table.
     """
     from shared.cli.summary import check_report
-    from shared.pipeline.one import run_until
+    from shared.pipeline.one_domain import run_until
 
     answers = {"records": records, "systems": systems, "constrained": constrained}
     result = run_until(domain, chain_options("check", rung, force, records_file, **answers))

@@ -58,7 +58,7 @@ def release(
     Tries the rungs of domains/<domain>/fallback.toml in order. What has not changed is not done
     again; a run that was killed goes on where it stopped.
     """
-    from shared.pipeline.one import release_domain
+    from shared.pipeline.one_domain import release_domain
 
     _rehash(rehash)
     answers = {"records": records, "systems": systems, "constrained": constrained}
@@ -91,7 +91,7 @@ def release_all(
     """
     from shared.base.formatting import parse_bytes
     from shared.cli.summary import overview
-    from shared.pipeline.many import release_all as run
+    from shared.pipeline.all_domains import release_all as run
 
     _rehash(rehash)
     answers = {"records": records, "systems": systems, "constrained": constrained}
@@ -111,7 +111,7 @@ def build(
     c: Context, domain: str, rung: str = "", keep_onnx: bool = False, force: bool = False
 ) -> None:
     """Build and package a domain's model: 4-bit ONNX for WebGPU in Transformers.js's layout."""
-    from shared.pipeline.one import run_until
+    from shared.pipeline.one_domain import run_until
 
     finish(run_until(domain, chain_options("package", rung, force, keep_onnx=keep_onnx)))
 

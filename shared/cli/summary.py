@@ -16,7 +16,7 @@ from shared.domain.domain import domain_names, load_domain
 from shared.domain.settings import Rung
 from shared.evaluate.compare import newest_file
 from shared.pipeline.inputs import mistakes
-from shared.pipeline.one import Result, read_attempts
+from shared.pipeline.one_domain import Result, read_attempts
 from shared.pipeline.publication import read_publication
 from shared.release.card.quality import quality_note, quality_tables
 from shared.release.card.tables import attempts_table, builds_table, gates_table

@@ -20,8 +20,7 @@ from shared.domain.config import CHAIN_FILE, DEFAULTS_FILE, Config
 from shared.domain.grammar.schema import grammar
 from shared.domain.olive_json import check_olive_config
 from shared.domain.records import Record, read_records
-from shared.domain.scoring import mistakes
-from shared.domain.settings import Chain, Rung
+from shared.domain.settings import Chain, Rung, mistakes
 
 OPTIONAL_FILES = ("calibration.jsonl",)
 FILES = ("olive.json", CHAIN_FILE, "card.md", "prompt.md", "schema.json", "eval.jsonl")

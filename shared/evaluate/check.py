@@ -1,6 +1,6 @@
 """Stage 5, check: three systems answer held-out records, freely and schema-constrained.
 
-Bad answers are a measurement, not a crash. Every answer is kept as it came (shared.evaluate.store);
+Bad answers are a measurement, not a crash. Every answer is kept as it came (answer_store.py);
 this stage's folder has them with their verdicts, and the records beside them.
 """
 

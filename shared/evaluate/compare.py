@@ -15,7 +15,7 @@ from shared.base.errors import UserError
 from shared.base.files import write_text
 from shared.base.manifest import FILE_NAME, Manifest, Measurement
 from shared.domain.records import Record
-from shared.domain.scoring import FieldScoring
+from shared.domain.settings import FieldScoring
 from shared.evaluate.check import ANSWERS, RECORDS
 from shared.evaluate.scoring.pairs import NOT_PAIRED, compare
 from shared.evaluate.scoring.summary import stands_twice, summarise

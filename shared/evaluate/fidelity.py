@@ -18,13 +18,13 @@ from shared.base.stage import Plan, Produced, StageResult, run_stage
 from shared.domain.domain import Domain
 from shared.domain.records import Record
 from shared.evaluate.distribution import divergence
-from shared.evaluate.held_out import HeldOut, held_out
 from shared.evaluate.reference import passages, predictions, reference_stage
 from shared.evaluate.scoring.statistics import (
     clustered_exponential,
     clustered_mean,
     clustered_percentile,
 )
+from shared.evaluate.token_windows import HeldOut, held_out
 from shared.olive.build import DTYPES
 from shared.source.source import Source, weights_hash
 

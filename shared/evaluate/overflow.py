@@ -19,8 +19,8 @@ from shared.base.manifest import Measurement, tool_versions
 from shared.base.progress import say
 from shared.base.stage import Plan, Produced, StageResult, run_stage
 from shared.domain.domain import Domain
-from shared.evaluate.held_out import prompt_end
 from shared.evaluate.models.chat import Chat
+from shared.evaluate.token_windows import prompt_end
 
 if TYPE_CHECKING:  # a release in which nothing changed does without onnx
     from shared.evaluate.activations import Peak

@@ -26,8 +26,8 @@ from shared.evaluate.distribution import (
     joined,
     truncate,
 )
-from shared.evaluate.held_out import HeldOut, Passage, passages_of
 from shared.evaluate.models.chat import Chat
+from shared.evaluate.token_windows import HeldOut, Passage, passages_of
 from shared.source.model import compute_dtype
 from shared.source.source import TOKENIZER_FILES, Source, weights_hash
 

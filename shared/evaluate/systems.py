@@ -21,8 +21,8 @@ from shared.domain.domain import Domain
 from shared.domain.grammar.schema import grammar
 from shared.domain.records import Record
 from shared.domain.settings import Rung
+from shared.evaluate.answer_store import Store
 from shared.evaluate.models.chat import Answer
-from shared.evaluate.store import Store
 from shared.source.model import compute_dtype
 from shared.source.source import Source, answering_hash, base_stage
 

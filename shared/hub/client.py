@@ -2,7 +2,7 @@
 
 Its own client waits for ever on a silent server, and asks some requests again by itself, up to six
 times, for as long as a `Retry-After` says and without a word. Repeating is done in one place,
-shared/hub/calls.py, which tells about it and has a bound; so here each request is made once.
+shared/hub/retries.py, which tells about it and has a bound; so here each request is made once.
 
 >>> with single_tries():
 ...     HfApi().create_commit(...)

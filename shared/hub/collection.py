@@ -10,8 +10,9 @@ from functools import partial
 
 from huggingface_hub import Collection, HfApi
 
-from shared.hub.calls import Hub, Sleep, hub_token
 from shared.hub.client import single_tries
+from shared.hub.retries import Hub, Sleep
+from shared.hub.token import hub_token
 
 DESCRIPTION = "Fine-tuned small language models, 4-bit ONNX for WebGPU, each with measured tables."
 """At most 150 characters, as the Hub wants it."""

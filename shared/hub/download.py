@@ -22,8 +22,8 @@ from huggingface_hub.utils import validate_repo_id
 
 from shared.base.errors import RungFailed, UserError
 from shared.base.progress import say
-from shared.hub.calls import COMMIT, Hub, Sleep, commit_of, transferring, within
 from shared.hub.client import single_tries
+from shared.hub.retries import COMMIT, Hub, Sleep, commit_of, transferring, within
 
 WANTED = ["*.safetensors", "*.json", "*.jinja", "*.txt", "LICENSE*", "NOTICE*", "README.md"]
 UNWANTED = ["*/*"]

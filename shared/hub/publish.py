@@ -18,7 +18,6 @@ from huggingface_hub import HfApi
 from shared.base.errors import UserError
 from shared.base.progress import say
 from shared.hub import staging as staged
-from shared.hub.calls import Hub, Sleep, hub_token
 from shared.hub.client import single_tries
 from shared.hub.files import LocalFile, Order, inspect_folder
 from shared.hub.remote import (
@@ -32,6 +31,8 @@ from shared.hub.remote import (
     told,
     version_tags,
 )
+from shared.hub.retries import Hub, Sleep
+from shared.hub.token import hub_token
 from shared.hub.versions import named, need_free_version, new_name, version_of
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.hf_api import GitCommitInfo, RepoFile
 
-from shared.hub.calls import Hub, commit_of
 from shared.hub.files import LocalFile
+from shared.hub.retries import Hub, commit_of
 
 KEPT_ON_THE_HUB = ".gitattributes"
 """The Hub writes it itself: which files it stores as LFS. It stays where the folder has none."""

@@ -15,9 +15,9 @@ from huggingface_hub.community import DiscussionWithDetails
 
 from shared.base.errors import UserError
 from shared.base.progress import say
-from shared.hub.calls import Hub, commit_of, transferring
 from shared.hub.files import LocalFile
 from shared.hub.remote import RELEASE_MARK, Difference, Remote, difference, head, look
+from shared.hub.retries import Hub, commit_of, transferring
 
 BATCH_BYTES = 2_000_000_000
 BATCH_FILES = 25

@@ -3,9 +3,9 @@
 from huggingface_hub.errors import HfHubHTTPError
 
 from shared.base.errors import UserError
-from shared.hub.calls import Hub
 from shared.hub.files import LocalFile, Order
 from shared.hub.remote import difference, look, next_version, version_tags
+from shared.hub.retries import Hub
 
 
 def need_free_version(hub: Hub, files: list[LocalFile], order: Order) -> None:

@@ -16,8 +16,8 @@ from olive.passes.onnx.model_builder import ModelBuilder
 
 from shared.base.errors import RungFailed
 from shared.base.progress import bar
-from shared.olive.graph.build import build_graph
-from shared.olive.graph.fill import Int4Options, quantizable, write_together
+from shared.olive.graph.architecture import build_graph
+from shared.olive.graph.weights import Int4Options, quantizable, write_together
 from shared.olive.quantise.checkpoint import Checkpoint
 from shared.olive.workflow import failures
 

@@ -22,7 +22,7 @@ from olive.passes.pass_config import BasePassConfig, PassConfigParam
 from shared.base.errors import RungFailed
 from shared.base.parsing import read_json
 from shared.base.progress import bar
-from shared.olive.graph.build import build_graph
+from shared.olive.graph.architecture import build_graph
 from shared.olive.quantise.gptq import SHRINK, Format
 from shared.olive.quantise.layerwise import ShardWriter, quantize_decoder
 from shared.olive.workflow import failures

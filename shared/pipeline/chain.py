@@ -9,8 +9,8 @@ from shared.base.progress import say
 from shared.domain.domain import Domain
 from shared.domain.records import read_records
 from shared.evaluate.check import Selection
-from shared.evaluate.held_out import sample
 from shared.evaluate.systems import parse_constrained, parse_systems
+from shared.evaluate.token_windows import sample
 from shared.pipeline.choose import measure_speeds, rank
 from shared.pipeline.rung import Options, RungRun
 from shared.release.model import STAGES, ChainResult

@@ -9,6 +9,7 @@ from typing import Literal
 from shared.base import paths
 from shared.base.errors import RungFailed, UserError, of_this_machine
 from shared.base.files import write_text
+from shared.base.gpu import has_gpu
 from shared.base.hashing import NotDone
 from shared.base.manifest import Measurement
 from shared.base.progress import say
@@ -27,7 +28,6 @@ from shared.prompt.stage import prompt_stage
 from shared.release.gates import GateResult, failed, judge_gates
 from shared.release.model import STAGES, STAGES_IN_ALL, Attempt, Stage
 from shared.source.source import Source, source_stage
-from shared.webgpu_bench.gpu import has_gpu
 from shared.webgpu_bench.stage import Switches, bench_stage
 
 CPU_DECODE = "cpu_decode_tokens_per_second"

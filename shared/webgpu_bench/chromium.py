@@ -25,8 +25,8 @@ from playwright.sync_api import (
     sync_playwright,
 )
 
+from shared.base.gpu import has_gpu as has_gpu
 from shared.base.processes import ProcessTree
-from shared.webgpu_bench.gpu import has_gpu as has_gpu
 
 QUIET = (
     "--headless=new",

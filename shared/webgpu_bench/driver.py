@@ -23,7 +23,7 @@ from shared.base.progress import say
 from shared.base.text import first_line
 from shared.webgpu_bench.chromium import SOFTWARE_NAMES, Tab, flags, has_gpu, open_page
 from shared.webgpu_bench.kernels import EVENT, read_kernels
-from shared.webgpu_bench.listing import listing
+from shared.webgpu_bench.model_list import listing
 from shared.webgpu_bench.placement import Unreadable, read_placement
 from shared.webgpu_bench.result import Adapter, BrowserResult
 from shared.webgpu_bench.server import serve

@@ -8,8 +8,8 @@ import numpy as np
 from shared.base.manifest import Measurement
 from shared.setup.browser import Browser
 from shared.webgpu_bench import parity
-from shared.webgpu_bench.figures import at, figures, speeds
 from shared.webgpu_bench.result import BrowserResult, Run
+from shared.webgpu_bench.speed import at, figures, speeds
 
 MODELS_FAULT = ("load_failed", "run_failed", "out_of_budget")
 """Outcomes that say something of the model, and are measurements."""

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from shared.domain.domain import Domain
-from shared.evaluate.held_out import held_out, inputs_of, prompt_end, windows_of
+from shared.evaluate.token_windows import held_out, inputs_of, prompt_end, windows_of
 from shared.webgpu_bench import parity
 from shared.webgpu_bench.engines.questions import context_of
-from shared.webgpu_bench.figures import (
+from shared.webgpu_bench.speed import (
     REPETITIONS,
     WARM_UPS,
     Points,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shared.base.errors import RungFailed
+from shared.base.gpu import has_gpu
 from shared.base.hashing import sha256_json
 from shared.base.manifest import Measurement, tool_versions
 from shared.base.progress import say
@@ -19,7 +20,6 @@ from shared.base.stage import Plan, Produced, StageResult, run_stage
 from shared.domain.domain import Domain
 from shared.setup.browser import Browser, find_browser
 from shared.webgpu_bench import parity
-from shared.webgpu_bench.gpu import has_gpu
 from shared.webgpu_bench.kernels import KERNELS_FILE, kernels_table
 from shared.webgpu_bench.measurements import (
     MODELS_FAULT,

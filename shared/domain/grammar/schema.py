@@ -16,9 +16,8 @@ import jsonschema
 
 from shared.base.errors import UserError
 from shared.base.parsing import nearest
-from shared.domain.grammar.formats import FORMATS
 from shared.domain.grammar.number import integer, number
-from shared.domain.grammar.pattern import PLAIN, literal, pattern
+from shared.domain.grammar.pattern import FORMATS, PLAIN, literal, pattern
 
 NOTES = frozenset(
     "title description default examples deprecated readOnly writeOnly discriminator contentEncoding "

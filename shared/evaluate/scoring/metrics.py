@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable, Iterable
 from decimal import Decimal
 from typing import Any
 
-from shared.domain.scoring import FieldScoring, same
+from shared.domain.settings import FieldScoring, same
 from shared.evaluate.scoring import normalise
 
 

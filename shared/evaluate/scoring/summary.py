@@ -17,7 +17,7 @@ import jsonschema
 from shared.base.manifest import Measurement
 from shared.base.parsing import nearest
 from shared.domain.records import Record
-from shared.domain.scoring import FieldScoring
+from shared.domain.settings import FieldScoring
 from shared.evaluate.scoring.metrics import score
 from shared.evaluate.scoring.statistics import mean, rate
 from shared.evaluate.scoring.verdict import Verdict, judge

@@ -16,7 +16,7 @@ import jsonschema
 
 from shared.base.parsing import loads_strictly
 from shared.domain.records import Record
-from shared.domain.scoring import FieldScoring
+from shared.domain.settings import FieldScoring
 from shared.evaluate.scoring.metrics import score, second_score
 
 WHITE_SPACE = " \t\n\r"

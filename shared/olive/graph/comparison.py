@@ -18,9 +18,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from shared.base.errors import RungFailed
-from shared.olive.graph.bare import BareGraph, bare_graph
-from shared.olive.graph.fill import Int4Options, write_int4
-from shared.olive.graph.miniature import VOCABULARY
+from shared.olive.graph.mobius import BareGraph, bare_graph
+from shared.olive.graph.small_config import VOCABULARY
+from shared.olive.graph.weights import Int4Options, write_int4
 from shared.source.weights import load_weights
 
 TOKENS = 48

@@ -12,10 +12,10 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from shared.base.errors import RungFailed
-from shared.olive.graph.bare import StateDict
-from shared.olive.graph.build import build_graph
+from shared.olive.graph.architecture import build_graph
 from shared.olive.graph.external_data import ONNX_TYPES
-from shared.olive.graph.fill import Int4Options, Quantizer, Rewriter
+from shared.olive.graph.mobius import StateDict
+from shared.olive.graph.weights import Int4Options, Quantizer, Rewriter
 from shared.olive.quantise.checkpoint import Blocks
 
 GRAPH_TYPES = {"q4f16": "f16", "q4": "f32"}

@@ -1,6 +1,6 @@
 """From Optimum's bare graph to files: what Transformers.js and WebGPU ask of a graph, and its weights.
 
-The 4-bit weights are written by the streaming recipe's writer (`shared.olive.graph.fill`): its
+The 4-bit weights are written by the streaming recipe's writer (`shared.olive.graph.weights`): its
 bytes are those of onnxruntime's MatMulNBits quantiser (the tests hold them together), but it holds one
 weight at a time and stores a tied table once, read by GatherBlockQuantized and MatMulNBits.
 """
@@ -13,9 +13,9 @@ from mobius import ModelPackage
 from onnx import helper, numpy_helper
 
 from shared.base.errors import RungFailed
-from shared.olive.graph.bare import BareGraph, StateDict
 from shared.olive.graph.external_data import ExternalDataWriter
-from shared.olive.graph.fill import TORCH_TYPES
+from shared.olive.graph.mobius import BareGraph, StateDict
+from shared.olive.graph.weights import TORCH_TYPES
 from shared.source.weights import forget_pages
 
 TOTAL = "total_sequence_length"

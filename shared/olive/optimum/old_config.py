@@ -14,7 +14,7 @@ from transformers import AutoConfig
 from shared.base import paths
 from shared.base.errors import RungFailed
 from shared.base.text import first_line
-from shared.olive.graph.contract import check_config
+from shared.olive.graph.architecture import check_config
 
 DROPPED = ("auto_map", "quantization_config", "_name_or_path", "transformers_version")
 FROZEN = ("dynamic", "longrope")

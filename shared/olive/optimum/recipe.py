@@ -21,8 +21,8 @@ from shared.base.errors import RungFailed
 from shared.base.manifest import tool_versions
 from shared.base.progress import bar, say
 from shared.base.venv import Venv, log_tail
-from shared.olive.graph.bare import StateDict
-from shared.olive.graph.fill import Int4Options, quantizable, write_int4
+from shared.olive.graph.mobius import StateDict
+from shared.olive.graph.weights import Int4Options, quantizable, write_int4
 from shared.olive.optimum.graphs import read_bare_graph, write_full
 from shared.olive.optimum.old_config import read_config, write_old_config
 from shared.source.model import model_weights

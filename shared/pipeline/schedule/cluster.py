@@ -21,7 +21,7 @@ from shared.base.code import code_hash, modules
 from shared.base.cpu import set_variables
 from shared.base.errors import UserError
 from shared.base.files import write_text
-from shared.pipeline.one import Result
+from shared.pipeline.one_domain import Result
 from shared.pipeline.schedule.units import Unit, run_unit
 
 set_variables()  # a worker has no other place for it; torch and onnxruntime are loaded by its units

@@ -20,7 +20,7 @@ import psutil
 from shared.base import progress
 from shared.base.cpu import cores, use_cores
 from shared.base.formatting import number
-from shared.pipeline.one import Result
+from shared.pipeline.one_domain import Result
 from shared.pipeline.schedule.units import Unit, run_unit
 
 ATTEMPTS = 3

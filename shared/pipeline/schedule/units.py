@@ -16,7 +16,13 @@ from shared.base.errors import UserError
 from shared.domain.domain import load_domain
 from shared.domain.settings import Rung
 from shared.olive.calibration import wants_calibration
-from shared.pipeline.one import Result, record_failure, release_domain, run_until, write_attempts
+from shared.pipeline.one_domain import (
+    Result,
+    record_failure,
+    release_domain,
+    run_until,
+    write_attempts,
+)
 from shared.pipeline.rung import Options
 from shared.release.model import STAGES, Stage
 

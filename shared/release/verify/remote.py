@@ -16,9 +16,9 @@ from shared.base import paths
 from shared.base.errors import UserError
 from shared.base.formatting import number
 from shared.base.hashing import sha256_now
-from shared.hub.calls import Hub, Sleep, commit_of, transferring
 from shared.hub.client import single_tries
 from shared.hub.download import REVISION
+from shared.hub.retries import Hub, Sleep, commit_of, transferring
 from shared.release.verify.line import need
 
 FORM = "org/name, org/name@<commit or tag>, or a folder"

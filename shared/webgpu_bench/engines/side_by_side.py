@@ -26,9 +26,9 @@ from shared.webgpu_bench.driver import has_gpu
 from shared.webgpu_bench.engines import firefox, in_browser, native, native_webgpu
 from shared.webgpu_bench.engines.job import EngineRun, Job, of_browser
 from shared.webgpu_bench.engines.questions import Asked, Benched, asked_of, gguf_of
-from shared.webgpu_bench.figures import Figure, figures
 from shared.webgpu_bench.result import BrowserResult
 from shared.webgpu_bench.server import PAGE_CODE
+from shared.webgpu_bench.speed import Figure, figures
 
 ENGINES: dict[str, Callable[[Job], EngineRun]] = {
     "webgpu-q4f16": in_browser.webgpu,

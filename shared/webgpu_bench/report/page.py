@@ -18,7 +18,6 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from shared.base.formatting import number
 from shared.webgpu_bench.engines.job import processor
 from shared.webgpu_bench.engines.side_by_side import ENGINES, Row
-from shared.webgpu_bench.figures import Figure
 from shared.webgpu_bench.report.tables import (
     busy_note,
     decode,
@@ -30,6 +29,7 @@ from shared.webgpu_bench.report.tables import (
     spread,
     where,
 )
+from shared.webgpu_bench.speed import Figure
 
 WIDTH, HEIGHT = 460.0, 250.0
 LEFT, RIGHT, TOP, BOTTOM = 46.0, 14.0, 14.0, 34.0

@@ -14,7 +14,7 @@ from shared.base.files import write_text
 from shared.base.formatting import number
 from shared.base.tables import table
 from shared.webgpu_bench.engines.side_by_side import Row
-from shared.webgpu_bench.figures import Figure, at
+from shared.webgpu_bench.speed import Figure, at
 
 SOFTWARE_NOTE = "* software adapter: a GPU computed on the CPU, says nothing about one"
 REFERENCE = "native"

@@ -11,7 +11,7 @@ from functools import partial
 from itertools import permutations
 from typing import Any
 
-from shared.olive.graph.miniature import NOT_ARITHMETIC, Values, head_size, ropes, with_values
+from shared.olive.graph.small_config import NOT_ARITHMETIC, Values, head_size, ropes, with_values
 
 Agrees = Callable[[Any], bool]
 

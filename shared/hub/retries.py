@@ -24,13 +24,12 @@ from typing import TypeVar
 from urllib.parse import unquote, urlsplit
 
 import httpx2
-from huggingface_hub import HfApi, get_token
+from huggingface_hub import HfApi
 from huggingface_hub.errors import (
     FileMetadataError,
     GatedRepoError,
     HfHubHTTPError,
     OfflineModeIsEnabled,
-    OIDCError,
     RevisionNotFoundError,
 )
 from huggingface_hub.utils import disable_progress_bars, parse_ratelimit_headers
@@ -39,6 +38,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_at
 from shared.base.errors import UserError
 from shared.base.progress import say
 from shared.hub.client import TRANSIENT_STATUS
+from shared.hub.token import scrub
 
 ATTEMPTS = 4
 LONGEST_WAIT_SECONDS = 300.0
@@ -113,27 +113,6 @@ class Hub:
             f"      {self.host} {trouble}{f' to {request}' if request else ''}; trying again in "
             f"{_seconds_to_wait(state):.0f} s ({state.attempt_number + 1} of {ATTEMPTS})"
         )
-
-
-def scrub(text: str) -> str:
-    """`text` without tokens: the one in use, and anything that has a Hub token's form.
-
-    Also hf_oauth_… and hf_jwt_…, in which dots, dashes and underscores stand.
-    """
-    token = get_token()
-    hidden = text.replace(token, "hf_***") if token else text
-    return re.sub(r"(?<![A-Za-z0-9])(hf|api_org)_[\w.=-]*\w", r"\1_***", hidden)
-
-
-def hub_token() -> str:
-    """The token of this machine's login; UserError where there is none."""
-    try:
-        token = get_token()
-    except OIDCError as error:
-        raise UserError(f"no Hub token: HF_OIDC_RESOURCE: {scrub(str(error))}") from None
-    if not token:
-        raise UserError("no Hub token: run `hf auth login` or set HF_TOKEN")
-    return token
 
 
 def commit_of(hub: Hub, sha: str | None) -> str:

@@ -9,7 +9,7 @@ from shared.base.formatting import number
 from shared.base.hashing import NotDone, only_what_is_done
 from shared.base.progress import lines_to, say
 from shared.domain.domain import domain_names, load_domain
-from shared.pipeline.one import Result, record_failure, release_domain, run_until
+from shared.pipeline.one_domain import Result, record_failure, release_domain, run_until
 from shared.pipeline.publication import PublishOptions, publish_release
 from shared.pipeline.rung import Options
 from shared.pipeline.schedule.units import units_of

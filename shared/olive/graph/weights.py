@@ -20,8 +20,8 @@ import torch
 from onnx import helper
 
 from shared.base.errors import RungFailed
-from shared.olive.graph.bare import BareGraph, StateDict
 from shared.olive.graph.external_data import ExternalDataWriter, TensorSink
+from shared.olive.graph.mobius import BareGraph, StateDict
 from shared.olive.quantise.checkpoint import Blocks, Checkpoint, Layout, is_ticket
 from shared.olive.quantise.nearest import quantize
 from shared.source.weights import forget_pages

@@ -4,11 +4,15 @@ Why Mobius and not onnxruntime-genai's builder: the graph needs no weights in me
 few hundred MB for a 3B model), its linear weights stay under their Hugging Face names and in their
 Hugging Face layout, so that they can be streamed; and layers without rotary embedding (SmolLM3)
 come out right, which the builder gets wrong.
+
+What Mobius 0.1.0 reads wrongly from a configuration is corrected, where one value of Mobius's own
+configuration object does it; what would need another graph is refused by architecture.py.
 """
 
 import dataclasses
 import io
 import logging
+import math
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -26,7 +30,6 @@ from transformers import AutoConfig
 from shared.base import paths
 from shared.base.errors import RungFailed
 from shared.base.text import first_line
-from shared.olive.graph.corrections import corrections
 from shared.source.contract import is_untied
 
 StateDict = dict[str, torch.Tensor]
@@ -44,6 +47,13 @@ DIMENSIONS = {
     "past_sequence_len + sequence_len": "total_sequence_length",
 }
 """Mobius's names → the usual ones; a new one there fails loudly."""
+
+
+INTERLEAVED = ("cohere", "cohere2", "ernie4_5", "helium")
+"""Models that rotate neighbouring pairs (0, 1), (2, 3), …, which Mobius rotates as two halves."""
+
+NO_OUTPUT_BIAS = ("glm", "glm4", "helium", "seed_oss")
+"""Models whose `attention_bias` is one of q, k and v only."""
 
 
 @dataclass(frozen=True)
@@ -144,3 +154,26 @@ class _quiet:
 
     def __exit__(self, *_: object) -> None:
         self._logger.setLevel(self._level)
+
+
+def corrections(config: Any) -> dict[str, Any]:
+    """Fields of Mobius's configuration for transformers' `config` that it reads wrongly."""
+    fields: dict[str, Any] = {}
+    if isinstance(bias := getattr(config, "mlp_bias", None), bool):
+        fields["mlp_bias"] = bias
+    if config.model_type in INTERLEAVED:
+        fields["rope_interleave"] = True
+    if config.model_type in NO_OUTPUT_BIAS:
+        fields["attn_o_bias"] = bool(getattr(config, "attention_out_bias", False))
+    return fields | _yarn(getattr(config, "rope_parameters", None) or {})
+
+
+def _yarn(rope: dict[str, Any]) -> dict[str, Any]:
+    """Yarn's explicit `attention_factor`, as the `mscale` that gives it; Mobius reads only that."""
+    wanted, scale = rope.get("attention_factor"), rope.get("factor") or 1.0
+    if rope.get("rope_type") != "yarn" or wanted is None or scale <= 1:
+        return {}
+    step = 0.1 * math.log(scale)
+    over = 1.0 if wanted * (step + 1) != 1 else 2.0
+    mscale = (wanted * (over * step + 1) - 1) / step
+    return {"rope_scaling": rope | {"mscale": mscale, "mscale_all_dim": over}}

@@ -1,0 +1,29 @@
+"""The Hub token of this machine: asked for in one place, and kept out of every text that is shown."""
+
+import re
+
+from huggingface_hub import get_token
+from huggingface_hub.errors import OIDCError
+
+from shared.base.errors import UserError
+
+
+def scrub(text: str) -> str:
+    """`text` without tokens: the one in use, and anything that has a Hub token's form.
+
+    Also hf_oauth_… and hf_jwt_…, in which dots, dashes and underscores stand.
+    """
+    token = get_token()
+    hidden = text.replace(token, "hf_***") if token else text
+    return re.sub(r"(?<![A-Za-z0-9])(hf|api_org)_[\w.=-]*\w", r"\1_***", hidden)
+
+
+def hub_token() -> str:
+    """The token of this machine's login; UserError where there is none."""
+    try:
+        token = get_token()
+    except OIDCError as error:
+        raise UserError(f"no Hub token: HF_OIDC_RESOURCE: {scrub(str(error))}") from None
+    if not token:
+        raise UserError("no Hub token: run `hf auth login` or set HF_TOKEN")
+    return token

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from shared.base import paths
 from shared.base.errors import UserError
 from shared.domain.domain import load_domain
 from shared.evaluate.scoring.statistics import paired
@@ -76,6 +77,48 @@ class TestSkippedRungs:
         assert "head_dim: 8 does not fit the runtime" in attempt.reason
 
 
+class TestAnExample:
+    """The embedded model, and the small one that examples/finetune makes of it."""
+
+    def test_is_not_taken_in_place_of_a_model_that_failed(self, root: Path, embedded: Path) -> None:
+        heads = {"num_attention_heads": 8, "num_key_value_heads": 8}
+        write_tiny(root / "models" / "legal" / "merged", "qwen2", embedded, **heads)
+        walked = run_chain(load_domain("legal"), BUILD_ONLY)
+        ends = {a.rung: (a.outcome, a.reason) for a in walked.attempts}
+        assert walked.rung is None and ends["smollm3"][0] == "failed"
+        assert ends["base-with-prompt"][1] != "", "a real rung is tried all the same"
+        for name in ("smollm2", "embedded"):
+            assert ends[name][0] == "skipped" and "in place of smollm3" in ends[name][1]
+
+    def test_is_not_taken_in_place_of_a_model_that_no_rung_is_made_for(
+        self, root: Path, tiny: Tiny
+    ) -> None:
+        shutil.copytree(
+            paths.REPOSITORY / "domains" / "legal", root / "domains" / "legal", dirs_exist_ok=True
+        )
+        give(root, "merged", tiny("qwen2"))
+        walked = run_chain(load_domain("legal"), Options(until="source"))
+        assert walked.rung is None
+        assert "model_type: 'qwen2' is not what" in walked.attempts[0].reason
+        assert "in place of smollm3" in walked.attempts[-1].reason
+
+    def test_of_our_own_making_is_taken_from_the_same_folder(
+        self, root: Path, embedded: Path
+    ) -> None:
+        shutil.copytree(
+            paths.REPOSITORY / "domains" / "legal", root / "domains" / "legal", dirs_exist_ok=True
+        )
+        give(root, "merged", embedded)
+        walked = run_chain(load_domain("legal"), Options(until="source"))
+        assert walked.rung and walked.rung.name == "smollm2"
+
+    def test_is_taken_where_it_is_asked_for(self, root: Path, embedded: Path) -> None:
+        (root / "models" / "legal" / "merged").mkdir(parents=True)
+        (root / "models" / "legal" / "merged" / "config.json").write_text("{")
+        walked = run_chain(load_domain("legal"), Options(until="source", rung="embedded"))
+        assert walked.rung and walked.rung.name == "embedded"
+
+
 def test_one_rung_can_be_asked_for(root: Path, embedded: Path) -> None:
     wide = {"hidden_size": 128, "intermediate_size": 256}  # a row must hold a block of 128
     write_tiny(root / "models" / "legal" / "phi3-mini", "phi3", embedded, **wide)
@@ -107,7 +150,7 @@ def test_broken_json_beside_the_weights_ends_the_rung_not_the_chain(
     give(root, "merged", tiny("qwen2"))
     (root / "models" / "legal" / "merged" / name).write_text("{")
     attempt = run_chain(load_domain("legal"), Options(rung="smollm3", until="package")).attempts[0]
-    assert attempt.outcome == "skipped"
+    assert attempt.outcome == "failed"
     assert f"models/legal/merged/{name}: not valid JSON" in attempt.reason
 
 

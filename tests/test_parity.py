@@ -40,7 +40,7 @@ class TestOnePosition:
     LOGITS = RNG.normal(scale=3, size=(20, VOCAB))
 
     def test_the_same_logits_agree_and_diverge_by_nothing(self) -> None:
-        divergence, agreement, _ = parity.compare_position(self.LOGITS, summary(self.LOGITS, 64))
+        divergence, agreement, *_ = parity.compare_position(self.LOGITS, summary(self.LOGITS, 64))
         assert agreement.all()
         assert divergence.max() < 1e-6
 
@@ -51,7 +51,7 @@ class TestOnePosition:
 
     def test_over_a_few_tokens_it_is_a_lower_bound_and_near(self) -> None:
         other = self.LOGITS + RNG.normal(scale=0.3, size=self.LOGITS.shape)
-        found, _, merged = parity.compare_position(self.LOGITS, summary(other, 64))
+        found, _, merged, _ = parity.compare_position(self.LOGITS, summary(other, 64))
         exact = exact_divergence(self.LOGITS, other)
         assert (found <= exact + 1e-6).all()
         assert found.mean() > exact.mean() / 2
@@ -60,17 +60,17 @@ class TestOnePosition:
     def test_another_likeliest_token_is_no_agreement(self) -> None:
         other = self.LOGITS.copy()
         other[3, (int(self.LOGITS[3].argmax()) + 1) % VOCAB] += 50
-        _, agreement, _ = parity.compare_position(self.LOGITS, summary(other, 64))
+        _, agreement, _, error = parity.compare_position(self.LOGITS, summary(other, 64))
+        assert error[3] > 1 and np.delete(error, 3).max() < 1e-6
         assert agreement.sum() == len(self.LOGITS) - 1 and agreement[3] == 0
 
     def test_what_is_not_a_number_never_agrees(self) -> None:
         theirs = summary(self.LOGITS, 64)
         theirs.log_sums[0] = np.nan
-        divergence, agreement, _ = parity.compare_position(self.LOGITS, theirs)
-        assert math.isinf(divergence[0]) and agreement[0] == 0
-        found = parity.measurements(
-            parity.Comparison(divergence, agreement, divergence), 20, "", True
-        )
+        compared = parity.Comparison(*parity.compare_position(self.LOGITS, theirs))
+        assert math.isinf(compared.divergence[0]) and compared.agreement[0] == 0
+        assert math.isinf(compared.error[0])
+        found = parity.measurements(compared, 20, "", True)
         assert found["parity_finite"].value == 0.95
         assert found["parity_kl_divergence"].value is None
         assert "not numbers" in str(found["parity_kl_divergence"].reason)
@@ -79,9 +79,8 @@ class TestOnePosition:
 class TestMeasurements:
     def test_carry_their_errors_and_the_number_of_positions(self) -> None:
         agreement = np.array([1.0] * 99 + [0.0])
-        found = parity.measurements(
-            parity.Comparison(np.linspace(0, 1, 100), agreement, np.zeros(100)), 512, "here", True
-        )
+        read = parity.Comparison(np.linspace(0, 1, 100), agreement, *np.zeros((2, 100)))
+        found = parity.measurements(read, 512, "here", False)
         share = found["parity_agreement"]
         assert (share.value, share.n) == (0.99, 100)
         assert share.standard_error == pytest.approx(math.sqrt(0.99 * 0.01 / 100))
@@ -89,9 +88,22 @@ class TestMeasurements:
         assert found["parity_tokens"].value == 100 and "of 512" in found["parity_tokens"].how
         assert found["parity_finite"].value == 1
 
+    def test_the_error_is_the_worst_positions(self) -> None:
+        read = parity.Comparison(*np.zeros((3, 3)), np.array([0.0, 3e-5, 1e-6]))
+        assert parity.measurements(read, 3, "", True)["parity_logits_error"].value == 3e-5
+
+    def test_what_a_software_adapter_had_no_time_for_is_not_measured_yet(self) -> None:
+        read = parity.Comparison(*np.zeros((4, 24)))
+        found = parity.measurements(read, 512, "", True)
+        assert found["parity_tokens"].value is None
+        assert "only 24 of 512 positions" in str(found["parity_tokens"].reason)
+        assert found["parity_kl_divergence"].value == 0
+
     def test_of_nothing_say_so(self) -> None:
-        nothing = parity.Comparison(np.zeros(0), np.zeros(0), np.zeros(0))
-        found = parity.measurements(nothing, 512, "", True)
+        nothing = parity.Comparison(*np.zeros((4, 0)))
+        soft = parity.measurements(nothing, 512, "", True)
+        assert {m.value for m in soft.values()} == {None}
+        found = parity.measurements(nothing, 512, "", False)
         assert found.pop("parity_tokens").value == 0, "known, and too few"
         assert {m.value for m in found.values()} == {None}
         assert "time budget" in str(found["parity_agreement"].reason)
@@ -148,8 +160,12 @@ class TestTheText:
         assert bytes(row).startswith(b"p") and bytes(row).endswith(b'{"a": 1}')
 
     def test_stays_under_the_software_adapters_fault(self) -> None:
-        how = parity.batching(512, hardware=False)
-        assert how.piece < 32 and how.longest > how.piece, "the cache is read too"
+        for size in (100_000_000, 2_000_000_000):
+            how = parity.batching(512, size, hardware=False)
+            assert how.piece < 32 and how.longest > how.piece, "the cache is read too"
+
+    def test_of_a_large_model_is_read_row_by_row_on_a_software_adapter(self) -> None:
+        assert parity.batching(512, 2_000_000_000, hardware=False).batch == 1
 
     @pytest.mark.parametrize("name", domain_names())
     @pytest.mark.parametrize("hardware", [False, True])
@@ -157,7 +173,7 @@ class TestTheText:
         self, embedded: Path, name: str, hardware: bool
     ) -> None:
         domain = load_domain(name)
-        how = parity.batching(512, hardware=hardware)
+        how = parity.batching(512, 100_000_000, hardware=hardware)
         text = held_out(domain.prompt, domain.records)
         rows = windows_of(Chat(embedded), text, how.tokens, how.longest)
         assert len({tuple(row) for row in rows}) * how.longest >= 512
@@ -218,3 +234,23 @@ class TestSideBySide:
 
     def test_no_piece_is_no_position(self) -> None:
         assert len(parity.compare(Memory(), self.ROWS, Parity()).agreement) == 0
+
+
+class TestWhatWasReadBefore:
+    ROWS: ClassVar = [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
+
+    def read(self, row: int, start: int, end: int) -> ParityPiece:
+        whole = piece(self.ROWS, row, start, end)
+        return whole.model_copy(update={"rows": 1})
+
+    def test_counts_by_whole_rows(self) -> None:
+        pieces = [self.read(0, 0, 2), self.read(0, 2, 3), self.read(1, 0, 2)]
+        assert parity.whole_rows(pieces, self.ROWS) == (pieces[:2], 1)
+
+    def test_is_nothing_where_no_row_was_finished(self) -> None:
+        assert parity.whole_rows([self.read(0, 0, 2)], self.ROWS) == ([], 0)
+
+    def test_is_not_asked_for_again(self) -> None:
+        how = parity.Batching(9, batch=1, piece=2, longest=3)
+        asked = parity.request(self.ROWS, how, 2)
+        assert (asked["rows"], asked["offset"]) == ([[7, 8, 9]], 2)

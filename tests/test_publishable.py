@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from shared.base.errors import UserError
 from shared.base.manifest import FileRecord
 from shared.domain.domain import load_domain
 from shared.domain.settings import Gate
-from shared.pipeline.publication import publish_release
+from shared.pipeline.publication import PublishOptions, publish_release
 from shared.release.folder import not_publishable
 from shared.release.gates import GateResult
 from shared.release.model import ChainResult, Release
@@ -21,10 +22,14 @@ def walked(rung: str, gate: dict[str, Any] | None = None, **changes: Any) -> Cha
     domain = load_domain("legal")
     walk = ChainResult(domain, rung=domain.rung(rung).model_copy(update=changes))
     if gate:
-        bound = Gate(name=gate["name"], measurement="s.m", at_least=0.98, blocks=gate["blocks"])
-        rest = {"value": 0, "unit": "share", "reason": "0.0 %", "outcome": gate["outcome"]}
-        walk.gates = [GateResult(gate=bound, **rest)]
+        walk.gates = [judged(**gate)]
     return walk
+
+
+def judged(name: str, outcome: str, blocks: str, **more: Any) -> GateResult:
+    value = None if outcome == "not measured" else 0
+    bound = Gate(name=name, measurement="s.m", at_least=0.98, blocks=blocks, **more)
+    return GateResult(gate=bound, value=value, unit="share", reason="0.0 %", outcome=outcome)
 
 
 class TestPublishing:
@@ -49,9 +54,33 @@ class TestPublishing:
         sentence = not_publishable(walked("smollm3", gate))
         assert (sentence == "gate 'JSON validity' failed: 0.0 %") == stopped
 
-    def test_is_not_stopped_by_what_was_not_measured(self, root: Path) -> None:
-        gate = {"name": "decode speed", "outcome": "not measured", "blocks": "release"}
-        assert not_publishable(walked("smollm3", gate)) is None
+    @pytest.mark.parametrize(
+        ("more", "stopped"),
+        [
+            ({"blocks": "release"}, True),
+            ({"blocks": "publish"}, True),
+            ({"blocks": "nothing"}, False),
+            ({"blocks": "release", "hardware_only": True}, False),
+        ],
+    )
+    def test_is_stopped_by_what_any_machine_could_have_measured(
+        self, root: Path, more: dict[str, Any], stopped: bool
+    ) -> None:
+        gate = {"name": "parity", "outcome": "not measured", **more}
+        sentence = not_publishable(walked("smollm3", gate))
+        assert (sentence == "gate 'parity': not measured: 0.0 %") == stopped
+
+    def test_without_a_gpu_must_be_asked_for(self, root: Path) -> None:
+        folder = root / "models" / "legal" / "webgpu"
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text("{}")
+        speed = judged("decode speed", "not measured", "release", hardware_only=True)
+        files = {"config.json": FileRecord(sha256="0" * 64, bytes=2)}
+        write_release(folder, files, [speed])
+        with pytest.raises(UserError, match=r"gate 'decode speed': not measured.* --without-gpu"):
+            publish_release(load_domain("legal"))
+        with pytest.raises(UserError, match="not the file that was measured"):
+            publish_release(load_domain("legal"), PublishOptions(without_gpu=True))
 
     def test_needs_a_release(self, root: Path) -> None:
         with pytest.raises(UserError, match=r"release\.json: missing; run `\./inv release` first"):
@@ -70,7 +99,9 @@ def test_a_file_that_was_changed_after_measuring_is_not_published(
         publish_release(load_domain("legal"))
 
 
-def write_release(folder: Path, files: dict[str, FileRecord]) -> None:
+def write_release(
+    folder: Path, files: dict[str, FileRecord], gates: Sequence[GateResult] = ()
+) -> None:
     release = Release(
         **dict.fromkeys(("key", "rung", "licence", "why", "created"), "x"),
         **dict.fromkeys(("git_commit", "git_clean", "not_publishable_because"), None),
@@ -80,7 +111,7 @@ def write_release(folder: Path, files: dict[str, FileRecord]) -> None:
         repository="docintel/docintel-legal-x-webgpu",
         prompt_only=False,
         publishable=True,
-        gates=[],
+        gates=list(gates),
         attempts=[],
         files=files,
     )

@@ -148,7 +148,7 @@ class TestTheEmbeddedRelease:
 
     def test_shows_in_status(self, world: Path) -> None:
         printed = invoke("status", root=world).stdout
-        assert "done" in printed and "software adapter: its speed says nothing" in printed
+        assert "done" in printed and "software adapter: it says nothing" in printed
 
 
 ARCHITECTURES = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,17 +11,27 @@ from typing import Any
 import numpy as np
 import pytest
 
+from shared.base.errors import RungFailed
 from shared.base.manifest import Manifest
 from shared.base.stage import StageResult
 from shared.domain.domain import load_domain
 from shared.evaluate.models.chat import Chat
+from shared.evaluate.models.onnx import OnnxDecoder
+from shared.release.gates import failed, judge_gates, unproven
 from shared.setup.browser import Browser
 from shared.webgpu_bench import driver, stage
 from shared.webgpu_bench.chromium import flags
 from shared.webgpu_bench.engines.questions import own_question
 from shared.webgpu_bench.measurements import describe, likeliest, measurements
 from shared.webgpu_bench.request import Profile, make_request, own_prompts
-from shared.webgpu_bench.result import Adapter, BrowserResult, Placement
+from shared.webgpu_bench.result import (
+    Adapter,
+    BrowserResult,
+    Load,
+    Parity,
+    ParityPiece,
+    Placement,
+)
 
 SWIFTSHADER = Adapter(vendor="google", architecture="swiftshader")
 Answer = Callable[[dict[str, Any], str], BrowserResult]
@@ -40,6 +51,42 @@ class StandIn:
             return self.hardware.model_copy(update={"flags": used})
         failed = {"outcome": "run_failed", "error": "a kernel", "adapter": SWIFTSHADER}
         return BrowserResult(**failed, software_adapter=True, dtype="q4", flags=used)
+
+
+class Late:
+    """A page on a software adapter that is ended after `rows` rows of text: the CPU's own numbers."""
+
+    def __init__(self, package: Path) -> None:
+        self.package, self.rows = package, 1
+        self.asked: list[dict[str, Any]] = []
+        known = {"dtype": "q4", "adapter": SWIFTSHADER, "software_adapter": True}
+        placed = Placement(WebGpuExecutionProvider=9, CPUExecutionProvider=0, cpu_nodes=[])
+        there = {"load": Load(seconds=9), "placement": placed, **known}
+        self.result = BrowserResult(outcome="timeout", **there)
+
+    def __call__(self, package: Path, request: dict[str, Any], **how: Any) -> BrowserResult:
+        self.asked.append(request)
+        given = request["parity"]
+        for at, row in enumerate(given["rows"][: self.rows]):
+            how["on_piece"](self.piece(row, given["offset"] + at).model_dump_json())
+        pieces = [
+            self.piece(row, given["offset"] + at)
+            for at, row in enumerate(given["rows"][: self.rows])
+        ]
+        return self.result.model_copy(update={"parity": Parity(pieces=pieces) if pieces else None})
+
+    def piece(self, row: list[int], number: int) -> ParityPiece:
+        model = OnnxDecoder(self.package / "onnx" / "model_q4.onnx", exact=True)
+        logits = model.feed(row).astype(np.float64)
+        ids = np.argsort(-logits, axis=-1)[:, :64]
+        likeliest = np.take_along_axis(logits, ids, axis=-1)
+        sums = np.logaddexp.reduce(logits, axis=-1)
+        coded = [base64.b64encode(a.tobytes()).decode() for a in (ids.astype(np.int32),)]
+        coded += [
+            base64.b64encode(a.astype(np.float32).tobytes()).decode() for a in (likeliest, sums)
+        ]
+        names = dict(zip(("ids", "logits", "log_sums"), coded, strict=True))
+        return ParityPiece(row=number, start=0, rows=1, tokens=len(row), ms=1.0, **names)
 
 
 @pytest.fixture
@@ -89,6 +136,69 @@ class TestAGpuThatIsNotOffered:
         facts = bench(stand_in).facts
         assert len(stand_in.asked) == 1 and facts["profile"]["hardware"] is True
         assert "--use-webgpu-adapter=swiftshader" not in facts["flags"]
+
+
+class TestASoftwareAdapterThatIsLate:
+    """What the time did not allow is not measured; it fails nothing, and is gone on with."""
+
+    @pytest.fixture
+    def late(self, root: Path, package: Path, monkeypatch: pytest.MonkeyPatch) -> Late:
+        browser = Browser(Path("/nowhere/chromium"), "chromium")
+        monkeypatch.setattr(stage, "has_gpu", lambda: False)
+        monkeypatch.setattr(stage, "find_browser", lambda: browser)
+        stand_in = Late(package)
+        monkeypatch.setattr(driver, "run_in_browser", stand_in)
+        return stand_in
+
+    def bench(self, late: Late, **switches: Any) -> Manifest:
+        made = StageResult(late.package, Manifest.read(late.package), reused=True)
+        how = stage.Switches(**switches)
+        return stage.bench_stage(load_domain("legal"), made, switches=how).manifest
+
+    def test_has_what_was_measured_until_then(self, late: Late) -> None:
+        late.rows = 1
+        found = self.bench(late)
+        assert found.unfinished and "only 32 of 64 positions" in found.unfinished
+        assert found.measurements["loads"].value is True
+        assert found.measurements["parity_logits_error"].value < 1e-5
+        assert found.measurements["greedy_agreement"].value is None
+        gates = [g for g in load_domain("legal").chain.gate if g.measurement.startswith("bench.")]
+        manifests = {"bench": found}
+        results = judge_gates(gates, manifests)
+        assert failed(results, "release") == []
+        assert "positions compared, WebGPU with the CPU" in [g.name for g in unproven(results)]
+
+    def test_goes_on_where_it_stopped(self, late: Late) -> None:
+        late.rows = 1
+        self.bench(late)
+        late.rows = 99
+        found = self.bench(late)
+        assert [len(asked["parity"]["rows"]) for asked in late.asked] == [2, 1]
+        assert found.unfinished is None and found.measurements["parity_tokens"].value == 64
+        self.bench(late)
+        assert len(late.asked) == 2, "what is finished is not done again"
+
+    def test_is_left_as_it_is_where_the_run_has_done_so_before(self, late: Late) -> None:
+        late.rows = 1
+        self.bench(late)
+        assert self.bench(late, take_up=False).unfinished and len(late.asked) == 1
+
+    def test_that_loaded_nothing_says_so(self, late: Late) -> None:
+        late.result = BrowserResult(outcome="timeout", error="the page did not answer in time")
+        found = self.bench(late)
+        assert "did not load it within" in str(found.measurements["loads"].reason)
+
+    def test_is_a_failure_on_a_gpu(self, late: Late, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(stage, "has_gpu", lambda: True)
+        adapter = Adapter(vendor="nvidia")
+        late.result = BrowserResult(outcome="timeout", error="no answer", adapter=adapter)
+        with pytest.raises(RungFailed, match="the browser: timeout: no answer"):
+            self.bench(late)
+
+    def test_is_a_failure_where_something_was_seen_wrong(self, late: Late) -> None:
+        late.result.outcome, late.result.error = "device_lost", "the GPU device was lost"
+        with pytest.raises(RungFailed, match="device_lost"):
+            self.bench(late)
 
 
 class TestTheQuestions:

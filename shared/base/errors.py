@@ -31,6 +31,14 @@ class RungFailed(UserError):
     """This rung cannot go on; the chain records the sentence and tries the next rung."""
 
 
+class NoWeights(RungFailed):
+    """A rung has no weights here: there is nothing to try."""
+
+
+class OtherWeights(NoWeights):
+    """There are weights in the rung's folder, of another model, which another rung may be made for."""
+
+
 def of_this_machine(error: Exception) -> bool:
     """Whether it says something of disk, memory or permissions here and nothing of a model.
 

@@ -55,7 +55,7 @@ class FileRecord(Strict):
 
 class Manifest(Strict):
     """See the module's docstring. `key` is the hash of stage, code, inputs, settings and
-    tools."""
+    tools. `unfinished`: what the time did not allow; another run goes on with it."""
 
     version: int = 1
     stage: str
@@ -69,6 +69,7 @@ class Manifest(Strict):
     wall_seconds: float
     peak_rss_bytes: int
     finished: str
+    unfinished: str | None = None
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:

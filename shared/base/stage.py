@@ -53,10 +53,15 @@ class Plan:
 
 @dataclass
 class Produced:
-    """What a producing function hands back besides the files it wrote."""
+    """What a producing function hands back besides the files it wrote.
+
+    `unfinished`: what the time did not allow. The result stands until another run has taken it up,
+    which finds its files in the work folder (`keep_partial`).
+    """
 
     measurements: dict[str, Measurement] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
+    unfinished: str | None = None
 
 
 @dataclass(frozen=True)
@@ -72,23 +77,31 @@ Produce = Callable[[Path], Produced]
 
 
 def run_stage(
-    plan: Plan, produce: Produce, *, force: bool = False, keep_partial: bool = False
+    plan: Plan,
+    produce: Produce,
+    *,
+    force: bool = False,
+    keep_partial: bool = False,
+    take_up: bool = True,
 ) -> StageResult:
     """Give back the finished stage, running `produce(work_folder)` only if it must.
 
-    `keep_partial`: the work folder of a killed run is handed to `produce` again, which resumes from
-    it; otherwise it starts from an empty one.
+    `keep_partial`: the work folder of a killed run, or an unfinished result, is handed to `produce`
+    again, which resumes from it; otherwise it starts from an empty one. `take_up`: an unfinished
+    result is gone on with; otherwise it is given back as it is.
     """
-    if not force and (manifest := _finished(plan)):
+    if not force and (manifest := _finished(plan, take_up)):
         return StageResult(plan.folder, manifest, reused=True)
     refuse_work(f"{plan.stage}/{plan.key}")
     work = plan.folder.with_name(f".{plan.key}.partial")
     plan.folder.parent.mkdir(parents=True, exist_ok=True)
     with _locked(plan):
-        if not force and (manifest := _finished(plan)):
+        if not force and (manifest := _finished(plan, take_up)):
             return StageResult(plan.folder, manifest, reused=True)
         if not keep_partial or force:
             shutil.rmtree(work, ignore_errors=True)
+        if keep_partial and not force and not work.exists() and plan.folder.exists():
+            shutil.copytree(plan.folder, work)
         work.mkdir(exist_ok=True)
         manifest = _measured(plan, produce, work)
         swap_in(work, plan.folder)
@@ -96,7 +109,7 @@ def run_stage(
     return StageResult(plan.folder, manifest, reused=False)
 
 
-def _finished(plan: Plan) -> Manifest | None:
+def _finished(plan: Plan, take_up: bool) -> Manifest | None:
     """The manifest, if it is there, whole, and its outputs are still of the recorded size."""
     try:
         manifest = Manifest.read(plan.folder)
@@ -104,7 +117,8 @@ def _finished(plan: Plan) -> Manifest | None:
     except (OSError, ValidationError):
         return None
     intact = all(sizes[name] == record.bytes for name, record in manifest.outputs.items())
-    return manifest if intact and manifest.key == plan.key else None
+    whole = intact and manifest.key == plan.key and not (take_up and manifest.unfinished)
+    return manifest if whole else None
 
 
 def _measured(plan: Plan, produce: Produce, work: Path) -> Manifest:
@@ -122,6 +136,7 @@ def _measured(plan: Plan, produce: Produce, work: Path) -> Manifest:
         facts=produced.facts,
         wall_seconds=round(time.monotonic() - started, 3),
         peak_rss_bytes=peak[0],
+        unfinished=produced.unfinished,
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     (work / FILE_NAME).write_text(manifest.model_dump_json(indent=2) + "\n")

@@ -9,7 +9,8 @@ from shared.base.errors import UserError
 from shared.cli.options import DOMAIN, RECORDS, RUNGS, SYSTEMS, chain_options, command, finish
 
 KEEP = {"keep_onnx": "keep the full-precision ONNX of the exporter optimum in models/<domain>/onnx"}
-PUBLISH = {"publish": "upload to the Hub afterwards"}
+WITHOUT_GPU = {"without_gpu": "publish though speed on a GPU was not measured; the card says so"}
+PUBLISH = {"publish": "upload to the Hub afterwards"} | WITHOUT_GPU
 WHERE = {
     "org": "the Hub organisation, in place of [publish]'s and DOCINTEL_HUB_ORG",
     "private": "make a new repository private; refused where a public one is there",
@@ -24,11 +25,15 @@ MANY = {
 
 
 def _publishing(
-    publish: bool, org: str = "", private: bool = False, overwrite: bool = False
+    publish: bool,
+    org: str = "",
+    private: bool = False,
+    overwrite: bool = False,
+    without_gpu: bool = False,
 ) -> Any:
     from shared.pipeline.publication import PublishOptions
 
-    return PublishOptions(org or None, private, overwrite) if publish else None
+    return PublishOptions(org or None, private, overwrite, without_gpu) if publish else None
 
 
 def _rehash(wanted: bool) -> None:
@@ -49,6 +54,7 @@ def release(
     systems: str = "",
     constrained: str = "",
     publish: bool = False,
+    without_gpu: bool = False,
     keep_onnx: bool = False,
     force: bool = False,
     rehash: bool = False,
@@ -63,7 +69,7 @@ def release(
     _rehash(rehash)
     answers = {"records": records, "systems": systems, "constrained": constrained}
     options = chain_options("gates", rung, force, records_file, keep_onnx=keep_onnx, **answers)
-    finish(release_domain(domain, options, publish=_publishing(publish)))
+    finish(release_domain(domain, options, publish=_publishing(publish, without_gpu=without_gpu)))
 
 
 @task(help=RUNGS | RECORDS | SYSTEMS | PUBLISH | WHERE | MANY | REHASH)
@@ -76,6 +82,7 @@ def release_all(
     systems: str = "",
     constrained: str = "",
     publish: bool = False,
+    without_gpu: bool = False,
     org: str = "",
     private: bool = False,
     overwrite: bool = False,
@@ -97,7 +104,7 @@ def release_all(
     answers = {"records": records, "systems": systems, "constrained": constrained}
     options = chain_options("gates", rung, force, records_file, **answers)
     memory = parse_bytes(memory_budget, "--memory-budget") if memory_budget else None
-    wanted = _publishing(publish, org, private, overwrite)
+    wanted = _publishing(publish, org, private, overwrite, without_gpu)
     results = run(options, publish=wanted, jobs=jobs, memory=memory, scheduler=scheduler or None)
     print(overview(results))
     if not all(result.ok for result in results):
@@ -126,7 +133,7 @@ def card(c: Context, domain: str) -> None:
     print((release_folder(domain) / CARD_FILE).read_text(encoding="utf-8"))
 
 
-@task(help=DOMAIN | WHERE | {"dry_run": "show what would be done, and write nothing"})
+@task(help=DOMAIN | WHERE | WITHOUT_GPU | {"dry_run": "show what would be done, and write nothing"})
 @command
 def publish(
     c: Context,
@@ -135,6 +142,7 @@ def publish(
     org: str = "",
     private: bool = False,
     overwrite: bool = False,
+    without_gpu: bool = False,
 ) -> None:
     """Make the Hub's main equal to models/<domain>/webgpu, wholly or not at all; tag it v<N>.
 
@@ -146,7 +154,7 @@ def publish(
     from shared.domain.domain import load_domain
     from shared.pipeline.publication import plan_publication, publish_release
 
-    options = _publishing(True, org, private, overwrite)
+    options = _publishing(True, org, private, overwrite, without_gpu)
     if dry_run:
         plan = plan_publication(load_domain(domain), options)
         print(plan_table(plan))

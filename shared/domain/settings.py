@@ -28,6 +28,7 @@ class Gate(Strict):
 
     `with_confidence`: the whole 95 % interval must lie on the right side to pass, and on the wrong
     one to fail; in between, there were too few records to tell, and it counts as not measured.
+    `hardware_only`, `software_only`: it is for what was measured on such a WebGPU adapter alone.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Gate(Strict):
     equals: bool | float | str | None = None
     blocks: Literal["release", "publish", "nothing"] = "release"
     hardware_only: bool = False
+    software_only: bool = False
     with_confidence: bool = False
 
     @model_validator(mode="after")
@@ -46,6 +48,8 @@ class Gate(Strict):
             raise ValueError(f"gate {self.name!r} needs exactly one of at_least, at_most, equals")
         if self.with_confidence and self.equals is not None:
             raise ValueError(f"gate {self.name!r}: with_confidence goes with at_least or at_most")
+        if self.hardware_only and self.software_only:
+            raise ValueError(f"gate {self.name!r}: hardware_only or software_only, not both")
         return self
 
 
@@ -55,6 +59,7 @@ class Rung(Strict):
     `base_source`: the weights before fine-tuning, spelt like `source`, to be asked beside the tuned
     ones (shared.source.source); a prompt_only rung is its own base and has none.
     `model_type`: what config.json must say; other weights are refused, not sold under this name.
+    `example`: taken only where no other rung had weights, or where it is asked for by --rung.
     `licence` is the Hub's identifier; "other" needs a name and a link. `exporters`: what writes
     its ONNX files; with several, all are built and the better one is kept. `olive` holds overrides of
     olive.json, `passes.<name>.<key>` → value.
@@ -72,6 +77,7 @@ class Rung(Strict):
     acknowledge_non_commercial: bool = False
     publishable: bool = True
     prompt_only: bool = False
+    example: bool = False
     why: str = ""
     exporters: list[Exporter] = Field(default=["olive"], min_length=1)
     olive: dict[str, Any] = Field(default_factory=dict)

@@ -8,6 +8,7 @@ from shared.base.errors import UserError
 from shared.base.progress import say
 from shared.domain.domain import Domain
 from shared.domain.records import read_records
+from shared.domain.settings import Rung
 from shared.evaluate.check import Selection
 from shared.evaluate.systems import parse_constrained, parse_systems
 from shared.evaluate.token_windows import sample
@@ -20,24 +21,51 @@ OWN = "our own held-out records"
 
 
 def run_chain(domain: Domain, options: Options) -> ChainResult:
-    """Try the rungs until one passes; `ChainResult.rung` is None where none did."""
+    """Try the rungs until one passes; `ChainResult.rung` is None where none did.
+
+    An example is never taken in place of a model that was brought, unless it is asked for.
+    """
     result = ChainResult(domain)
     selection = select_records(domain, options)
     rungs = [domain.rung(options.rung)] if options.rung else domain.chain.rung
+    tried: list[RungRun] = []
     for rung in rungs:
-        for run in _order([RungRun(domain, rung, e, selection, options) for e in rung.exporters]):
+        runs = [RungRun(domain, rung, e, selection, options) for e in rung.exporters]
+        if rung.example and not options.rung and (brought := _brought(tried, rung)):
+            runs[0].skip(
+                f"an example, not tried in place of {brought.rung.name}, which was brought"
+            )
+            runs = runs[:1]
+        for run in _order(runs):
             if result.rung is None:
                 run.finish()
-            attempt = run.as_attempt()
-            result.attempts.append(attempt)
-            if attempt.outcome == "taken":
-                result.rung, result.stages = rung, run.stages
-                result.gates = run.gates
-            else:
-                say(f"      {attempt.outcome}: {attempt.reason}")
+            _record(result, run)
+        tried += runs
         if result.rung:
             break
     return result
+
+
+def _brought(tried: list[RungRun], example: Rung) -> RungRun | None:
+    """The first model that was brought and not taken. Another model's weights in the example's own
+    place are the example's."""
+    return next(
+        (
+            run
+            for run in tried
+            if run.was_brought() and not (run.other_weights and run.rung.source == example.source)
+        ),
+        None,
+    )
+
+
+def _record(result: ChainResult, run: RungRun) -> None:
+    attempt = run.as_attempt()
+    result.attempts.append(attempt)
+    if attempt.outcome == "taken":
+        result.rung, result.stages, result.gates = run.rung, run.stages, run.gates
+    else:
+        say(f"      {attempt.outcome}: {attempt.reason}")
 
 
 def _order(runs: list[RungRun]) -> list[RungRun]:

@@ -46,7 +46,7 @@ def release_domain(name: str, options: Options, *, publish: PublishOptions | Non
         chain = _run(domain, options)
         write_attempts(name, chain.attempts)
         if chain.rung is None:
-            raise UserError(f"{name}: no rung could be taken; see the table")
+            raise UserError(_none_taken(chain))
         release, _ = make_release(chain, force=options.force)
         published = publish_release(domain, publish) if publish else None
     except UserError as error:
@@ -62,12 +62,19 @@ def run_until(name: str, options: Options) -> Result:
     except UserError as error:
         return Result(name, error=str(error))
     if chain.rung is None:
-        return Result(name, chain, error=f"{name}: no rung could be taken; see the table")
+        return Result(name, chain, error=_none_taken(chain))
     if not options.on_the_way and options.until != "gates":  # that stage has judged them all
         chain.gates = _gates_on(chain, options.until)
     fatal = failed(chain.gates, "release")
     reason = f"{name}: gate {fatal[0].name!r}: {fatal[0].reason}" if fatal else None
     return Result(name, chain, error=reason)
+
+
+def _none_taken(chain: ChainResult) -> str:
+    """Why there is no release, by the first rung that was tried and failed."""
+    failed = next((a for a in chain.attempts if a.outcome == "failed"), None)
+    why = f": {failed.rung} failed at {failed.stage}: {failed.reason}" if failed else ""
+    return f"{chain.domain.name}: no rung could be taken; see the table{why}"
 
 
 def _gates_on(chain: ChainResult, last: Stage) -> list[GateResult]:

@@ -13,6 +13,7 @@ from shared.base.progress import say
 from shared.domain.domain import Domain, domain_names, load_domain
 from shared.hub.files import Order
 from shared.hub.names import repository_name
+from shared.release.gates import without_gpu
 from shared.release.model import RELEASE_FILE, STAGES_IN_ALL, Release, read_release, release_folder
 from shared.release.rename import renamed
 from shared.release.signature import SIGNATURE_FILE
@@ -42,11 +43,15 @@ class Publication(Strict):
 
 @dataclass(frozen=True)
 class PublishOptions:
-    """How the command line changes what a domain has under [publish]."""
+    """How the command line changes what a domain has under [publish].
+
+    `without_gpu`: publish though no GPU has decided the gates that need one; the card says so.
+    """
 
     org: str | None = None
     private: bool = False
     overwrite: bool = False
+    without_gpu: bool = False
 
 
 def publish_release(domain: Domain, options: PublishOptions | None = None) -> Publication:
@@ -106,6 +111,12 @@ def _order(domain: Domain, options: PublishOptions) -> tuple[Order, str]:
     release = read_release(folder)
     if not release.publishable:
         raise UserError(f"{domain.name} is not published: {release.not_publishable_because}")
+    undecided = without_gpu(release.gates)
+    if undecided and not options.without_gpu:
+        raise UserError(
+            f"{domain.name} is not published: gate {undecided[0].name!r}: not measured: "
+            f"{undecided[0].reason}; measure it on a machine with a GPU, or say --without-gpu"
+        )
     settings = domain.chain.publish
     _need_untouched(release, folder)
     need_signed(folder, settings.signing_key)

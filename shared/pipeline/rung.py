@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from shared.base import paths
-from shared.base.errors import RungFailed, UserError, of_this_machine
+from shared.base.errors import NoWeights, OtherWeights, RungFailed, UserError, of_this_machine
 from shared.base.files import write_text
 from shared.base.gpu import has_gpu
 from shared.base.hashing import NotDone
@@ -50,7 +50,7 @@ class Options:
     """What the command line asked for. `until`: the last stage to run, with what it NEEDS.
 
     `on_the_way`: this is a part of a longer run, which judges the gates at its end: every stage up
-    to `until` is run.
+    to `until` is run. `take_up`: what an earlier run left unfinished is gone on with.
     """
 
     rung: str | None = None
@@ -64,6 +64,7 @@ class Options:
     gpu_budget: str | None = None
     profile: bool = False
     on_the_way: bool = False
+    take_up: bool = True
 
 
 def saved_traceback(domain: str, error: Exception) -> str:
@@ -85,6 +86,7 @@ class RungRun:
         self.stage: Stage = "source"
         self.outcome: Literal["open", "taken", "skipped", "failed", "not kept"] = "open"
         self.reason = self.why = ""
+        self.other_weights = False
         self.source: Source | None = None
         self.stages: dict[str, StageResult] = {}
         self.gates: list[GateResult] = []
@@ -102,9 +104,9 @@ class RungRun:
             try:
                 self._run(stage)
             except RungFailed as error:
-                # Without weights there was nothing to try; whatever comes later was tried and failed.
-                self.outcome = "skipped" if stage == "source" else "failed"
+                self.outcome = "skipped" if isinstance(error, NoWeights) else "failed"
                 self.reason = str(error)
+                self.other_weights = isinstance(error, OtherWeights)
             except (UserError, NotDone):  # the domain's own mistake, or work that was not asked for
                 raise
             except Exception as error:  # nothing of a third party's folder ends the chain
@@ -114,6 +116,14 @@ class RungRun:
                     raise
                 self.outcome = "failed"
                 self.reason = f"a defect of ours: {saved_traceback(self.domain.name, error)}"
+
+    def skip(self, reason: str) -> None:
+        """End the run before it began."""
+        self.outcome, self.reason = "skipped", reason
+
+    def was_brought(self) -> bool:
+        """Whether somebody put weights in its place, though it was not taken."""
+        return self.outcome == "failed" or self.other_weights
 
     def finish(self) -> None:
         """Run to the last stage asked for; an open run is then the one that is taken."""
@@ -193,7 +203,7 @@ class RungRun:
             return check_stage(domain, rung, source, package, self.selection, force=force)
         # A look inside the graph, before the browser is started.
         self.stages["overflow"] = overflow_stage(domain, package, force=force)
-        switches = Switches(options.gpu_budget, options.profile)
+        switches = Switches(options.gpu_budget, options.profile, options.take_up)
         return bench_stage(domain, package, force=force, switches=switches)
 
     def _judge(self) -> None:

@@ -24,7 +24,7 @@ from shared.domain.grammar.schema import grammar
 from shared.evaluate.compare import Checked, read_checked
 from shared.hub.names import repository_name
 from shared.release.card.recipe import recipe_facts
-from shared.release.gates import failed, flatten
+from shared.release.gates import failed, flatten, unproven
 from shared.release.model import (
     CARD_CODE,
     CARD_FILE,
@@ -87,7 +87,7 @@ def _record(path: Path) -> FileRecord:
 
 def _key(result: ChainResult) -> str:
     attempts = [a.model_dump(exclude={"seconds", "measured"}) for a in result.attempts]
-    keys = {stage: manifest.key for stage, manifest in result.manifests.items()}
+    keys = {stage: m.key + m.finished * bool(m.unfinished) for stage, m in result.manifests.items()}
     name = repository_name(result.domain, result.rung.base) if result.rung else ""
     settled = [name, Release.model_fields["version"].default, code_hash(CARD_CODE)]
     return sha256_json([result.domain.name, result.domain.key, attempts, keys, settled])[:16]
@@ -186,6 +186,8 @@ def not_publishable(result: ChainResult) -> str | None:
     stopped = failed(result.gates, "publish")
     if stopped:
         return f"gate {stopped[0].name!r} failed: {stopped[0].reason}"
+    if missing := unproven(result.gates):
+        return f"gate {missing[0].name!r}: not measured: {missing[0].reason}"
     return None
 
 

@@ -1,7 +1,8 @@
 """Stage 7, gates: each measurement compared with the bound that a [[gate]] sets; data in, verdicts out.
 
 A measurement is named `<stage>.<name>`. What was not measured is neither passed nor failed, and a
-software adapter's number never counts for a gate that asks for hardware.
+software adapter's number never counts for a gate that asks for hardware. A release may go out only
+where all that could be measured on any machine was (`unproven`).
 """
 
 from collections.abc import Mapping
@@ -65,6 +66,18 @@ def failed(results: list[GateResult], blocks: str) -> list[GateResult]:
     return [r for r in results if r.outcome == "fail" and r.gate.blocks in stops]
 
 
+def unproven(results: list[GateResult]) -> list[GateResult]:
+    """Gates that stop a publication though any machine could decide them: nothing was measured."""
+    open_ = [r for r in results if r.value is None and r.gate.blocks != "nothing"]
+    return [r for r in open_ if not r.gate.hardware_only]
+
+
+def without_gpu(results: list[GateResult]) -> list[GateResult]:
+    """Gates that only a GPU can decide, undecided: to publish all the same must be asked for."""
+    open_ = [r for r in results if r.outcome == "not measured" and r.gate.blocks != "nothing"]
+    return [r for r in open_ if r.gate.hardware_only]
+
+
 def judge(gate: Gate, measurement: Measurement) -> GateResult:
     """The verdict, from the gate and the measurement alone: `verify` judges again by it."""
     outcome, reason = _outcome(gate, measurement)
@@ -76,7 +89,9 @@ def _outcome(gate: Gate, measurement: Measurement) -> tuple[Outcome, str]:
     if measurement.value is None:
         return "not measured", measurement.reason or "not measured"
     if gate.hardware_only and measurement.software_adapter:
-        return "not measured", "software adapter: its speed says nothing about a GPU"
+        return "not measured", "software adapter: it says nothing about a GPU"
+    if gate.software_only and not measurement.software_adapter:
+        return "not measured", "a GPU computes in other types; this bound is for float32"
     if gate.with_confidence:
         return _with_confidence(gate, measurement)
     text = number(measurement.value, measurement.unit)

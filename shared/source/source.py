@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.base import paths
-from shared.base.errors import RungFailed, UserError
+from shared.base.errors import NoWeights, OtherWeights, RungFailed, UserError
 from shared.base.hashing import refuse_work, sha256_file, sha256_files, sha256_json
 from shared.base.manifest import Measurement, tool_versions
 from shared.base.parsing import loads_strictly, read_json, read_text
@@ -55,9 +55,12 @@ class Source:
 
 
 def source_stage(rung: Rung, *, force: bool = False) -> Source:
-    """Fetch and inspect the rung's source; RungFailed with one sentence where it cannot serve."""
+    """Fetch and inspect the rung's source; RungFailed with one sentence where it cannot serve.
+
+    NoWeights where there is nothing, OtherWeights where another model lies in the folder.
+    """
+    folder = _located(rung.source)
     try:
-        folder = _locate(rung.source)
         _refuse_code(rung.source, folder)
         names = _files(folder)
         _need_type(folder, rung)
@@ -81,6 +84,16 @@ def base_stage(rung: Rung, *, force: bool = False) -> Source | None:
     if rung.base_source is None:
         return None
     return source_stage(rung.model_copy(update={"source": rung.base_source}), force=force)
+
+
+def _located(source: str) -> Path:
+    try:
+        folder = _locate(source)
+    except UserError as error:
+        raise NoWeights(str(error)) from error
+    if not any(folder.iterdir()):
+        raise NoWeights(f"{source}: the folder is empty; put the merged 16-bit model in it")
+    return folder
 
 
 def _locate(source: str) -> Path:
@@ -189,7 +202,7 @@ def _need_type(folder: Path, rung: Rung) -> None:
     config = _need_object(folder / "config.json")
     found = config.get("model_type")
     if rung.model_type not in (None, found):
-        raise RungFailed(
+        raise OtherWeights(
             f"{paths.shown(folder / 'config.json')}: model_type: {found!r} is not what the rung "
             f"{rung.name} is made from ({rung.base}: {rung.model_type!r})"
         )

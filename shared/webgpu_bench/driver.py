@@ -25,7 +25,7 @@ from shared.webgpu_bench.chromium import SOFTWARE_NAMES, Tab, flags, has_gpu, op
 from shared.webgpu_bench.kernels import EVENT, read_kernels
 from shared.webgpu_bench.model_list import listing
 from shared.webgpu_bench.placement import Unreadable, read_placement
-from shared.webgpu_bench.result import Adapter, BrowserResult
+from shared.webgpu_bench.result import Adapter, BrowserResult, Parity, ParityPiece
 from shared.webgpu_bench.server import serve
 
 __all__ = ["has_gpu", "run_in_browser", "serve_page"]
@@ -33,7 +33,8 @@ __all__ = ["has_gpu", "run_in_browser", "serve_page"]
 HERE = Path(__file__).resolve().parent
 PAGE, VENDOR = HERE / "page", HERE / "node_modules"
 INSTALL = "(cd shared/webgpu_bench && npm ci --ignore-scripts)"
-SAID, PARTIAL, ORT = "[docintel] ", "[docintel:partial] ", ":onnxruntime:"
+SAID, PARTIAL, PIECE = "[docintel] ", "[docintel:partial] ", "[docintel:piece] "
+ORT = ":onnxruntime:"
 LOOK_EVERY_MS = 50
 GRACE_SECONDS = 15
 LARGEST_PORT = 65_535
@@ -49,6 +50,7 @@ def run_in_browser(
     browser: Path,
     timeout_s: float,
     on_progress: Progress = lambda line: None,
+    on_piece: Progress = lambda text: None,
     adapter: AdapterKind,
     extra: dict[str, Path] | None = None,
 ) -> BrowserResult:
@@ -60,15 +62,15 @@ def run_in_browser(
     refused), parity (see parity.request), placement (False spares the second load that logs it),
     profile (True loads once more and times every kernel of a prompt and of a token), warm_load (True
     loads once more, from the browser's cache), hardware_only (True: a software adapter is no_webgpu)
-    and engine ("wasm" or "wllama" instead of WebGPU, see page/peers.js). `extra`: further folders to
-    serve, URL prefix → folder.
+    and engine ("wasm" or "wllama" instead of WebGPU, see page/peers.js). `on_piece` gets each
+    ParityPiece as JSON as soon as it was read. `extra`: further folders to serve, URL prefix → folder.
 
     What goes wrong in the browser is the result's `outcome`, a GPU that is not offered as well;
     UserError is for a harness that cannot start.
     """
     _require(package, browser)
     until = time.monotonic() + timeout_s
-    attempt = _Attempt(package, request, browser, until, on_progress, extra or {})
+    attempt = _Attempt(package, request, browser, until, on_progress, on_piece, extra or {})
     return attempt.run(hardware=adapter == "hardware")
 
 
@@ -118,9 +120,11 @@ class _Attempt:
     browser: Path
     until: float
     on_progress: Progress
+    on_piece: Progress
     extra: dict[str, Path] = field(default_factory=dict)
     answer: str | None = None
     partial: str | None = None
+    pieces: list[ParityPiece] = field(default_factory=list)
     timed_out: bool = False
     log: list[str] = field(default_factory=list)
     profile: list[str] = field(default_factory=list)
@@ -185,12 +189,18 @@ class _Attempt:
                 self.on_progress(text.removeprefix(SAID))
             elif text.startswith(PARTIAL):
                 self.partial = text.removeprefix(PARTIAL)
+            elif text.startswith(PIECE):
+                self._keep(text.removeprefix(PIECE))
             elif text.startswith(EVENT):
                 self.profile.append(text)
             elif ORT in text[:60]:
                 self.log.append(text)
             elif kind == "error":
                 self.errors.append(text[:1000])
+
+    def _keep(self, text: str) -> None:
+        self.pieces.append(ParityPiece.model_validate_json(text))
+        self.on_piece(text)
 
     def _result(self, tab: Tab | None, problem: str) -> BrowserResult:
         if tab:
@@ -208,6 +218,7 @@ class _Attempt:
         """The page's partial result, where it did not answer; the outcome says why."""
         result = _parsed(self.partial) if self.partial else BrowserResult(outcome="crashed")
         result.ok = False
+        result.parity = Parity(pieces=self.pieces) if self.pieces else None
         if self.timed_out:
             result.outcome = "timeout"
             result.error = "the page did not answer in time; the browser was ended"

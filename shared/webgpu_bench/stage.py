@@ -2,14 +2,18 @@
 
 The page loads the package with Transformers.js on WebGPU from a loopback server. On a software
 adapter the run is short and every measurement says so: it proves loading, placement and agreement,
-never speed.
+never speed. What the time did not allow there is not measured, with the reason, and fails nothing; the
+text it has read is kept, and the next run goes on with the rest.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
 
 from shared.base.errors import RungFailed
 from shared.base.gpu import has_gpu
@@ -33,19 +37,25 @@ from shared.webgpu_bench.measurements import (
 )
 from shared.webgpu_bench.memory import context_measurements, with_budget
 from shared.webgpu_bench.request import Profile, Request, make_request
-from shared.webgpu_bench.result import BrowserResult
+from shared.webgpu_bench.result import BrowserResult, Parity, ParityPiece
 from shared.webgpu_bench.server import PAGE_CODE
 
 if TYPE_CHECKING:
     from shared.evaluate.models.chat import Chat
 
 
+READ_FILE = "parity.jsonl"
+"""What a software adapter has read, one ParityPiece a line."""
+Progress = Callable[[str], None]
+
+
 @dataclass(frozen=True)
 class Switches:
-    """`--gpu-budget` (else `[bench]`'s) and `--profile`."""
+    """`--gpu-budget` (else `[bench]`'s) and `--profile`; `take_up`: go on with unfinished work."""
 
     gpu_budget: str | None = None
     profile: bool = False
+    take_up: bool = True
 
 
 def bench_stage(
@@ -62,7 +72,6 @@ def bench_stage(
             "prompt": domain.prompt,
             "profile": asdict(profile),
             "parity_text": sha256_json([[r.input, r.gold] for r in domain.records]),
-            "time_budget_seconds": domain.chain.bench.time_budget_seconds,
             "gpu_budget": domain.chain.bench.gpu_budget,
             "browser": browser.version if browser else None,
             "kernels_profiled": switches.profile,
@@ -71,7 +80,18 @@ def bench_stage(
         code=(__name__, *PAGE_CODE),
     )
     bench = _Bench(domain, package.folder, profile, browser, switches.profile)
-    return run_stage(plan, bench.produce, force=force)
+    return run_stage(plan, bench.produce, force=force, keep_partial=True, take_up=switches.take_up)
+
+
+def _pieces(path: Path) -> list[ParityPiece]:
+    """The pieces of a file up to a line that was cut off; none where there is no file."""
+    found: list[ParityPiece] = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            found.append(ParityPiece.model_validate_json(line))
+        except ValidationError:
+            break
+    return found
 
 
 @dataclass(frozen=True)
@@ -89,20 +109,26 @@ class _Bench:
         say("      loading the tokenizer")
         from shared.evaluate.models.chat import Chat
 
-        request, result = self._answered(Chat(self.package))
+        request, result = self._answered(Chat(self.package), work / READ_FILE)
         told = facts(result, self.browser) | {"profile": asdict(request.profile)}
         (work / "browser.json").write_text(result.model_dump_json(indent=2) + "\n")
         if result.kernels:
             (work / KERNELS_FILE).write_text(kernels_table(result.kernels) + "\n")
         if result.outcome in MODELS_FAULT:
             return Produced(not_loaded(result), facts=told)
-        if result.outcome != "ok":  # the machine's: not remembered, another run may fare better
+        late = result.outcome == "timeout" and not request.profile.hardware
+        if result.outcome != "ok" and not late:  # the machine's: another run may fare better
             raise RungFailed(f"the browser: {result.outcome}: {result.error}")
+        if not result.load.seconds:
+            reason = f"the software adapter did not load it within {request.profile.seconds:.0f} s"
+            found = {n: Measurement.missing(reason, u) for n, u in NAMES.items()}
+            return Produced(found, facts=told, unfinished=reason)
         found = measurements(result, self._cpu_choices(result, request.own))
         found |= self._proof(result, request.rows)
         budget = self.domain.chain.bench.gpu_budget_bytes
         found |= context_measurements(self._graph(result), budget, result)
-        return Produced(found, facts=told)
+        more = None if request.profile.hardware else found["parity_tokens"].reason
+        return Produced(found, facts=told, unfinished=more)
 
     def _graph(self, result: BrowserResult) -> Path:
         return self.package / "onnx" / f"model_{result.dtype}.onnx"
@@ -114,7 +140,8 @@ class _Bench:
         graph, where = self._graph(result), describe(result)
         placed = {"nodes_on_cpu_unexpected": cpu_nodes.measure(result, graph, where)}
         if result.parity is None:
-            return parity.missing("the browser read no given text") | placed
+            soft = result.software_adapter
+            return parity.missing("the browser read no given text", soft) | placed
         say("      reading the given text on the CPU")
         from shared.evaluate.models.onnx import OnnxDecoder
 
@@ -134,8 +161,11 @@ class _Bench:
         from shared.evaluate.models.onnx import OnnxDecoder
 
         model = OnnxDecoder(self._graph(result), exact=True)
-        choices = {}
+        choices: dict[str, list[int]] = {}
         for run in own_runs(result):
+            if not run.output_ids:
+                choices[run.id] = []
+                continue
             model.reset()
             prompt = own[run.id]
             logits = model.feed([*prompt, *run.output_ids[:-1]])
@@ -144,17 +174,31 @@ class _Bench:
             choices[run.id] = [likeliest(row, token) for row, token in pairs]
         return choices
 
-    def _answered(self, chat: Chat) -> tuple[Request, BrowserResult]:
+    def _answered(self, chat: Chat, read: Path) -> tuple[Request, BrowserResult]:
         """On the GPU where there should be one; else, asked anew, on the software adapter."""
-        request = make_request(self.domain, self.package, chat, self.profile)
-        result = self._run(request)
+        request, result = self._asked(chat, self.profile, read)
         if self.profile.hardware and (result.outcome == "no_webgpu" or result.software_adapter):
             say("      the browser offers no GPU; taking the software adapter")
-            request = make_request(self.domain, self.package, chat, Profile.of(self.domain, False))
-            result = self._run(request)
+            request, result = self._asked(chat, Profile.of(self.domain, False), read)
         return request, result
 
-    def _run(self, request: Request) -> BrowserResult:
+    def _asked(self, chat: Chat, profile: Profile, read: Path) -> tuple[Request, BrowserResult]:
+        """One run; on a software adapter with what is in the file `read`, to which it adds."""
+        before = [] if profile.hardware else _pieces(read)
+        request = make_request(self.domain, self.package, chat, profile, before)
+        if profile.hardware:
+            return request, self._run(request)
+        if request.kept:
+            say(f"      {sum(p.rows * p.tokens for p in request.kept)} positions were read before")
+        read.write_text("".join(f"{piece.model_dump_json()}\n" for piece in request.kept))
+        with read.open("a") as file:
+            result = self._run(request, lambda text: print(text, file=file, flush=True))
+        if request.kept or result.parity:
+            result.parity = result.parity or Parity()
+            result.parity.pieces = request.kept + result.parity.pieces
+        return request, result
+
+    def _run(self, request: Request, on_piece: Progress = lambda text: None) -> BrowserResult:
         from shared.webgpu_bench import driver
 
         assert self.browser is not None
@@ -162,7 +206,8 @@ class _Bench:
             self.package,
             request.payload | {"profile": self.kernels},
             browser=self.browser.path,
-            timeout_s=self.domain.chain.bench.time_budget_seconds + 60,
+            timeout_s=request.profile.seconds + 60,
             on_progress=lambda line: say(f"      {line}"),
+            on_piece=on_piece,
             adapter="hardware" if request.profile.hardware else "software",
         )

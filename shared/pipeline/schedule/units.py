@@ -78,7 +78,12 @@ def units_of(domain: str, options: Options) -> list[Unit]:
     return [
         Unit(
             domain=domain,
-            options=replace(options, until=stage, on_the_way=stage != "gates"),
+            options=replace(
+                options,
+                until=stage,
+                on_the_way=stage != "gates",
+                take_up=stage != "gates" or options.force,
+            ),
             release=stage == "gates",
             memory=memory_of(stage, size, whole=options.force, calibrated=calibrated),
             browser=STAGES.index(stage) >= STAGES.index(BROWSER),

@@ -16,7 +16,8 @@ from shared.release.card.quality import quality_note, quality_tables
 from shared.release.card.recipe import comparison
 from shared.release.card.template import fill_in
 from shared.release.card.usage import usage_js, usage_js_constrained, usage_python, usage_verify
-from shared.release.model import Release
+from shared.release.gates import unproven
+from shared.release.model import Attempt, Release
 
 BROWSER = {
     "bench.loads": "loads on WebGPU",
@@ -75,17 +76,34 @@ def _summary(release: Release) -> str:
 
 
 def _notices(release: Release) -> str:
-    notes = []
+    notes = [_not_taken(attempt, release.rung) for attempt in _failed(release)]
     if release.not_publishable_because:
         notes.append(f"**Not to be published**: {words(release.not_publishable_because)}")
     if release.facts.get("bench", {}).get("software_adapter"):
         notes.append(
             "**No GPU was at hand**: the browser ran on a software adapter. Loading, placement and "
-            "agreement with the CPU are measured; speed on a GPU is not."
+            "agreement with the CPU are measured; speed on a GPU is not." + _undone(release)
         )
     if not release.commercial_use:
         notes.append("**Non-commercial**: the base model's licence forbids commercial use.")
     return "\n\n".join(f"> {note}" for note in notes)
+
+
+def _failed(release: Release) -> list[Attempt]:
+    """The rungs that were tried before this one, and failed whatever built them."""
+    others = {a.rung: a for a in release.attempts if a.outcome == "failed"}
+    return [attempt for rung, attempt in others.items() if rung != release.rung]
+
+
+def _not_taken(attempt: Attempt, taken: str) -> str:
+    name, reason = words(attempt.rung), words(attempt.reason)
+    return f"**This is not {name} but {words(taken)}**: {name} failed at {attempt.stage}: {reason}"
+
+
+def _undone(release: Release) -> str:
+    """Which proofs of the browser the time did not allow."""
+    names = [words(gate.name) for gate in unproven(release.gates)]
+    return f" Not measured for want of time: {', '.join(names)}." if names else ""
 
 
 def _of_check(release: Release) -> dict[str, Measurement]:

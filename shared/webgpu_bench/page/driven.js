@@ -11,6 +11,7 @@ const say = (line) => console.info(`[docintel] ${line}`);
 const MEGABYTE = 1e6;
 const PARTIAL_EVERY_MS = 1000;
 const RESERVED = 0.2; // of the time left for the given text: the placement is proven after it
+const SOFTWARE_SHARE = 0.6; // of all the time, for the given text on a software adapter
 
 const empty = () => ({
   ok: false,
@@ -62,7 +63,8 @@ function keptSeldom(result) {
 
 /** Answer `request` (see result.py for the shape of the answer). Never throws. */
 export async function run(request) {
-  const until = performance.now() + request.deadline_ms;
+  const began = performance.now();
+  const until = began + request.deadline_ms;
   const result = empty();
   gpu.budget_bytes = request.budget_bytes ?? null;
   let engine = null;
@@ -71,9 +73,13 @@ export async function run(request) {
     if (adapter) result.adapter = adapter;
     else if (!peer(request)) throw new EngineError("no_webgpu", "this browser offers no WebGPU adapter");
     if (request.hardware_only && isSoftware(result.adapter)) throw new EngineError("no_webgpu", "this browser offers a software adapter only");
+    // A software adapter may not get through it all: first what proves most.
+    const proofFirst = isSoftware(result.adapter) && !peer(request);
+    if (proofFirst) await prove(request, result);
     engine = await loadFor(request, result);
+    if (proofFirst && request.parity) await readGiven(engine, request.parity, result, began + SOFTWARE_SHARE * request.deadline_ms);
     await answerAll(engine, request, result, until);
-    if (request.parity) await readGiven(engine, request.parity, result, until);
+    if (!proofFirst && request.parity) await readGiven(engine, request.parity, result, until - RESERVED * (until - performance.now()));
     if (gpu.out_of_memory) throw failure(null, "out_of_memory"); // onnxruntime-web goes on without its buffer
     Object.assign(result, { ok: true, outcome: "ok" });
   } catch (error) {
@@ -82,20 +88,22 @@ export async function run(request) {
   }
   await close(engine, result);
   if (result.ok && request.warm_load && !peer(request)) await warmLoad(request, result, until);
-  if (result.ok && request.placement !== false) await logPlacement(request, result);
+  if (result.ok && !isSoftware(result.adapter)) await prove(request, result);
   if (result.ok && request.profile) await logKernels(request, result);
   return result;
 }
 
-/** Load once more, after all measuring, with the log that the driver reads the placement from. Done
- * whether or not the time is up: without it nothing is proven, and the driver's own limit stands. */
-async function logPlacement(request, result) {
+/** Load apart from all measuring, with the log that the driver reads the placement from. Done whether
+ * or not the time is up: without it nothing is proven, and the driver's own limit stands. */
+async function prove(request, result) {
+  if (request.placement === false || peer(request)) return;
   try {
-    say("loading once more to log the placement");
+    if (!result.dtype) useDtype(request, result);
+    say("loading to log the placement");
     const engine = await load({ model: request.model, dtype: result.dtype, verbose: true });
     await engine.dispose();
   } catch (error) {
-    result.placement_reason = `loading once more failed: ${error.message}`;
+    result.placement_reason = `loading to log the placement failed: ${error.message}`;
   }
 }
 
@@ -124,12 +132,17 @@ async function loadPeer(request, result) {
   return engine;
 }
 
-async function loadFor(request, result) {
-  if (peer(request)) return loadPeer(request, result);
+function useDtype(request, result) {
   const { dtype, reason } = chooseDtype(request.dtype ?? "auto", result.adapter);
   Object.assign(result, { dtype, dtype_reason: reason });
   say(`${dtype}: ${reason}`);
   keepPartial(result);
+}
+
+async function loadFor(request, result) {
+  if (peer(request)) return loadPeer(request, result);
+  if (!result.dtype) useDtype(request, result);
+  const { dtype } = result;
   const engine = await load({
     model: request.model,
     dtype,
@@ -165,15 +178,17 @@ async function answerAll(engine, request, result, until) {
   }
 }
 
-/** Read the texts of the parity gate; kept out of the partial results, which repeat themselves. */
-async function readGiven(engine, given, result, until) {
-  const began = performance.now();
+/** Read the texts of the parity gate until `end`. Each piece is on the console once: the partial
+ * results, which repeat themselves, are without them. */
+async function readGiven(engine, given, result, end) {
   const answer = { pieces: [], peak_requested_bytes: 0 };
   const before = gpu.peak_requested_bytes;
   gpu.peak_requested_bytes = gpu.live_bytes;
-  const end = until - RESERVED * (until - began);
   const late = (ms) => performance.now() + ms >= end;
-  const tell = (done) => say(`parity: ${(100 * done).toFixed(0)} % of the given text is read`);
+  const tell = (done, piece) => {
+    say(`parity: ${(100 * done).toFixed(0)} % of the given text is read`);
+    console.debug(`[docintel:piece] ${JSON.stringify(piece)}`);
+  };
   await engine.guarded(readTexts(engine.network, given, answer, late, tell));
   answer.peak_requested_bytes = gpu.peak_requested_bytes;
   gpu.peak_requested_bytes = before; // what a user's run asks for, not this test with its many rows

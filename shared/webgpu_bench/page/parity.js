@@ -53,7 +53,7 @@ const base64 = (array) => {
  * Fills `answer.pieces`: each the row and position it starts at, its extent, and base64 of its
  * ids [rows, tokens, top_k] int32, logits alike float32, log_sums [rows, tokens] float32.
  */
-export async function readTexts(network, { rows, batch, piece, top_k }, answer, late, onPiece) {
+export async function readTexts(network, { rows, batch, piece, top_k, offset = 0 }, answer, late, onPiece) {
   const length = rows[0].length;
   let longest = 0;
   for (let first = 0; first < rows.length; first += batch) {
@@ -64,10 +64,11 @@ export async function readTexts(network, { rows, batch, piece, top_k }, answer, 
       const began = performance.now();
       end = Math.min(length, start + (start && some.length > 1 ? 1 : piece));
       const outputs = await pass(network, some, start, end, cache);
-      answer.pieces.push({ row: first, start, ...packed(outputs.logits, top_k), ms: performance.now() - began });
-      longest = Math.max(longest, answer.pieces.at(-1).ms);
+      const read = { row: offset + first, start, ...packed(outputs.logits, top_k), ms: performance.now() - began };
+      answer.pieces.push(read);
+      longest = Math.max(longest, read.ms);
       cache = carried(outputs, cache);
-      onPiece((first + some.length * (end / length)) / rows.length);
+      onPiece((first + some.length * (end / length)) / rows.length, read);
     }
     await cache.dispose();
   }

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import torch
 from safetensors.torch import save_file
@@ -120,7 +121,8 @@ def write_random(config: PretrainedConfig, tokenizer: Path, work: Path) -> Produ
 
 
 def _shards(shapes: dict[str, torch.Size]) -> Iterator[dict[str, torch.Tensor]]:
-    """bf16 tensors of up to SHARD_BYTES together; norms are ones, the rest N(0, 0.02²) repeated."""
+    """bf16 tensors of up to SHARD_BYTES together; norms are ones, the rest N(0, 0.02²) repeated,
+    from another place for each tensor: all alike, a layer in another's place would not be seen."""
     noise = torch.randn(2**24, generator=torch.Generator().manual_seed(0)).mul_(0.02)
     noise = noise.to(torch.bfloat16)
     shard: dict[str, torch.Tensor] = {}
@@ -138,8 +140,8 @@ def _shards(shapes: dict[str, torch.Size]) -> Iterator[dict[str, torch.Tensor]]:
 def _random(name: str, shape: torch.Size, noise: torch.Tensor) -> torch.Tensor:
     if "norm" in name:
         return torch.ones(shape, dtype=torch.bfloat16)
-    count = shape.numel()
-    return noise.repeat(-(-count // noise.numel()))[:count].view(shape).clone()
+    start, count = crc32(name.encode()) % noise.numel(), shape.numel()
+    return noise.repeat(-(-(start + count) // noise.numel()))[start : start + count].view(shape)
 
 
 def calibration_texts(domain: str, vocabulary: int) -> list[list[int]]:

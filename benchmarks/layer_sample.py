@@ -35,6 +35,7 @@ from shared.base.processes import peak_memory
 from shared.base.progress import say
 from shared.base.text import put_block
 from shared.olive.quantise.gptq import Format
+from shared.olive.quantise.layer_files import LayerFiles
 from shared.olive.quantise.layerwise import quantize_decoder
 from shared.source.embedded import PACKAGE, embedded_model
 from shared.source.model import load_model
@@ -77,7 +78,7 @@ def layer_sample(architecture: str, domain: str = "legal") -> Sample:
             model,
             texts,
             lambda name: Format(4, block, True),
-            lambda name, blocks: None,
+            LayerFiles(Path(folder) / "layers"),
             lambda name: times.append((name, time.monotonic())),
         )
         end = time.monotonic()

@@ -1,6 +1,7 @@
 """Nothing half-written is seen: a folder is swapped in whole, a file put in its place at once."""
 
 import ctypes
+import hashlib
 import json
 import os
 import shutil
@@ -63,6 +64,17 @@ def write_text(path: Path, text: str) -> Path:
 def write_json(path: Path, value: Any) -> Path:
     """The same for a JSON value, for people to read."""
     return write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_bytes(path: Path, data: bytes) -> str:
+    """The same for bytes, which are on the disk itself before they have their name; their SHA-256."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    with partial.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+    return hashlib.sha256(data).hexdigest()
 
 
 def link_or_copy(source: Path, target: Path) -> None:

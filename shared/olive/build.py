@@ -6,7 +6,10 @@ the weights' bytes, on the workflow and, where it has some, on the calibration t
 all of these are alike share it.
 """
 
+import shutil
+import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,9 @@ PASSES = ("shared.olive.builder_pass", "shared.olive.calibrated_pass")
 """What Olive loads by the name in its list of passes."""
 
 TOOLS = ("olive-ai", "mobius-onnx", "onnx", "onnx-ir", "torch", "transformers")
+
+LAYERS_KEPT_SECONDS = 7 * 24 * 3600
+"""How long the calibrated layers of a killed build wait for somebody to go on with it."""
 
 
 def build_stage(
@@ -67,16 +73,36 @@ def build_stage(
         code=(__name__, *PASSES),
     )
     ready = bound(workflow, tokens) if tokens else workflow
-    return run_stage(plan, lambda work: _build(ready, source.folder, work), force=force)
+    layers = plan.folder.with_name(f".{plan.key}.layers")
+
+    def produce(work: Path) -> Produced:
+        if force:
+            shutil.rmtree(layers, ignore_errors=True)
+        return _build(ready, source.folder, work, layers)
+
+    done = run_stage(plan, produce, force=force)
+    if not done.reused:
+        _forget_layers(layers)
+    return done
 
 
-def _build(workflow: dict[str, Any], folder: Path, work: Path) -> Produced:
+def _forget_layers(layers: Path) -> None:
+    """Remove what a finished build kept in case it is killed, and what nobody went on with."""
+    shutil.rmtree(layers, ignore_errors=True)
+    for other in layers.parent.glob(".*.layers"):
+        with suppress(OSError):  # its own build may be removing it
+            newest = max(path.stat().st_mtime for path in (other, *other.rglob("*")))
+            if newest < time.time() - LAYERS_KEPT_SECONDS:
+                shutil.rmtree(other)
+
+
+def _build(workflow: dict[str, Any], folder: Path, work: Path, layers: Path) -> Produced:
     say("      starting Olive")
     from shared.olive.workflow import run_workflow
 
     part = work / "olive"
     part.mkdir()
-    run_workflow(workflow, folder, part, both=True)
+    run_workflow(workflow, folder, part, both=True, layers=layers)
     _collect(part, work)
     return Produced(_sizes(work))
 

@@ -10,6 +10,8 @@ import fnmatch
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +21,19 @@ from olive.model import HfModelHandler
 from olive.passes import Pass
 from olive.passes.pass_config import BasePassConfig, PassConfigParam
 
-from shared.base.errors import RungFailed
+from shared.base.code import code_hash
+from shared.base.errors import RungFailed, UserError
+from shared.base.hashing import sha256_json
+from shared.base.manifest import tool_versions
 from shared.base.parsing import read_json
-from shared.base.progress import bar
+from shared.base.progress import bar, say
 from shared.olive.graph.architecture import build_graph
 from shared.olive.quantise.gptq import SHRINK, Format
-from shared.olive.quantise.layerwise import ShardWriter, quantize_decoder
-from shared.olive.workflow import failures
+from shared.olive.quantise.layer_files import LayerFiles
+from shared.olive.quantise.layerwise import quantize_decoder
+from shared.olive.workflow import failures, layer_folder
 from shared.source.model import load_model, model_weights
+from shared.source.source import weights_hash
 from shared.source.weights import INDEX
 
 KEPT_FILES = ("*.json", "*.jinja", "*.txt", "LICENSE", "*.model")
@@ -59,7 +66,7 @@ class CalibratedQuant(Pass):
     ) -> HfModelHandler:
         try:
             return self._quantise(model, config, Path(output_model_path))
-        except RungFailed as error:
+        except UserError as error:
             failures.append(error)
             raise
 
@@ -69,28 +76,49 @@ class CalibratedQuant(Pass):
         texts = read_tokens(config.calibration) if config.feedback else []
         build_graph(folder, "f16")  # what has no graph should fail now, not after an hour's work
         loaded = load_model(folder)
-        shards, used = ShardWriter(out), dict[str, Format]()
-
-        def form(name: str) -> Format:
-            used[name] = _format(config, name)
-            return used[name]
-
-        def asked(name: str) -> Format:
-            return _format(config, name)
-
-        modules = _refuse_odd_rows(loaded, asked) + (
-            loaded.lm_head.weight.data_ptr() != loaded.model.embed_tokens.weight.data_ptr()
-        )
+        formats = _formats(loaded, partial(_format, config))
         shrink = SHRINK if config.search else (1.0,)
+        files = LayerFiles((layer_folder.get() or out) / _key(folder, texts, formats, shrink))
+        left = _left(formats, files.finished)
         try:
-            with bar("calibrate and quantise", modules, "weights") as step:
+            with bar("calibrate and quantise", left, "weights") as step:
                 quantize_decoder(
-                    loaded, texts, form, shards.blocks, step, shrink=shrink, feedback=bool(texts)
+                    loaded,
+                    texts,
+                    formats.__getitem__,
+                    files,
+                    step,
+                    shrink=shrink,
+                    feedback=bool(texts),
                 )
         except ValueError as error:
             raise RungFailed(f"olive.json: {type(self).__name__}: {error}") from error
-        _finish(folder, out, shards, used, config)
+        _finish(folder, out, files, formats, config)
+        if files.folder.parent == out:
+            shutil.rmtree(files.folder)
         return HfModelHandler(str(out), task=model.task)
+
+
+def _key(
+    folder: Path, texts: list[list[int]], formats: dict[str, Format], shrink: tuple[float, ...]
+) -> str:
+    """16 hex digits of SHA-256 over all that the quantised weights depend on."""
+    forms = {name: asdict(form) for name, form in formats.items()}
+    tools = tool_versions("torch", "transformers")
+    inputs = [weights_hash(folder), texts, forms, shrink, code_hash(__name__), tools]
+    return sha256_json(inputs)[:16]
+
+
+def _left(formats: dict[str, Format], finished: int) -> int:
+    """How many modules are still to be quantised; tells where that goes on after a killed run."""
+    part_of = {name: ".".join(name.split(".")[:3]) for name in formats}
+    parts = list(dict.fromkeys(part_of.values()))
+    layers = sum(part.startswith("model.layers.") for part in parts)
+    if 0 < finished < layers:
+        say(f"      calibration goes on at layer {finished + 1} of {layers}")
+    elif finished:
+        say("      calibration goes on behind the last layer")
+    return sum(part in parts[finished:] for part in part_of.values())
 
 
 def read_tokens(path: str | None) -> list[list[int]]:
@@ -103,8 +131,11 @@ def read_tokens(path: str | None) -> list[list[int]]:
     return texts
 
 
-def _refuse_odd_rows(model: Any, form: Callable[[str], Format]) -> int:
-    """How many linear layers there are; RungFailed where one's rows hold no whole blocks."""
+def _formats(model: Any, form: Callable[[str], Format]) -> dict[str, Format]:
+    """Every module's format in the order of the work, a tied head under the embedding's name.
+
+    RungFailed where a linear layer's rows hold no whole blocks.
+    """
     linears = {n: m for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
     for name, module in linears.items():
         size = form(name).block_size
@@ -112,7 +143,9 @@ def _refuse_odd_rows(model: Any, form: Callable[[str], Format]) -> int:
             raise RungFailed(
                 f"olive.json: {name}: row length {module.in_features} is not a multiple of {size}"
             )
-    return len(linears)
+    tied = model.lm_head.weight.data_ptr() == model.model.embed_tokens.weight.data_ptr()
+    names = [name for name in linears if not (tied and name == "lm_head")]
+    return {name: form(name) for name in (*names, "model.embed_tokens")}
 
 
 def _format(config: Any, name: str) -> Format:
@@ -132,28 +165,28 @@ def _format(config: Any, name: str) -> Format:
 def _finish(
     folder: Path,
     out: Path,
-    shards: ShardWriter,
-    used: dict[str, Format],
+    files: LayerFiles,
+    formats: dict[str, Format],
     config: Any,
 ) -> None:
     """What was not quantised, the index, config.json with its quantization_config, the tokenizer."""
-    tied = "lm_head" not in used
-    for name, tensor in model_weights(folder).items():
-        module = name.removesuffix(".weight")
-        if module not in used and not (tied and module == "lm_head"):
-            shards.tensor(name, tensor)
+    tied = "lm_head" not in formats
+    quantised = {*formats, "lm_head"}
+    weights = model_weights(folder).items()
+    others = {name: t for name, t in weights if name.removesuffix(".weight") not in quantised}
     for pattern in KEPT_FILES:
         for path in folder.glob(pattern):
             if path.name not in ("config.json", INDEX, "manifest.json"):
                 shutil.copyfile(path, out / path.name)
-    (out / INDEX).write_text(json.dumps(shards.finish()))
+    index = {"metadata": {}, "weight_map": files.link_into(out, others)}
+    (out / INDEX).write_text(json.dumps(index))
     general = {"bits": config.bits, "group_size": config.group_size, "symmetric": config.sym}
     overrides = {}
-    for name, form in used.items():
+    for name, form in formats.items():
         own = {"bits": form.bits, "group_size": form.block_size, "symmetric": form.symmetric}
         if own != general:
             overrides[name] = {k: v for k, v in own.items() if v != general[k]}
-    quantised = general | {
+    quantization = general | {
         "quant_method": "olive",
         "embeds": True,
         "lm_head": True,
@@ -163,6 +196,6 @@ def _finish(
     }
     if tied and (head := overrides.get("model.embed_tokens")):
         overrides["lm_head"] = head
-    settings = read_json(folder / "config.json") | {"quantization_config": quantised}
+    settings = read_json(folder / "config.json") | {"quantization_config": quantization}
     settings["tie_word_embeddings"] = False  # as Olive has it: the quantised tensors are tied
     (out / "config.json").write_text(json.dumps(settings, indent=2))

@@ -9,24 +9,36 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from shared.base.errors import RungFailed
+from shared.base.errors import RungFailed, UserError
 from shared.base.hashing import sha256_file
 from shared.base.text import first_line
 from shared.domain.olive_json import package_config
 
-failures: list[RungFailed] = []
+failures: list[UserError] = []
 """What passes of ours raised: Olive's engine swallows it and goes on to end without a model."""
 
+layer_folder: ContextVar[Path | None] = ContextVar("layer_folder", default=None)
+"""Where passes of ours keep the layers that are finished, for a run after this one is killed."""
 
-def run_workflow(config: dict[str, Any], model: Path, out: Path, *, both: bool = False) -> None:
+
+def run_workflow(
+    config: dict[str, Any],
+    model: Path,
+    out: Path,
+    *,
+    both: bool = False,
+    layers: Path | None = None,
+) -> None:
     """Run the workflow `config` on the model folder `model`, into the folder `out`.
 
     `out` ends with model.onnx, its external data, genai_config.json and olive.log (with `both` also
-    model_q4.onnx and its data); Olive's cache lives and dies inside it. Raises RungFailed with
-    Olive's own words.
+    model_q4.onnx and its data); Olive's cache lives and dies inside it. `layers`: a folder in which
+    calibrated layers outlive a killed run, whose own they must be. Raises RungFailed with Olive's own
+    words.
     """
     from olive.workflows import run
 
@@ -38,10 +50,11 @@ def run_workflow(config: dict[str, Any], model: Path, out: Path, *, both: bool =
         "log_severity_level": 1,
     }
     failures.clear()
+    layer_folder.set(layers)
     try:
         with _log_to(out / "olive.log"), _without_reading_or_copying():
             result = run(bound, package_config=package_config(both))
-    except RungFailed:
+    except UserError:
         raise
     except Exception as error:
         raise RungFailed(f"olive.json: the workflow failed: {first_line(error)}") from error
@@ -103,7 +116,7 @@ def _log_to(path: Path) -> Iterator[None]:
         logger.handlers, logger.propagate = before
 
 
-def _swallowed(log: Path) -> RungFailed:
+def _swallowed(log: Path) -> UserError:
     """The failure that Olive swallowed: our pass's own, else the last error in Olive's log."""
     if failures:
         return failures[-1]

@@ -2,14 +2,15 @@
 
 At any time one layer is in float32 with the Hessians of its inputs (a 3B model: about 0.9 GB), beside
 the calibration text's hidden states (tokens × width × 4 bytes). The 16-bit model is mapped from its
-files: pages that were read are given back. What is finished is written to a shard and forgotten.
+files: pages that were read are given back. What is finished is written to a file and forgotten, and a
+run that was killed goes on behind it: the same bytes, since a layer depends on its weights and on what
+the layers before it pass on.
 """
 
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,9 +20,9 @@ from shared.base.cpu import cores
 from shared.olive.quantise.checkpoint import Blocks
 from shared.olive.quantise.gptq import SHRINK, Format, Inputs, dequantized, gptq, inputs_of
 from shared.olive.quantise.hessian import add, one_thread, spread
-from shared.source.weights import forget_mapped
+from shared.olive.quantise.layer_files import LayerFiles
+from shared.source.weights import forget_mapped, give_back
 
-Write = Callable[[str, Blocks], None]
 FormatOf = Callable[[str], Format]
 
 
@@ -33,7 +34,7 @@ def quantize_decoder(
     model: Any,
     texts: list[list[int]],
     form: FormatOf,
-    write: Write,
+    files: LayerFiles,
     step: Callable[[str], None],
     *,
     shrink: tuple[float, ...] = SHRINK,
@@ -42,13 +43,14 @@ def quantize_decoder(
     """Quantise every linear layer, the head and the embedding of a Hugging Face decoder.
 
     `texts`: token ids to calibrate on; without any, or without `feedback`, weights are rounded on
-    their own. `write(module name, blocks)` gets each result, `step(module name)` says where it is.
+    their own. `files` gets each layer, and those that it has are not done again; `step(module name)`
+    says where it is.
     A tied table is quantised for its use as the head, which is where its errors show.
     """
     with one_thread():
         hidden, arguments = _first_inputs(model, texts) if texts and feedback else ([], [])
-        hidden = _layers(model, hidden, arguments, form, write, step, shrink)
-        _head(model, hidden, form, write, step, shrink)
+        hidden = _layers(model, hidden, arguments, form, files, step, shrink)
+        _head(model, hidden, form, files, step, shrink)
 
 
 def _layers(
@@ -56,13 +58,16 @@ def _layers(
     hidden: list[torch.Tensor],
     arguments: list[dict[str, Any]],
     form: FormatOf,
-    write: Write,
+    files: LayerFiles,
     step: Callable[[str], None],
     shrink: tuple[float, ...],
 ) -> list[torch.Tensor]:
     """Quantise the layers in turn; what the last one passes on."""
-    base = model.model
-    for number, layer in enumerate(base.layers):
+    layers = model.model.layers
+    if 0 < files.finished <= len(layers):
+        hidden = files.hidden()
+    for number in range(files.finished, len(layers)):
+        layer, done = layers[number], dict[str, Blocks]()
         with _forgotten(layer):
             layer.to(torch.float32)
         linears = {n: m for n, m in layer.named_modules() if isinstance(m, nn.Linear)}
@@ -70,12 +75,13 @@ def _layers(
         for name, module in linears.items():
             full = f"model.layers.{number}.{name}"
             step(full)
-            blocks = gptq(module.weight.data, inputs.get(name), form(full), shrink)
-            write(full, blocks)
-            module.weight.data = dequantized(blocks)
+            done[full] = gptq(module.weight.data, inputs.get(name), form(full), shrink)
+            module.weight.data = dequantized(done[full])
         inputs.clear()
         hidden = spread(partial(_forward, layer), hidden, arguments)
         layer.to("meta")
+        files.write(done, hidden)
+        give_back()
     return hidden
 
 
@@ -83,25 +89,32 @@ def _head(
     model: Any,
     hidden: list[torch.Tensor],
     form: FormatOf,
-    write: Write,
+    files: LayerFiles,
     step: Callable[[str], None],
     shrink: tuple[float, ...],
 ) -> None:
-    base, hessian = model.model, None
-    norm = base.norm.to(torch.float32)
+    """The head behind all layers and, where it is not the same table, the embedding behind that."""
+    base, layers = model.model, len(model.model.layers)
+    table, head = base.embed_tokens.weight, model.lm_head.weight
+    tied = table.data_ptr() == head.data_ptr()
+    if files.finished == layers:
+        step("lm_head")
+        name = "model.embed_tokens" if tied else "lm_head"
+        inputs = _head_inputs(base.norm, hidden)
+        files.write({name: gptq(head.data, inputs, form(name), shrink)})
+        forget_mapped([head.data])
+    if not tied and files.finished == layers + 1:
+        name = "model.embed_tokens"
+        step(name)
+        files.write({name: gptq(table.data, None, form(name), shrink)})
+
+
+def _head_inputs(norm: nn.Module, hidden: list[torch.Tensor]) -> Inputs | None:
+    norm, hessian = norm.to(torch.float32), None
     with torch.inference_mode():
         for x in hidden:
             hessian = add(hessian, norm(x))
-    inputs = None if hessian is None else inputs_of(hessian)
-    table, head = base.embed_tokens.weight, model.lm_head.weight
-    step("lm_head")
-    if table.data_ptr() == head.data_ptr():
-        write("model.embed_tokens", gptq(head.data, inputs, form("model.embed_tokens"), shrink))
-        return
-    write("lm_head", gptq(head.data, inputs, form("lm_head"), shrink))
-    forget_mapped([head.data])
-    step("model.embed_tokens")
-    write("model.embed_tokens", gptq(table.data, None, form("model.embed_tokens"), shrink))
+    return None if hessian is None else inputs_of(hessian)
 
 
 @contextmanager
@@ -150,7 +163,8 @@ def _as_float(value: Any) -> Any:
 @torch.inference_mode()
 def _forward(layer: nn.Module, hidden: torch.Tensor, arguments: dict[str, Any]) -> torch.Tensor:
     output = layer(hidden, **arguments)
-    return output[0] if isinstance(output, tuple) else output
+    passed: torch.Tensor = output[0] if isinstance(output, tuple) else output
+    return passed.contiguous()
 
 
 def _seen_inputs(
@@ -207,41 +221,3 @@ def _watched(linears: dict[str, nn.Linear]) -> Iterator[SeenInputs]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-class ShardWriter:
-    """A model folder in Olive's quantised format, written in shards of about `limit` bytes."""
-
-    def __init__(self, folder: Path, limit: int = 200_000_000) -> None:
-        self._folder, self._limit = folder, limit
-        self._pending: dict[str, torch.Tensor] = {}
-        self._map: dict[str, str] = {}
-        self._shards = 0
-
-    def blocks(self, name: str, blocks: Blocks) -> None:
-        """A quantised module."""
-        self.tensor(f"{name}.qweight", blocks.packed.flatten(1))
-        self.tensor(f"{name}.scales", blocks.scales)
-        if blocks.zeros is not None:
-            self.tensor(f"{name}.qzeros", blocks.zeros)
-
-    def tensor(self, name: str, tensor: torch.Tensor) -> None:
-        """A tensor under its own name."""
-        self._pending[name] = tensor.contiguous()
-        if sum(t.nbytes for t in self._pending.values()) >= self._limit:
-            self._flush()
-
-    def _flush(self) -> None:
-        from safetensors.torch import save_file
-
-        self._shards += 1
-        file = f"model-{self._shards:05}.safetensors"
-        save_file(self._pending, self._folder / file, metadata={"format": "pt"})
-        self._map |= dict.fromkeys(self._pending, file)
-        self._pending = {}
-
-    def finish(self) -> dict[str, Any]:
-        """Write what is left; the content of model.safetensors.index.json."""
-        if self._pending:
-            self._flush()
-        return {"metadata": {}, "weight_map": self._map}

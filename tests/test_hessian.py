@@ -11,12 +11,14 @@ import torch
 from safetensors.torch import save_file
 
 from shared.base.cpu import cores
-from shared.olive.quantise import hessian
+from shared.olive.quantise import hessian, layerwise
 from shared.olive.quantise.gptq import Format, gptq, inputs_of
 from shared.olive.quantise.hessian import add, inverse_factor_
+from shared.olive.quantise.layer_files import LayerFiles
+from shared.olive.quantise.layerwise import quantize_decoder
 from shared.source import weights
 from shared.source.model import load_model
-from shared.source.weights import SINGLE, forget_mapped, load_weights
+from shared.source.weights import SINGLE, forget_mapped, give_back, load_weights
 
 
 def inputs(tokens: int, width: int) -> torch.Tensor:
@@ -95,3 +97,24 @@ class TestForgettingPages:
         matrices = [p.data for p in model.parameters() if p.ndim == 2]
         forget_mapped(matrices)
         assert forgotten == [matrix.data_ptr() for matrix in matrices]
+
+
+class TestGivingBack:
+    def test_what_was_freed_between_other_blocks_leaves_the_memory(self) -> None:
+        torch.ones(7_000_000)  # 28 MB: freed, glibc takes smaller ones from its own heap
+        blocks = [torch.ones(1_000_000) for _ in range(100)]
+        kept = blocks[::10]
+        del blocks
+        held = psutil.Process().memory_info().rss
+        give_back()
+        assert held - psutil.Process().memory_info().rss > 250_000_000
+        assert all(float(block.sum()) == 1_000_000 for block in kept)
+
+    def test_is_done_after_every_layer(
+        self, tiny: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        finished, files = list[int](), LayerFiles(tmp_path)
+        monkeypatch.setattr(layerwise, "give_back", lambda: finished.append(files.finished))
+        model = load_model(tiny("llama"))
+        quantize_decoder(model, [], lambda _: Format(), files, lambda _: None)
+        assert finished == [1, 2, 3, 4]

@@ -6,11 +6,13 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from shared.base.errors import UserError
+from shared.base.stage import Plan, StageResult
 from shared.domain.domain import domain_names, load_domain
 from shared.domain.records import read_records
 from shared.olive import build as stage
@@ -144,7 +146,12 @@ def test_the_order_of_the_passes_is_part_of_the_builds_key(
     root: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keys: list[str] = []
-    monkeypatch.setattr(stage, "run_stage", lambda plan, *_, **__: keys.append(plan.key))
+
+    def asked(plan: Plan, *_: Any, **__: Any) -> StageResult:
+        keys.append(plan.key)
+        return cast(StageResult, SimpleNamespace(reused=True))
+
+    monkeypatch.setattr(stage, "run_stage", asked)
     monkeypatch.setattr(stage, "wants_calibration", lambda _: False)
     path = root / "domains" / "legal" / "olive.json"
     build()

@@ -15,7 +15,7 @@ from benchmarks.full_size import calibration_texts
 from shared.base.parsing import read_json
 from shared.domain.domain import domain_names, load_domain
 from shared.domain.olive_json import with_overrides
-from shared.olive.calibration import bound, wants_calibration
+from shared.olive.calibration_text import bound, wants_calibration
 from shared.olive.workflow import run_workflow
 
 WITHOUT = "without-calibration"

@@ -148,7 +148,7 @@ def calibration_texts(domain: str, vocabulary: int) -> list[list[int]]:
     """Token ids of a domain's calibration text, by the embedded model's tokenizer."""
     from shared.domain.domain import load_domain
     from shared.domain.records import read_records
-    from shared.olive.calibration import FILE, chat_tokens
+    from shared.olive.calibration_text import FILE, chat_tokens
     from shared.source.tokenizer import Tokenizer
 
     loaded = load_domain(domain)

@@ -17,8 +17,8 @@ from shared.domain.domain import domain_names, load_domain
 from shared.domain.records import read_records
 from shared.olive import build as stage
 from shared.olive.build import build_stage
-from shared.olive.calibration import FILE, MAX_TOKENS, bound, refuse_common, wants_calibration
-from shared.olive.calibration_data import rows_of
+from shared.olive.calibration_loader import rows_of
+from shared.olive.calibration_text import FILE, MAX_TOKENS, bound, refuse_common, wants_calibration
 from shared.pipeline.chain import run_chain
 from shared.pipeline.rung import Options
 from shared.source.source import source_stage

@@ -14,7 +14,8 @@ import torch
 from shared.base.errors import RungFailed
 from shared.olive.quantise import gptq as module
 from shared.olive.quantise.checkpoint import Checkpoint
-from shared.olive.quantise.gptq import Format, dequantized, gptq, inputs_of, pack, search, unpack
+from shared.olive.quantise.gptq import Format, gptq, inputs_of, search
+from shared.olive.quantise.packing import dequantized, pack, unpack
 from tests.test_quantised import IDS, build, logits
 
 Tiny = Callable[[str], Path]

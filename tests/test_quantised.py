@@ -151,6 +151,6 @@ class TestIsRefused:
 
 
 def quantised_blocks(bits: int, packed: torch.Tensor) -> Any:
-    from shared.olive.quantise.checkpoint import Blocks
+    from shared.olive.quantise.packing import Blocks
 
     return Blocks(bits, 32, packed, torch.ones(packed.shape[:2]))

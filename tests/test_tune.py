@@ -17,7 +17,7 @@ from shared.base.manifest import Manifest, Measurement
 from shared.base.stage import StageResult
 from shared.domain.domain import Domain, domain_names, load_domain
 from shared.evaluate.compare import Checked
-from shared.olive.calibration import wants_calibration
+from shared.olive.calibration_text import wants_calibration
 from shared.pipeline import rung as chain_rung
 from shared.pipeline.chain import select_records
 from shared.pipeline.rung import WEBGPU_DECODE, Options, RungRun

@@ -21,7 +21,7 @@ from shared.domain.domain import Domain
 from shared.domain.olive_json import with_overrides
 from shared.domain.records import Record
 from shared.domain.settings import Exporter, Rung
-from shared.olive.calibration import TOKENS, bound, calibration_stage, wants_calibration
+from shared.olive.calibration_text import TOKENS, bound, calibration_stage, wants_calibration
 from shared.source.source import Source, weights_hash
 
 DTYPES = ("q4f16", "q4")

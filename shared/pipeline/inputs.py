@@ -26,7 +26,7 @@ from shared.evaluate.scoring.summary import missing
 from shared.evaluate.systems import MODES, NAMES
 from shared.hub.names import repository_name
 from shared.olive.build import DTYPES
-from shared.olive.calibration import FILE, refuse_common, wants_calibration
+from shared.olive.calibration_text import FILE, refuse_common, wants_calibration
 from shared.prompt.renderers import require_node
 from shared.release.card.template import check_template
 from shared.setup.browser import require_browser

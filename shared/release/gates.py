@@ -1,4 +1,6 @@
-"""Stage 7, gates: each measurement compared with the bound that a [[gate]] sets; data in, verdicts out.
+"""Stage 7, gates: each measurement compared with its bound; data in, verdicts out.
+
+The gates themselves are data: `[[gate]]` in domains/defaults.toml or a domain's fallback.toml.
 
 A measurement is named `<stage>.<name>`. What was not measured is neither passed nor failed, and a
 software adapter's number never counts for a gate that asks for hardware. A release may go out only

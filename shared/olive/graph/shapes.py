@@ -16,7 +16,7 @@ from shared.olive.graph.architecture import build_graph
 from shared.olive.graph.external_data import ONNX_TYPES
 from shared.olive.graph.mobius import StateDict
 from shared.olive.graph.weights import Int4Options, Quantizer, Rewriter
-from shared.olive.quantise.checkpoint import Blocks
+from shared.olive.quantise.packing import Blocks
 
 GRAPH_TYPES = {"q4f16": "f16", "q4": "f32"}
 

@@ -22,8 +22,9 @@ from onnx import helper
 from shared.base.errors import RungFailed
 from shared.olive.graph.external_data import ExternalDataWriter, TensorSink
 from shared.olive.graph.mobius import BareGraph, StateDict
-from shared.olive.quantise.checkpoint import Blocks, Checkpoint, Layout, is_ticket
+from shared.olive.quantise.checkpoint import Checkpoint, is_ticket
 from shared.olive.quantise.nearest import quantize
+from shared.olive.quantise.packing import Blocks, Layout
 from shared.source.weights import forget_pages
 
 TORCH_TYPES = {onnx.TensorProto.FLOAT: torch.float32, onnx.TensorProto.FLOAT16: torch.float16}

@@ -10,54 +10,22 @@ the weight's place: [N, 1] int64 that say which row of which module is meant. Th
 joined like any weight, and `Checkpoint.blocks` turns them into bytes when these are written.
 """
 
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from shared.base import paths
 from shared.base.errors import RungFailed
 from shared.base.parsing import read_json
+from shared.olive.quantise.packing import Blocks
 from shared.source.model import model_weights
 from shared.source.weights import forget_pages, load_weights
 
 PARTS = ("qweight", "scales", "qzeros")
 ROW_BITS = 32
 TICKET = torch.int64
-
-
-class Layout(NamedTuple):
-    """How a weight [rows, columns] lies in memory."""
-
-    bits: int
-    block_size: int
-    has_zeros: bool
-    rows: int
-    columns: int
-
-
-@dataclass(frozen=True)
-class Blocks:
-    """A weight [N, K] in blocks along K: w ≈ (code − zero) · scale.
-
-    `packed` [N, K/block, block·bits/8] uint8, lowest bits first; `scales` [N, K/block] float;
-    `zeros` [N, ⌈K/block·bits/8⌉] uint8, packed likewise, or None for 2^(bits−1) throughout.
-    """
-
-    bits: int
-    block_size: int
-    packed: torch.Tensor
-    scales: torch.Tensor
-    zeros: torch.Tensor | None = None
-
-    @property
-    def layout(self) -> Layout:
-        """What the graph's node must say of it."""
-        rows, count, _ = self.packed.shape
-        columns = count * self.block_size
-        return Layout(self.bits, self.block_size, self.zeros is not None, rows, columns)
 
 
 def is_ticket(tensor: torch.Tensor) -> bool:

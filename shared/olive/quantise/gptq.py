@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 import torch
 
-from shared.olive.quantise.checkpoint import Blocks
 from shared.olive.quantise.hessian import inverse_factor_, spread
+from shared.olive.quantise.packing import Blocks, pack
 
 SHRINK = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
 """Scales tried, as shares of the one that reaches the block's largest value."""
@@ -224,32 +224,3 @@ def _pack(codes: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor, form: 
     packed = pack(codes, form.bits).view(rows, columns // form.block_size, -1)
     points = None if form.symmetric else pack(zeros.to(torch.uint8), form.bits)
     return Blocks(form.bits, form.block_size, packed, scales.to(torch.float16), points)
-
-
-def pack(codes: torch.Tensor, bits: int) -> torch.Tensor:
-    """Codes [n, k] uint8 → [n, ⌈k·bits/8⌉], low bits first."""
-    if bits == 8:
-        return codes.contiguous()
-    if codes.shape[1] % 2:
-        codes = torch.nn.functional.pad(codes, (0, 1))
-    return codes[:, 0::2] | (codes[:, 1::2] << 4)
-
-
-def unpack(packed: torch.Tensor, bits: int, columns: int) -> torch.Tensor:
-    """The opposite of `pack`."""
-    if bits == 8:
-        return packed[:, :columns]
-    return torch.stack((packed & 0xF, packed >> 4), dim=-1).flatten(1)[:, :columns]
-
-
-def dequantized(blocks: Blocks) -> torch.Tensor:
-    """float32 [N, K] of quantised blocks."""
-    layout = blocks.layout
-    codes = unpack(blocks.packed.flatten(1), blocks.bits, layout.columns).to(torch.float32)
-    codes = codes.view(layout.rows, -1, blocks.block_size)
-    count = codes.shape[1]
-    if blocks.zeros is None:
-        codes -= 2 ** (blocks.bits - 1)
-    else:
-        codes -= unpack(blocks.zeros, blocks.bits, count).to(torch.float32).unsqueeze(-1)
-    return codes.mul_(blocks.scales.to(torch.float32).unsqueeze(-1)).flatten(1)

@@ -18,7 +18,7 @@ from shared.base.errors import UserError, of_this_machine
 from shared.base.files import link_or_copy, write_bytes, write_json
 from shared.base.hashing import sha256_now
 from shared.base.paths import shown
-from shared.olive.quantise.checkpoint import Blocks
+from shared.olive.quantise.packing import Blocks
 
 RECORD, SHARD, HIDDEN = "layers.json", "model-{:05}.safetensors", "hidden-{:05}.safetensors"
 

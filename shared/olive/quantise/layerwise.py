@@ -17,10 +17,10 @@ import torch
 from torch import nn
 
 from shared.base.cpu import cores
-from shared.olive.quantise.checkpoint import Blocks
-from shared.olive.quantise.gptq import SHRINK, Format, Inputs, dequantized, gptq, inputs_of
+from shared.olive.quantise.gptq import SHRINK, Format, Inputs, gptq, inputs_of
 from shared.olive.quantise.hessian import add, one_thread, spread
 from shared.olive.quantise.layer_files import LayerFiles
+from shared.olive.quantise.packing import Blocks, dequantized
 from shared.source.weights import forget_mapped, give_back
 
 FormatOf = Callable[[str], Format]

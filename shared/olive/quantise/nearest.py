@@ -13,6 +13,7 @@ from functools import cache
 import torch
 
 from shared.base.cpu import cores
+from shared.olive.quantise.packing import pack
 
 ROWS_IN_CACHE = 2**19
 """Values per step: about 2 MiB of float32, so that the passes over it stay in the L2 cache."""
@@ -56,7 +57,7 @@ def _quantize_blocks(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     inverse = torch.where(scales == 0, 0.0, 1.0 / scales)
     # floor(x + 8.5) is MLAS's round-half-up on the shifted, always positive value.
     codes = values.mul(inverse.unsqueeze(-1)).add_(8.5).floor_().clamp_(0, 15).to(torch.uint8)
-    return scales, codes[..., 0::2] | (codes[..., 1::2] << 4)
+    return scales, pack(codes, 4)
 
 
 @cache

@@ -15,7 +15,7 @@ from shared.base import paths
 from shared.base.errors import UserError
 from shared.domain.domain import load_domain
 from shared.domain.settings import Rung
-from shared.olive.calibration import wants_calibration
+from shared.olive.calibration_text import wants_calibration
 from shared.pipeline.one_domain import (
     Result,
     record_failure,

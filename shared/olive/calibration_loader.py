@@ -1,4 +1,4 @@
-"""Olive's data interface to token ids that `shared.olive.calibration` wrote; Olive loads this."""
+"""Olive's data interface to token ids that `shared.olive.calibration_text` wrote; Olive loads this."""
 
 import json
 from pathlib import Path

@@ -141,7 +141,7 @@ def data_config(tokens: Path, row: int | None = None) -> dict[str, Any]:
     where = {"tokens": str(tokens)} | ({"row": row} if row else {})
     return {
         "name": "calibration",
-        "user_script": str(Path(__file__).with_name("calibration_data.py")),
+        "user_script": str(Path(__file__).with_name("calibration_loader.py")),
         "load_dataset_config": {"type": "docintel_tokens", "params": where},
         "pre_process_data_config": {"type": "skip_pre_process"},
         "post_process_data_config": {"type": "skip_post_process"},

@@ -31,6 +31,22 @@ def interval(low: float, high: float, unit: str) -> str:
     return f"{number(low, '')}–{number(high, '')}"
 
 
+def duration(seconds: float) -> str:
+    """`723` → 12 min 3 s."""
+    whole = round(seconds)
+    hours, minutes, left = whole // 3600, whole // 60 % 60, whole % 60
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {left} s" if minutes else f"{left} s"
+
+
+def about(seconds: float) -> str:
+    """An estimate, to no more figures than it is worth: 45 s, 12 min, 1 h 40 min."""
+    step = 5 if seconds < 90 else 60 if seconds < 5400 else 600
+    rounded = max(step, round(seconds / step) * step)
+    return duration(rounded).removesuffix(" 0 s") if rounded >= 60 else f"{rounded} s"
+
+
 def parse_bytes(text: str, where: str) -> int:
     """Bytes of "16GB", "800 MB", "512MiB" or a plain number; UserError naming `where` it was given.
 

@@ -32,6 +32,8 @@ REMEMBER_FROM_BYTES = 1 << 20
 TELL_FROM_BYTES = 1 << 30
 """Hashing these takes seconds, and is said."""
 
+MEMORY = "hashes.sqlite"
+
 TICK_NS = 20_000_000
 """File times move in steps of the kernel's tick, 10 ms at the most; twice that is safe."""
 
@@ -59,6 +61,11 @@ def refuse_work(what: str) -> None:
     """NotDone(what) inside `only_what_is_done`; nothing elsewhere."""
     if _hashing_refused.get():
         raise NotDone(what)
+
+
+def work_is_refused() -> bool:
+    """Whether this runs inside `only_what_is_done`."""
+    return _hashing_refused.get()
 
 
 def sha256_json(value: Any) -> str:
@@ -124,7 +131,7 @@ def keep_hashes(files: Iterable[Path]) -> Iterator[dict[Path, Path]]:
 
 def forget_hashes() -> None:
     """Empty the memory: every file is hashed again when it is next asked for (`--rehash`)."""
-    for name in ("hashes.sqlite", "hashes.sqlite-journal"):
+    for name in (MEMORY, f"{MEMORY}-journal"):
         (paths.build() / name).unlink(missing_ok=True)
 
 
@@ -156,6 +163,8 @@ def _written_mark(status: os.stat_result) -> tuple[int, ...]:
 
 def _recall(mark: str) -> str | None:
     """A memory that cannot be opened (a network file system without locks) costs time, not truth."""
+    if not (paths.build() / MEMORY).exists():  # nothing is written where nothing is known
+        return None
     try:
         with closing(_memory()) as memory:
             row = memory.execute("select sha256 from hash where mark = ?", (mark,)).fetchone()
@@ -174,6 +183,6 @@ def _remember(digests: dict[str, str]) -> None:
 
 def _memory() -> sqlite3.Connection:
     paths.build().mkdir(parents=True, exist_ok=True)
-    connection = sqlite3.connect(paths.build() / "hashes.sqlite", timeout=60)
+    connection = sqlite3.connect(paths.build() / MEMORY, timeout=60)
     connection.execute("create table if not exists hash (mark text primary key, sha256 text)")
     return connection

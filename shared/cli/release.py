@@ -16,6 +16,7 @@ WHERE = {
     "private": "make a new repository private; refused where a public one is there",
     "overwrite": "replace what others changed on main since the last release",
 }
+DRY = {"dry_run": "show the rungs that have weights and what each stage would take; do nothing"}
 REHASH = {"rehash": "read all weights again instead of trusting size, time and inode"}
 MANY = {
     "jobs": "how many domains are worked on at once",
@@ -43,7 +44,14 @@ def _rehash(wanted: bool) -> None:
         forget_hashes()
 
 
-@task(help=DOMAIN | RUNGS | RECORDS | SYSTEMS | PUBLISH | KEEP | REHASH)
+def _show_dry_run(domains: list[str], options: Any) -> None:
+    from shared.pipeline.dry_run import dry_run
+
+    for name in domains:
+        print(dry_run(name, options))
+
+
+@task(help=DOMAIN | RUNGS | RECORDS | SYSTEMS | PUBLISH | KEEP | REHASH | DRY)
 @command
 def release(
     c: Context,
@@ -58,6 +66,7 @@ def release(
     keep_onnx: bool = False,
     force: bool = False,
     rehash: bool = False,
+    dry_run: bool = False,
 ) -> None:
     """Take a domain from merged weights to models/<domain>/webgpu, measured and with its card.
 
@@ -66,13 +75,16 @@ def release(
     """
     from shared.pipeline.one_domain import release_domain
 
-    _rehash(rehash)
     answers = {"records": records, "systems": systems, "constrained": constrained}
     options = chain_options("gates", rung, force, records_file, keep_onnx=keep_onnx, **answers)
+    if dry_run:
+        _show_dry_run([domain], options)
+        return
+    _rehash(rehash)
     finish(release_domain(domain, options, publish=_publishing(publish, without_gpu=without_gpu)))
 
 
-@task(help=RUNGS | RECORDS | SYSTEMS | PUBLISH | WHERE | MANY | REHASH)
+@task(help=RUNGS | RECORDS | SYSTEMS | PUBLISH | WHERE | MANY | REHASH | DRY)
 @command
 def release_all(
     c: Context,
@@ -91,6 +103,7 @@ def release_all(
     memory_budget: str = "",
     scheduler: str = "",
     rehash: bool = False,
+    dry_run: bool = False,
 ) -> None:
     """Release every domain; one that fails does not stop the others, the exit code tells.
 
@@ -98,11 +111,15 @@ def release_all(
     """
     from shared.base.formatting import parse_bytes
     from shared.cli.summary import overview
+    from shared.domain.domain import domain_names
     from shared.pipeline.all_domains import release_all as run
 
-    _rehash(rehash)
     answers = {"records": records, "systems": systems, "constrained": constrained}
     options = chain_options("gates", rung, force, records_file, **answers)
+    if dry_run:
+        _show_dry_run(domain_names(), options)
+        return
+    _rehash(rehash)
     memory = parse_bytes(memory_budget, "--memory-budget") if memory_budget else None
     wanted = _publishing(publish, org, private, overwrite, without_gpu)
     results = run(options, publish=wanted, jobs=jobs, memory=memory, scheduler=scheduler or None)

@@ -11,7 +11,12 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from huggingface_hub import HfApi, get_cached_repo_tree, snapshot_download
+from huggingface_hub import (
+    HfApi,
+    get_cached_repo_tree,
+    snapshot_download,
+    try_to_load_from_cache,
+)
 from huggingface_hub.errors import (
     CachedRepoTreeNotFoundError,
     HFValidationError,
@@ -56,6 +61,13 @@ def parse_hub_source(spec: str) -> HubSource:
     except HFValidationError as error:
         raise UserError(f"{spec}: {error}") from None
     return HubSource(name, revision)
+
+
+def cached_configuration(spec: str) -> Path | None:
+    """config.json of the source where the Hub's cache has it; the network is not asked."""
+    source = parse_hub_source(spec)
+    found = try_to_load_from_cache(source.repo_id, "config.json", revision=source.revision)
+    return Path(found) if isinstance(found, str) else None
 
 
 def fetch_snapshot(

@@ -55,7 +55,7 @@ def build_stage(
     workflow = with_overrides(domain.olive, rung.olive, where)
     weights = {"weights": weights_hash(source.folder)}
     if exporter == "optimum":
-        return _optimum_stage(source.folder, weights, _block_size(workflow), keep_onnx, force)
+        return _optimum_stage(source.folder, weights, block_size(workflow), keep_onnx, force)
     tokens = None
     if wants_calibration(workflow):
         calibration = calibration_stage(domain, source, measured)
@@ -129,7 +129,7 @@ def _optimum_stage(
     return run_stage(plan, produce, force=force or missing)
 
 
-def _block_size(workflow: dict[str, Any]) -> int:
+def block_size(workflow: dict[str, Any]) -> int:
     """The block size of the workflow's builder pass: both exporters quantise alike."""
     sizes = [settings.get("int4_block_size") for settings in workflow["passes"].values()]
     return int(next((size for size in sizes if size), 32))

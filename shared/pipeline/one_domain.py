@@ -12,6 +12,7 @@ from shared.base.files import write_text
 from shared.domain.domain import Domain, load_domain
 from shared.evaluate.compare import write_newest
 from shared.pipeline.chain import run_chain
+from shared.pipeline.forecast import total_time
 from shared.pipeline.inputs import need_inputs
 from shared.pipeline.publication import Publication, PublishOptions, publish_release
 from shared.pipeline.rung import Options, saved_traceback
@@ -43,7 +44,8 @@ def release_domain(name: str, options: Options, *, publish: PublishOptions | Non
     try:
         need_inputs(name)
         domain = load_domain(name)
-        chain = _run(domain, options)
+        with total_time():
+            chain = _run(domain, options)
         write_attempts(name, chain.attempts)
         if chain.rung is None:
             raise UserError(_none_taken(chain))

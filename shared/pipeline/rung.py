@@ -24,6 +24,7 @@ from shared.evaluate.overflow import overflow_stage
 from shared.evaluate.systems import NAMES
 from shared.olive.build import build_stage
 from shared.olive.package import package_stage
+from shared.pipeline.forecast import Forecast
 from shared.prompt.stage import prompt_stage
 from shared.release.gates import GateResult, failed, judge_gates
 from shared.release.model import STAGES, STAGES_IN_ALL, Attempt, Stage
@@ -90,6 +91,7 @@ class RungRun:
         self.source: Source | None = None
         self.stages: dict[str, StageResult] = {}
         self.gates: list[GateResult] = []
+        self.forecast = Forecast()
         self.cpu_decode: Measurement | None = None
         """Its speed beside other builds', where it was compared with any (shared.pipeline.choose)."""
 
@@ -100,6 +102,7 @@ class RungRun:
             if self.outcome != "open" or stage in self.stages:
                 continue
             self.stage = stage
+            self.forecast.tell(self, (*needed, last))
             self._say(stage)
             try:
                 self._run(stage)

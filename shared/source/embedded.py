@@ -6,6 +6,7 @@ one: real answers, real speed, but its quality says nothing about SmolLM2.
 
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from shared.base.errors import RungFailed
 from shared.base.manifest import tool_versions
@@ -53,6 +54,14 @@ def _dequantise(work: Path) -> Produced:
     model.save_pretrained(work)
     tokenizer.save_pretrained(work)
     return Produced()
+
+
+def embedded_config() -> Any:
+    """The configuration as the GGUF has it, for who must not wait or write; takes a second."""
+    from transformers import AutoConfig
+
+    gguf = _gguf_file()
+    return AutoConfig.from_pretrained(gguf.parent, gguf_file=gguf.name)
 
 
 def _gguf_file() -> Path:

@@ -11,7 +11,7 @@ from typing import Any
 
 from shared.base import paths
 from shared.base.errors import NoWeights, OtherWeights, RungFailed, UserError
-from shared.base.hashing import refuse_work, sha256_file, sha256_files, sha256_json
+from shared.base.hashing import NotDone, refuse_work, sha256_file, sha256_files, sha256_json
 from shared.base.manifest import Measurement, tool_versions
 from shared.base.parsing import loads_strictly, read_json, read_text
 from shared.base.stage import Plan, Produced, StageResult, run_stage
@@ -59,13 +59,10 @@ def source_stage(rung: Rung, *, force: bool = False) -> Source:
 
     NoWeights where there is nothing, OtherWeights where another model lies in the folder.
     """
-    folder = _located(rung.source)
     try:
-        _refuse_code(rung.source, folder)
-        names = _files(folder)
-        _need_type(folder, rung)
+        folder = located(rung)
         contract = _contract_stage(folder, force)
-        files = sha256_files(folder, names)
+        files = sha256_files(folder, _files(folder))
         settings = {"licence": rung.licence, "base": rung.base}
         plan = Plan("source", inputs=files, settings=settings, code=(__name__,))
         done = run_stage(plan, lambda _: _described(folder, rung, contract), force=force)
@@ -74,6 +71,18 @@ def source_stage(rung: Rung, *, force: bool = False) -> Source:
         raise
     except UserError as error:
         raise RungFailed(str(error)) from error
+
+
+def located(rung: Rung) -> Path:
+    """The folder of the rung's weights, after every check that reads no weights.
+
+    RungFailed: it cannot serve; inside `only_what_is_done` NotDone: it has to be made or fetched.
+    """
+    folder = _found(rung.source)
+    _refuse_code(rung.source, folder)
+    _files(folder)
+    _need_type(folder, rung)
+    return folder
 
 
 def base_stage(rung: Rung, *, force: bool = False) -> Source | None:
@@ -86,7 +95,7 @@ def base_stage(rung: Rung, *, force: bool = False) -> Source | None:
     return source_stage(rung.model_copy(update={"source": rung.base_source}), force=force)
 
 
-def _located(source: str) -> Path:
+def _found(source: str) -> Path:
     try:
         folder = _locate(source)
     except UserError as error:
@@ -215,7 +224,7 @@ def _base_config(rung: Rung) -> dict[str, Any]:
         return {}
     try:
         base = read_json(_locate(rung.base_source) / "config.json")
-    except RungFailed:
+    except (RungFailed, NotDone):
         return {}
     return base if isinstance(base, dict) else {}
 

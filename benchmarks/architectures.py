@@ -39,8 +39,8 @@ logits twice as large are no match. Below {needed} nothing is built.
 
 **To support another one**, find what Mobius reads wrongly of its configuration: the refusal names the
 key. Where one value of Mobius's own configuration object mends it, that is a line in `corrections` of
-`shared/olive/graph/mobius.py`; what needs another graph is for Mobius to mend. Then this document is made
-again.
+`shared/olive/graph/mobius.py`; what needs another graph is for Mobius to mend. Then this document is
+made again.
 
 A model in a folder is compared by its own config.json before it is built: a type that is refused here
 for one key may be built without it, and one that is built here is refused where its config.json asks

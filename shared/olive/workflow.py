@@ -50,7 +50,7 @@ def run_workflow(
         "log_severity_level": 1,
     }
     failures.clear()
-    layer_folder.set(layers)
+    token = layer_folder.set(layers)
     try:
         with _log_to(out / "olive.log"), _without_reading_or_copying():
             result = run(bound, package_config=package_config(both))
@@ -58,6 +58,8 @@ def run_workflow(
         raise
     except Exception as error:
         raise RungFailed(f"olive.json: the workflow failed: {first_line(error)}") from error
+    finally:
+        layer_folder.reset(token)
     if result is None or not result.has_output_model():
         raise _swallowed(out / "olive.log")
     _collect(Path(result.get_best_candidate().model_path), out)

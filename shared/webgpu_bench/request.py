@@ -86,9 +86,10 @@ def make_request(
         for name, ids in own.items()
     ]
     text, context = inputs_of(chat, domain.records), context_of(package)
+    f16 = profile.hardware and (package / "onnx" / "model_q4f16.onnx").is_file()
     payload = {
         "model": package.name,
-        "dtype": "auto" if (package / "onnx" / "model_q4f16.onnx").is_file() else "q4",
+        "dtype": "auto" if f16 else "q4",  # a software adapter proves in float32
         "prompts": prompts + questions(profile.points, text, context),
         "budget_bytes": domain.chain.bench.gpu_budget_bytes,
         "warm_load": True,

@@ -74,7 +74,7 @@ export async function run(request) {
     else if (!peer(request)) throw new EngineError("no_webgpu", "this browser offers no WebGPU adapter");
     if (request.hardware_only && isSoftware(result.adapter)) throw new EngineError("no_webgpu", "this browser offers a software adapter only");
     // A software adapter may not get through it all: first what proves most.
-    const proofFirst = isSoftware(result.adapter) && !peer(request);
+    const proofFirst = onSoftware(request, result);
     if (proofFirst) await prove(request, result);
     engine = await loadFor(request, result);
     if (proofFirst && request.parity) await readGiven(engine, request.parity, result, began + SOFTWARE_SHARE * request.deadline_ms);
@@ -88,10 +88,12 @@ export async function run(request) {
   }
   await close(engine, result);
   if (result.ok && request.warm_load && !peer(request)) await warmLoad(request, result, until);
-  if (result.ok && !isSoftware(result.adapter)) await prove(request, result);
+  if (result.ok && !onSoftware(request, result)) await prove(request, result);
   if (result.ok && request.profile) await logKernels(request, result);
   return result;
 }
+
+const onSoftware = (request, result) => !peer(request) && isSoftware(result.adapter);
 
 /** Load apart from all measuring, with the log that the driver reads the placement from. Done whether
  * or not the time is up: without it nothing is proven, and the driver's own limit stands. */

@@ -78,10 +78,10 @@ export async function describeAdapter() {
 
 /** q4f16 needs shader-f16; Transformers.js would only notice at the first run. */
 export function chooseDtype(asked, adapter) {
-  if (asked !== "auto") return { dtype: asked, reason: "asked for" };
-  return adapter.features.includes("shader-f16")
-    ? { dtype: "q4f16", reason: "the adapter has shader-f16" }
-    : { dtype: "q4", reason: "the adapter has no shader-f16" };
+  const f16 = adapter.features.includes("shader-f16");
+  const dtype = asked === "auto" ? (f16 ? "q4f16" : "q4") : asked;
+  if (f16 && asked !== "auto") return { dtype, reason: "asked for" };
+  return { dtype, reason: f16 ? "the adapter has shader-f16" : "the adapter has no shader-f16" };
 }
 
 /** What went wrong, named by what the instruments saw rather than by the text of an error. */

@@ -27,7 +27,7 @@ from shared.domain.records import Record, read_records
 from shared.domain.settings import Exporter, Rung
 from shared.evaluate.check import Selection
 from shared.olive.build import block_size
-from shared.olive.calibration import FILE, MAX_TOKENS, wants_calibration
+from shared.olive.calibration_text import FILE, MAX_TOKENS, wants_calibration
 from shared.pipeline.estimate import Cost, Shape, Work, estimate
 from shared.release.model import STAGES, Stage
 from shared.source.source import Source

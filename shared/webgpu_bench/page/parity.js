@@ -58,9 +58,9 @@ export async function readTexts(network, { rows, batch, piece, top_k, offset = 0
   let longest = 0;
   for (let first = 0; first < rows.length; first += batch) {
     const some = rows.slice(first, first + batch);
+    if (late(longest)) return; // asked between rows: half a row would be read again by the next run
     let cache = null;
     for (let start = 0, end; start < length; start = end) {
-      if (late(longest)) return;
       const began = performance.now();
       end = Math.min(length, start + (start && some.length > 1 ? 1 : piece));
       const outputs = await pass(network, some, start, end, cache);

@@ -49,7 +49,7 @@ const base64 = (array) => {
 /**
  * Read `rows` (token ids, all of one length), `batch` of them at a time, `piece` tokens a pass. Several
  * rows at once go on token by token: onnxruntime-web's attention reads more with a cache for one row only.
- * Stops where the longest pass so far would no longer end in time: `late(ms)`.
+ * Stops between rows, where the longest pass so far would no longer end in time: `late(ms)`.
  * Fills `answer.pieces`: each the row and position it starts at, its extent, and base64 of its
  * ids [rows, tokens, top_k] int32, logits alike float32, log_sums [rows, tokens] float32.
  */

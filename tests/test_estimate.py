@@ -215,7 +215,7 @@ def test_weights_that_are_no_model_are_named_with_the_reason(root: Path, tiny: T
     shutil.copytree(tiny("qwen2"), root / "models" / "legal" / "merged")
     (root / "models" / "legal" / "merged" / "model.safetensors").unlink()
     text = dry_run("legal", Options(rung="smollm3"))
-    assert "smollm3: no weights: models/legal/merged: needs model.safetensors" in text
+    assert "smollm3: fails at source: models/legal/merged: needs model.safetensors" in text
 
 
 @pytest.mark.usefixtures("known_machine")

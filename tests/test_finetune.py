@@ -224,4 +224,4 @@ class TestTheChain:
         walked = run_chain(load_domain("legal"), Options(until="source"))
         reasons = {a.rung: a.reason for a in walked.attempts}
         assert "hidden_size: 64 is not HuggingFaceTB/SmolLM2-135M-In" in reasons["smollm2"]
-        assert walked.rung and walked.rung.name == "embedded"
+        assert walked.rung is None and "not tried in place of" in reasons["embedded"]

@@ -175,4 +175,4 @@ def test_nothing_of_the_file_that_fidelity_reads_may_calibrate(
     run = RungRun(domain, domain.chain.rung[0], "olive", selection, options)
     run.stages["source"], run.source = done("source"), SimpleNamespace()  # type: ignore[assignment]
     run.go_to("build")
-    assert len(selection.records) == 2 and kept_out == [5]
+    assert len(selection.records) == 2 and set(kept_out) == {5}

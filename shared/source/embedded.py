@@ -61,7 +61,7 @@ def embedded_config() -> Any:
     from transformers import AutoConfig
 
     gguf = _gguf_file()
-    return AutoConfig.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    return AutoConfig.from_pretrained(gguf.parent, gguf_file=gguf.name, trust_remote_code=False)
 
 
 def _gguf_file() -> Path:

@@ -171,8 +171,8 @@ async function answerAll(engine, request, result, until) {
     }
     const run = newRun(id, input_ids);
     result.runs.push(run);
-    say(`${id}: reading ${input_ids.length} tokens`);
     keepPartial(result);
+    say(`${id}: reading ${input_ids.length} tokens`);
     const tell = keptSeldom(result);
     const onToken = ({ output_ids }) => tell(`${id}: token ${output_ids.length} of ${max_new_tokens}`);
     const more = min_new_tokens ? { min_new_tokens } : {};

@@ -7,8 +7,9 @@
 import json
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -44,20 +45,38 @@ PAGE_CODE = ("shared/webgpu_bench/page", "shared/webgpu_bench/package-lock.json"
 """What the page consists of, for `code_hash`: its own files, and the lock of its packages."""
 
 
+@dataclass(frozen=True)
+class FileRange:
+    """`length` bytes of a file from `offset` on, and as many zeros as `padding` after them."""
+
+    file: Path
+    offset: int
+    length: int
+    padding: int
+
+    @property
+    def size(self) -> int:
+        """What is sent."""
+        return self.length + self.padding
+
+
 class Unsatisfiable(Exception):
     """The range asked for lies outside the file."""
 
 
 @contextmanager
 def serve(
-    mounts: Mapping[str, Path], documents: Mapping[str, Document] | None = None, port: int = 0
+    mounts: Mapping[str, Path],
+    documents: Mapping[str, Document] | None = None,
+    port: int = 0,
+    joined: Mapping[str, Sequence[FileRange]] | None = None,
 ) -> Iterator[str]:
     """Serve until the block ends; yields the URL, which ends in '/'. Port 0 takes a free one.
 
     `mounts`: URL prefix → folder, the longest prefix wins. `documents`: exact path → a function
-    whose value is sent as JSON.
+    whose value is sent as JSON. `joined`: exact path → ranges of files, sent as one file.
     """
-    server = _Server(port, mounts, documents or {})
+    server = _Server(port, mounts, documents or {}, {} if joined is None else joined)
     thread = threading.Thread(target=server.serve_forever, args=(0.1,), daemon=True)
     thread.start()
     try:
@@ -73,12 +92,16 @@ class _Server(ThreadingHTTPServer):
     allow_reuse_address = True
 
     def __init__(
-        self, port: int, mounts: Mapping[str, Path], documents: Mapping[str, Document]
+        self,
+        port: int,
+        mounts: Mapping[str, Path],
+        documents: Mapping[str, Document],
+        joined: Mapping[str, Sequence[FileRange]],
     ) -> None:
         super().__init__((HOST, port), _Handler)
         folders = {_prefix(key): path.resolve() for key, path in mounts.items()}
         self.mounts = sorted(folders.items(), key=lambda item: -len(item[0]))
-        self.documents = documents
+        self.documents, self.joined = documents, joined
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A browser that closes a connection halfway is no news."""
@@ -140,6 +163,9 @@ class _Handler(BaseHTTPRequestHandler):
         if path in self.server.documents:
             self._send_json(self.server.documents[path]())
             return
+        if path in self.server.joined:
+            self._send_joined(self.server.joined[path])
+            return
         file = self.server.file_for(path)
         if file is None:
             self._refuse(HTTPStatus.NOT_FOUND)
@@ -165,6 +191,17 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD" and last >= first:
             with file.open("rb") as stream:
                 self.connection.sendfile(stream, first, last - first + 1)
+
+    def _send_joined(self, ranges: Sequence[FileRange]) -> None:
+        """A file cut short ends the connection: the browser would wait for the rest for ever."""
+        self._head(HTTPStatus.OK, "application/octet-stream", sum(part.size for part in ranges))
+        for part in ranges if self.command != "HEAD" else ():
+            with part.file.open("rb") as stream:
+                sent = self.connection.sendfile(stream, part.offset, part.length)
+            if sent != part.length:
+                self.close_connection = True
+                return
+            self.wfile.write(bytes(part.padding))
 
     def _send_json(self, value: Any) -> None:
         body = json.dumps(value).encode()

@@ -23,7 +23,7 @@ env.useBrowserCache = false;
 env.useWasmCache = false;
 
 /** Which build of onnxruntime-web this page runs; only the first load can choose it. */
-function useBuild(device) {
+export function useBuild(device) {
   env.backends.onnx.wasm.wasmPaths = { mjs: `${BUILDS[device]}.mjs`, wasm: `${BUILDS[device]}.wasm` };
   if (device === "wasm") env.backends.onnx.wasm.numThreads = crossOriginIsolated ? navigator.hardwareConcurrency : 1;
 }
@@ -110,7 +110,7 @@ const MISSING = /file was not found locally at "\/models\/[^/]+\/([^"]+)"/;
 const firstSentence = (text) => text.split("\n")[0].slice(0, 400);
 
 /** Settle as `work` does, or fail as soon as the device is lost. */
-async function unlessLost(work) {
+export async function unlessLost(work) {
   let tell;
   const lost = new Promise((_, reject) => {
     tell = () => reject(failure(null, "device_lost"));

@@ -1,0 +1,361 @@
+"""Which layer computes something else is found in float32, and a model that is right passes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from http.client import IncompleteRead
+from pathlib import Path
+from urllib.request import urlopen
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from shared.evaluate.models.onnx import OnnxDecoder
+from shared.webgpu_bench import pieces_in_browser as in_browser
+from shared.webgpu_bench.cut import (
+    ALIGNMENT,
+    DATA,
+    Arrays,
+    Piece,
+    chain,
+    cut,
+    first_feeds,
+    read_graph,
+    run_on_cpu,
+    with_own_data,
+)
+from shared.webgpu_bench.layers import (
+    GRAPH,
+    Layer,
+    LayersResult,
+    Runner,
+    compare_layers,
+    compare_pieces,
+    relative_errors,
+)
+from shared.webgpu_bench.server import FileRange, serve
+from tests.events import CEILING_SECONDS
+from tests.spoil import copied, scale_tensor
+from tests.test_lint import package as packaged
+from tests.test_webgpu_page import browser
+
+__all__ = ["browser"]
+Tiny = Callable[[str], Path]
+Fault = Callable[[onnx.ModelProto, Path], None]
+
+IDS = [(7919 * i + 13) % 40_000 + 100 for i in range(24)]
+ROWS = np.array([IDS], np.int64)
+UNREAD = 7
+"""The row of a token that is not among IDS."""
+
+
+@pytest.fixture(scope="module")
+def package(embedded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded model's first three layers and its head, packaged."""
+    folder = tmp_path_factory.mktemp("three-layers")
+    (folder / "model.safetensors").symlink_to(embedded / "model.safetensors")
+    config = json.loads((embedded / "config.json").read_text()) | {"num_hidden_layers": 3}
+    (folder / "config.json").write_text(json.dumps(config))
+    return packaged(folder, folder / "package", "q4")
+
+
+class TestAGraphInPieces:
+    @pytest.mark.parametrize("exact", [True, False])
+    @pytest.mark.parametrize(
+        "architecture", ["llama", "smollm3", "smollm3-odd", "qwen2", "qwen2-untied", "phi3"]
+    )
+    def test_computes_the_bits_of_the_whole(
+        self, architecture: str, exact: bool, tiny: Tiny, tmp_path: Path
+    ) -> None:
+        graph = packaged(tiny(architecture), tmp_path / "package", "q4") / GRAPH
+        model = read_graph(graph) if exact else onnx.load(graph, load_external_data=False)
+        pieces = cut(model)
+        assert [p.name for p in pieces] == ["embeddings", *(f"layer {i}" for i in range(4)), "head"]
+        made: Arrays = {}
+        for _, outputs in chain(pieces, first_feeds(model, ROWS), graph.parent):
+            made |= outputs
+        names = [output.name for output in model.graph.output]
+        whole = OnnxDecoder(graph, exact=exact).run(names, IDS)
+        for name, value in zip(names, whole, strict=True):
+            assert np.array_equal(made[name], value), name
+
+    def test_has_its_data_from_the_released_file(self, package: Path, tmp_path: Path) -> None:
+        """What the server joins is the data file that the piece's own offsets point into."""
+        folder = (package / GRAPH).parent
+        model = read_graph(package / GRAPH)
+        pieces = cut(model)
+        for piece, (given, right) in zip(
+            pieces, chain(pieces, first_feeds(model, ROWS), folder), strict=True
+        ):
+            own, ranges = with_own_data(piece.model(given), folder)
+            (tmp_path / DATA).write_bytes(fetched(ranges))
+            moved = replace(piece, initializers=list(own.graph.initializer))
+            found = run_on_cpu(moved, given, tmp_path)
+            assert all(np.array_equal(found[name], value) for name, value in right.items())
+            assert all(part.size % ALIGNMENT == 0 for part in ranges)
+
+    def test_does_not_wait_for_a_file_that_is_cut_short(self, tmp_path: Path) -> None:
+        (tmp_path / "short").write_bytes(b"12345678")
+        with pytest.raises(IncompleteRead):
+            fetched(
+                [FileRange(tmp_path / "short", 4, 64, 0), FileRange(tmp_path / "short", 0, 8, 0)]
+            )
+
+
+def fetched(ranges: list[FileRange]) -> bytes:
+    with serve({}, joined={"/piece": ranges}) as url, urlopen(f"{url}piece") as answer:
+        return bytes(answer.read())
+
+
+def stored(model: onnx.ModelProto, name: str) -> onnx.TensorProto:
+    return next(t for t in model.graph.initializer if t.name == f"model.{name}")
+
+
+def change(name: str, spoil: Callable[[np.ndarray], None]) -> Fault:
+    """One tensor, changed; the graph holds it itself, the released file stays as it is."""
+
+    def plant(model: onnx.ModelProto, folder: Path) -> None:
+        tensor = stored(model, name)
+        values = numpy_helper.to_array(tensor, str(folder)).copy()
+        spoil(values)
+        tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+
+    return plant
+
+
+def doubled(row: int = 5) -> Callable[[np.ndarray], None]:
+    def spoil(scales: np.ndarray) -> None:
+        assert scales[row, 1]
+        scales[row, 1] *= 2
+
+    return spoil
+
+
+def one_code_off(packed: np.ndarray) -> None:
+    packed[5, 1, 3] ^= 1
+
+
+def one_percent(weight: np.ndarray) -> None:
+    weight[7] *= 1.01
+
+
+def permuted(scales: np.ndarray) -> None:
+    scales[:] = np.roll(scales, 1, axis=0)
+
+
+def swapped(one: str, other: str) -> Fault:
+    """Each of two matrices is read where the other lies."""
+
+    def plant(model: onnx.ModelProto, folder: Path) -> None:
+        for kind in ("weight_q4", "weight_scales"):
+            a, b = (stored(model, f"layers.{name}.{kind}") for name in (one, other))
+            places = list(a.external_data), list(b.external_data)
+            for tensor, place in zip((b, a), map(_copies, places), strict=True):
+                del tensor.external_data[:]
+                tensor.external_data.extend(place)
+
+    return plant
+
+
+def _copies(entries: list[onnx.StringStringEntryProto]) -> list[onnx.StringStringEntryProto]:
+    return [onnx.StringStringEntryProto(key=e.key, value=e.value) for e in entries]
+
+
+def attention(name: str, new: Callable[[float], float]) -> Fault:
+    """An attribute of layer 1's attention, changed."""
+
+    def plant(model: onnx.ModelProto, folder: Path) -> None:
+        node = [n for n in model.graph.node if n.op_type == "GroupQueryAttention"][1]
+        found = next(a for a in node.attribute if a.name == name)
+        value = new(onnx.helper.get_attribute_value(found))
+        found.CopyFrom(onnx.helper.make_attribute(name, value))
+
+    return plant
+
+
+FAULTS: dict[str, tuple[Fault, list[str]]] = {
+    **{
+        f"one scale doubled in {name}": (
+            change(f"layers.1.{name}.weight_scales", doubled()),
+            ["layer 1"],
+        )
+        for name in (
+            *("self_attn.qkv_proj", "self_attn.o_proj"),
+            *("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),
+        )
+    },
+    "one scale doubled in the table": (
+        change("embed_tokens.weight_scales", doubled(UNREAD)),
+        ["head"],
+    ),
+    "and in a row that is read": (
+        change("embed_tokens.weight_scales", doubled(IDS[3])),
+        ["embeddings", "head"],
+    ),
+    "one code off": (change("layers.1.mlp.down_proj.weight_q4", one_code_off), ["layer 1"]),
+    "one code of q, k, v off": (
+        change("layers.1.self_attn.qkv_proj.weight_q4", one_code_off),
+        ["layer 1"],
+    ),
+    "a weight of the first norm": (
+        change("layers.1.input_layernorm.weight", one_percent),
+        ["layer 1"],
+    ),
+    "a weight of the second norm": (
+        change("layers.1.post_attention_layernorm.weight", one_percent),
+        ["layer 1"],
+    ),
+    "a weight of the last norm": (change("norm.weight", one_percent), ["head"]),
+    "the attention's scale": (attention("scale", lambda scale: scale * 1.01), ["layer 1"]),
+    "rotary flipped": (attention("rotary_interleaved", lambda old: 1 - old), ["layer 1"]),
+    "scales permuted": (change("layers.1.mlp.up_proj.weight_scales", permuted), ["layer 1"]),
+    "gate and up swapped": (swapped("1.mlp.gate_proj", "1.mlp.up_proj"), ["layer 1"]),
+    "the next layer's o_proj": (
+        swapped("1.self_attn.o_proj", "2.self_attn.o_proj"),
+        ["layer 1", "layer 2"],
+    ),
+}
+IN_THE_BROWSER = (
+    *("one scale doubled in self_attn.o_proj", "one code of q, k, v off"),
+    *("a weight of the first norm", "the attention's scale", "one scale doubled in the table"),
+)
+
+
+def planted(package: Path, fault: Fault) -> list[Piece]:
+    """The pieces of the package's graph with a fault in it."""
+    model = read_graph(package / GRAPH)
+    fault(model, (package / GRAPH).parent)
+    return cut(model)
+
+
+def compared(package: Path, theirs: list[Piece], run: Runner) -> list[Layer]:
+    return list(compare_pieces(package, [IDS], theirs, run))
+
+
+def wrong(found: list[Layer]) -> list[str]:
+    return [layer.name for layer in found if not layer.ok]
+
+
+class TestAPlantedFault:
+    @pytest.mark.parametrize("name", FAULTS)
+    def test_is_found_in_its_own_layer(self, name: str, package: Path) -> None:
+        fault, where = FAULTS[name]
+        run = partial(run_on_cpu, folder=(package / GRAPH).parent)
+        found = compared(package, planted(package, fault), run)
+        assert wrong(found) == where
+        assert all(x.worst_token == x.worst_channel == 0 for x in found if x.ok)
+
+    @pytest.mark.slow
+    def test_is_found_in_the_browser_where_the_intact_model_passes(
+        self, browser: Path, package: Path
+    ) -> None:
+        folder = (package / GRAPH).parent
+        with in_browser.pieces_in_browser(browser, folder, CEILING_SECONDS, False) as run:
+            assert wrong(compared(package, cut(read_graph(package / GRAPH)), run)) == []
+            for name in IN_THE_BROWSER:
+                fault, where = FAULTS[name]
+                assert wrong(compared(package, planted(package, fault), run)) == where, name
+
+    @pytest.mark.slow
+    def test_a_page_that_does_not_answer_is_ended(
+        self, browser: Path, package: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(in_browser, "GRACE_SECONDS", 1)
+        found = compare_layers(package, browser, [IDS], 0)
+        assert found.error == "the page did not answer in time; the browser was ended"
+
+    @pytest.mark.slow
+    def test_of_the_file_that_the_browser_gets_is_named(
+        self, browser: Path, package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Also with a new page for every piece, as a large model needs one at times."""
+        monkeypatch.setattr(in_browser, "RENEW_BYTES", 0)
+        spoilt = copied(package, tmp_path / "spoilt")
+        scale_tensor(spoilt, "q4", "model.layers.2.mlp.gate_proj.weight_scales", 2)
+        said: list[str] = []
+        found = compare_layers(package, browser, [IDS], CEILING_SECONDS, said.append, spoilt)
+        assert found.error is None and len(found.layers) == found.pieces == len(said) == 5
+        assert str(found.fault).startswith("layer 2 differs by ")
+        assert not found.proven
+
+
+@contextmanager
+def on_the_cpu(_: Path, folder: Path, seconds: float, hardware: bool) -> Iterator[Runner]:
+    """In the browser's place."""
+    yield partial(run_on_cpu, folder=folder)
+
+
+@contextmanager
+def failing(*_: object) -> Iterator[Runner]:
+    def run(piece: Piece, feeds: Arrays) -> Arrays:
+        raise in_browser.BrowserFailed(f"{piece.name}: device_lost: the GPU device was lost")
+
+    yield run
+
+
+class TestTheResult:
+    def test_is_proven_where_all_pieces_agree(
+        self, package: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(in_browser, "pieces_in_browser", on_the_cpu)
+        found = compare_layers(package, Path("browser"), [IDS], 1000)
+        assert found.proven and (found.error, found.fault) == (None, None)
+
+    def test_is_not_where_the_time_was_short(
+        self, package: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(in_browser, "pieces_in_browser", on_the_cpu)
+        found = compare_layers(package, Path("browser"), [IDS], 0)
+        assert not found.proven and found.fault is None
+        assert found.error == "only 1 of 5 pieces were compared within the time"
+
+    def test_nor_where_a_piece_could_not_be_run(
+        self, package: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(in_browser, "pieces_in_browser", failing)
+        found = compare_layers(package, Path("browser"), [IDS], 1000)
+        assert not found.proven and found.fault is None
+        assert found.error == "embeddings: device_lost: the GPU device was lost"
+
+    def test_names_the_worst_first_and_not_all(self) -> None:
+        layers = [layer(f"layer {i}", 10.0 ** (i - 5)) for i in range(6)]
+        result = LayersResult(layers=[*layers, layer("head", np.inf)], pieces=7)
+        assert result.fault == (
+            "head gives what is not a number, layer 5 differs by 1, layer 4 differs by 1e-1, 3 more"
+        )
+        assert LayersResult.model_validate_json(result.model_dump_json()) == result
+
+
+def layer(name: str, token: float) -> Layer:
+    ok = token <= 1e-5
+    return Layer(name=name, worst_token=token, worst_channel=0, seconds=1, ok=ok)
+
+
+class TestRelativeErrors:
+    def test_are_of_a_tokens_vector_and_of_a_channel(self) -> None:
+        right = np.array([[[3.0, 4.0], [0.0, 5.0]]])
+        found = np.array([[[3.0, 4.0], [0.0, 5.5]]])
+        token, channel = relative_errors(found, right)
+        assert token == pytest.approx(0.1) and channel == pytest.approx(0.5 / 41**0.5)
+
+    def test_gather_the_heads_of_a_tokens_keys(self) -> None:
+        right = np.ones((1, 2, 3, 2))
+        found = right.copy()
+        found[0, 1, 2, 0] += 1
+        assert relative_errors(found, right) == (pytest.approx(0.5), pytest.approx(3**-0.5))
+
+    @pytest.mark.parametrize("broken", [np.nan, np.inf])
+    def test_are_beyond_bounds_where_something_is_not_a_number(self, broken: float) -> None:
+        right = np.array([[1.0, 2.0]])
+        assert relative_errors(np.array([[1.0, broken]]), right) == (np.inf, np.inf)
+
+    def test_and_where_something_came_of_nothing_or_has_another_shape(self) -> None:
+        assert relative_errors(np.ones((1, 2)), np.zeros((1, 2))) == (np.inf, np.inf)
+        assert relative_errors(np.ones((1, 2)), np.ones((2, 1))) == (np.inf, np.inf)
+        assert relative_errors(np.zeros((1, 2)), np.zeros((1, 2))) == (0, 0)

@@ -260,7 +260,7 @@ class TestTheHarness:
 
     @pytest.mark.parametrize("text", ["", "{", '{"outcome": "fine"}', "[]"])
     def test_an_answer_that_is_none_is_a_failed_run(self, text: str) -> None:
-        found = driver._parsed(text)
+        found = driver.parsed(text)
         assert found.outcome == "run_failed" and "the page's answer" in str(found.error)
 
     def test_asks_for_the_software_adapter_only_without_a_gpu(self) -> None:

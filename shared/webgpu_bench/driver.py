@@ -78,8 +78,8 @@ def serve_page(models: dict[str, Path], port: int = 0, open_browser: bool = Fals
     """Serve the page with these models (name → package folder) until Ctrl-C; prints the URL."""
     if not 0 <= port <= LARGEST_PORT:
         raise UserError(f"--port: a number from 0 to {LARGEST_PORT} is wanted, not {port}")
-    _require_vendor()
-    mounts = _page_mounts() | {f"/models/{name}": path for name, path in models.items()}
+    require_vendor()
+    mounts = page_mounts() | {f"/models/{name}": path for name, path in models.items()}
     documents = {"/models/index.json": lambda: listing(models)}
     try:
         with serve(mounts, documents, port) as url:
@@ -94,17 +94,17 @@ def serve_page(models: dict[str, Path], port: int = 0, open_browser: bool = Fals
         say("stopped")
 
 
-def _page_mounts() -> dict[str, Path]:
+def page_mounts() -> dict[str, Path]:
     return {"/": PAGE, "/vendor": VENDOR}
 
 
-def _require_vendor() -> None:
+def require_vendor() -> None:
     if not (VENDOR / "@huggingface" / "transformers" / "dist" / "transformers.web.js").is_file():
         raise UserError(f"the page's packages are not installed; run: {INSTALL}")
 
 
 def _require(package: Path, browser: Path) -> None:
-    _require_vendor()
+    require_vendor()
     if not (package / "config.json").is_file():
         raise UserError(f"{package}: no packaged model lies there (config.json is missing)")
     if not browser.is_file():
@@ -131,7 +131,7 @@ class _Attempt:
     errors: list[str] = field(default_factory=list)
 
     def run(self, hardware: bool) -> BrowserResult:
-        mounts = _page_mounts() | {f"/models/{self.request['model']}": self.package} | self.extra
+        mounts = page_mounts() | {f"/models/{self.request['model']}": self.package} | self.extra
         with serve(mounts, {"/models/index.json": list}) as url:
             tab, problem = self._drive(url, hardware)
         result = self._result(tab, problem)
@@ -206,17 +206,17 @@ class _Attempt:
         if tab:
             self._listen(tab)
         answered = self.answer is not None
-        result = _parsed(self.answer or "") if answered else self._unanswered(tab, problem)
+        result = parsed(self.answer or "") if answered else self._unanswered(tab, problem)
         result.console_errors = self.errors + (tab.errors if tab else [])
         result.blocked_requests = tab.blocked if tab else []
-        result.software_adapter = _is_software(result.adapter)
+        result.software_adapter = is_software(result.adapter)
         self._place(result)
         result.kernels = read_kernels(self.profile)
         return result
 
     def _unanswered(self, tab: Tab | None, problem: str) -> BrowserResult:
         """The page's partial result, where it did not answer; the outcome says why."""
-        result = _parsed(self.partial) if self.partial else BrowserResult(outcome="crashed")
+        result = parsed(self.partial) if self.partial else BrowserResult(outcome="crashed")
         result.ok = False
         result.parity = Parity(pieces=self.pieces) if self.pieces else None
         if self.timed_out:
@@ -242,7 +242,7 @@ def _silence(tab: Tab | None, problem: str) -> str:
     return "the page crashed" if tab.crashed else f"the browser went away ({problem})"
 
 
-def _parsed(text: str) -> BrowserResult:
+def parsed(text: str) -> BrowserResult:
     try:
         return BrowserResult.model_validate(json.loads(text))
     except ValidationError as error:
@@ -252,6 +252,6 @@ def _parsed(text: str) -> BrowserResult:
         return BrowserResult(outcome="run_failed", error=f"the page's answer is no JSON: {error}")
 
 
-def _is_software(adapter: Adapter) -> bool:
+def is_software(adapter: Adapter) -> bool:
     names = " ".join([adapter.vendor, adapter.architecture, adapter.device, adapter.description])
     return adapter.is_fallback or bool(SOFTWARE_NAMES.search(names))

@@ -23,7 +23,7 @@ from typing import Any
 from shared.base.errors import RungFailed
 from shared.base.processes import ProcessTree
 from shared.base.text import first_line
-from shared.webgpu_bench.driver import _is_software, _page_mounts, _parsed, _require_vendor
+from shared.webgpu_bench.driver import is_software, page_mounts, parsed, require_vendor
 from shared.webgpu_bench.result import BrowserResult
 from shared.webgpu_bench.server import serve
 
@@ -83,12 +83,12 @@ def run_in_firefox(
     What goes wrong in the browser is the result's outcome. Raises RungFailed where Firefox does not
     start.
     """
-    _require_vendor()
-    mounts = _page_mounts() | {f"/models/{request['model']}": package}
+    require_vendor()
+    mounts = page_mounts() | {f"/models/{request['model']}": package}
     until = time.monotonic() + timeout_s
     with serve(mounts, {"/models/index.json": list}) as url, _session(firefox) as tab:
         result = _answered(tab, url, request | {"placement": False}, until, on_progress)
-    result.software_adapter = _is_software(result.adapter)
+    result.software_adapter = is_software(result.adapter)
     result.placement_reason = "Firefox's console was not read for it"
     result.flags = FLAGS
     return result
@@ -159,7 +159,7 @@ def _answered(
         return _fault(error, late=late.is_set())
     finally:
         timer.cancel()
-    return _parsed(answer) if answer is not None else _fault(TimeoutError(), late=True)
+    return parsed(answer) if answer is not None else _fault(TimeoutError(), late=True)
 
 
 def _fault(error: Exception, *, late: bool) -> BrowserResult:

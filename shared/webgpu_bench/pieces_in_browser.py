@@ -22,7 +22,7 @@ from playwright.sync_api import Error as PlaywrightError
 from shared.base.text import first_line
 from shared.webgpu_bench.chromium import Tab, open_page
 from shared.webgpu_bench.cut import DATA, Arrays, Piece, with_own_data
-from shared.webgpu_bench.driver import GRACE_SECONDS, _page_mounts, _require_vendor
+from shared.webgpu_bench.driver import GRACE_SECONDS, page_mounts, require_vendor
 from shared.webgpu_bench.server import FileRange, serve
 
 RENEW_BYTES = 1_000_000_000
@@ -39,12 +39,12 @@ def pieces_in_browser(
 ) -> Iterator[Callable[[Piece, Arrays], Arrays]]:
     """A function that runs a piece; the data files lie in `folder`. Ends the browser when done, or
     when `seconds` are over. Raises BrowserFailed."""
-    _require_vendor()
+    require_vendor()
     joined: dict[str, list[FileRange]] = {}
     end = time.monotonic() + seconds + GRACE_SECONDS
     try:
         with (
-            serve(_page_mounts(), {"/models/index.json": list}, joined=joined) as url,
+            serve(page_mounts(), {"/models/index.json": list}, joined=joined) as url,
             open_page(browser, hardware=hardware) as tab,
             _ended_at(end, tab),
         ):

@@ -36,7 +36,7 @@ class GenaiModel:
         self.chat = Chat(folder)
         model = json.loads((folder / "genai_config.json").read_text("utf-8"))["model"]
         stop = model["eos_token_id"]
-        self._stop: list[int] = stop if isinstance(stop, list) else [stop]
+        self.stop: list[int] = stop if isinstance(stop, list) else [stop]
         self.context_length = int(model["context_length"])
 
     def answers(
@@ -51,7 +51,7 @@ class GenaiModel:
         parameters = og.GeneratorParams(self._model)
         length = min(max(map(len, prompts), default=0) + limit, self.context_length)
         parameters.set_search_options(max_length=length, do_sample=False)
-        masks = Masks(self.chat.tokenizer_json(), self._stop, grammar) if grammar else None
+        masks = Masks(self.chat.tokenizer_json(), self.stop, grammar) if grammar else None
         generator = og.Generator(self._model, parameters)
         if prefix:
             generator.append_tokens(prefix)

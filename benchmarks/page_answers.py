@@ -1,0 +1,246 @@
+"""`python -m benchmarks.page_answers`: the page's answers beside the check's, token for token.
+
+The person's page in Chromium and the check on the same packaged file: the first records of every
+domain, free and held to the schema, written to docs/page-answers.md. A software adapter computes in
+float32 where the check's CPU rounds activations to int8: at the first token that differs the CPU reads
+the page's own text once more, in float32. Chooses it the page's token, the arithmetic made the
+difference; if not, prompt, grammar or ending did.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from tabulate import tabulate
+
+from benchmarks.small_model import STEPS, write_small_model
+from shared.base import paths
+from shared.base.files import write_text
+from shared.base.formatting import number
+from shared.base.manifest import tool_versions
+from shared.base.progress import say
+from shared.domain.domain import Domain, load_domain
+from shared.domain.grammar.schema import grammar
+from shared.evaluate.models.genai import GenaiModel
+from shared.evaluate.models.masks import Masks
+from shared.evaluate.models.onnx import OnnxDecoder
+from shared.evaluate.systems import MODES, Mode
+from shared.pipeline.chain import run_chain
+from shared.pipeline.rung import Options
+from shared.setup.browser import find_browser
+from shared.source.embedded import PACKAGE, embedded_model
+from shared.webgpu_bench.chromium import Tab, open_page
+from shared.webgpu_bench.driver import page_mounts
+from shared.webgpu_bench.model_list import listing
+from shared.webgpu_bench.server import serve
+
+DOCUMENT = paths.REPOSITORY / "docs" / "page-answers.md"
+DOMAINS = ("legal", "contracts", "financial", "medical")
+TIED = 1e-4
+"""Logits as near as this over the largest one are one logit to two runtimes in float32."""
+ANSWER = """async ({ name, text, held, limit }) => {
+  const { load, newRun } = await import("/engine.js");
+  const { holdTo } = await import("/hold.js");
+  const listed = (await (await fetch("/models/index.json")).json()).find((m) => m.name === name);
+  window.answering ??= await load({ model: name, dtype: "q4" });
+  const input_ids = window.answering.promptIds(listed.system_prompt, text);
+  const more = held ? await holdTo(listed, window.answering) : {};
+  const run = newRun(name, input_ids);
+  await window.answering.generate({ run, input_ids, max_new_tokens: limit, more });
+  return { prompt: input_ids, ids: run.output_ids };
+}"""
+HEAD = """# The page's answers are the check's
+
+Written by `python -m benchmarks.page_answers`: the first {records} records of each domain, up to
+{limit} tokens an answer, {package}, {tools}, on a software adapter.
+
+"Same" counts answers of which every token is the check's up to the end that the check gives an
+answer (a stop token, or a whole JSON object). "Arithmetic" counts those whose first other token is the
+one that the CPU chooses too, once it reads the page's own text in float32: there the check's int8
+rounding of activations made the difference. "Other" would be a difference of prompt, grammar or ending.
+
+"""
+Verdict = Literal["same", "arithmetic", "other"]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One question as the check asks it: its prompt's ids, and the ids that the check got."""
+
+    domain: str
+    mode: Mode
+    text: str
+    prompt: list[int]
+    ids: list[int]
+
+
+def small_package(root: Path, steps: int = STEPS) -> Path:
+    """A packaged model of all domains (small_model.py), made by the real stages in the world `root`.
+
+    Both sides compute it in float32 (accuracy level 1), so that no token hangs on int8 rounding.
+    """
+    shutil.rmtree(root, ignore_errors=True)
+    shutil.copytree(paths.REPOSITORY / "domains", root / "domains")
+    recipe = root / "domains" / "legal" / "olive.json"
+    passes = json.loads(recipe.read_text())
+    del passes["passes"]["calibrated"]
+    passes["passes"]["int4"]["int4_accuracy_level"] = 1
+    recipe.write_text(json.dumps(passes))
+    template = (embedded_model(PACKAGE) / "chat_template.jinja").read_text()
+    domains = [load_domain(name) for name in DOMAINS]
+    model = write_small_model(root / "models" / "legal" / "merged", domains, template, steps)
+    say(f"{model}: written")
+    with in_world(root):
+        return run_chain(load_domain("legal"), Options(rung="smollm3", until="package")).package
+
+
+@contextmanager
+def in_world(root: Path) -> Iterator[None]:
+    """Everything is read and written below `root`."""
+    before = os.environ.get("DOCINTEL_ROOT")
+    os.environ["DOCINTEL_ROOT"] = str(root)
+    try:
+        yield
+    finally:
+        del os.environ["DOCINTEL_ROOT"]
+        if before:
+            os.environ["DOCINTEL_ROOT"] = before
+
+
+def ask_check(package: Path, domains: Sequence[Domain], count: int, limit: int) -> list[Asked]:
+    """The check's answers to the first records of each domain, in both modes."""
+    model = GenaiModel(package, "q4")
+    found = []
+    for domain in domains:
+        records = domain.records[:count]
+        prompts = [model.chat.prompt_ids(domain.prompt, record.input) for record in records]
+        for mode in MODES:
+            held = grammar(domain.schema) if mode == "constrained" else None
+            for index, answer in model.answers(prompts, limit, held):
+                text, ids = records[index].input, answer.output_ids
+                found.append(Asked(domain.name, mode, text, prompts[index], ids))
+    return found
+
+
+def ask_page(package: Path, asked: Sequence[Asked], limit: int) -> Iterator[dict[str, list[int]]]:
+    """The page's prompt and answer, as token ids, for each of `asked`."""
+    browser = find_browser()
+    assert browser, "no Chrome or Chromium: run `./inv doctor`"
+    models = {one.domain: package for one in asked}
+    mounts = page_mounts() | {f"/models/{name}": path for name, path in models.items()}
+    with (
+        serve(mounts, {"/models/index.json": lambda: listing(models)}) as url,
+        open_page(browser.path, hardware=False) as tab,
+    ):
+        tab.page.set_default_timeout(0)
+        tab.page.goto(url)
+        for one in asked:
+            yield _answer(tab, one, limit)
+
+
+def _answer(tab: Tab, one: Asked, limit: int) -> dict[str, list[int]]:
+    given = {"name": one.domain, "text": one.text, "held": one.mode != "free", "limit": limit}
+    answer: dict[str, Any] = tab.page.evaluate(ANSWER, given)
+    return answer
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Tells why a page's answer is another: reads it on the CPU in float32."""
+
+    package: Path
+    decoder: OnnxDecoder
+    model: GenaiModel
+
+    @classmethod
+    def of(cls, package: Path) -> Judge:
+        decoder = OnnxDecoder(package / "onnx" / "model_q4.onnx", exact=True)
+        return cls(package, decoder, GenaiModel(package, "q4"))
+
+    def verdict(self, one: Asked, page: dict[str, list[int]], domain: Domain) -> Verdict:
+        """The page's answer beside the check's; what follows a whole answer is not compared."""
+        if page["prompt"] != one.prompt:
+            return "other"
+        ids = page["ids"][: len(one.ids)]
+        if ids == one.ids:
+            return "same"
+        pairs = zip(ids, one.ids, strict=False)
+        at = next((i for i, (a, b) in enumerate(pairs) if a != b), len(ids))
+        if at == len(ids):
+            return "other"
+        self.decoder.reset()
+        logits = self.decoder.feed([*one.prompt, *ids[:at]])[-1]
+        self._hold(logits, one.mode, ids[:at], domain)
+        near = logits[ids[at]] >= logits.max() - TIED * np.abs(logits[np.isfinite(logits)]).max()
+        return "arithmetic" if near else "other"
+
+    def _hold(self, logits: np.ndarray, mode: Mode, ids: list[int], domain: Domain) -> None:
+        if mode == "free":
+            return
+        chat, stop = self.model.chat, self.model.stop
+        masks = Masks(chat.tokenizer_json(), stop, grammar(domain.schema))
+        matchers = masks.start(1)
+        for token in ids:
+            matchers[0].accept_token(token)
+        logits[masks.forbidden(matchers, len(logits))[0]] = -np.inf
+
+
+def compare(package: Path, count: int, limit: int) -> dict[tuple[str, Mode], Counter[Verdict]]:
+    """(domain, mode) → how many answers got which verdict."""
+    domains = {name: load_domain(name) for name in DOMAINS}
+    asked = ask_check(package, list(domains.values()), count, limit)
+    judge = Judge.of(package)
+    found: dict[tuple[str, Mode], Counter[Verdict]] = {}
+    for one, page in zip(asked, ask_page(package, asked, limit), strict=True):
+        verdict = judge.verdict(one, page, domains[one.domain])
+        say(f"{one.domain}, {one.mode}: {len(one.prompt)} + {len(page['ids'])} tokens: {verdict}")
+        found.setdefault((one.domain, one.mode), Counter())[verdict] += 1
+    return found
+
+
+def table(found: dict[tuple[str, Mode], Counter[Verdict]]) -> str:
+    """A row for each domain and mode."""
+    rows = [
+        [domain, mode, count.total(), count["same"], count["arithmetic"], count["other"]]
+        for (domain, mode), count in found.items()
+    ]
+    names = ["domain", "mode", "answers", "same", "arithmetic", "other"]
+    return tabulate(rows, headers=names, tablefmt="github")
+
+
+def _named(package: Path) -> str:
+    size = sum(file.stat().st_size for file in package.glob("onnx/model_q4.onnx*"))
+    return f"package `{package.name}` (q4, {number(size, 'B')})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("package", type=Path, nargs="?", help="a packaged model; else one is made")
+    parser.add_argument("--records", type=int, default=16)
+    parser.add_argument("--tokens", type=int, default=160)
+    parser.add_argument("--document", type=Path, default=DOCUMENT)
+    given = parser.parse_args()
+    package = given.package or small_package(paths.build() / "page-answers")
+    found = compare(package, given.records, given.tokens)
+    versions = tool_versions("onnxruntime-genai", "xgrammar")
+    head = HEAD.format(
+        records=given.records,
+        limit=given.tokens,
+        package=_named(package),
+        tools=", ".join(f"{name} {version}" for name, version in versions.items()),
+    )
+    write_text(given.document, head + table(found) + "\n")
+
+
+if __name__ == "__main__":
+    main()

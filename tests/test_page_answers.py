@@ -1,0 +1,47 @@
+"""The page's tokens are the check's: one prompt, one grammar, one ending, in a real browser."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.page_answers import DOMAINS, Asked, Judge, compare, small_package, table
+from shared.domain.domain import load_domain
+from shared.evaluate.systems import MODES
+
+STEPS, TOKENS = 12, 24
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A package whose model was trained for a few steps; its answers need not be good."""
+    return small_package(tmp_path_factory.mktemp("small") / "world", STEPS)
+
+
+@pytest.mark.slow
+def test_in_every_domain_free_and_held_to_the_schema(small: Path) -> None:
+    found = compare(small, 1, TOKENS)
+    assert set(found) == {(domain, mode) for domain in DOMAINS for mode in MODES}
+    assert [(key, count) for key, count in found.items() if count["same"] != count.total()] == []
+    assert table(found).count("\n") == 1 + len(found)
+
+
+@pytest.mark.slow
+def test_and_one_read_otherwise_is_told_from_one_rounded_otherwise(small: Path) -> None:
+    legal = load_domain("legal")
+    judge = Judge.of(small)
+    prompt = judge.model.chat.prompt_ids(legal.prompt, legal.records[0].input)
+    ids = judge.model.answer(prompt, 6).output_ids
+    one = Asked("legal", "free", legal.records[0].input, prompt, ids)
+    said = {"prompt": prompt, "ids": ids}
+    assert judge.verdict(one, said, legal) == "same"
+    assert judge.verdict(one, said | {"ids": [*ids, 5]}, legal) == "same", (
+        "what follows is not compared"
+    )
+    assert judge.verdict(one, said | {"prompt": prompt[1:]}, legal) == "other"
+    assert judge.verdict(one, said | {"ids": ids[:-1]}, legal) == "other", "it ended too early"
+    other = [*ids[:-1], ids[-1] + 1]
+    assert judge.verdict(one, said | {"ids": other}, legal) == "other"
+    rounded = Asked("legal", "free", one.text, prompt, other)
+    assert judge.verdict(rounded, said, legal) == "arithmetic"

@@ -16,14 +16,15 @@ from typing import Any
 import pytest
 
 from shared.base import paths
-from shared.base.errors import RungFailed
+from shared.base.errors import RungFailed, UserError
 from shared.base.manifest import Manifest
 from shared.base.stage import Plan, Produced, run_stage
 from shared.domain.domain import Domain, load_domain
 from shared.evaluate import systems
 from shared.evaluate.check import Selection, check_stage
 from shared.evaluate.models.chat import Answer
-from shared.evaluate.systems import System
+from shared.evaluate.systems import System, parse_minutes
+from shared.release.card.quality import quality_note
 from shared.release.gates import judge_gates
 from shared.source.source import answering_hash, source_stage
 from tests.events import wait_until
@@ -63,7 +64,7 @@ def check(domain: Domain, **selected: Any) -> Manifest:
 
 
 def load(monkeypatch: pytest.MonkeyPatch, model: Any) -> None:
-    def make(folder: Path, runtime: str) -> Any:
+    def make(folder: Path, runtime: str, device: str) -> Any:
         if isinstance(model, Exception) and runtime != "torch":
             raise model
         return StandIn() if isinstance(model, Exception) else model
@@ -181,8 +182,57 @@ class TestAStoredAnswer:
             patch.setattr(systems, "RUNTIMES", {"torch": "shared.evaluate.models.genai"})
             assert system.store("free", domain).path != before
         assert system.store("free", domain).path == before
-        monkeypatch.setattr(systems, "compute_dtype", lambda folder: "bfloat16")
+        monkeypatch.setattr(systems, "computing", lambda *_: "bfloat16 on the CPU")
         assert system.store("free", domain).path != before
+
+
+class TestATimeBudget:
+    """Every answer of the stand-in takes 0.2 s; two systems in two modes: 0.8 s a record."""
+
+    @staticmethod
+    def run(domain: Domain, minutes: float | None, count: int = 32) -> Manifest:
+        rung = domain.rung("smollm3")
+        chosen = Selection(
+            domain.records[:count], "ours", systems=("parent", "release"), minutes=minutes
+        )
+        package = run_stage(Plan("package", {}), lambda work: Produced())
+        return check_stage(domain, rung, source_stage(rung), package, chosen).manifest
+
+    @pytest.mark.parametrize(
+        ("minutes", "records"),
+        [(None, 32), (100, 32), (0.3, 20), (0.01, 8)],
+        ids=["none", "ample", "for twenty", "for not even the first eight"],
+    )
+    def test_cuts_the_records_to_the_first_for_everyone(
+        self,
+        domain: Domain,
+        monkeypatch: pytest.MonkeyPatch,
+        minutes: float | None,
+        records: int,
+    ) -> None:
+        load(monkeypatch, StandIn())
+        made = self.run(domain, minutes)
+        assert made.facts["records"] == records
+        for who in ("parent.free", "parent.constrained", "release.free", "release.constrained"):
+            assert made.measurements[f"{who}.json_validity"].n == records
+        lines = (paths.build() / "check" / made.key / "records.jsonl").read_text().splitlines()
+        first = [record.id for record in domain.records[:records]]
+        assert [json.loads(line)["id"] for line in lines] == first
+        note = quality_note(made.facts)
+        cut = f"the first {records} of 32, cut by --time-budget {minutes}"
+        assert (cut in note) == (records < 32)
+
+    def test_cuts_alike_when_the_first_answers_are_there_already(
+        self, domain: Domain, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        load(monkeypatch, StandIn())
+        self.run(domain, None, count=10)
+        assert self.run(domain, 0.3).facts["records"] == 20
+
+    @pytest.mark.parametrize("text", ["soon", "0", "-3", "inf", "nan"])
+    def test_is_a_number_of_minutes(self, text: str) -> None:
+        with pytest.raises(UserError, match="--time-budget: a number of minutes is wanted"):
+            parse_minutes(text)
 
 
 KILLED = """

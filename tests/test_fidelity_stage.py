@@ -16,6 +16,7 @@ from shared.evaluate import reference
 from shared.evaluate.distribution import divergence, truncate
 from shared.evaluate.fidelity import MEASURED
 from shared.evaluate.models.chat import Chat
+from shared.evaluate.models.device import Computing
 from shared.evaluate.models.onnx import OnnxDecoder
 from shared.evaluate.models.torch import TorchModel
 from shared.evaluate.reference import passages, predictions, reference_stage
@@ -128,7 +129,7 @@ class TestTheReference:
 
         folder = world / "models" / "legal" / "merged"
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-        parent = TorchModel(folder, "float32")
+        parent = TorchModel(folder)
         for passage in passages_of(Chat(folder), four_records(), 10_000):
             with torch.inference_mode():
                 whole = model(torch.from_numpy(passage.ids)[None]).logits[0].numpy()
@@ -171,8 +172,8 @@ def test_truncation_costs_less_than_a_tenth_of_the_standard_error_on_a_real_mode
     domain = load_domain("legal")
     text = held_out(domain.prompt, domain.records[:2])
     (passage, *_) = passages_of(Chat(embedded), text, 150)
-    parent = TorchModel(embedded, "float32")
-    other = TorchModel(embedded, "bfloat16")
+    parent = TorchModel(embedded)
+    other = TorchModel(embedded, Computing("cpu", "bfloat16"))
     p, q = (np.concatenate([a for a, _ in predictions(m, passage)]) for m in (parent, other))
     q = q * 0.9  # a poorer model than a rounded one
     following = passage.ids[passage.first :]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -186,3 +188,97 @@ class TestTheCommandLine:
         assert parse_constrained("only") == ("constrained",)
         with pytest.raises(UserError, match=r"--constrained: there is no 'bth'; .*'both'"):
             parse_constrained("bth")
+
+
+class TestWhereItIsComputed:
+    def test_a_large_model_without_fast_bfloat16_keeps_its_weights_and_computes_in_float32(
+        self, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Weights converted piece by piece as they are used: the same logits, half the memory."""
+        import torch
+
+        from shared.evaluate.models import device
+
+        folder, ids = tiny("qwen2-untied"), list(range(40, 80))
+        whole = device.load_on(folder, device.Computing())
+        monkeypatch.setattr(device, "FLOAT32_BELOW_BYTES", 0)
+        monkeypatch.setattr(device, "PART", 1000)
+        model = device.load_on(folder, device.Computing())
+        assert {p.dtype for p in model.parameters() if p.dim() == 2} == {torch.bfloat16}
+        found, expected = (m(torch.tensor([ids])).logits for m in (model, whole))
+        assert found.dtype == torch.float32
+        assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
+
+    @pytest.mark.parametrize(
+        ("size", "capable", "dtype"),
+        [("small", True, "float32"), ("large", True, "bfloat16"), ("large", False, "float32")],
+    )
+    def test_on_a_cpu_goes_by_the_size_and_by_what_the_cpu_is_fast_at(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: str, capable: bool, dtype: str
+    ) -> None:
+        from shared.evaluate.models import device
+
+        (tmp_path / "model.safetensors").write_bytes(b"x" * 10)
+        monkeypatch.setattr(device, "FLOAT32_BELOW_BYTES", 5 if size == "large" else 50)
+        monkeypatch.setattr(device, "FAST_BFLOAT16", ("architecture",) if capable else ("none",))
+        assert device.computing(tmp_path, "cpu") == device.Computing("cpu", dtype)
+
+    @pytest.mark.parametrize(("free", "where"), [(16, "cuda"), (14, "cpu")])
+    def test_is_a_gpu_that_has_room_for_it(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, where: str
+    ) -> None:
+        from shared.evaluate.models import device
+
+        (tmp_path / "model.safetensors").write_bytes(b"x" * 10)
+        monkeypatch.setattr(device, "FLOAT32_BELOW_BYTES", 5)
+        monkeypatch.setattr(device, "has_gpu", lambda: True)
+        monkeypatch.setattr(device, "_accelerator", lambda: "cuda")
+        monkeypatch.setattr(device, "_free_bytes", lambda _: free)
+        assert device.computing(tmp_path).device == where
+        assert str(device.computing(tmp_path, "cuda")) == "bfloat16 on CUDA"
+
+    @pytest.mark.parametrize(
+        ("name", "words"),
+        [("cdua", "there is no 'cdua'; did you mean 'cuda'?"), ("mps", "finds no mps on this")],
+    )
+    def test_is_refused_by_its_name(
+        self, name: str, words: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from shared.evaluate.models import device
+
+        monkeypatch.setattr(device, "_accelerator", lambda: "cpu")
+        with pytest.raises(UserError, match=re.escape(words)):
+            device.parse_device(name)
+
+
+@pytest.mark.parametrize("architecture", ["qwen2", "phi3-window"])
+def test_batches_and_the_pieces_a_prompt_is_read_in_change_no_answer(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, architecture: str
+) -> None:
+    """In rows of two, four tokens at once, as at once."""
+    from shared.evaluate.models import torch as runtime
+
+    model = runtime.TorchModel(tiny(architecture))
+    prompts = [*prompts_of(model), [9] * 30]
+    at_once = answers(model, prompts)
+    monkeypatch.setattr(runtime, "TOKENS_AT_ONCE", 8)
+    longest = max(map(len, prompts)) + LIMIT
+    monkeypatch.setattr(runtime, "CACHE_BYTES", 2 * longest * model._cell_bytes())
+    order = sorted(range(4), key=lambda i: len(prompts[i]))
+    assert [len(batch) for batch in model._batches(order, prompts, LIMIT)] in ([2, 2], [3, 1])
+    in_pieces = answers(model, prompts)
+    assert [a.output_ids for a in in_pieces] == [a.output_ids for a in at_once]
+
+
+def test_the_seconds_of_a_batchs_answers_are_the_batchs(tiny: Tiny) -> None:
+    """Rows that end early are not charged for what follows, and the last one for all of it."""
+    from shared.evaluate.models.torch import TorchModel
+
+    model = TorchModel(tiny("llama"))
+    context = model.context_length
+    prompts = [[7] * (context - 2), [8] * (context - 30), [9] * (context - 60)]
+    began = time.perf_counter()
+    found = [answer for _, answer in model.answers(prompts, 60)]
+    wall = time.perf_counter() - began
+    told = sum(a.prefill_seconds + a.decode_seconds for a in found)
+    assert 0.8 * wall < told <= wall

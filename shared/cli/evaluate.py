@@ -2,20 +2,38 @@
 
 from invoke import Context, task
 
-from shared.cli.options import DOMAIN, RECORDS, RUNGS, SYSTEMS, chain_options, command, finish
+from shared.cli.options import (
+    BUDGET,
+    DEVICE,
+    DOMAIN,
+    RECORDS,
+    RUNGS,
+    SYSTEMS,
+    chain_options,
+    command,
+    finish,
+)
+
+TEXT = {"records_file": "the text of this JSONL file's records instead"}
 
 
-@task(help=DOMAIN | RUNGS | {"records_file": "the text of this JSONL file's records instead"})
+@task(help=DOMAIN | RUNGS | TEXT | DEVICE)
 @command
 def fidelity(
-    c: Context, domain: str, rung: str = "", records_file: str = "", force: bool = False
+    c: Context,
+    domain: str,
+    rung: str = "",
+    records_file: str = "",
+    device: str = "",
+    force: bool = False,
 ) -> None:
     """Hold the 4-bit model against its 16-bit parent on held-out text, token by token."""
     from shared.cli.summary import TERMINAL
     from shared.pipeline.one_domain import run_until
     from shared.release.card.fidelity import fidelity_note, fidelity_table
 
-    result = run_until(domain, chain_options("fidelity", rung, force, records_file))
+    options = chain_options("fidelity", rung, force, records_file, device=device)
+    result = run_until(domain, options)
     if result.chain and "fidelity" in result.chain.stages:
         manifest = result.chain.manifests["fidelity"]
         print(fidelity_table(manifest.measurements, TERMINAL))
@@ -23,7 +41,7 @@ def fidelity(
     finish(result)
 
 
-@task(help=DOMAIN | RUNGS | RECORDS | SYSTEMS)
+@task(help=DOMAIN | RUNGS | RECORDS | SYSTEMS | BUDGET | DEVICE)
 @command
 def check(
     c: Context,
@@ -33,6 +51,8 @@ def check(
     records_file: str = "",
     systems: str = "",
     constrained: str = "",
+    time_budget: str = "",
+    device: str = "",
     force: bool = False,
 ) -> None:
     """Let base, 16-bit parent and 4-bit release answer the same records, and compare them.
@@ -44,7 +64,9 @@ def check(
     from shared.pipeline.one_domain import run_until
 
     answers = {"records": records, "systems": systems, "constrained": constrained}
-    result = run_until(domain, chain_options("check", rung, force, records_file, **answers))
+    computed = {"time_budget": time_budget, "device": device}
+    options = chain_options("check", rung, force, records_file, **answers, **computed)
+    result = run_until(domain, options)
     if text := check_report(result):
         print(text)
     finish(result)

@@ -25,6 +25,10 @@ SYSTEMS = {
     "systems": "who answers: base, parent (16-bit), release (4-bit), comma-separated; default: all",
     "constrained": "both, free, or only: whether decoding is held to schema.json; default: both",
 }
+DEVICE = {"device": "where PyTorch reads and answers: auto, cpu, cuda or mps"}
+BUDGET = {
+    "time_budget": "minutes that answering may take: as many records are answered; default: all"
+}
 
 
 def command(body: Callable[..., None]) -> Callable[..., None]:

@@ -6,7 +6,17 @@ from typing import Any
 from invoke import Context, task
 
 from shared.base.errors import UserError
-from shared.cli.options import DOMAIN, RECORDS, RUNGS, SYSTEMS, chain_options, command, finish
+from shared.cli.options import (
+    BUDGET,
+    DEVICE,
+    DOMAIN,
+    RECORDS,
+    RUNGS,
+    SYSTEMS,
+    chain_options,
+    command,
+    finish,
+)
 
 KEEP = {"keep_onnx": "keep the full-precision ONNX of the exporter optimum in models/<domain>/onnx"}
 WITHOUT_GPU = {"without_gpu": "publish though speed on a GPU was not measured; the card says so"}
@@ -51,7 +61,7 @@ def _show_dry_run(domains: list[str], options: Any) -> None:
         print(dry_run(name, options))
 
 
-@task(help=DOMAIN | RUNGS | RECORDS | SYSTEMS | PUBLISH | KEEP | REHASH | DRY)
+@task(help=DOMAIN | RUNGS | RECORDS | SYSTEMS | BUDGET | DEVICE | PUBLISH | KEEP | REHASH | DRY)
 @command
 def release(
     c: Context,
@@ -61,6 +71,8 @@ def release(
     records_file: str = "",
     systems: str = "",
     constrained: str = "",
+    time_budget: str = "",
+    device: str = "",
     publish: bool = False,
     without_gpu: bool = False,
     keep_onnx: bool = False,
@@ -76,7 +88,8 @@ def release(
     from shared.pipeline.one_domain import release_domain
 
     answers = {"records": records, "systems": systems, "constrained": constrained}
-    options = chain_options("gates", rung, force, records_file, keep_onnx=keep_onnx, **answers)
+    others = {"time_budget": time_budget, "device": device, "keep_onnx": keep_onnx}
+    options = chain_options("gates", rung, force, records_file, **answers, **others)
     if dry_run:
         _show_dry_run([domain], options)
         return

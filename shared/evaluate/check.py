@@ -6,6 +6,7 @@ this stage's folder has them with their verdicts, and the records beside them.
 
 import json
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from shared.base.errors import RungFailed
 from shared.base.hashing import sha256_json
 from shared.base.manifest import Measurement, tool_versions
+from shared.base.progress import say
 from shared.base.stage import Plan, Produced, StageResult, run_stage
 from shared.domain.domain import Domain
 from shared.domain.records import Record
@@ -34,16 +36,28 @@ from shared.source.source import Source
 ANSWERS = "answers.jsonl"
 RECORDS = "records.jsonl"
 
+FIRST = 8
+"""Records that are answered before a time budget is divided; fewer are not worth scoring."""
+SHARE = 0.9
+"""Of a budget; the rest is for loading, and for records longer than the first."""
+WORTH_LOADING = 1.25
+"""How many times the records there must be time for before everyone is loaded once more."""
+
 
 @dataclass(frozen=True)
 class Selection:
-    """Which records are answered, by whom and how; `own`: they are the domain's, not a file's."""
+    """Which records are answered, by whom and how; `own`: they are the domain's, not a file's.
+
+    `device`: where PyTorch answers; `minutes`: --time-budget, what all answers may take together.
+    """
 
     records: tuple[Record, ...]
     origin: str
     own: bool = True
     systems: tuple[Name, ...] = NAMES
     modes: tuple[Mode, ...] = MODES
+    device: str = "auto"
+    minutes: float | None = None
 
 
 def check_stage(
@@ -67,6 +81,8 @@ def check_stage(
         "modes": selection.modes,
         "origin": selection.origin,
         "own": selection.own,
+        "device": selection.device,
+        "minutes": selection.minutes,
     }
     records = sha256_json([record.model_dump() for record in selection.records])
     plan = Plan(
@@ -90,15 +106,33 @@ class _Check:
     base_label: str
 
     def produce(self, work: Path) -> Produced:
-        selection = self.selection
-        answers = Answers(self.domain, selection.records, selection.origin, own=selection.own)
-        loads = self._ask_all(answers)
+        answers, loads = self._answers()
         judged = answers.judged()
         _write_answers(work / ANSWERS, answers, judged)
         lines = (json.dumps(r.model_dump(), ensure_ascii=False) for r in answers.records)
         (work / RECORDS).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         found = measure(answers, judged)
         return Produced({"loads": loads, **found}, facts=self._facts(answers, judged, found))
+
+    def _answers(self) -> tuple[Answers, Measurement]:
+        """The answers to all records, or to as many as there is time for; and whether it loads.
+
+        With a budget the first few are answered by everyone, and what their answers took (as the store
+        remembers it, so that a run that goes on decides alike) tells how many more there is time for;
+        again, as long as that adds enough to load the models again.
+        """
+        selection = self.selection
+        asked = len(selection.records)
+        count = asked if selection.minutes is None else min(asked, FIRST)
+        while True:
+            records = selection.records[:count]
+            answers = Answers(self.domain, records, selection.origin, own=selection.own)
+            loads = self._ask_all(answers)
+            more = affordable(answers, asked, selection.minutes)
+            if (more < WORTH_LOADING * count and more < asked) or count == asked:
+                return answers, loads
+            say(f"      time for {more} of {asked} records")
+            count = more
 
     def _ask_all(self, answers: Answers) -> Measurement:
         """Every system in turn, the release first: it is what is released. Whether that loads."""
@@ -125,15 +159,15 @@ class _Check:
         system = self.systems[name]
         if system.absent:
             raise RungFailed(system.absent)
-        runner = Runner(system, self.domain, self.selection.records)
-        for mode in self.selection.modes:
-            try:
-                store = runner.run(mode)
-            except Refused as error:
-                answers.why_not[name, mode] = str(error)
-                continue
-            found = [store.get(record) for record in self.selection.records]
-            answers.given[name, mode] = [answer for answer in found if answer is not None]
+        with closing(Runner(system, self.domain, answers.records, self.selection.device)) as runner:
+            for mode in self.selection.modes:
+                try:
+                    store = runner.run(mode)
+                except Refused as error:
+                    answers.why_not[name, mode] = str(error)
+                    continue
+                found = [store.get(record) for record in answers.records]
+                answers.given[name, mode] = [answer for answer in found if answer is not None]
 
     def _facts(
         self, answers: Answers, judged: Judged, found: dict[str, Measurement]
@@ -143,9 +177,11 @@ class _Check:
         ours = ((r, a) for r, a in zip(answers.records, given, strict=False) if answers.is_ours(r))
         example = next(({"id": r.id, "answer": a.text} for r, a in ours), None)
         held = [len(found) for (_, mode), found in answers.given.items() if mode == "constrained"]
+        who, asked = dict.fromkeys(name for name, _ in answers.given), len(self.selection.records)
         return {
             "origin": answers.origin,
             "records": len(answers.records),
+            "computed": {name: self.systems[name].computed(self.selection.device) for name in who},
             "systems": list(self.selection.systems),
             "modes": list(self.selection.modes),
             "base_label": self.base_label,
@@ -153,7 +189,21 @@ class _Check:
             "constrained_answers": sum(held),
             "exceptions": exceptions(answers, judged),
             **({"example": example} if example else {}),
+            **({"cut": self._cut(len(answers.records))} if len(answers.records) < asked else {}),
         }
+
+    def _cut(self, count: int) -> str:
+        asked, minutes = len(self.selection.records), self.selection.minutes
+        return f"the first {count} of {asked}, cut by --time-budget {minutes:g}"
+
+
+def affordable(answers: Answers, asked: int, minutes: float | None) -> int:
+    """How many of the `asked` records there is time for, by what these answers took."""
+    given = [answer for found in answers.given.values() for answer in found]
+    spent = sum(answer.prefill_seconds + answer.decode_seconds for answer in given)
+    if minutes is None or not spent:
+        return asked
+    return min(asked, int(len(answers.records) * SHARE * 60 * minutes / spent))
 
 
 def _write_answers(file: Path, answers: Answers, judged: Judged) -> None:

@@ -9,7 +9,7 @@ its own, so that a killed run goes on with the next; at no time are more logits 
 positions, so that memory is the weights' and little more (docs/fidelity.md has the figures).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,8 @@ from shared.evaluate.distribution import (
     truncate,
 )
 from shared.evaluate.models.chat import Chat
+from shared.evaluate.models.device import computing
 from shared.evaluate.token_windows import HeldOut, Passage, passages_of
-from shared.source.model import compute_dtype
 from shared.source.source import TOKENIZER_FILES, Source, weights_hash
 
 CHUNK = 64
@@ -36,9 +36,12 @@ CHUNK = 64
 
 
 def reference_stage(
-    source: Source, text: HeldOut, tokens: int, *, force: bool = False
+    source: Source, text: HeldOut, tokens: int, *, device: str = "auto", force: bool = False
 ) -> StageResult:
-    """`build/reference/<key>/NNNN.npz`, one per passage, `tokens` scored tokens at most in all."""
+    """`build/reference/<key>/NNNN.npz`, one per passage, `tokens` scored tokens at most in all.
+
+    `device`: one of shared.evaluate.models.device.DEVICES.
+    """
     template = "chat_template.jinja"
     names = [*TOKENIZER_FILES, *([template] if (source.folder / template).exists() else [])]
     plan = Plan(
@@ -48,13 +51,13 @@ def reference_stage(
             "tokenizer": sha256_json(sha256_files(source.folder, names)),
             "text": sha256_json([text.system, text.pairs]),
         },
-        settings={"tokens": tokens, "tail": TAIL, "keep_at_most": KEEP_AT_MOST},
+        settings={"tokens": tokens, "tail": TAIL, "keep_at_most": KEEP_AT_MOST, "device": device},
         tools=tool_versions("torch", "transformers"),
         code=(__name__,),
     )
     return run_stage(
         plan,
-        lambda work: _compute(source.folder, text, tokens, work),
+        lambda work: _compute(source.folder, text, tokens, device, work),
         force=force,
         keep_partial=True,
     )
@@ -69,7 +72,8 @@ def passages(folder: Path) -> Iterator[Passage]:
         yield Passage(ids, first, answer, TruncatedDistribution(*parts))
 
 
-def _compute(folder: Path, text: HeldOut, tokens: int, work: Path) -> Produced:
+def _compute(folder: Path, text: HeldOut, tokens: int, device: str, work: Path) -> Produced:
+    how = computing(folder, device)
     todo = passages_of(Chat(folder), text, tokens)
     missing = [(i, p) for i, p in enumerate(todo) if not (work / f"{i:04d}.npz").exists()]
     say(f"      reading {len(todo)} held-out records with the 16-bit parent")
@@ -77,9 +81,10 @@ def _compute(folder: Path, text: HeldOut, tokens: int, work: Path) -> Produced:
         with bar("reference", len(missing)) as step:
             from shared.evaluate.models.torch import TorchModel
 
-            parent = TorchModel(folder)
+            parent = TorchModel(folder, how)
             for number, passage in missing:
-                _save(work / f"{number:04d}.npz", passage, read(parent, passage))
+                head = {"ids": passage.ids, "first": passage.first, "answer": passage.answer}
+                save_arrays(work / f"{number:04d}.npz", head | vars(read(parent, passage)))
                 step(f"record {number + 1}")
     for partial in work.glob(".*.npz"):
         partial.unlink()
@@ -88,7 +93,7 @@ def _compute(folder: Path, text: HeldOut, tokens: int, work: Path) -> Produced:
             "origin": text.origin,
             "passages": len(todo),
             "tokens": sum(len(p.ids) - p.first for p in todo),
-            "dtype": compute_dtype(folder),
+            "computed": str(how),
         }
     )
 
@@ -116,9 +121,9 @@ def predictions(model: Any, passage: Passage) -> Iterator[tuple[np.ndarray, np.n
     model.rewind(shared)
 
 
-def _save(path: Path, passage: Passage, found: TruncatedDistribution) -> None:
+def save_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
+    """Write an .npz that is whole as soon as it has its name."""
     partial = path.with_name(f".{path.name}")
-    head: dict[str, Any] = {"ids": passage.ids, "first": passage.first, "answer": passage.answer}
     with partial.open("wb") as file:
-        np.savez(file, **head, **vars(found))
+        np.savez(file, **arrays)
     partial.replace(path)

@@ -6,6 +6,7 @@ line. A rung that was not fine-tuned is its own base; there `base` shows what th
 asked without it.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from shared.base.code import code_hash
 from shared.base.errors import RungFailed, UserError
 from shared.base.manifest import tool_versions
 from shared.base.parsing import nearest
+from shared.base.processes import give_back_memory
 from shared.base.progress import bar, say
 from shared.base.stage import StageResult
 from shared.domain.domain import Domain
@@ -23,7 +25,7 @@ from shared.domain.records import Record
 from shared.domain.settings import Rung
 from shared.evaluate.answer_store import Store
 from shared.evaluate.models.chat import Answer
-from shared.source.model import compute_dtype
+from shared.evaluate.models.device import computing
 from shared.source.source import Source, answering_hash, base_stage
 
 Name = Literal["base", "parent", "release"]
@@ -58,9 +60,14 @@ class System:
     def runtime(self) -> str:
         return "onnxruntime-genai" if self.name == "release" else "torch"
 
-    def store(self, mode: Mode, domain: Domain) -> Store:
+    def computed(self, device: str) -> str:
+        """The number format and where; `device`: one of shared.evaluate.models.device.DEVICES."""
+        if self.folder is None or self.runtime != "torch":
+            return "4 bits on the CPU"
+        return str(computing(self.folder, device))
+
+    def store(self, mode: Mode, domain: Domain, device: str = "auto") -> Store:
         """Where its answers lie."""
-        in_torch = self.runtime == "torch"
         tools = ("transformers", self.runtime, *(("xgrammar",) if mode == "constrained" else ()))
         about: dict[str, Any] = {
             "weights": self.weights,
@@ -68,7 +75,7 @@ class System:
             "max_new_tokens": domain.chain.check.max_new_tokens,
             "grammar": grammar(domain.schema) if mode == "constrained" else None,
             "tools": tool_versions(*tools),
-            "dtype": compute_dtype(self.folder) if self.folder and in_torch else None,
+            "computed": self.computed(device),
             "code": code_hash(RUNTIMES[self.runtime]),
         }
         return Store(about)
@@ -90,6 +97,17 @@ def parse_constrained(text: str) -> tuple[Mode, ...]:
     if text not in CONSTRAINED:
         raise UserError(f"--constrained: there is no {text!r}; {nearest(text, list(CONSTRAINED))}")
     return CONSTRAINED[text]
+
+
+def parse_minutes(text: str | None) -> float | None:
+    """The value of --time-budget; UserError where it is no number of minutes."""
+    try:
+        minutes = float(text) if text else None
+    except ValueError:
+        minutes = -1.0
+    if minutes is not None and not 0 < minutes < math.inf:
+        raise UserError(f"--time-budget: a number of minutes is wanted, not {text!r}")
+    return minutes
 
 
 def all_systems(
@@ -126,6 +144,7 @@ class Runner:
     system: System
     domain: Domain
     records: Sequence[Record]
+    device: str = "auto"
     _loaded: Any = field(default=None, init=False)
 
     def run(self, mode: Mode) -> Store:
@@ -133,7 +152,7 @@ class Runner:
 
         RungFailed: it cannot load. Refused: it cannot be held to the schema.
         """
-        store = self.system.store(mode, self.domain)
+        store = self.system.store(mode, self.domain, self.device)
         missing = [record for record in self.records if store.get(record) is None]
         kept = len(self.records) - len(missing)
         if kept and missing:
@@ -141,6 +160,11 @@ class Runner:
         if missing:
             self._run(mode, missing, store)
         return store
+
+    def close(self) -> None:
+        """Let the model go."""
+        self._loaded = None
+        give_back_memory()
 
     def _run(self, mode: Mode, records: list[Record], store: Store) -> None:
         model = self._model()
@@ -156,7 +180,7 @@ class Runner:
         if self._loaded is None:
             assert self.system.folder is not None
             say(f"      loading {self.system.name} in {self.system.runtime}")
-            self._loaded = _load(self.system.folder, self.system.runtime)
+            self._loaded = _load(self.system.folder, self.system.runtime, self.device)
         return self._loaded
 
 
@@ -172,12 +196,12 @@ def _refusing(
         raise Refused(f"cannot be held to schema.json: {_first_line(error)}") from error
 
 
-def _load(folder: Path, runtime: str) -> Any:
+def _load(folder: Path, runtime: str, device: str) -> Any:
     try:
         if runtime == "torch":
             from shared.evaluate.models.torch import TorchModel
 
-            return TorchModel(folder)
+            return TorchModel(folder, computing(folder, device))
         from shared.evaluate.models.genai import GenaiModel
 
         return GenaiModel(folder)

@@ -10,7 +10,8 @@ from shared.domain.domain import Domain
 from shared.domain.records import read_records
 from shared.domain.settings import Rung
 from shared.evaluate.check import Selection
-from shared.evaluate.systems import parse_constrained, parse_systems
+from shared.evaluate.models.device import parse_device
+from shared.evaluate.systems import parse_constrained, parse_minutes, parse_systems
 from shared.evaluate.token_windows import sample
 from shared.pipeline.choose import measure_speeds, rank
 from shared.pipeline.rung import Options, RungRun
@@ -105,4 +106,6 @@ def select_records(domain: Domain, options: Options) -> Selection:
         own=not options.records_file,
         systems=parse_systems(options.systems),
         modes=parse_constrained(options.constrained),
+        device=parse_device(options.device),
+        minutes=parse_minutes(options.time_budget),
     )

@@ -59,6 +59,8 @@ class Options:
     records_file: Path | None = None
     systems: str = ",".join(NAMES)
     constrained: str = "both"
+    device: str = "auto"
+    time_budget: str | None = None
     force: bool = False
     keep_onnx: bool = False
     until: Stage = "gates"
@@ -201,7 +203,10 @@ class RungRun:
             return package_stage(source, prompt, build, force=force)
         package = self.stages["package"]
         if stage == "fidelity":
-            return fidelity_stage(domain, source, package, text, self.selection.origin, force=force)
+            chosen = self.selection
+            return fidelity_stage(
+                domain, source, package, text, chosen.origin, device=chosen.device, force=force
+            )
         if stage == "check":
             return check_stage(domain, rung, source, package, self.selection, force=force)
         # A look inside the graph, before the browser is started.

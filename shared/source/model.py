@@ -11,15 +11,6 @@ from shared.source.weights import load_weights
 if TYPE_CHECKING:
     import torch
 
-FLOAT32_BELOW_BYTES = 2_000_000_000
-"""Smaller weights are computed with in float32, larger ones in bfloat16, which is what fits."""
-
-
-def compute_dtype(folder: Path) -> str:
-    """The floating-point type that predictions are computed in: "float32" or "bfloat16"."""
-    size = sum(p.stat().st_size for p in folder.glob("*.safetensors"))
-    return "float32" if size < FLOAT32_BELOW_BYTES else "bfloat16"
-
 
 def model_weights(folder: Path) -> "dict[str, torch.Tensor]":
     """The tensors of the folder's model under the model's own names, memory-mapped; all, and no more.

@@ -29,7 +29,8 @@ class Chat(Tokenizer):
 class Answer:
     """The output for one prompt; seconds are wall time, lengths count tokens.
 
-    In a batch the seconds are the whole batch's, divided among its answers. A prompt that does not
+    In a batch a step's seconds are divided among the rows that are still in it, so that all answers'
+    together are the batch's. A prompt that does not
     fit into the model's context has an empty answer.
     """
 

@@ -1,4 +1,4 @@
-"""PyTorch on the CPU: 16-bit weights answer several prompts at a time, or decode a given text.
+"""PyTorch: 16-bit weights answer several prompts at a time, or decode a given text.
 
 What all prompts begin with is read once, and its cache handed to every batch.
 """
@@ -14,18 +14,23 @@ import torch
 from transformers import DynamicCache
 
 from shared.evaluate.models.chat import Answer, Chat, common_prefix, room
+from shared.evaluate.models.device import Computing, computing, load_on
 from shared.evaluate.models.masks import Masks
-from shared.source.model import compute_dtype, load_model
 
-BATCH = 8
+ROWS, CACHE_BYTES = 32, 600_000_000
+"""A batch: as many prompts as their keys and values leave room for. Every step reads all weights once,
+be it for one row or for many; a 3B in bfloat16 comes to 16 rows of 500 tokens."""
+TOKENS_AT_ONCE = 1024
+"""Of all rows' prompts, so that a long text's activations take no memory worth a word."""
 
 
 class TorchModel:
     """A loaded model folder; `ids`: the text that `feed` has read so far, which the cache holds."""
 
-    def __init__(self, folder: Path, dtype: str | None = None) -> None:
-        """`dtype`: "float32" or "bfloat16"; by the weights' size if None."""
-        self._model = load_model(folder, dtype or compute_dtype(folder))
+    def __init__(self, folder: Path, how: Computing | None = None) -> None:
+        """`how`: what shared.evaluate.models.device finds best for this folder if None."""
+        self.how = how or computing(folder)
+        self._model = load_on(folder, self.how)
         self.chat = Chat(folder)
         self.context_length = int(self._model.config.max_position_embeddings)
         self.ids: list[int] = []
@@ -43,9 +48,9 @@ class TorchModel:
     @torch.inference_mode()
     def feed(self, ids: Sequence[int]) -> np.ndarray:
         """Logits [len(ids), vocab] float32 after each of `ids`, which continue the text so far."""
-        out = self._model(torch.tensor([ids]), past_key_values=self._cache, use_cache=True)
+        out = self._model(self.tensor([ids]), past_key_values=self._cache, use_cache=True)
         self.ids += ids
-        return np.asarray(out.logits[0].float().numpy())
+        return np.asarray(out.logits[0].float().cpu().numpy())
 
     @torch.inference_mode()
     def answers(
@@ -62,11 +67,34 @@ class TorchModel:
         fitting = [index for index in order if self._room(prompts[index], limit)]
         for index in order[len(fitting) :]:
             yield index, Answer("", len(prompts[index]), [])
-        for start in range(0, len(fitting), BATCH):
-            batch = fitting[start : start + BATCH]
+        for batch in self._batches(fitting, prompts, limit):
             rows = _Rows(self, [list(prompts[i]) for i in batch], prefix, cache, masks)
             for row, answer in rows.run([self._room(prompts[i], limit) for i in batch]):
                 yield batch[row], answer
+
+    def _batches(
+        self, order: Sequence[int], prompts: Sequence[Sequence[int]], limit: int
+    ) -> Iterator[list[int]]:
+        """`order` in pieces whose longest prompt and answer, times the rows, the cache may hold."""
+        batch: list[int] = []
+        for index in order:
+            cells = (len(batch) + 1) * (len(prompts[index]) + limit)
+            if batch and (len(batch) == ROWS or cells * self._cell_bytes() > CACHE_BYTES):
+                yield batch
+                batch = []
+            batch.append(index)
+        if batch:
+            yield batch
+
+    def _cell_bytes(self) -> int:
+        """Keys and values of one token in all layers."""
+        config = self._model.config
+        head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        numbers = 2 * config.num_hidden_layers * config.num_key_value_heads * head
+        return int(numbers * (4 if self.how.dtype == "float32" else 2))
+
+    def tensor(self, values: Any) -> Any:
+        return torch.tensor(values, device=self.how.device)
 
     def _room(self, prompt: Sequence[int], limit: int) -> int:
         return room(len(prompt), limit, self.context_length)
@@ -76,14 +104,17 @@ class TorchModel:
         return ids[-1] in self._stop or self.chat.is_answered(ids)
 
     def step(self, ids: Any, mask: Any, positions: Any, cache: Any) -> Any:
-        """Logits [rows, vocab] float32 after the last of `ids` [rows, tokens]; `cache` grows."""
-        out = self._model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            logits_to_keep=1,
-        )
+        """Logits [rows, vocab] float32 after the last of `ids` [rows, tokens]; `cache` grows.
+        `mask` is of the text before them, too."""
+        width, before = max(1, TOKENS_AT_ONCE // len(ids)), mask.shape[1] - ids.shape[1]
+        for start in range(0, ids.shape[1], width):
+            out = self._model(
+                input_ids=ids[:, start : start + width],
+                attention_mask=mask[:, : before + start + width],
+                position_ids=positions[:, start : start + width],
+                past_key_values=cache,
+                logits_to_keep=1,
+            )
         return out.logits[:, -1].float()
 
     def new_cache(self) -> Any:
@@ -91,8 +122,8 @@ class TorchModel:
 
     def _read(self, prefix: list[int]) -> Any:
         cache = self.new_cache()
-        ids = torch.tensor([prefix])
-        self.step(ids, torch.ones_like(ids), torch.arange(len(prefix))[None], cache)
+        ids = self.tensor([prefix])
+        self.step(ids, torch.ones_like(ids), self.tensor([range(len(prefix))]), cache)
         return cache
 
 
@@ -113,8 +144,8 @@ class _Rows:
         self.matchers = masks.start(len(prompts)) if masks else []
         rest = [prompt[len(prefix) :] for prompt in prompts]
         width = max(map(len, rest))
-        self.ids = torch.tensor([[0] * (width - len(r)) + r for r in rest])
-        self.mask = torch.tensor(
+        self.ids = model.tensor([[0] * (width - len(r)) + r for r in rest])
+        self.mask = model.tensor(
             [[1] * len(prefix) + [0] * (width - len(r)) + [1] * len(r) for r in rest]
         )
         self.positions = (self.mask.cumsum(-1) - 1).clamp(min=0)[:, len(prefix) :]
@@ -128,26 +159,27 @@ class _Rows:
         began = time.perf_counter()
         logits = self.model.step(self.ids, self.mask, self.positions, self.cache)
         prefilled = time.perf_counter()
-        share = (prefilled - began) / len(self.prompts)
+        prefill, decode, last = (prefilled - began) / len(self.prompts), 0.0, prefilled
         for count in range(1, max(limits) + 1):
             self._choose(logits)
             ended = [self._has_ended(place, count, limits) for place in range(len(self.rows))]
-            decoding = (time.perf_counter() - prefilled) / len(self.prompts)
+            now = time.perf_counter()
+            decode, last = decode + (now - last) / len(self.rows), now
             for row in [row for row, end in zip(self.rows, ended, strict=True) if end]:
-                yield row, self._answer(row, share, decoding)
+                yield row, self._answer(row, prefill, decode)
             if all(ended):
                 return
             if any(ended):
                 self._keep([place for place, end in enumerate(ended) if not end])
-            last = torch.tensor([[self.answers[row][-1]] for row in self.rows])
-            self.mask = torch.cat([self.mask, torch.ones_like(last)], dim=1)
+            chosen = self.model.tensor([[self.answers[row][-1]] for row in self.rows])
+            self.mask = torch.cat([self.mask, torch.ones_like(chosen)], dim=1)
             self.positions = self.positions[:, -1:] + 1
-            logits = self.model.step(last, self.mask, self.positions, self.cache)
+            logits = self.model.step(chosen, self.mask, self.positions, self.cache)
 
     def _choose(self, logits: Any) -> None:
         if self.masks:
             forbidden = self.masks.forbidden(self.matchers, logits.shape[-1])
-            logits.masked_fill_(torch.from_numpy(forbidden), -torch.inf)
+            logits.masked_fill_(self.model.tensor(forbidden), -torch.inf)
         for place, token in enumerate(logits.argmax(-1).tolist()):
             self.answers[self.rows[place]].append(int(token))
             if self.masks:
@@ -162,7 +194,7 @@ class _Rows:
         return Answer(self.model.chat.text(ids), len(self.prompts[row]), ids, prefill, decode)
 
     def _keep(self, places: list[int]) -> None:
-        kept = torch.tensor(places)
+        kept = self.model.tensor(places)
         self.rows = [self.rows[place] for place in places]
         self.matchers = [self.matchers[place] for place in places] if self.masks else []
         self.mask, self.positions = self.mask[kept], self.positions[kept]

@@ -57,9 +57,13 @@ def quality_note(facts: Mapping[str, Any]) -> str:
     """On what it was measured, which mode to choose, and every exception."""
     if not facts.get("records"):
         return "Not measured: the model could not be loaded."
+    cut = f": {facts['cut']}" if "cut" in facts else ""
+    computed = facts.get("computed", {})
+    others = sorted({how for name, how in computed.items() if name != "release"})
     lines = [
-        f"{facts['records']} records ({facts['origin']}), greedy decoding on the CPU; the release in "
-        "onnxruntime-genai, the others in PyTorch. In brackets: 95 % intervals. One fixed answer: "
+        f"{facts['records']} records ({facts['origin']}{cut}), greedy decoding; the release in "
+        f"onnxruntime-genai on the CPU, the others in PyTorch{', in ' * bool(others)}"
+        f"{' and '.join(others)}. In brackets: 95 % intervals. One fixed answer: "
         "what the best constant answer would score on these records.",
     ]
     if "advice" in facts:

@@ -1,0 +1,130 @@
+"""Where PyTorch computes and in which type: the one place that chooses.
+
+>>> computing(folder)
+Computing(device='cpu', dtype='float32')
+
+A GPU that PyTorch knows and that has room for the model, else the CPU. Small models compute in float32.
+Large ones compute in bfloat16 on a GPU and on a CPU with instructions for it; on any other CPU in
+float32, from weights that stay 16-bit and memory-mapped (`widened`): nowhere does a model take more
+memory than its files and little more.
+"""
+
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from shared.base.errors import UserError
+from shared.base.gpu import has_gpu
+from shared.base.parsing import nearest
+from shared.source.model import load_model
+
+if TYPE_CHECKING:
+    import torch
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+FLOAT32_BELOW_BYTES = 2_000_000_000
+"""Weights up to this size are converted to float32 as a whole."""
+FAST_BFLOAT16 = ("amx_bf16", "avx512_bf16", "bf16")
+"""Instructions for bfloat16 products, as torch.cpu.get_capabilities names them; `bf16` is ARM's.
+Without them such a product of 16 rows takes three times as long as `widened`'s."""
+ROOM = 1.5
+"""What must be free on a GPU, in sizes of the weights that lie there."""
+PART = 2**18
+"""Numbers that `widened` converts at a time: 1 MB in float32 stays in a core's cache."""
+
+
+@dataclass(frozen=True)
+class Computing:
+    """A device as PyTorch names it, and "float32" or "bfloat16"."""
+
+    device: str = "cpu"
+    dtype: str = "float32"
+
+    def __str__(self) -> str:
+        return f"{self.dtype} on {'the CPU' if self.device == 'cpu' else self.device.upper()}"
+
+
+def parse_device(name: str) -> str:
+    """A value of --device; UserError where there is no such name, or no such device here."""
+    if name not in DEVICES:
+        raise UserError(f"--device: there is no {name!r}; {nearest(name, list(DEVICES))}")
+    if name in ("cuda", "mps") and name != _accelerator():
+        raise UserError(
+            f"--device: PyTorch finds no {name} on this machine; auto takes what is there"
+        )
+    return name
+
+
+@cache
+def computing(folder: Path, device: str = "auto") -> Computing:
+    """How the model of this folder is computed here, on `device`, one of DEVICES.
+
+    Looked at once: a GPU that the model is on has less room for it.
+    """
+    size = _weight_bytes(folder)
+    small = size < FLOAT32_BELOW_BYTES
+    if device == "auto":
+        found = _accelerator() if has_gpu() else "cpu"
+        needed = ROOM * size * (2 if small else 1)
+        device = found if found == "cpu" or needed < _free_bytes(found) else "cpu"
+    wide = small or (device == "cpu" and not _is_bfloat16_fast())
+    return Computing(device, "float32" if wide else "bfloat16")
+
+
+def load_on(folder: Path, how: Computing) -> Any:
+    """The folder's model as `how` says."""
+    if how.dtype == "float32" and _weight_bytes(folder) >= FLOAT32_BELOW_BYTES:
+        return widened(load_model(folder))
+    return load_model(folder, how.dtype).to(how.device)
+
+
+def widened(model: Any) -> Any:
+    """The same model, which then computes in float32 but keeps its weights as they are: each product
+    converts its own as it uses them, PART at a time. Norms and the like are converted for good."""
+    import torch
+
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.Linear):
+            layer.forward = partial(_product, layer)  # type: ignore[method-assign]
+        elif isinstance(layer, torch.nn.Embedding):
+            layer.register_forward_hook(lambda *called: called[-1].float())
+        else:
+            for parameter in layer.parameters(recurse=False):
+                parameter.data = parameter.data.float()
+    return model
+
+
+def _product(layer: "torch.nn.Linear", inputs: "torch.Tensor") -> "torch.Tensor":
+    import torch
+
+    rows = max(1, PART // layer.in_features)
+    parts = (part.float() for part in layer.weight.split(rows))
+    product = torch.cat([torch.nn.functional.linear(inputs, part) for part in parts], -1)
+    return product if layer.bias is None else product + layer.bias
+
+
+def _accelerator() -> str:
+    """ "cuda" or "mps", or "cpu" where PyTorch has neither."""
+    import torch
+
+    found = torch.accelerator.current_accelerator(check_available=True)
+    return found.type if found and found.type in DEVICES else "cpu"
+
+
+def _free_bytes(device: str) -> int:
+    import torch
+
+    if device == "mps":
+        return int(torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
+    return int(torch.cuda.mem_get_info()[0])
+
+
+def _is_bfloat16_fast() -> bool:
+    import torch
+
+    return any(torch.cpu.get_capabilities().get(name) for name in FAST_BFLOAT16)
+
+
+def _weight_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))

@@ -42,7 +42,7 @@ class StandIn:
         return [1, 2, 3]
 
     def answers(
-        self, prompts: Sequence[list[int]], limit: int, schema: str | None
+        self, prompts: Sequence[list[int]], limit: int, schema: str | None, free: object = None
     ) -> Iterator[tuple[int, Answer]]:
         if schema and self.refuses:
             raise self.refuses("no grammar can be made of this\nand more")
@@ -116,7 +116,7 @@ def test_a_schema_that_no_grammar_can_be_made_of_costs_only_that_mode(
 def test_another_fault_of_a_free_answer_is_no_refusal(
     domain: Domain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def out_of_memory(*_: object) -> Iterator[tuple[int, Answer]]:
+    def out_of_memory(*_: object, **__: object) -> Iterator[tuple[int, Answer]]:
         raise RuntimeError("out of memory")
         yield
 

@@ -9,8 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
+from shared.base import paths
 from shared.domain.domain import load_domain
 from shared.evaluate import reference
 from shared.evaluate.distribution import divergence, truncate
@@ -24,6 +26,7 @@ from shared.evaluate.token_windows import HeldOut, held_out, passages_of
 from shared.pipeline.chain import run_chain
 from shared.pipeline.rung import Options
 from shared.source.source import source_stage
+from tests.events import each, held_at
 
 Edit = Callable[[str, str, str], None]
 UNTIL = Options(rung="smollm3", until="fidelity")
@@ -182,3 +185,43 @@ def test_truncation_costs_less_than_a_tenth_of_the_standard_error_on_a_real_mode
     short = whole - found.divergence
     assert (short > -1e-4).all() and (short <= found.hidden + 1e-4).all()
     assert short.mean() < 0.1 * whole.std() / np.sqrt(len(whole))
+
+
+KILLED = """
+from shared.domain.domain import load_domain
+from shared.pipeline.chain import run_chain
+from shared.pipeline.rung import Options
+run_chain(load_domain("legal"), Options(rung="smollm3", until="fidelity"))
+"""
+
+
+def run_killed(world: Path, stage: str) -> dict[str, int]:
+    """kill -9 while `stage` has done some passages: each file's name, and when it was written."""
+    process = subprocess.Popen([sys.executable, "-c", KILLED], cwd=paths.REPOSITORY)
+
+    def under_way() -> list[Path]:
+        return list((world / "build" / stage).glob(".*.partial/[0-9]*.npz"))
+
+    family = held_at(process, under_way)
+    each(family, psutil.Process.kill)
+    process.wait()
+    return {path.name: path.stat().st_mtime_ns for path in under_way()}
+
+
+@pytest.mark.parametrize("stage", ["reference", "fidelity"])
+def test_a_killed_run_goes_on_with_the_next_record_to_the_same_figures(
+    world: Path, edit: Edit, stage: str
+) -> None:
+    edit("fallback.toml", "\ntokens = 300", "\ntokens = 1500")
+    before = run_killed(world, stage)
+    resumed = run_chain(load_domain("legal"), UNTIL).stages["fidelity"].manifest
+    (folder,) = (world / "build" / stage).glob("[0-9a-f]*")
+    after = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.npz")}
+    assert before and len(before) < len(after) and before.items() <= after.items()
+    for name in ("fidelity", "reference"):
+        shutil.rmtree(world / "build" / name)
+    whole = run_chain(load_domain("legal"), UNTIL).stages["fidelity"].manifest
+    assert whole.key == resumed.key
+    assert {n: resumed.measurements[n] for n in MEASURED} == {
+        n: whole.measurements[n] for n in MEASURED
+    }

@@ -12,11 +12,12 @@ import jsonschema
 import pytest
 
 from shared.base.errors import UserError
+from shared.domain.domain import load_domain
 from shared.domain.grammar.schema import grammar
 from shared.domain.records import Record
 from shared.evaluate.answer_store import Store
 from shared.evaluate.models.chat import Answer, common_prefix, room
-from shared.evaluate.systems import parse_constrained, parse_systems
+from shared.evaluate.systems import Runner, System, parse_constrained, parse_systems
 
 Tiny = Callable[[str], Path]
 LIMIT = 24
@@ -268,6 +269,37 @@ def test_batches_and_the_pieces_a_prompt_is_read_in_change_no_answer(
     assert [len(batch) for batch in model._batches(order, prompts, LIMIT)] in ([2, 2], [3, 1])
     in_pieces = answers(model, prompts)
     assert [a.output_ids for a in in_pieces] == [a.output_ids for a in at_once]
+
+
+class TestAFreeAnswerThatKeepsToTheGrammar:
+    ANY = 'root ::= "{" [^}]* "}" | [^{]*'
+
+    def test_is_the_answer_under_it(self, tiny: Tiny) -> None:
+        """Asked again, the model gives the same; and what breaks the grammar is asked again."""
+        from shared.evaluate.models.masks import Masks
+        from shared.evaluate.models.torch import TorchModel
+
+        model = TorchModel(tiny("qwen2"))
+        prompts = [model.chat.prompt_ids(None, f"Matter {n} of many.") for n in range(12)]
+        free, asked = answers(model, prompts), answers(model, prompts, self.ANY)
+        masks = Masks(model.chat.tokenizer_json(), model.chat.stop, self.ANY)
+        kept = [index for index, answer in enumerate(free) if masks.allow(answer.output_ids)]
+        assert 0 < len(kept) < len(prompts)
+        given = model.answers(prompts, LIMIT, self.ANY, dict(enumerate(free)))
+        found = dict(given)
+        assert [found[i].output_ids for i in range(12)] == [a.output_ids for a in asked]
+        assert [i for i, a in found.items() if not a.prefill_seconds] == kept
+        assert all(asked[index].output_ids == free[index].output_ids for index in kept)
+
+    def test_is_looked_for_where_pytorch_answers(self, root: Path, tiny: Tiny) -> None:
+        domain, record = load_domain("legal"), Record(id="a", input="text", gold={})
+        parent, release = (System(n, tiny("llama"), "w", "p") for n in ("parent", "release"))
+        for system in (parent, release):
+            system.store("free", domain).put(record, Answer("{}", 1, [2]))
+        assert Runner(parent, domain, [record])._free("free", [record]) == {}
+        assert Runner(release, domain, [record])._free("constrained", [record]) == {}
+        kept = Runner(parent, domain, [record])._free("constrained", [record])
+        assert kept == {"free": {0: Answer("{}", 1, [2])}}
 
 
 def test_the_seconds_of_a_batchs_answers_are_the_batchs(tiny: Tiny) -> None:

@@ -30,8 +30,7 @@ class Answer:
     """The output for one prompt; seconds are wall time, lengths count tokens.
 
     In a batch a step's seconds are divided among the rows that are still in it, so that all answers'
-    together are the batch's. A prompt that does not
-    fit into the model's context has an empty answer.
+    together are the batch's. A prompt that does not fit into the model's context has an empty answer.
     """
 
     text: str

@@ -115,6 +115,7 @@ def _accelerator() -> str:
 def _free_bytes(device: str) -> int:
     import torch
 
+    torch.accelerator.empty_cache()  # what an earlier model has left behind
     if device == "mps":
         return int(torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
     return int(torch.cuda.mem_get_info()[0])

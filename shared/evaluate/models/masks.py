@@ -30,6 +30,11 @@ class Masks:
         """A fresh matcher for each row; `accept_token` moves it on."""
         return [xgrammar.GrammarMatcher(self._compiled) for _ in range(rows)]
 
+    def allow(self, ids: Sequence[int]) -> bool:
+        """Whether these tokens keep to the grammar, one after the other."""
+        size, (matcher,) = self._compiled.tokenizer_info.vocab_size, self.start(1)
+        return all(token < size and matcher.accept_token(token) for token in ids)
+
     def forbidden(self, matchers: Sequence[Any], width: int) -> np.ndarray:
         """[rows, width] of bool: the tokens that may not come next, and any without a name."""
         size = self._compiled.tokenizer_info.vocab_size

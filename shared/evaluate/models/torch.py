@@ -5,7 +5,8 @@ What all prompts begin with is read once, and its cache handed to every batch.
 
 import copy
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,16 +55,27 @@ class TorchModel:
 
     @torch.inference_mode()
     def answers(
-        self, prompts: Sequence[Sequence[int]], limit: int, grammar: str | None = None
+        self,
+        prompts: Sequence[Sequence[int]],
+        limit: int,
+        grammar: str | None = None,
+        free: Mapping[int, Answer] | None = None,
     ) -> Iterator[tuple[int, Answer]]:
         """(index, greedy answer) of each prompt, each as soon as it is there, longest batches last.
 
-        Stops as shared.evaluate.models.genai does; `grammar`: see shared.evaluate.models.masks.
+        Stops as shared.evaluate.models.genai does; `grammar`: see shared.evaluate.models.masks. `free`:
+        answers given without it. One that keeps to the grammar all the same is the answer under it:
+        what was likeliest was allowed at every step.
         """
         masks = Masks(self.chat.tokenizer_json(), self._stop, grammar) if grammar else None
-        prefix = common_prefix(prompts)
+        given = free if masks and free else {}
+        kept = {i: a for i, a in given.items() if masks and masks.allow(a.output_ids)}
+        for index, answer in kept.items():
+            yield index, replace(answer, prefill_seconds=0.0, decode_seconds=0.0)
+        left = [index for index in range(len(prompts)) if index not in kept]
+        prefix = common_prefix([prompts[index] for index in left])
         cache = self._read(prefix) if prefix else None
-        order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+        order = sorted(left, key=lambda index: len(prompts[index]))
         fitting = [index for index in order if self._room(prompts[index], limit)]
         for index in order[len(fitting) :]:
             yield index, Answer("", len(prompts[index]), [])

@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from shared.base import paths
+from shared.base.manifest import Manifest
 from shared.domain.domain import load_domain
 from shared.evaluate import reference
 from shared.evaluate.distribution import divergence, truncate
@@ -187,41 +188,45 @@ def test_truncation_costs_less_than_a_tenth_of_the_standard_error_on_a_real_mode
     assert short.mean() < 0.1 * whole.std() / np.sqrt(len(whole))
 
 
-KILLED = """
+FIDELITY = """
+import sys
+from pathlib import Path
+from shared.base.manifest import Manifest
+from shared.base.stage import StageResult
 from shared.domain.domain import load_domain
-from shared.pipeline.chain import run_chain
-from shared.pipeline.rung import Options
-run_chain(load_domain("legal"), Options(rung="smollm3", until="fidelity"))
+from shared.evaluate.fidelity import fidelity_stage
+from shared.source.source import source_stage
+domain, package = load_domain("legal"), Path(sys.argv[1])
+made = StageResult(package, Manifest.read(package), reused=True)
+print(fidelity_stage(domain, source_stage(domain.rung("smollm3")), made).folder)
 """
-
-
-def run_killed(world: Path, stage: str) -> dict[str, int]:
-    """kill -9 while `stage` has done some passages: each file's name, and when it was written."""
-    process = subprocess.Popen([sys.executable, "-c", KILLED], cwd=paths.REPOSITORY)
-
-    def under_way() -> list[Path]:
-        return list((world / "build" / stage).glob(".*.partial/[0-9]*.npz"))
-
-    family = held_at(process, under_way)
-    each(family, psutil.Process.kill)
-    process.wait()
-    return {path.name: path.stat().st_mtime_ns for path in under_way()}
 
 
 @pytest.mark.parametrize("stage", ["reference", "fidelity"])
 def test_a_killed_run_goes_on_with_the_next_record_to_the_same_figures(
-    world: Path, edit: Edit, stage: str
+    root: Path, tiny: Callable[[str], Path], package: Path, edit: Edit, stage: str
 ) -> None:
-    edit("fallback.toml", "\ntokens = 300", "\ntokens = 1500")
-    before = run_killed(world, stage)
-    resumed = run_chain(load_domain("legal"), UNTIL).stages["fidelity"].manifest
-    (folder,) = (world / "build" / stage).glob("[0-9a-f]*")
-    after = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.npz")}
-    assert before and len(before) < len(after) and before.items() <= after.items()
+    edit("fallback.toml", "\ntokens = 256", "\ntokens = 1500")
+    shutil.copytree(tiny("qwen2"), root / "models" / "legal" / "merged")
+    command = [sys.executable, "-c", FIDELITY, str(package)]
+
+    def run() -> Manifest:
+        told = subprocess.run(command, cwd=paths.REPOSITORY, check=True, capture_output=True)
+        return Manifest.read(Path(told.stdout.decode().strip()))
+
+    def passages_in(folder: str) -> dict[str, int]:
+        files = (root / "build" / stage).glob(f"{folder}/[0-9]*.npz")
+        return {path.name: path.stat().st_mtime_ns for path in files}
+
+    process = subprocess.Popen(command, cwd=paths.REPOSITORY)
+    each(held_at(process, lambda: passages_in(".*.partial")), psutil.Process.kill)
+    process.wait()
+    before = passages_in(".*.partial")
+    resumed = run()
+    after = passages_in("[0-9a-f]*")
+    assert 0 < len(before) < len(after) and before.items() <= after.items()
     for name in ("fidelity", "reference"):
-        shutil.rmtree(world / "build" / name)
-    whole = run_chain(load_domain("legal"), UNTIL).stages["fidelity"].manifest
+        shutil.rmtree(root / "build" / name)
+    whole = run()
     assert whole.key == resumed.key
-    assert {n: resumed.measurements[n] for n in MEASURED} == {
-        n: whole.measurements[n] for n in MEASURED
-    }
+    assert [resumed.measurements[n] for n in MEASURED] == [whole.measurements[n] for n in MEASURED]

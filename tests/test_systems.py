@@ -266,6 +266,8 @@ def test_batches_and_the_pieces_a_prompt_is_read_in_change_no_answer(
     longest = max(map(len, prompts)) + LIMIT
     monkeypatch.setattr(runtime, "CACHE_BYTES", 2 * longest * model._cell_bytes())
     order = sorted(range(4), key=lambda i: len(prompts[i]))
+    assert [len(batch) for batch in model._batches(order, prompts, LIMIT)] == [4]
+    monkeypatch.setattr(runtime, "LEAST_ROWS", 1)
     assert [len(batch) for batch in model._batches(order, prompts, LIMIT)] in ([2, 2], [3, 1])
     in_pieces = answers(model, prompts)
     assert [a.output_ids for a in in_pieces] == [a.output_ids for a in at_once]
@@ -307,8 +309,8 @@ def test_the_seconds_of_a_batchs_answers_are_the_batchs(tiny: Tiny) -> None:
     from shared.evaluate.models.torch import TorchModel
 
     model = TorchModel(tiny("llama"))
-    context = model.context_length
-    prompts = [[7] * (context - 2), [8] * (context - 30), [9] * (context - 60)]
+    prefix, context = [5] * 40, model.context_length - 40
+    prompts = [prefix + [7 + n] * (context - rest) for n, rest in enumerate((2, 30, 60))]
     began = time.perf_counter()
     found = [answer for _, answer in model.answers(prompts, 60)]
     wall = time.perf_counter() - began

@@ -13,16 +13,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from shared.base.machine import Machine
+from shared.evaluate.models.device import CACHE_BYTES, FLOAT32_BELOW_BYTES, LEAST_ROWS, ROWS
 from shared.evaluate.overflow import RECORDS, TOKENS
 from shared.evaluate.reference import CHUNK
 from shared.evaluate.systems import Mode, Name
 from shared.release.model import Stage
-from shared.source.model import FLOAT32_BELOW_BYTES
 from shared.webgpu_bench.request import Profile
 
-TRIALS, BATCH = 13, 8
-"""Scales tried a block (2 · SHRINK − 1 of olive/quantise/gptq.py), prompts that PyTorch answers at once
-(evaluate/models/torch.py): written here again, so that no large library is loaded for them."""
+TRIALS = 13
+"""Scales tried a block (2 · SHRINK − 1 of olive/quantise/gptq.py): written here again, so that no large
+library is loaded for them."""
 
 ROUNDED = 190e6
 """Machine.rounding where the constants were measured: what is Python's own share scales by it."""
@@ -118,7 +118,8 @@ class Shape:
 class Work:
     """What a domain asks of a model. Lengths are in tokens, `prompt`: what all records begin with.
 
-    `calibration`: tokens in all. `tuned`: the weights know the task. `systems`: who answers.
+    `calibration`: tokens in all. `tuned`: the weights know the task. `systems`: who answers, within
+    `minutes`.
     """
 
     prompt: float
@@ -137,6 +138,7 @@ class Work:
     packed: bool
     bench: Profile
     bench_seconds: float
+    minutes: float = math.inf
 
 
 def estimate(shape: Shape, work: Work, machine: Machine) -> dict[Stage, Cost]:
@@ -221,10 +223,15 @@ def _feed(shape: Shape, tokens: float, at_once: int, machine: Machine) -> float:
     A pass takes as long as its products, or as reading the weights if that is longer, and its layers'
     own share.
     """
-    small = shape.parent > 2 * shape.parameters  # computed in float32
-    products = at_once * shape.flops / (machine.float32 if small else machine.bfloat16)
+    speed = machine.float32 if _is_wide(shape, machine) else machine.bfloat16
+    products = at_once * shape.flops / speed
     pass_seconds = max(products, shape.parent / machine.memory)
     return tokens / at_once * (pass_seconds + _own(LAYER_SECONDS * shape.layers, machine))
+
+
+def _is_wide(shape: Shape, machine: Machine) -> bool:
+    """Whether PyTorch computes in float32: as shared.evaluate.models.device chooses on a CPU."""
+    return shape.parent > 2 * shape.parameters or machine.bfloat16 < machine.float32
 
 
 def _load(size: float, machine: Machine) -> float:
@@ -259,11 +266,14 @@ def answer_tokens(work: Work, *, tuned: bool) -> float:
 def check(shape: Shape, work: Work, machine: Machine) -> Cost:
     """Each system reads the prompt and all records, and writes its answers; SmolLM3 took 977 s.
 
-    The release answers one record at a time, reading its weights a token; the 16-bit models BATCH.
-    Memory: the parent and the cache of BATCH answers (7.75 GB).
+    The release answers one record at a time, reading its weights a token; the 16-bit models as many
+    as CACHE_BYTES allow. Memory: the parent and the cache of these answers (7.75 GB).
     """
     prompts = len(work.modes) * (work.prompt + work.records * work.record)
     size, seconds = shape.release(work.block), _own(LIBRARIES, machine)
+    row = (work.prompt + work.record + work.limit) * shape.layers * 2 * shape.cached
+    row *= 4 if _is_wide(shape, machine) else 2
+    at_once = min(work.records, ROWS, max(LEAST_ROWS, int(CACHE_BYTES / row)))
     for name in work.systems:
         written = work.records * answer_tokens(work, tuned=work.tuned and name != "base")
         if name == "release":
@@ -271,12 +281,10 @@ def check(shape: Shape, work: Work, machine: Machine) -> Cost:
             seconds += _load(size, machine) + prompts * shape.flops / machine.float32
             seconds += written * token
             continue
-        at_once = min(BATCH, work.records)
         seconds += shape.parent / machine.memory + _feed(shape, prompts, CHUNK, machine)
         seconds += _feed(shape, written, at_once, machine)
-    cached = BATCH * (work.prompt + work.record + work.limit) * shape.layers * 4 * shape.cached
     answering = shape.parent if work.systems != ("release",) else size
-    return Cost(seconds, PROCESS + answering + cached)
+    return Cost(min(seconds, 60 * work.minutes), PROCESS + answering + at_once * row)
 
 
 def bench(shape: Shape, work: Work, machine: Machine) -> Cost:

@@ -173,6 +173,7 @@ def work_of(run: Run) -> Work:
         packed=run.rung.source.startswith("pypi:"),
         bench=Profile.of(domain, has_gpu()),
         bench_seconds=chain.bench.time_budget_seconds,
+        minutes=selection.minutes or math.inf,
     )
 
 

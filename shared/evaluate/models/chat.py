@@ -29,8 +29,9 @@ class Chat(Tokenizer):
 class Answer:
     """The output for one prompt; seconds are wall time, lengths count tokens.
 
-    In a batch a step's seconds are divided among the rows that are still in it, so that all answers'
-    together are the batch's. A prompt that does not fit into the model's context has an empty answer.
+    What all prompts begin with is read once, and its seconds are divided among all answers; in a batch
+    a step's among the rows that are still in it: all answers' together are what they took. A prompt
+    that does not fit into the model's context has an empty answer.
     """
 
     text: str

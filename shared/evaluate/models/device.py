@@ -30,6 +30,9 @@ FAST_BFLOAT16 = ("amx_bf16", "avx512_bf16", "bf16")
 Without them such a product of 16 rows takes three times as long as `widened`'s."""
 ROOM = 1.5
 """What must be free on a GPU, in sizes of the weights that lie there."""
+LEAST_ROWS, ROWS, CACHE_BYTES = 8, 32, 600_000_000
+"""A batch: as many prompts as their keys and values leave room for, within these bounds. Every step
+reads all weights once, for one row or for many; a 3B in bfloat16 comes to 16 rows of 500 tokens."""
 PART = 2**18
 """Numbers that `widened` converts at a time: 1 MB in float32 stays in a core's cache."""
 

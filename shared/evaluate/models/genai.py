@@ -47,7 +47,7 @@ class GenaiModel:
 
         `grammar`: what every token must keep to, by masks (shared.evaluate.models.masks).
         """
-        prefix = common_prefix(prompts)
+        prefix, began = common_prefix(prompts), time.perf_counter()
         parameters = og.GeneratorParams(self._model)
         length = min(max(map(len, prompts), default=0) + limit, self.context_length)
         parameters.set_search_options(max_length=length, do_sample=False)
@@ -55,12 +55,13 @@ class GenaiModel:
         generator = og.Generator(self._model, parameters)
         if prefix:
             generator.append_tokens(prefix)
+        share = (time.perf_counter() - began) / max(1, len(prompts))
         for index, prompt in enumerate(prompts):
             most = room(len(prompt), limit, self.context_length)
             if not most:
                 yield index, Answer("", len(prompt), [])
                 continue
-            started = time.perf_counter()
+            started = time.perf_counter() - share
             generator.rewind_to(len(prefix))
             generator.append_tokens(list(prompt[len(prefix) :]))
             yield index, self._answer(generator, len(prompt), most, started, masks)

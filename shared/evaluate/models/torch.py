@@ -15,12 +15,16 @@ import torch
 from transformers import DynamicCache
 
 from shared.evaluate.models.chat import Answer, Chat, common_prefix, room
-from shared.evaluate.models.device import Computing, computing, load_on
+from shared.evaluate.models.device import (
+    CACHE_BYTES,
+    LEAST_ROWS,
+    ROWS,
+    Computing,
+    computing,
+    load_on,
+)
 from shared.evaluate.models.masks import Masks
 
-ROWS, CACHE_BYTES = 32, 600_000_000
-"""A batch: as many prompts as their keys and values leave room for. Every step reads all weights once,
-be it for one row or for many; a 3B in bfloat16 comes to 16 rows of 500 tokens."""
 TOKENS_AT_ONCE = 1024
 """Of all rows' prompts, so that a long text's activations take no memory worth a word."""
 
@@ -73,25 +77,26 @@ class TorchModel:
         for index, answer in kept.items():
             yield index, replace(answer, prefill_seconds=0.0, decode_seconds=0.0)
         left = [index for index in range(len(prompts)) if index not in kept]
-        prefix = common_prefix([prompts[index] for index in left])
-        cache = self._read(prefix) if prefix else None
         order = sorted(left, key=lambda index: len(prompts[index]))
         fitting = [index for index in order if self._room(prompts[index], limit)]
+        prefix, began = common_prefix([prompts[index] for index in left]), time.perf_counter()
+        cache = self._read(prefix) if prefix else None
+        share = (time.perf_counter() - began) / max(1, len(fitting))
         for index in order[len(fitting) :]:
             yield index, Answer("", len(prompts[index]), [])
         for batch in self._batches(fitting, prompts, limit):
             rows = _Rows(self, [list(prompts[i]) for i in batch], prefix, cache, masks)
-            for row, answer in rows.run([self._room(prompts[i], limit) for i in batch]):
+            for row, answer in rows.run([self._room(prompts[i], limit) for i in batch], share):
                 yield batch[row], answer
 
     def _batches(
         self, order: Sequence[int], prompts: Sequence[Sequence[int]], limit: int
     ) -> Iterator[list[int]]:
-        """`order` in pieces whose longest prompt and answer, times the rows, the cache may hold."""
+        """`order` in pieces of LEAST_ROWS to ROWS, as the cache has room for rows of the longest."""
         batch: list[int] = []
         for index in order:
-            cells = (len(batch) + 1) * (len(prompts[index]) + limit)
-            if batch and (len(batch) == ROWS or cells * self._cell_bytes() > CACHE_BYTES):
+            rows = int(CACHE_BYTES / (self._cell_bytes() * (len(prompts[index]) + limit)))
+            if len(batch) >= min(ROWS, max(LEAST_ROWS, rows)):
                 yield batch
                 batch = []
             batch.append(index)
@@ -165,13 +170,13 @@ class _Rows:
         if prefix:
             self.cache.batch_repeat_interleave(len(prompts))
 
-    def run(self, limits: Sequence[int]) -> Iterator[tuple[int, Answer]]:
+    def run(self, limits: Sequence[int], share: float) -> Iterator[tuple[int, Answer]]:
         """(row, answer) as rows end, each after `limits` tokens at most; rows that have ended are
-        dropped from the batch."""
+        dropped from the batch. `share`: a row's of the seconds that reading the prefix took."""
         began = time.perf_counter()
         logits = self.model.step(self.ids, self.mask, self.positions, self.cache)
         prefilled = time.perf_counter()
-        prefill, decode, last = (prefilled - began) / len(self.prompts), 0.0, prefilled
+        prefill, decode, last = share + (prefilled - began) / len(self.prompts), 0.0, prefilled
         for count in range(1, max(limits) + 1):
             self._choose(logits)
             ended = [self._has_ended(place, count, limits) for place in range(len(self.rows))]

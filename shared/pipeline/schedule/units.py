@@ -15,6 +15,7 @@ from shared.base import paths
 from shared.base.errors import UserError
 from shared.domain.domain import load_domain
 from shared.domain.settings import Rung
+from shared.evaluate.models.device import CACHE_BYTES
 from shared.olive.calibration_text import wants_calibration
 from shared.pipeline.one_domain import (
     Result,
@@ -38,8 +39,9 @@ CALIBRATED_SHARE = 0.6
 OTHER_SHARE = 1.2
 """Memory a stage may take: BASE_BYTES for Python and its libraries, and a share of the 16-bit weights.
 Measured on a 6.15 GB model (docs/full-size.md): 1.2 GB to build, 3.1 GB to answer; with the widest
-table (Qwen2.5) up to 4.3 GB. `check` and `fidelity` hold a small 16-bit parent in float32, so 2.2. The
-rest, a browser with the 4-bit model twice and the CPU beside it, is a guess on the safe side."""
+table (Qwen2.5) up to 4.3 GB. `check` and `fidelity` hold a small 16-bit parent in float32, so 2.2, and
+`check` a batch's keys and values besides. The rest, a browser with the 4-bit model twice and the CPU
+beside it, is a guess on the safe side."""
 
 UNKNOWN_BYTES = {"hf": 7_000_000_000, "pypi": 300_000_000}
 """16-bit bytes of a source that is not on this machine yet."""
@@ -98,7 +100,8 @@ def memory_of(stage: str, size: int, *, whole: bool = False, calibrated: bool = 
         {"build": CALIBRATED_SHARE, "package": CALIBRATED_SHARE} if calibrated else {}
     )
     taken = [*shares.values(), OTHER_SHARE] if whole else [shares.get(stage, OTHER_SHARE)]
-    return int(BASE_BYTES + max(taken) * size)
+    cache = CACHE_BYTES if whole or stage == "check" else 0
+    return int(BASE_BYTES + max(taken) * size + cache)
 
 
 def _weights(name: str) -> tuple[int, bool]:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from shared.evaluate import systems
 from shared.evaluate.check import Selection, check_stage
 from shared.evaluate.models.chat import Answer
 from shared.evaluate.systems import System, parse_minutes
+from shared.evaluate.token_windows import spread
 from shared.release.card.quality import quality_note
 from shared.release.gates import judge_gates
 from shared.source.source import answering_hash, source_stage
@@ -203,7 +205,7 @@ class TestATimeBudget:
         [(None, 32), (100, 32), (0.3, 20), (0.01, 8)],
         ids=["none", "ample", "for twenty", "for not even the first eight"],
     )
-    def test_cuts_the_records_to_the_first_for_everyone(
+    def test_cuts_the_records_alike_for_everyone_and_spreads_them_evenly(
         self,
         domain: Domain,
         monkeypatch: pytest.MonkeyPatch,
@@ -216,11 +218,18 @@ class TestATimeBudget:
         for who in ("parent.free", "parent.constrained", "release.free", "release.constrained"):
             assert made.measurements[f"{who}.json_validity"].n == records
         lines = (paths.build() / "check" / made.key / "records.jsonl").read_text().splitlines()
-        first = [record.id for record in domain.records[:records]]
-        assert [json.loads(line)["id"] for line in lines] == first
+        chosen = spread(domain.records[:32])[:records]
+        kept = [record.id for record in domain.records if record in chosen]
+        assert [json.loads(line)["id"] for line in lines] == kept
         note = quality_note(made.facts)
-        cut = f"the first {records} of 32, cut by --time-budget {minutes}"
+        cut = f": {records} of 32, evenly spread, cut by --time-budget {minutes})"
         assert (cut in note) == (records < 32)
+
+    def test_spreads_any_number_of_records_evenly(self) -> None:
+        assert [sorted(spread(range(32))[:n]) for n in (2, 4)] == [[0, 16], [0, 8, 16, 24]]
+        for n in range(8, 50):
+            gaps = [b - a for a, b in pairwise(sorted(spread(range(50))[:n]))]
+            assert max(gaps) <= 2 * 50 / n and sorted(spread(range(n))) == [*range(n)]
 
     def test_cuts_alike_when_the_first_answers_are_there_already(
         self, domain: Domain, monkeypatch: pytest.MonkeyPatch

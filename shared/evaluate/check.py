@@ -31,6 +31,7 @@ from shared.evaluate.systems import (
     all_systems,
     base_label,
 )
+from shared.evaluate.token_windows import spread
 from shared.source.source import Source
 
 ANSWERS = "answers.jsonl"
@@ -122,10 +123,10 @@ class _Check:
         again, as long as that adds enough to load the models again.
         """
         selection = self.selection
-        asked = len(selection.records)
+        asked, order = len(selection.records), spread(range(len(selection.records)))
         count = asked if selection.minutes is None else min(asked, FIRST)
         while True:
-            records = selection.records[:count]
+            records = tuple(selection.records[i] for i in sorted(order[:count]))
             answers = Answers(self.domain, records, selection.origin, own=selection.own)
             loads = self._ask_all(answers)
             more = affordable(answers, asked, selection.minutes)
@@ -194,7 +195,7 @@ class _Check:
 
     def _cut(self, count: int) -> str:
         asked, minutes = len(self.selection.records), self.selection.minutes
-        return f"the first {count} of {asked}, cut by --time-budget {minutes:g}"
+        return f"{count} of {asked}, evenly spread, cut by --time-budget {minutes:g}"
 
 
 def affordable(answers: Answers, asked: int, minutes: float | None) -> int:

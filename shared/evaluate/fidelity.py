@@ -22,6 +22,7 @@ from shared.base.stage import Plan, Produced, StageResult, run_stage
 from shared.domain.domain import Domain
 from shared.domain.records import Record
 from shared.evaluate.distribution import divergence
+from shared.evaluate.models.device import computing
 from shared.evaluate.reference import passages, predictions, reference_stage, save_arrays
 from shared.evaluate.scoring.statistics import (
     clustered_exponential,
@@ -61,7 +62,7 @@ def fidelity_stage(
     """Measure MEASURED and `cpu_decode_tokens_per_second` of the q4f16 file on the CPU.
 
     `records`: whose text is read; the domain's own if None. `device`: where the parent reads it. Where
-    this has been done, neither torch nor the reference is needed.
+    this has been done in the same number format, the reference is not needed.
     """
     text = held_out(domain.prompt, domain.records if records is None else records, origin)
     tokens = domain.chain.fidelity.tokens
@@ -72,7 +73,7 @@ def fidelity_stage(
             "text": sha256_json(asdict(text)),
             "tokens": tokens,
             "origin": origin,
-            "device": device,
+            "computed": str(computing(source.folder, device)),
         },
         tools=tool_versions("onnxruntime", "torch", "transformers", "scipy"),
         code=(__name__,),

@@ -27,7 +27,7 @@ from shared.evaluate.distribution import (
     truncate,
 )
 from shared.evaluate.models.chat import Chat
-from shared.evaluate.models.device import computing
+from shared.evaluate.models.device import Computing, computing
 from shared.evaluate.token_windows import HeldOut, Passage, passages_of
 from shared.source.source import TOKENIZER_FILES, Source, weights_hash
 
@@ -42,7 +42,7 @@ def reference_stage(
 
     `device`: one of shared.evaluate.models.device.DEVICES.
     """
-    template = "chat_template.jinja"
+    template, how = "chat_template.jinja", computing(source.folder, device)
     names = [*TOKENIZER_FILES, *([template] if (source.folder / template).exists() else [])]
     plan = Plan(
         "reference",
@@ -51,13 +51,18 @@ def reference_stage(
             "tokenizer": sha256_json(sha256_files(source.folder, names)),
             "text": sha256_json([text.system, text.pairs]),
         },
-        settings={"tokens": tokens, "tail": TAIL, "keep_at_most": KEEP_AT_MOST, "device": device},
+        settings={
+            "tokens": tokens,
+            "tail": TAIL,
+            "keep_at_most": KEEP_AT_MOST,
+            "computed": str(how),
+        },
         tools=tool_versions("torch", "transformers"),
         code=(__name__,),
     )
     return run_stage(
         plan,
-        lambda work: _compute(source.folder, text, tokens, device, work),
+        lambda work: _compute(source.folder, text, tokens, how, work),
         force=force,
         keep_partial=True,
     )
@@ -72,8 +77,7 @@ def passages(folder: Path) -> Iterator[Passage]:
         yield Passage(ids, first, answer, TruncatedDistribution(*parts))
 
 
-def _compute(folder: Path, text: HeldOut, tokens: int, device: str, work: Path) -> Produced:
-    how = computing(folder, device)
+def _compute(folder: Path, text: HeldOut, tokens: int, how: Computing, work: Path) -> Produced:
     todo = passages_of(Chat(folder), text, tokens)
     missing = [(i, p) for i, p in enumerate(todo) if not (work / f"{i:04d}.npz").exists()]
     say(f"      reading {len(todo)} held-out records with the 16-bit parent")

@@ -9,7 +9,7 @@ import pytest
 from shared.base.errors import UserError
 from shared.base.manifest import Manifest, Measurement
 from shared.domain.settings import Gate
-from shared.release.gates import failed, judge_gates
+from shared.release.gates import failed, judge, judge_gates, unproven
 
 
 def manifests(measurement: Measurement) -> dict[str, Manifest]:
@@ -57,6 +57,17 @@ class TestASoftwareAdapter:
 
     def test_counts_where_speed_is_not_asked(self) -> None:
         assert outcome(self.FAST, at_least=5) == "pass"
+
+
+@pytest.mark.parametrize(("on_gpu", "open_gates"), [(False, ["float32"]), (True, [])])
+def test_what_only_a_software_adapter_shows_is_not_asked_for_where_a_gpu_was(
+    on_gpu: bool, open_gates: list[str]
+) -> None:
+    speed = Gate(name="speed", measurement="s.m", at_least=5, hardware_only=True)
+    float32 = Gate(name="float32", measurement="s.m", equals=True, software_only=True)
+    fast = Measurement(value=9.0, unit="tokens/s", software_adapter=not on_gpu)
+    results = [judge(speed, fast), judge(float32, Measurement.missing("a GPU"))]
+    assert [result.name for result in unproven(results)] == open_gates
 
 
 def test_a_typo_in_a_gate_does_not_pass() -> None:

@@ -205,6 +205,9 @@ def test_a_publishable_release_goes_up_as_one_change_of_main_and_comes_down_the_
     with HubDouble() as hub:
         there = {"HF_ENDPOINT": hub.url, "HF_TOKEN": WRITE_TOKEN, "HF_HUB_DISABLE_XET": "1"}
         words = ("release", "--domain", "public", "--records", "1", "--publish")
+        unproven = invoke(*words, root=released, HF_HUB_OFFLINE="0", **there)
+        assert unproven.returncode == 1 and "or say --without-gpu" in unproven.stderr
+        words += ("--without-gpu",)
         run = invoke(*words, root=released, HF_HUB_OFFLINE="0", **there)
         assert run.returncode == 0, run.stdout + run.stderr
         name = "docintel/docintel-public-smollm3-3b-webgpu"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from shared.evaluate.models.onnx import OnnxDecoder
 from shared.pipeline import one_domain as pipeline
 from shared.pipeline.rung import Options
 from shared.release.model import ChainResult
-from shared.webgpu_bench import chromium, driver, parity, server
+from shared.webgpu_bench import chromium, driver, layers, parity, server
 from shared.webgpu_bench.parity import Batching, Comparison
 from shared.webgpu_bench.result import BrowserResult
 from shared.webgpu_bench.stage import bench_stage
@@ -105,11 +106,16 @@ class TestTheParityGate:
         """By the stage and its gates, and by what the command says in the end."""
         spoilt = copied(package, tmp_path / "m")
         scale_tensor(spoilt, "q4", "model.layers.1.mlp.down_proj.weight_scales", 2)
-        real = driver.run_in_browser
+        real, by_layers = driver.run_in_browser, layers.compare_layers
         monkeypatch.setattr(driver, "run_in_browser", lambda _, *a, **k: real(spoilt, *a, **k))
+        monkeypatch.setattr(
+            layers, "compare_layers", lambda *a, **k: by_layers(*a, **k, served=spoilt)
+        )
         result = benched(package, monkeypatch)
         assert result.chain
         failed = [g.name for g in result.chain.gates if g.outcome == "fail"]
+        assert failed[0] == "every layer computes what the CPU does, float32"
+        assert re.search(r"layer 1 differs by \d", str(result.error)), "the layer is named"
         assert "WebGPU logits are the CPU's, float32" in failed
         assert "WebGPU KL divergence from the CPU, float32" in failed
         assert "node placement is known" not in failed

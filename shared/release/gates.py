@@ -69,9 +69,13 @@ def failed(results: list[GateResult], blocks: str) -> list[GateResult]:
 
 
 def unproven(results: list[GateResult]) -> list[GateResult]:
-    """Gates that stop a publication though any machine could decide them: nothing was measured."""
+    """Gates that stop a publication though any machine could decide them: nothing was measured.
+
+    Where a GPU decided its own gates, a software adapter's have nothing to say.
+    """
+    on_gpu = any(r.gate.hardware_only and r.outcome != "not measured" for r in results)
     open_ = [r for r in results if r.value is None and r.gate.blocks != "nothing"]
-    return [r for r in open_ if not r.gate.hardware_only]
+    return [r for r in open_ if not r.gate.hardware_only and not (on_gpu and r.gate.software_only)]
 
 
 def without_gpu(results: list[GateResult]) -> list[GateResult]:

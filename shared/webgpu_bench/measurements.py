@@ -27,6 +27,7 @@ NAMES = {
     "nodes_on_cpu_unexpected": "nodes",
     "placement_proven": "",
     "largest_context": "tokens",
+    "layers_agree": "",
     **parity.NAMES,
 }
 

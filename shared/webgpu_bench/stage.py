@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
@@ -83,6 +83,10 @@ def bench_stage(
     return run_stage(plan, bench.produce, force=force, keep_partial=True, take_up=switches.take_up)
 
 
+def _indented(line: str) -> None:
+    say(f"      {line}")
+
+
 def _pieces(path: Path) -> list[ParityPiece]:
     """The pieces of a file up to a line that was cut off; none where there is no file."""
     found: list[ParityPiece] = []
@@ -124,7 +128,7 @@ class _Bench:
             found = {n: Measurement.missing(reason, u) for n, u in NAMES.items()}
             return Produced(found, facts=told, unfinished=reason)
         found = measurements(result, self._cpu_choices(result, request.own))
-        found |= self._proof(result, request.rows)
+        found |= self._proof(result, request)
         budget = self.domain.chain.bench.gpu_budget_bytes
         found |= context_measurements(self._graph(result), budget, result)
         more = None if request.profile.hardware else found["parity_tokens"].reason
@@ -133,21 +137,43 @@ class _Bench:
     def _graph(self, result: BrowserResult) -> Path:
         return self.package / "onnx" / f"model_{result.dtype}.onnx"
 
-    def _proof(self, result: BrowserResult, rows: list[list[int]]) -> dict[str, Measurement]:
+    def _proof(self, result: BrowserResult, request: Request) -> dict[str, Measurement]:
         """Parity on given text, and no node on the CPU that should not be there."""
         from shared.webgpu_bench import cpu_nodes
 
-        graph, where = self._graph(result), describe(result)
+        graph, where, rows = self._graph(result), describe(result), request.rows
         placed = {"nodes_on_cpu_unexpected": cpu_nodes.measure(result, graph, where)}
-        if result.parity is None:
-            soft = result.software_adapter
-            return parity.missing("the browser read no given text", soft) | placed
-        say("      reading the given text on the CPU")
-        from shared.evaluate.models.onnx import OnnxDecoder
+        soft = result.software_adapter
+        found = parity.missing("the browser read no given text", soft)
+        if result.parity is not None:
+            say("      reading the given text on the CPU")
+            from shared.evaluate.models.onnx import OnnxDecoder
 
-        compared = parity.compare(OnnxDecoder(graph, exact=True), rows, result.parity)
-        wanted = sum(map(len, rows))
-        return parity.measurements(compared, wanted, where, result.software_adapter) | placed
+            compared = parity.compare(OnnxDecoder(graph, exact=True), rows, result.parity)
+            found = parity.measurements(compared, sum(map(len, rows)), where, soft)
+        layers = Measurement.missing("a GPU computes in other types", "")
+        if soft:
+            layers = self._layers(found["parity_logits_error"], request, where)
+        return found | placed | {"layers_agree": layers}
+
+    def _layers(self, whole: Measurement, request: Request, where: str) -> Measurement:
+        """Whether each layer computes what the CPU's does: by the whole model's logits; layer by layer
+        where these differ, to name the layer, or where none were read in time."""
+        from shared.webgpu_bench import layers
+
+        about: dict[str, Any] = {"where": where, "software_adapter": True}
+        if whole.value is not None and float(whole.value) <= layers.WHOLE:
+            how = "as a whole: the logits of the given text are the CPU's"
+            return Measurement(value=True, how=how, n=whole.n, **about)
+        say("      comparing WebGPU with the CPU layer by layer")
+        assert self.browser is not None
+        compared = layers.compare_layers(
+            self.package, self.browser.path, request.rows, request.profile.seconds, _indented
+        )
+        if compared.fault is None and not compared.proven:
+            return Measurement.missing(compared.error or "not all layers were compared", "")
+        how = f"layer by layer, each on the CPU's hidden states, {len(compared.layers)} pieces"
+        return Measurement(value=compared.proven, how=how, reason=compared.fault, **about)
 
     def _cpu_choices(
         self, result: BrowserResult, own: dict[str, list[int]]
@@ -207,7 +233,7 @@ class _Bench:
             request.payload | {"profile": self.kernels},
             browser=self.browser.path,
             timeout_s=request.profile.seconds + 60,
-            on_progress=lambda line: say(f"      {line}"),
+            on_progress=_indented,
             on_piece=on_piece,
             adapter="hardware" if request.profile.hardware else "software",
         )

@@ -73,7 +73,8 @@
       noticeMemory(event.error);
     });
     device.lost.then(({ reason, message }) => {
-      if (stats.closed.has(device)) return;
+      // "destroyed": by onnxruntime itself, where a load failed; a device that goes away is "unknown".
+      if (reason === "destroyed" || stats.closed.has(device)) return;
       stats.device_lost = { reason, message };
       for (const tell of stats.listeners) tell(stats.device_lost);
     });

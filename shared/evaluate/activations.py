@@ -1,6 +1,7 @@
 """The largest magnitude of every activation of a graph, by a probe behind each."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,9 @@ WATCHED = {
     *("MatMulNBits", "MatMul", "Mul", "Add", "GroupQueryAttention", "GatherBlockQuantized"),
     *("Gather", "SimplifiedLayerNormalization", "SkipSimplifiedLayerNormalization"),
 }
+
+PASS = 64
+"""So many tokens are read at once."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ def find_peaks(graph: Path, texts: list[list[int]]) -> list[Peak]:
     names = [f"{peak.tensor}/peak" for peak in watched]
     try:
         decoder = OnnxDecoder(graph, model=model)
-        values = [np.array(decoder.run(names, ids), np.float64).reshape(-1) for ids in texts]
+        values = [value for ids in texts for value in _values(decoder, names, ids)]
     except Exception as error:  # onnxruntime's exceptions share no base of their own
         first = str(error).splitlines()[0]
         raise RungFailed(f"the graph cannot be run with its probes: {first}") from error
@@ -46,6 +50,15 @@ def find_peaks(graph: Path, texts: list[list[int]]) -> list[Peak]:
         Peak(peak.layer, peak.tensor, peak.operator, float(value))
         for peak, value in zip(watched, largest, strict=True)
     ]
+
+
+def _values(decoder: OnnxDecoder, names: list[str], ids: list[int]) -> Iterator[np.ndarray]:
+    """The outputs `names` for one text, pass after pass: onnxruntime keeps what a probe looks at until
+    the pass is over, some 10 MB for each token of a 3B."""
+    decoder.reset()
+    for start in range(0, len(ids), PASS):
+        found = decoder.advance(names, ids[start : start + PASS])
+        yield np.array(found, np.float64).reshape(-1)
 
 
 def _probed(graph: Path) -> tuple[bytes, list[Peak]]:

@@ -63,7 +63,6 @@ class OnnxDecoder:
             first = str(error).splitlines()[0]
             raise RungFailed(f"onnxruntime cannot load {graph.name}: {first}") from error
         self._inputs = {i.name: i for i in self._session.get_inputs()}
-        self._outputs = [o.name for o in self._session.get_outputs()]
         self._cache: dict[str, np.ndarray] = {}
         self.ids: list[int] = []
         """The text so far, which the cache holds."""
@@ -98,16 +97,18 @@ class OnnxDecoder:
             feeds["position_ids"] = np.arange(start, end, dtype=np.int64)[None]
         return list(self._session.run(outputs, feeds | self._cache))
 
+    def advance(self, outputs: Sequence[str], ids: Sequence[int]) -> list[Any]:
+        """The named outputs for `ids`, which continue the text so far and are of it afterwards."""
+        caches = [name.replace("past_key_values", "present") for name in self._cache]
+        found = self.run([*outputs, *caches], ids)
+        self._cache = dict(zip(self._cache, found[len(outputs) :], strict=True))
+        self.ids += ids
+        return found[: len(outputs)]
+
     def feed(self, ids: Sequence[int]) -> np.ndarray:
         """Logits [len(ids), vocab] float32 after each of `ids`, which continue the text so far."""
-        named = dict(zip(self._outputs, self.run(self._outputs, ids), strict=True))
-        self._cache = {
-            name.replace("present", "past_key_values"): value
-            for name, value in named.items()
-            if name.startswith("present")
-        }
-        self.ids += ids
-        return np.asarray(named["logits"][0], np.float32)
+        (logits,) = self.advance(["logits"], ids)
+        return np.asarray(logits[0], np.float32)
 
     def decode_speed(self, prompt: Sequence[int], tokens: int) -> float:
         """Greedy decode tokens/s after `prompt`, `tokens` of them."""

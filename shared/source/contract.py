@@ -18,6 +18,7 @@ from typing import Any
 
 from shared.base import paths
 from shared.base.errors import RungFailed
+from shared.base.processes import not_collecting
 from shared.safety.content import need_header
 from shared.source.weights import INDEX, weight_files
 
@@ -172,6 +173,7 @@ def _refuse_quantised(folder: Path, found: Iterable[Tensor]) -> None:
         )
 
 
+@not_collecting()
 def described_model(folder: Path) -> Model:
     """The model of the folder's config.json on the meta device; RungFailed where there is none."""
     import torch

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from shared.base.cpu import cores
+from shared.base.processes import give_back_memory
 from shared.olive.quantise import hessian, layerwise
 from shared.olive.quantise.gptq import Format, gptq, inputs_of
 from shared.olive.quantise.hessian import add, inverse_factor_
@@ -18,7 +19,7 @@ from shared.olive.quantise.layer_files import LayerFiles
 from shared.olive.quantise.layerwise import quantize_decoder
 from shared.source import weights
 from shared.source.model import load_model
-from shared.source.weights import SINGLE, forget_mapped, give_back, load_weights
+from shared.source.weights import SINGLE, forget_mapped, load_weights
 
 
 def inputs(tokens: int, width: int) -> torch.Tensor:
@@ -106,7 +107,7 @@ class TestGivingBack:
         kept = blocks[::10]
         del blocks
         held = psutil.Process().memory_info().rss
-        give_back()
+        give_back_memory()
         assert held - psutil.Process().memory_info().rss > 250_000_000
         assert all(float(block.sum()) == 1_000_000 for block in kept)
 
@@ -114,7 +115,7 @@ class TestGivingBack:
         self, tiny: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         finished, files = list[int](), LayerFiles(tmp_path)
-        monkeypatch.setattr(layerwise, "give_back", lambda: finished.append(files.finished))
+        monkeypatch.setattr(layerwise, "give_back_memory", lambda: finished.append(files.finished))
         model = load_model(tiny("llama"))
         quantize_decoder(model, [], lambda _: Format(), files, lambda _: None)
         assert finished == [1, 2, 3, 4]

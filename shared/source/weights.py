@@ -101,16 +101,6 @@ def forget_mapped(tensors: Iterable[torch.Tensor]) -> None:
             forget_pages(tensor)
 
 
-def give_back() -> None:
-    """Return what torch has freed to the system, where the C library can (glibc).
-
-    It keeps blocks of up to 32 MB for later; between others that live longer they add up, a 3B model's
-    layers to over a gigabyte.
-    """
-    if trim := getattr(_libc, "malloc_trim", None):
-        trim(0)
-
-
 def _file_mappings() -> list[tuple[int, int]]:
     """(start, end) of this process's mappings of files, in order; neighbours are joined."""
     found: list[tuple[int, int]] = []

@@ -17,11 +17,12 @@ import torch
 from torch import nn
 
 from shared.base.cpu import cores
+from shared.base.processes import give_back_memory
 from shared.olive.quantise.gptq import SHRINK, Format, Inputs, gptq, inputs_of
 from shared.olive.quantise.hessian import add, one_thread, spread
 from shared.olive.quantise.layer_files import LayerFiles
 from shared.olive.quantise.packing import Blocks, dequantized
-from shared.source.weights import forget_mapped, give_back
+from shared.source.weights import forget_mapped
 
 FormatOf = Callable[[str], Format]
 
@@ -81,7 +82,7 @@ def _layers(
         hidden = spread(partial(_forward, layer), hidden, arguments)
         layer.to("meta")
         files.write(done, hidden)
-        give_back()
+        give_back_memory()
     return hidden
 
 

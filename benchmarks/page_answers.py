@@ -24,6 +24,7 @@ import numpy as np
 from tabulate import tabulate
 
 from benchmarks.small_model import STEPS, write_small_model
+from benchmarks.worlds import fit_for_small_models
 from shared.base import paths
 from shared.base.files import write_text
 from shared.base.formatting import number
@@ -91,6 +92,7 @@ def small_package(root: Path, steps: int = STEPS) -> Path:
     """
     shutil.rmtree(root, ignore_errors=True)
     shutil.copytree(paths.REPOSITORY / "domains", root / "domains")
+    fit_for_small_models(root / "domains" / "legal")
     recipe = root / "domains" / "legal" / "olive.json"
     passes = json.loads(recipe.read_text())
     del passes["passes"]["calibrated"]

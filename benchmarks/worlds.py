@@ -44,12 +44,12 @@ def make_world(root: Path, count: int, shape: dict[str, Any] = SHAPE) -> Path:
     for number in range(1, count + 1):
         name = f"d{number:02d}"
         shutil.copytree(template, root / "domains" / name)
-        _fit_for_small_models(root / "domains" / name)
+        fit_for_small_models(root / "domains" / name)
         _write_model(root / "models" / name / "merged", number, tokenizer, shape)
     return root
 
 
-def _fit_for_small_models(domain: Path) -> None:
+def fit_for_small_models(domain: Path) -> None:
     toml = domain / "fallback.toml"
     lines = toml.read_text(encoding="utf-8").splitlines(keepends=True)
     kept = (line for line in lines if not line.startswith("model_type"))

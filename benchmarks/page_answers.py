@@ -68,7 +68,8 @@ Without a package of yours it is a model of a hundred thousand weights that the 
 domains' records: a software adapter takes seconds for a token of a large vocabulary.
 
 "Same" counts answers of which every token is the check's up to the end that the check gives an
-answer (a stop token, or a whole JSON object). "Arithmetic" counts those whose first other token is the
+answer (a stop token, or a whole JSON object), or to the limit; what a page writes on after a whole
+object is not compared. "Arithmetic" counts those whose first other token is the
 one that the CPU chooses too, once it reads the page's own text in float32: there the check's int8
 rounding of activations made the difference. "Other" would be a difference of prompt, grammar or ending.
 
@@ -147,9 +148,8 @@ def ask_page(package: Path, asked: Sequence[Asked], limit: int) -> Iterator[dict
         open_page(browser.path, hardware=False) as tab,
     ):
         tab.page.set_default_timeout(0)
-        tab.page.goto(
-            f"{url}?driven"
-        )  # its modules without what a person looks at, which an adapter draws too
+        # Its modules without what a person looks at, which a software adapter would draw too.
+        tab.page.goto(f"{url}?driven")
         for one in asked:
             yield _answer(tab, one, limit)
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoTokenizer, SmolLM3Config, SmolLM3ForCausalLM
+from transformers import SmolLM3Config, SmolLM3ForCausalLM
 
 from shared.base.progress import bar
 from shared.domain.domain import Domain
@@ -72,7 +72,6 @@ def _write_tokenizer(folder: Path, domains: Sequence[Domain], template: str) -> 
     names |= {"bos_token": SPECIAL[0], "unk_token": SPECIAL[0], "pad_token": SPECIAL[END]}
     (folder / "tokenizer_config.json").write_text(json.dumps(names))
     (folder / "chat_template.jinja").write_text(template)
-    AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
 
 def _chats(chat: Chats, domains: Sequence[Domain]) -> Iterator[tuple[list[int], list[int]]]:

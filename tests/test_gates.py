@@ -8,8 +8,10 @@ import pytest
 
 from shared.base.errors import UserError
 from shared.base.manifest import Manifest, Measurement
+from shared.domain.domain import load_domain
 from shared.domain.settings import Gate
 from shared.release.gates import failed, judge, judge_gates, unproven
+from shared.webgpu_bench.layers import WHOLE
 
 
 def manifests(measurement: Measurement) -> dict[str, Manifest]:
@@ -68,6 +70,12 @@ def test_what_only_a_software_adapter_shows_is_not_asked_for_where_a_gpu_was(
     fast = Measurement(value=9.0, unit="tokens/s", software_adapter=not on_gpu)
     results = [judge(speed, fast), judge(float32, Measurement.missing("a GPU"))]
     assert [result.name for result in unproven(results)] == open_gates
+
+
+def test_layers_are_looked_at_from_the_very_bound_on_that_fails_the_whole() -> None:
+    gates = load_domain("legal").chain.gate
+    (whole,) = (g for g in gates if g.measurement == "bench.parity_logits_error")
+    assert whole.at_most == WHOLE
 
 
 def test_a_typo_in_a_gate_does_not_pass() -> None:

@@ -6,8 +6,10 @@ import http.client
 import os
 import socket
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import psutil
@@ -16,7 +18,7 @@ from pydantic import ValidationError
 
 from shared.base.errors import UserError
 from shared.webgpu_bench import driver
-from shared.webgpu_bench.chromium import flags
+from shared.webgpu_bench.chromium import Tab, flags
 from shared.webgpu_bench.model_list import listing
 from shared.webgpu_bench.placement import Unreadable, read_placement
 from shared.webgpu_bench.result import BrowserResult, Run
@@ -262,6 +264,19 @@ class TestTheHarness:
     def test_an_answer_that_is_none_is_a_failed_run(self, text: str) -> None:
         found = driver.parsed(text)
         assert found.outcome == "run_failed" and "the page's answer" in str(found.error)
+
+    def test_what_a_page_says_while_its_browser_is_ended_is_no_answer(self, tmp_path: Path) -> None:
+        """Its network's process may end before it: the page takes that for a failed load."""
+        attempt = driver._Attempt(tmp_path, {}, tmp_path, 0, print, print)
+        failed = '{"outcome": "load_failed", "error": "Failed to fetch"}'
+        attempt._give_up(cast(Tab, SimpleNamespace(kill=partial(attempt._hear, failed))))
+        assert attempt._result(None, "").outcome == "timeout"
+
+    def test_an_answer_that_came_before_the_time_was_up_is_kept(self, tmp_path: Path) -> None:
+        attempt = driver._Attempt(tmp_path, {}, tmp_path, 0, print, print)
+        attempt._hear('{"outcome": "load_failed"}')
+        attempt._give_up(cast(Tab, SimpleNamespace(kill=lambda: None)))
+        assert attempt._result(None, "").outcome == "load_failed"
 
     def test_asks_for_the_software_adapter_only_without_a_gpu(self) -> None:
         assert "--use-webgpu-adapter=swiftshader" in flags(hardware=False)

@@ -157,12 +157,17 @@ class _Attempt:
         return tab, ""
 
     def _give_up(self, tab: Tab) -> None:
-        """The page's own clock has stopped: end the browser, which wakes Playwright."""
-        self.timed_out = True
+        """End the browser, which wakes Playwright if the page's own clock has stopped."""
+        self.timed_out = self.answer is None
         tab.kill()
 
+    def _hear(self, text: str) -> None:
+        """The page's answer; what it says of a browser that is being ended is none."""
+        if not self.timed_out:
+            self.answer = text
+
     def _ask(self, tab: Tab, url: str) -> None:
-        tab.page.expose_function("docintelAnswer", lambda text: setattr(self, "answer", text))
+        tab.page.expose_function("docintelAnswer", self._hear)
         tab.page.goto(f"{url}?driven")
         tab.page.wait_for_function("() => window.docintel !== undefined")
         tab.page.evaluate(
@@ -176,8 +181,7 @@ class _Attempt:
             tab.page.wait_for_timeout(LOOK_EVERY_MS)
             self._listen(tab)
             if time.monotonic() > self.until:
-                self.timed_out = True
-                tab.kill()
+                self._give_up(tab)
                 return
         tab.page.wait_for_timeout(LOOK_EVERY_MS)
         self._listen(tab)

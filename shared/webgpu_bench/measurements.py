@@ -31,7 +31,8 @@ NAMES = {
     **parity.NAMES,
 }
 
-
+LATE = "the time budget ended before it was reached"
+NO_SPEED = "a software adapter says nothing about a GPU's speed: it is not asked"
 NEAR_TIE = 0.1
 """Nats. Two tokens that the CPU holds for so nearly equally likely are a tie: WebGPU rounds activations
 to int8 where the CPU's exact side does not, and either may come first (docs/browser.md)."""
@@ -65,9 +66,9 @@ def measurements(result: BrowserResult, cpu: dict[str, list[int]]) -> dict[str, 
     """What a run shows by itself; `cpu` holds the CPU's likeliest tokens, run id → ids."""
     runs = [run for run in own_runs(result) if run.id.startswith("run")]
 
-    def measured(name: str, values: list[float], how: str) -> Measurement:
+    def measured(name: str, values: list[float], how: str, why: str = LATE) -> Measurement:
         if not values:
-            return Measurement.missing("the time budget ended before it was reached", NAMES[name])
+            return Measurement.missing(why, NAMES[name])
         mean = statistics.fmean(values)
         return Measurement(value=mean, unit=NAMES[name], how=how, n=len(values), samples=values)
 
@@ -86,6 +87,7 @@ def measurements(result: BrowserResult, cpu: dict[str, list[int]]) -> dict[str, 
             "decode_tokens_per_second",
             list(decode.samples) if decode else [],
             "tokens after the first, from an empty cache",
+            NO_SPEED if result.software_adapter else LATE,
         ),
         **speeds(result),
         "peak_gpu_bytes": Measurement(

@@ -29,7 +29,7 @@ PROMPT_TOKENS = 128
 SOFTWARE_PROMPT_TOKENS = 24
 """A software adapter's attention is wrong from 32 on (docs/how-it-works.md)."""
 SOFTWARE_NEW_TOKENS = 3
-"""It needs about half a second per token."""
+"""It needs seconds for a token it writes (docs/browser.md)."""
 POINT = re.compile(r"[dp](\d+)/")
 
 
@@ -45,11 +45,11 @@ class Points:
 
     @classmethod
     def of(cls, bench: BenchSettings, *, hardware: bool) -> Points:
-        """All points of `[bench]` on a GPU; on a software adapter decode from an empty cache, once."""
+        """All points of `[bench]` on a GPU; none on a software adapter, whose speed says nothing."""
         new = new_tokens(bench, hardware=hardware)
         if hardware:
             return cls(tuple(bench.prefill), tuple(bench.depths), new)
-        return cls((), (0,), new, warm_ups=0, repetitions=1)
+        return cls(new_tokens=new, warm_ups=0, repetitions=0)
 
 
 def new_tokens(bench: BenchSettings, *, hardware: bool) -> int:

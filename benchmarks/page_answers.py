@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from tabulate import tabulate
@@ -67,14 +67,15 @@ Written by `python -m benchmarks.page_answers`: the first {records} records of e
 Without a package of yours it is a model of a hundred thousand weights that the command trains on the
 domains' records: a software adapter takes seconds for a token of a large vocabulary.
 
-"Same" counts answers of which every token is the check's up to the end that the check gives an
-answer (a stop token, or a whole JSON object), or to the limit; what a page writes on after a whole
-object is not compared. "Arithmetic" counts those whose first other token is the
-one that the CPU chooses too, once it reads the page's own text in float32: there the check's int8
+"Same" counts answers that are the check's token for token, to the stop token that ends them or to the
+limit; "ended" counts those with a stop token. "Arithmetic" counts those whose first other token is one
+that the CPU chooses too, once it reads the page's own text in float32: there the check's int8
 rounding of activations made the difference. "Other" would be a difference of prompt, grammar or ending.
 
 """
 Verdict = Literal["same", "arithmetic", "other"]
+Found = dict[tuple[str, Mode], Counter[str]]
+"""(domain, mode) → how many answers got which verdict, and how many "ended" at a stop token."""
 
 
 @dataclass(frozen=True)
@@ -174,15 +175,15 @@ class Judge:
         return cls(package, decoder, GenaiModel(package, "q4"))
 
     def verdict(self, one: Asked, page: dict[str, list[int]], domain: Domain) -> Verdict:
-        """The page's answer beside the check's; what follows a whole answer is not compared."""
+        """The page's answer beside the check's, to the end of both."""
+        ids = page["ids"]
         if page["prompt"] != one.prompt:
             return "other"
-        ids = page["ids"][: len(one.ids)]
         if ids == one.ids:
             return "same"
         pairs = zip(ids, one.ids, strict=False)
-        at = next((i for i, (a, b) in enumerate(pairs) if a != b), len(ids))
-        if at == len(ids):
+        at = next((i for i, (a, b) in enumerate(pairs) if a != b), None)
+        if at is None:
             return "other"
         self.decoder.reset()
         logits = self.decoder.feed([*one.prompt, *ids[:at]])[-1]
@@ -201,27 +202,31 @@ class Judge:
         logits[masks.forbidden(matchers, len(logits))[0]] = -np.inf
 
 
-def compare(package: Path, count: int, limit: int) -> dict[tuple[str, Mode], Counter[Verdict]]:
-    """(domain, mode) → how many answers got which verdict."""
+def compare(package: Path, count: int, limit: int) -> Found:
+    """Ask both sides the first `count` records of each domain, for up to `limit` tokens."""
     domains = {name: load_domain(name) for name in DOMAINS}
     asked = ask_check(package, list(domains.values()), count, limit)
     judge = Judge.of(package)
-    found: dict[tuple[str, Mode], Counter[Verdict]] = {}
+    found: Found = {}
     for one, page in zip(asked, ask_page(package, asked, limit), strict=True):
         verdict = judge.verdict(one, page, domains[one.domain])
         say(f"{one.domain}, {one.mode}: {len(one.prompt)} + {len(page['ids'])} tokens: {verdict}")
-        found.setdefault((one.domain, one.mode), Counter())[verdict] += 1
+        told = found.setdefault((one.domain, one.mode), Counter())
+        told.update([verdict, *(["ended"] if one.ids[-1] in judge.model.stop else [])])
     return found
 
 
-def table(found: dict[tuple[str, Mode], Counter[Verdict]]) -> str:
+def table(found: Found) -> str:
     """A row for each domain and mode."""
+    verdicts = get_args(Verdict)
     rows = [
-        [domain, mode, count.total(), count["same"], count["arithmetic"], count["other"]]
+        [domain, mode, sum(count[name] for name in verdicts), count["ended"]]
+        + [count[name] for name in verdicts]
         for (domain, mode), count in found.items()
     ]
-    names = ["domain", "mode", "answers", "same", "arithmetic", "other"]
-    return tabulate(rows, headers=names, tablefmt="github")
+    return tabulate(
+        rows, headers=["domain", "mode", "answers", "ended", *verdicts], tablefmt="github"
+    )
 
 
 def _named(package: Path) -> str:

@@ -15,7 +15,6 @@ from shared.domain.settings import FieldScoring, same
 from shared.evaluate.scoring.verdict import (
     REFUSALS,
     Verdict,
-    is_complete,
     is_degenerate,
     judge,
     parse,
@@ -203,21 +202,6 @@ class TestTheFields:
         assert verdict.fields == {"n": 0.0}
         assert verdict.second == {"n.token_f1": pytest.approx(2 / 3)}
         assert judge("no", record, schema, scoring).second == {"n.token_f1": 0.0}
-
-
-class TestGenerationStops:
-    def test_at_a_complete_object(self) -> None:
-        assert is_complete('{"a": {"b": 1}}')
-
-    def test_not_inside_one(self) -> None:
-        assert not is_complete('{"a": {"b": 1}')
-        assert not is_complete('{"a": "}')
-
-    def test_not_at_a_bare_value(self) -> None:
-        assert not is_complete("null")
-
-    def test_not_at_nesting_without_end(self) -> None:
-        assert not is_complete('{"a":' * DEEP + "}")
 
 
 class TestGarbage:

@@ -277,6 +277,14 @@ def test_a_line_separator_within_a_text_ends_no_line(root: Path) -> None:
     assert found.input == text
 
 
+def test_a_byte_order_mark_is_no_part_of_a_prompt(root: Path) -> None:
+    """A page's `fetch` takes it away."""
+    path = root / "domains" / "legal" / "prompt.md"
+    before = load_domain("legal").prompt
+    path.write_text("\ufeff" + path.read_text(encoding="utf-8"), encoding="utf-8")
+    assert load_domain("legal").prompt == before
+
+
 @pytest.mark.parametrize("file", FILES)
 def test_a_missing_file_is_named(root: Path, file: str) -> None:
     (root / "domains" / "legal" / file).unlink()

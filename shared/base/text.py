@@ -7,6 +7,13 @@
 import re
 
 END = "<!-- end -->"
+ENDS = re.compile(r"^[\s\ufeff]+|[\s\ufeff]+\Z")
+"""What Python's strip, JavaScript's trim or C++'s isspace take for white space, at either end."""
+
+
+def trimmed(text: str) -> str:
+    """The text without what any runtime takes for white space at its ends, a byte-order mark too."""
+    return ENDS.sub("", text)
 
 
 def first_line(error: BaseException | str) -> str:

@@ -16,6 +16,7 @@ from shared.base import paths
 from shared.base.errors import UserError
 from shared.base.hashing import sha256_file, sha256_json
 from shared.base.parsing import nearest, read_json, read_text
+from shared.base.text import trimmed
 from shared.domain.config import CHAIN_FILE, DEFAULTS_FILE, Config
 from shared.domain.grammar.schema import grammar
 from shared.domain.olive_json import check_olive_config
@@ -85,7 +86,7 @@ def load_domain(name: str) -> Domain:
         config=config,
         chain=_fill_in(chain, name),
         olive=check_olive_config(read_json(folder / "olive.json"), folder / "olive.json"),
-        prompt=read_text(folder / "prompt.md").strip().replace("{domain}", name),
+        prompt=trimmed(read_text(folder / "prompt.md")).replace("{domain}", name),
         schema=schema,
         records=read_records(folder / "eval.jsonl", schema),
         hashes={file.name: sha256_file(file) for file in (*files, config.defaults.path)},

@@ -13,6 +13,7 @@ from shared.base.errors import UserError
 from shared.base.files import link_or_copy, swap_in
 from shared.base.parsing import read_text
 from shared.base.progress import say
+from shared.base.text import trimmed
 from shared.release.folder import write_described
 from shared.release.model import CARD_FILE, Release, read_release
 from shared.release.signature import SIGNATURE_FILE
@@ -35,7 +36,7 @@ def renamed(folder: Path, release: Release, repository: str, key: str | None) ->
     copy = paths.build() / "renamed" / repository.replace("/", "--") / folder.name
     others = {name: record for name, record in release.files.items() if name != CARD_FILE}
     wanted = release.model_copy(update={"repository": repository, "files": others})
-    prompt = read_text(folder / "prompt.md").strip()
+    prompt = trimmed(read_text(folder / "prompt.md"))
     if not _is_there(copy, wanted, prompt):
         say(f"      the card names {release.repository}; made again for {repository}")
         _make(copy, folder, wanted, prompt)

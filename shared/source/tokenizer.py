@@ -12,6 +12,7 @@ from typing import Any
 from shared.base import paths
 from shared.base.errors import RungFailed
 from shared.base.parsing import read_json
+from shared.base.text import trimmed
 
 TEMPLATE = "chat_template.jinja"
 SYSTEM, USER = "Answer in JSON.", "Is this text in the prompt?"
@@ -20,9 +21,6 @@ ANSWER = '{"is it": true}'
 
 OPTIONS: dict[str, Any] = {"enable_thinking": False}
 """What a chat template is told, everywhere: an answer is one JSON object, so there is no reasoning."""
-
-ENDS = re.compile(r"^[\s\x1c-\x1f\x85\ufeff]+|[\s\x1c-\x1f\x85\ufeff]+\Z")
-"""What Python's strip, JavaScript's trim or C++'s isspace take for white space, at either end."""
 
 MARK = re.compile(r"<.+>|\[.+\]", re.DOTALL)
 """How control tokens are spelt that a tokenizer does not call special (Qwen3's `<think>`)."""
@@ -99,7 +97,7 @@ def as_text(text: str, controls: Sequence[str]) -> str:
     one in each, finds nothing to do. shared/webgpu_bench/page/prompt.js does the same, and so do a
     card's snippets.
     """
-    text = ENDS.sub("", text)
+    text = trimmed(text)
     for control in controls:
         text = text.replace(control, f"{control[0]} {control[1:]}")
     return text

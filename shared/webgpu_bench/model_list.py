@@ -6,6 +6,7 @@ from typing import Any
 
 from shared.base import paths
 from shared.base.errors import UserError
+from shared.base.text import trimmed
 from shared.domain.grammar.schema import grammar
 
 
@@ -23,7 +24,7 @@ def _entry(name: str, package: Path) -> dict[str, Any]:
     }
     return {
         "name": name,
-        "system_prompt": _own_or(domain, package, "prompt.md").strip().replace("{domain}", name),
+        "system_prompt": trimmed(_own_or(domain, package, "prompt.md")).replace("{domain}", name),
         "grammar": _text(package / "grammar.ebnf") or _grammar(domain / "schema.json"),
         "example": _first_input(_text(domain / "eval.jsonl")),
         "bytes": {dtype: size for dtype, size in sizes.items() if size},

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
-from shared.evaluate.scoring.verdict import is_complete
 from shared.source.tokenizer import Tokenizer
 
 WORTH_KEEPING = 16
@@ -12,17 +11,11 @@ WORTH_KEEPING = 16
 
 
 class Chat(Tokenizer):
-    """A folder's tokenizer and chat template, and whether an answer is whole."""
+    """A folder's tokenizer and chat template."""
 
     def tokenizer_json(self) -> str:
         """The file that a page reads too."""
         return (self._folder / "tokenizer.json").read_text("utf-8")
-
-    def is_answered(self, ids: list[int]) -> bool:
-        """Whether the ids are one whole JSON object. Decoding all of them each time would be
-        quadratic, so that is done only where the last token can close one."""
-        last = self.tokenizer.decode(ids[-1:])
-        return ("}" in last or "`" in last) and is_complete(self.text(ids))
 
 
 @dataclass(frozen=True)

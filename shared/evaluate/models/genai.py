@@ -42,8 +42,8 @@ class GenaiModel:
     def answers(
         self, prompts: Sequence[Sequence[int]], limit: int, grammar: str | None = None
     ) -> Iterator[tuple[int, Answer]]:
-        """(index, greedy answer) of each prompt; stops at a stop token, at a complete JSON object,
-        or after `limit` tokens. What all prompts begin with is read once.
+        """(index, greedy answer) of each prompt; ends at a stop token or after `limit` tokens, as
+        in the page and the card's snippets. What all prompts begin with is read once.
 
         `grammar`: what every token must keep to, by masks (shared.evaluate.models.masks).
         """
@@ -92,7 +92,5 @@ class GenaiModel:
                 matcher.accept_token(ids[-1])
             if len(ids) == 1:
                 first = time.perf_counter()
-            if self.chat.is_answered(ids):
-                break
         end = time.perf_counter()
         return Answer(self.chat.text(ids), prompt_tokens, ids, first - started, end - first)

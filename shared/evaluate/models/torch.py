@@ -39,7 +39,7 @@ class TorchModel:
         self.chat = Chat(folder)
         self.context_length = int(self._model.config.max_position_embeddings)
         self.ids: list[int] = []
-        self._stop = self.chat.stop
+        self.stop = self.chat.stop
         self._cache = DynamicCache()
 
     def rewind(self, length: int) -> None:
@@ -71,7 +71,7 @@ class TorchModel:
         answers given without it. One that keeps to the grammar all the same is the answer under it:
         what was likeliest was allowed at every step.
         """
-        masks = Masks(self.chat.tokenizer_json(), self._stop, grammar) if grammar else None
+        masks = Masks(self.chat.tokenizer_json(), self.stop, grammar) if grammar else None
         given = free if masks and free else {}
         kept = {i: a for i, a in given.items() if masks and masks.allow(a.output_ids)}
         for index, answer in kept.items():
@@ -115,10 +115,6 @@ class TorchModel:
 
     def _room(self, prompt: Sequence[int], limit: int) -> int:
         return room(len(prompt), limit, self.context_length)
-
-    def is_answered(self, ids: list[int]) -> bool:
-        """Whether a stop token or a complete JSON object has come."""
-        return ids[-1] in self._stop or self.chat.is_answered(ids)
 
     def step(self, ids: Any, mask: Any, positions: Any, cache: Any) -> Any:
         """Logits [rows, vocab] float32 after the last of `ids` [rows, tokens]; `cache` grows.
@@ -204,7 +200,7 @@ class _Rows:
 
     def _has_ended(self, place: int, count: int, limits: Sequence[int]) -> bool:
         row = self.rows[place]
-        return count == limits[row] or self.model.is_answered(self.answers[row])
+        return count == limits[row] or self.answers[row][-1] in self.model.stop
 
     def _answer(self, row: int, prefill: float, decode: float) -> Answer:
         ids = self.answers[row]

@@ -150,16 +150,6 @@ def parse(text: str) -> tuple[Any, bool]:
     return loads_strictly(fence.group(1) if fence else stripped), bool(fence)
 
 
-def is_complete(text: str) -> bool:
-    """True once the text is one whole JSON object, so that generation can stop there."""
-    if not text.rstrip().endswith(("}", "```")):
-        return False
-    try:
-        return isinstance(parse(text)[0], dict)
-    except ValueError:
-        return False
-
-
 def is_refusal(text: str) -> bool:
     """Whether the text opens with one of `REFUSALS`, as no JSON text can."""
     return text.strip().lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'").startswith(REFUSALS)

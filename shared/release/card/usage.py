@@ -16,11 +16,12 @@ const {{ model, added_tokens, decoder }} = await (await fetch(file("tokenizer.js
 const steers = ({{ content, special }}) => special || /^(<.+>|\\[.+\\])$/s.test(content);
 const names = added_tokens.filter(steers).map(({{ content }}) => content).filter((name) => name[1]);
 const apart = (all, name) => all.replaceAll(name, () => name.replace(/^./su, "$& "));
+const trimmed = (text) => text.replace(/^[\\s\\x1c-\\x1f\\x85]+|[\\s\\x1c-\\x1f\\x85]+$/gu, "");
 
 const generate = await pipeline("text-generation", repository, {{ device: "webgpu", dtype }});
 const messages = [
-  {{ role: "system", content: prompt.trim() }},
-  {{ role: "user", content: names.reduce(apart, "…your document…".trim()) }},
+  {{ role: "system", content: trimmed(prompt) }},
+  {{ role: "user", content: names.reduce(apart, trimmed("…your document…")) }},
 ];
 const [{{ generated_text }}] = await generate(messages, {{ max_new_tokens: 256, do_sample: false }});
 console.log(generated_text.at(-1).content); // free text: it need not be JSON"""
@@ -69,7 +70,7 @@ import onnxruntime_genai as og
 folder = pathlib.Path("{name}")  # hf download … --local-dir {name}
 model = og.Model(str(folder))
 tokenizer = og.Tokenizer(model)
-document = "…your document…".strip()
+document = re.sub(r"^[\\s\\ufeff]+|[\\s\\ufeff]+\\Z", "", "…your document…")
 # What a document says is text: the name of a control token in it is written apart.
 for token in json.loads((folder / "tokenizer.json").read_text())["added_tokens"]:
     name = token["content"]

@@ -15,6 +15,7 @@ from shared.base.errors import UserError
 from shared.base.front_matter import read_front_matter
 from shared.base.parsing import read_text
 from shared.base.tables import shown
+from shared.base.text import trimmed
 from shared.release.card.card import render_card
 from shared.release.card.front_matter import problems
 from shared.release.gates import failed, judge
@@ -36,7 +37,7 @@ def figures(folder: Path, release: Release) -> str:
     NotChecked where other code made it from the same figures: its words remain to be compared.
     """
     card = read_text(folder / CARD_FILE)
-    again = render_card(release, read_text(folder / "prompt.md").strip())
+    again = render_card(release, trimmed(read_text(folder / "prompt.md")))
     count = len(FIGURE.findall(card))
     if card == again:
         return f"README.md made again from release.json: the same, with all {count} figures"

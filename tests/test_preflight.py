@@ -16,6 +16,7 @@ from shared.webgpu_bench.footprint import Footprint, footprint, read_footprint
 from shared.webgpu_bench.kernels import kernels_table, read_kernels
 from shared.webgpu_bench.memory import CACHE_COPIES, longest_context, measured_overhead, with_budget
 from shared.webgpu_bench.preflight import package_footprints, read_profiles
+from tests.tiny import VOCABULARY
 
 SMALL = {"head": 100_000_000}
 
@@ -47,7 +48,7 @@ class TestThePlan:
         self, tiny: Callable[[str], Path], architecture: str
     ) -> None:
         found = footprint(planned_graph(tiny(architecture), "q4", Int4Options()), "q4")
-        tables = [name for name, size in found.weights.items() if size == 49152 * 64 // 2]
+        tables = [name for name, size in found.weights.items() if size == VOCABULARY * 64 // 2]
         assert len(tables) == (1 if architecture == "smollm3" else 2)
 
 

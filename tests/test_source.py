@@ -12,6 +12,7 @@ import pytest
 from shared.base.errors import RungFailed, UserError
 from shared.domain.domain import load_domain
 from shared.source.source import base_stage, source_stage
+from tests.tiny import VOCABULARY
 
 Tiny = Callable[[str], Path]
 
@@ -38,7 +39,7 @@ class TestAGoodFolder:
         assert facts["architecture"] == "Qwen2ForCausalLM"
         assert facts["dtypes"] == ["BF16"]
         parameters = source.done.manifest.measurements["parameters"].value
-        assert isinstance(parameters, int) and parameters > 49152 * 64
+        assert isinstance(parameters, int) and parameters > VOCABULARY * 64
 
     def test_is_hashed_file_by_file(self, merged: Path) -> None:
         source = source_stage(load_domain("legal").rung("smollm3"))

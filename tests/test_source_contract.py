@@ -18,6 +18,7 @@ from shared.olive.graph.architecture import build_graph
 from shared.olive.graph.weights import Int4Options, write_int4
 from shared.source.contract import is_untied, source_contract
 from shared.source.model import load_model, model_weights
+from tests.tiny import VOCABULARY
 
 Weights = dict[str, torch.Tensor]
 DOWN = "model.layers.2.mlp.down_proj.weight"
@@ -112,8 +113,11 @@ class TestAShape:
         assert f"{DOWN}: shape [64, 96], config.json asks for [64, 160]" in refusal(folder)
 
     def test_of_a_longer_table_names_vocab_size(self, folder: Path) -> None:
-        change(folder, lambda w: w | {EMBED: torch.zeros(49160, 64)})
-        assert f"vocab_size: 49152, but {EMBED} in model.safetensors has 49160" in refusal(folder)
+        change(folder, lambda w: w | {EMBED: torch.zeros(VOCABULARY + 8, 64)})
+        sentence = (
+            f"vocab_size: {VOCABULARY}, but {EMBED} in model.safetensors has {VOCABULARY + 8}"
+        )
+        assert sentence in refusal(folder)
 
 
 class TestTwoSetsOfWeights:

@@ -11,8 +11,9 @@ import pytest
 
 from shared.base.errors import RungFailed
 from shared.source.tokenizer import load_tokenizer, refuse_unusable_tokenizer, stop_tokens
+from tests.tiny import VOCABULARY
 
-ROWS = 49152
+ROWS = VOCABULARY
 
 
 @pytest.fixture
@@ -74,7 +75,7 @@ class TestAStopToken:
     ) -> None:
         (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": token}))
         sentence = refusal(folder)
-        assert "generation_config.json: eos_token_id:" in sentence and "49152" in sentence
+        assert "generation_config.json: eos_token_id:" in sentence and str(ROWS) in sentence
 
     def test_is_found_in_every_file_that_names_one(self, folder: Path) -> None:
         (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [0, 7]}))
@@ -82,7 +83,7 @@ class TestAStopToken:
 
 
 def test_more_tokens_than_rows_are_refused(folder: Path) -> None:
-    assert "49152 tokens, but the model has only 100 rows" in refusal(folder, rows=100)
+    assert f"{ROWS} tokens, but the model has only 100 rows" in refusal(folder, rows=100)
 
 
 def test_a_tokenizer_cut_short_is_refused(folder: Path) -> None:

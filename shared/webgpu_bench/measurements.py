@@ -9,7 +9,7 @@ from shared.base.manifest import Measurement
 from shared.setup.browser import Browser
 from shared.webgpu_bench import parity
 from shared.webgpu_bench.result import BrowserResult, Run
-from shared.webgpu_bench.speed import at, figures, speeds
+from shared.webgpu_bench.speed import NO_SPEED, at, figures, speeds
 
 MODELS_FAULT = ("load_failed", "run_failed", "out_of_budget")
 """Outcomes that say something of the model, and are measurements."""
@@ -32,7 +32,6 @@ NAMES = {
 }
 
 LATE = "the time budget ended before it was reached"
-NO_SPEED = "a software adapter says nothing about a GPU's speed: it is not asked"
 NEAR_TIE = 0.1
 """Nats. Two tokens that the CPU holds for so nearly equally likely are a tie: WebGPU rounds activations
 to int8 where the CPU's exact side does not, and either may come first (docs/browser.md)."""

@@ -92,7 +92,7 @@ def make_request(
         "dtype": "auto" if f16 else "q4",  # a software adapter proves in float32
         "prompts": prompts + questions(profile.points, text, context),
         "budget_bytes": domain.chain.bench.gpu_budget_bytes,
-        "warm_load": True,
+        "warm_load": profile.hardware,
         "deadline_ms": int(profile.seconds * 1000),
         "parity": parity.request(rows, how, done) if done < len(rows) else None,
         "hardware_only": profile.hardware,

@@ -30,6 +30,7 @@ SOFTWARE_PROMPT_TOKENS = 24
 """A software adapter's attention is wrong from 32 on (docs/how-it-works.md)."""
 SOFTWARE_NEW_TOKENS = 2
 """One from reading the prompt, one from a pass of its own, which costs it seconds (docs/browser.md)."""
+NO_SPEED = "a software adapter says nothing about a GPU's speed: it is not asked"
 POINT = re.compile(r"[dp](\d+)/")
 
 
@@ -163,5 +164,6 @@ def _speed(figure: Figure) -> Measurement:
 
 def _warm(result: BrowserResult) -> Measurement:
     if result.warm_load is None:
-        return Measurement.missing(result.warm_load_reason or "there was no second load", "s")
+        why = NO_SPEED if result.software_adapter else "there was no second load"
+        return Measurement.missing(result.warm_load_reason or why, "s")
     return Measurement(value=result.warm_load.seconds, unit="s", how="again, from the Cache API")

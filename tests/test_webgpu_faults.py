@@ -241,6 +241,6 @@ class TestFaults:
         assert result.error == "this browser offers a software adapter only"
 
     def test_a_budget_that_is_too_small_for_the_reading(self, browser: Path, package: Path) -> None:
-        result = read(package, browser, prompts=[], budget_bytes=100_000)
+        result = read(package, browser, prompts=[], budget_bytes=1_000_000)
         assert result.outcome == "out_of_budget"
         assert "the budget is 1000000" in str(result.error)

@@ -22,6 +22,7 @@ from shared.pipeline.all_domains import release_all
 from shared.pipeline.one_domain import Result
 from shared.pipeline.publication import PublishOptions, publish_release, read_publication
 from shared.pipeline.rung import Options
+from shared.release import folder as making
 from shared.release.model import RELEASE_FILE, ChainResult, read_release, release_folder
 from tests.hub_double import Fault, HubDouble, use_this_machine
 from tests.hub_release import write_release as write_files
@@ -155,7 +156,7 @@ class TestAllDomains:
             pipeline, "run_chain", lambda d, _: ChainResult(d, rung=d.chain.rung[0])
         )
         monkeypatch.setattr(
-            pipeline,
+            making,
             "make_release",
             lambda walk, **_: (read_release(release_folder(walk.domain.name)), True),
         )
@@ -167,7 +168,7 @@ class TestAllDomains:
         yield release_all(Options(), publish=PublishOptions())
 
     @pytest.mark.parametrize(
-        ("module", "step"), [(pipeline, "make_release"), (all_domains, "publish_release")]
+        ("module", "step"), [(making, "make_release"), (all_domains, "publish_release")]
     )
     def test_go_on_though_one_meets_a_defect_of_ours_and_its_traceback_is_kept(
         self, three: None, root: Path, monkeypatch: pytest.MonkeyPatch, module: Any, step: str

@@ -7,14 +7,15 @@
 from typing import Any
 
 import yaml
-from huggingface_hub import ModelCard
-from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
 LARGEST_YAML = 100_000
 
 
 def read_front_matter(card: str) -> dict[str, Any]:
     """The front matter of a card as plain values; ValueError with a sentence where it has none."""
+    from huggingface_hub import ModelCard
+    from huggingface_hub.repocard import REGEX_YAML_BLOCK
+
     block = REGEX_YAML_BLOCK.search(card)
     head = block[2] if block else ""
     if len(head) > LARGEST_YAML:

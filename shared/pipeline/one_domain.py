@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -14,12 +15,13 @@ from shared.evaluate.compare import write_newest
 from shared.pipeline.chain import run_chain
 from shared.pipeline.forecast import total_time
 from shared.pipeline.inputs import need_inputs
-from shared.pipeline.publication import Publication, PublishOptions, publish_release
 from shared.pipeline.rung import Options, saved_traceback
-from shared.release.folder import make_release
 from shared.release.gates import GateResult, failed, flatten, judge_gates
 from shared.release.model import Attempt, ChainResult, Release, Stage, release_folder
 from shared.webgpu_bench.engines.questions import Benched
+
+if TYPE_CHECKING:  # a bad folder is refused without a quarter second of the Hub's import
+    from shared.pipeline.publication import Publication, PublishOptions
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Result:
     domain: str
     chain: ChainResult | None = None
     release: Release | None = None
-    publication: Publication | None = None
+    publication: "Publication | None" = None
     error: str | None = None
 
     @property
@@ -37,7 +39,9 @@ class Result:
         return self.error is None
 
 
-def release_domain(name: str, options: Options, *, publish: PublishOptions | None = None) -> Result:
+def release_domain(
+    name: str, options: Options, *, publish: "PublishOptions | None" = None
+) -> Result:
     """Run the chain, write the release folder, publish it if asked; errors end up in the result."""
     chain: ChainResult | None = None
     release: Release | None = None
@@ -49,6 +53,9 @@ def release_domain(name: str, options: Options, *, publish: PublishOptions | Non
         write_attempts(name, chain.attempts)
         if chain.rung is None:
             raise UserError(_none_taken(chain))
+        from shared.pipeline.publication import publish_release
+        from shared.release.folder import make_release
+
         release, _ = make_release(chain, force=options.force)
         published = publish_release(domain, publish) if publish else None
     except UserError as error:

@@ -2,7 +2,8 @@
 
 Names and shapes in the safetensors headers are compared with those of the model itself on PyTorch's
 meta device; no weight is read. transformers fills what a file lacks with random values and only logs
-it, so nothing after this could tell.
+it, so nothing after this could tell. Common kinds of models are compared by arithmetic first, so that
+nobody waits for an import of torch to be refused.
 
 >>> contract = source_contract(Path("models/legal/merged"))
 >>> contract.tensors["lm_head.weight"]
@@ -18,8 +19,9 @@ from typing import Any
 
 from shared.base import paths
 from shared.base.errors import RungFailed
-from shared.base.processes import not_collecting
 from shared.safety.content import need_header
+from shared.source.dense import dense_model
+from shared.source.described import HEAD, Model, described_model
 from shared.source.weights import INDEX, weight_files
 
 FLOATS = ("BF16", "F16", "F32")
@@ -28,8 +30,7 @@ ADAPTER = re.compile(
 )
 """Names that peft gives to the tensors of an adapter (peft/tuners/*/layer.py)."""
 LAYER = re.compile(r"\blayers?\.(\d+)\.|\bh\.(\d+)\.")
-HEAD = "lm_head.weight"
-TABLES = ("lm_head.weight", "embed_tokens.weight", "wte.weight", "embed_in.weight")
+TABLES = (HEAD, "embed_tokens.weight", "wte.weight", "embed_in.weight")
 
 
 @dataclass(frozen=True)
@@ -40,28 +41,6 @@ class Tensor:
     shape: tuple[int, ...]
     dtype: str
     file: str
-
-
-@dataclass(frozen=True)
-class Model:
-    """The model that a config.json describes: name → shape of every tensor that save_pretrained writes.
-
-    `tied`: target → source of the tensors that are one; `prefix`: of the model without its head;
-    `table`: the embedding; `ignored`: patterns of names that the model passes over in a file.
-    """
-
-    table: str
-    shapes: dict[str, tuple[int, ...]]
-    tied: dict[str, str]
-    prefix: str
-    ignored: tuple[str, ...]
-
-    def own_name(self, name: str) -> str:
-        """A file's name in the model's words: transformers adds or strips the base model's prefix."""
-        if name in self.shapes:
-            return name
-        stripped, longer = name.removeprefix(f"{self.prefix}."), f"{self.prefix}.{name}"
-        return stripped if stripped in self.shapes else longer if longer in self.shapes else name
 
 
 @dataclass(frozen=True)
@@ -83,10 +62,21 @@ def source_contract(folder: Path) -> Contract:
     RungFailed with one sentence, naming file and tensor, where anything is missing, left over, of
     another shape, twice, quantised, or of an adapter that was not merged.
     """
+    found = need_good_headers(folder)
+    return _compared(folder, described_model(folder), found)
+
+
+def need_good_headers(folder: Path) -> list[Tensor]:
+    """The tensors by name; RungFailed, in the same sentences, for all that is known without torch."""
     found = read_headers(folder)
     _refuse_adapters(folder, found)
     _refuse_quantised(folder, found)
-    model = described_model(folder)
+    if model := dense_model(_config(folder)):
+        _compared(folder, model, found)
+    return found
+
+
+def _compared(folder: Path, model: Model, found: Iterable[Tensor]) -> Contract:
     named: dict[str, Tensor] = {}
     passed_over = []
     for tensor in found:
@@ -171,38 +161,6 @@ def _refuse_quantised(folder: Path, found: Iterable[Tensor]) -> None:
             f"{where}: quantization_config: left over from a quantised base, the tensors are 16-bit; "
             "remove the key"
         )
-
-
-@not_collecting()
-def described_model(folder: Path) -> Model:
-    """The model of the folder's config.json on the meta device; RungFailed where there is none."""
-    import torch
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM
-    from transformers.core_model_loading import revert_weight_conversion
-
-    where = paths.shown(folder / "config.json")
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-            raise RungFailed(
-                f"{where}: model_type: {config.model_type!r} is no causal language model"
-            )
-        with torch.device("meta"):
-            made: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-        saved = revert_weight_conversion(made, made.state_dict())
-    except RungFailed:
-        raise
-    except Exception as error:  # a config of any kind of nonsense: its class raises what it likes
-        words = " ".join(str(error).split())[:300] or type(error).__name__
-        raise RungFailed(f"{where}: describes no causal language model: {words}") from None
-    embedding = made.get_input_embeddings().weight
-    return Model(
-        next(name for name, tensor in made.named_parameters() if tensor is embedding),
-        {name: tuple(tensor.shape) for name, tensor in saved.items()},
-        dict(made.all_tied_weights_keys),
-        made.base_model_prefix,
-        (r"rotary_emb\.inv_freq$", *(made._keys_to_ignore_on_load_unexpected or ())),
-    )
 
 
 def _problems(folder: Path, model: Model, named: dict[str, Tensor]) -> Iterator[str]:

@@ -164,11 +164,12 @@ def _contract_stage(folder: Path, force: bool) -> StageResult:
 
 
 def _contract(folder: Path) -> Produced:
-    from shared.source.contract import source_contract
+    from shared.source.contract import need_good_headers, source_contract
     from shared.source.tokenizer import refuse_unusable_tokenizer
 
-    found = source_contract(folder)
+    need_good_headers(folder)
     chat_template(folder)
+    found = source_contract(folder)
     rows = found.model.shapes[found.model.table][0]
     refuse_unusable_tokenizer(folder, rows)
     tensors = found.tensors.values()

@@ -16,7 +16,7 @@ from shared.webgpu_bench.footprint import Footprint, footprint, read_footprint
 from shared.webgpu_bench.kernels import kernels_table, read_kernels
 from shared.webgpu_bench.memory import CACHE_COPIES, longest_context, measured_overhead, with_budget
 from shared.webgpu_bench.preflight import package_footprints, read_profiles
-from tests.tiny import VOCABULARY
+from tests.tiny import SHAPE, VOCABULARY
 
 SMALL = {"head": 100_000_000}
 
@@ -179,4 +179,5 @@ class TestKernels:
 
 
 def test_a_footprint_has_what_the_model_was_made_for(package: Path) -> None:
-    assert read_footprint(package / "onnx" / "model_q4.onnx").made_for == 512
+    made_for = read_footprint(package / "onnx" / "model_q4.onnx").made_for
+    assert made_for == SHAPE["max_position_embeddings"]

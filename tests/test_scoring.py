@@ -27,7 +27,9 @@ def by(metric: Metric, found: Any, gold: Any, text: str = "") -> float:
     return score(FieldScoring(metric=metric), found, gold, text)
 
 
-@pytest.mark.parametrize("metric", ["exact", "set_f1", "token_f1", "number", "verbatim"])
+@pytest.mark.parametrize(
+    "metric", ["exact", "set_f1", "token_f1", "number", "verbatim", "clinical"]
+)
 class TestEveryMetric:
     def test_gives_null_for_null_full_marks(self, metric: Metric) -> None:
         assert by(metric, None, None) == 1.0
@@ -110,6 +112,11 @@ class TestTokenF1:
     def test_of_a_number_is_nothing(self) -> None:
         assert by("token_f1", 7, "7") == 0.0
 
+    def test_reads_numbers_in_words_as_digits(self) -> None:
+        assert by("token_f1", "Seven children", "7 children") == 1.0
+        assert by("token_f1", "one hundred and twenty days", "120 days") == 1.0
+        assert by("token_f1", "eight children", "7 children") < 1.0
+
 
 NUMBERS = {
     "1,840": "1840",
@@ -172,6 +179,9 @@ class TestNumber:
             ([12.5], ["12.5"]),
             ([3], ["3.00"]),
             ("12.5", ["12.5"]),
+            (["Seven"], ["7"]),
+            (["twenty-five million"], ["25,000,000"]),
+            (["fifteen days"], ["15 days"]),
         ],
     )
     def test_takes_one_answer_in_many_spellings(self, found: Any, gold: Any) -> None:
@@ -195,6 +205,13 @@ class TestNumber:
     )
     def test_keeps_different_answers_apart(self, found: Any, gold: Any) -> None:
         assert score(TATQA, found, gold, "") == 0.0
+
+    def test_takes_numbers_in_any_order_unless_the_order_counts(self) -> None:
+        ordered = TATQA.model_copy(update={"ordered": True})
+        assert score(TATQA, ["3", "1", "2"], ["1", "2", "3"], "") == 1.0
+        assert score(ordered, ["3", "1", "2"], ["1", "2", "3"], "") == 0.0
+        assert score(ordered, ["1.00", "two", "$3"], ["1", "2", "3"], "") == 1.0
+        assert score(ordered, ["1", "2"], ["1", "2", "3"], "") == 0.0
 
     def test_rounds_only_where_decimals_are_set(self) -> None:
         assert by("number", "0.0012", "0.0014") == 0.0
@@ -259,7 +276,7 @@ MISTAKES = {
     ),
     "a metric that is no word": (
         ('issue = "exact"', "issue = { metric = 1 }"),
-        f"{PLACE}.issue.metric: there is no such metric; valid are: exact, number, set_f1",
+        f"{PLACE}.issue.metric: there is no such metric; valid are: clinical, exact, number, set_f1",
     ),
     "an unknown key": (
         (
@@ -296,6 +313,18 @@ MISTAKES = {
     "decimals for words": (
         ('issue = "exact"', 'issue = { metric = "exact", decimals = 2 }'),
         f"{PLACE}.issue: decimals goes with the metric number, not with exact",
+    ),
+    "an order for words": (
+        ('issue = "exact"', 'issue = { metric = "token_f1", ordered = true }'),
+        f"{PLACE}.issue: ordered goes with the metric number, not with token_f1",
+    ),
+    "a phrase with no variant": (
+        ('issue = "exact"', 'issue = { metric = "clinical", variants = [["gout"]] }'),
+        f"{PLACE}.issue.variants.0: Tuple should have at least 2 items",
+    ),
+    "variants for a metric that knows none": (
+        ('issue = "exact"', 'issue = { metric = "number", variants = [["a", "b"]] }'),
+        f"{PLACE}.issue: variants goes with the metric clinical, not with number",
     ),
     "the same figure twice": (
         ('issue = "exact"', 'issue = { metric = "token_f1", also = "token_f1" }'),

@@ -173,8 +173,9 @@ class TestSamples:
         found = verdicts([GOLDS[0], "no", *GOLDS[2:]])
         for name, measurement in summarise(found, "x").items():
             values = [v for v in samples(found, name) if v is not None]
-            assert measurement.value == pytest.approx(sum(values) / len(values))
-            assert measurement.n == len(values)
+            expected = pytest.approx(sum(values) / len(values)) if values else None
+            assert measurement.value == expected
+            assert measurement.n == (len(values) or None)
 
     def test_of_an_unknown_name_are_an_error_with_the_nearest(self) -> None:
         with pytest.raises(ValueError, match=r"did you mean 'field\.place'"):

@@ -19,8 +19,10 @@ from shared.base.manifest import Strict
 from shared.base.parsing import Key, nearest
 
 Exporter = Literal["olive", "optimum"]
-Metric = Literal["exact", "set_f1", "token_f1", "number", "verbatim"]
+Metric = Literal["exact", "set_f1", "token_f1", "number", "verbatim", "clinical"]
 METRICS: tuple[str, ...] = get_args(Metric)
+ONLY_WITH = {"decimals": "number", "ordered": "number", "variants": "clinical"}
+"""Option → the one metric that it goes with."""
 
 
 class Gate(Strict):
@@ -89,6 +91,9 @@ class Rung(Strict):
         return self
 
 
+Phrase = Annotated[str, Field(min_length=1)]
+
+
 class FieldScoring(Strict):
     """How one field is scored; the metrics themselves stand in shared/evaluate/scoring/metrics.py.
 
@@ -98,11 +103,13 @@ class FieldScoring(Strict):
     `metric`:
     - exact: the same JSON value; numbers by value, true is not 1, "1" is not 1.
     - set_f1: F1 of two lists' items, order and repetition aside.
-    - token_f1: F1 of SQuAD's tokens.
-    - number: the same numbers, however written (TAT-QA), and the same words around them; a list's
-      order aside, as TAT-QA has it.
+    - token_f1: F1 of SQuAD's tokens, numbers in words being digits.
+    - number: the same numbers, however written (TAT-QA, and in words), and the same words around
+      them; a list's order aside, as TAT-QA has it, unless `ordered`.
     - verbatim: a quote of the input, white space aside: every word of it stands there in a row.
       It says that nothing was made up, not that the right place was quoted.
+    - clinical: F1 of a note's words, but 0 where a number, a negation, a side or whose illness it is
+      contradicts gold; such an answer counts as dangerous. `variants`: phrases of a list mean the same.
 
     `where`: judged only on records whose gold has these values. `drop`: phrases dropped as whole
     words. `lower`: case is ignored. `decimals`: numbers are rounded to so many first. `also`: a
@@ -113,9 +120,11 @@ class FieldScoring(Strict):
 
     metric: Metric
     where: dict[str, Any] = Field(default_factory=dict)
-    drop: list[Annotated[str, Field(min_length=1)]] = Field(default_factory=list)
+    drop: list[Phrase] = Field(default_factory=list)
     lower: bool = False
     decimals: int | None = Field(default=None, ge=0, le=12)
+    ordered: bool = False
+    variants: tuple[Annotated[tuple[Phrase, ...], Field(min_length=2)], ...] = ()
     also: Literal["token_f1"] | None = None
 
     @model_validator(mode="before")
@@ -132,8 +141,9 @@ class FieldScoring(Strict):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if self.decimals is not None and self.metric != "number":
-            raise ValueError(f"decimals goes with the metric number, not with {self.metric}")
+        for option, metric in ONLY_WITH.items():
+            if getattr(self, option) not in (None, False, ()) and self.metric != metric:
+                raise ValueError(f"{option} goes with the metric {metric}, not with {self.metric}")
         if self.also == self.metric:
             raise ValueError("also: names the metric that is there already")
         return self

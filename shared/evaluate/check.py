@@ -91,7 +91,8 @@ def check_stage(
         inputs={"package": package.manifest.key, "records": records},
         settings=settings,
         tools=tool_versions(
-            "onnxruntime-genai", "transformers", "torch", "xgrammar", "jsonschema", "scipy"
+            *("onnxruntime-genai", "transformers", "torch", "xgrammar", "jsonschema", "scipy"),
+            *("text2num", "snowballstemmer"),
         ),
         code=(__name__,),
     )

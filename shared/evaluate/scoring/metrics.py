@@ -14,6 +14,7 @@ from typing import Any
 
 from shared.domain.settings import FieldScoring, same
 from shared.evaluate.scoring import normalise
+from shared.evaluate.scoring.clinical import clinical_f1, contradictions
 
 
 def score(scoring: FieldScoring, found: Any, gold: Any, text: str) -> float:
@@ -77,7 +78,9 @@ def _token_f1(scoring: FieldScoring, found: Any, gold: Any, text: str) -> float:
 
 def _number(scoring: FieldScoring, found: Any, gold: Any, text: str) -> bool:
     ours, theirs = _items(scoring, found), _items(scoring, gold)
-    return ours is not None and theirs is not None and Counter(ours) == Counter(theirs)
+    if ours is None or theirs is None:
+        return False
+    return ours == theirs if scoring.ordered else Counter(ours) == Counter(theirs)
 
 
 def _verbatim(scoring: FieldScoring, found: Any, gold: Any, text: str) -> bool:
@@ -115,12 +118,28 @@ def _items(scoring: FieldScoring, value: Any) -> list[tuple[Hashable, ...]] | No
 def _tokens(scoring: FieldScoring, item: Any) -> tuple[Hashable, ...] | None:
     numbers = scoring.metric == "number"
     if isinstance(item, str):
-        text = _plain(scoring, item)
+        text = normalise.digits(_plain(scoring, item))
         return tuple(normalise.tokens(text, scoring.decimals) if numbers else normalise.words(text))
     if numbers and isinstance(item, int | float) and not isinstance(item, bool):
         value = Decimal(item) if isinstance(item, int) else Decimal(repr(item))
         return (normalise.rounded(value, scoring.decimals),)
     return None
+
+
+def _clinical(scoring: FieldScoring, found: Any, gold: Any, text: str) -> float:
+    if not (isinstance(found, str) and isinstance(gold, str)) or dangers(
+        scoring, found, gold, text
+    ):
+        return 0.0
+    return clinical_f1(found, gold, scoring.variants)
+
+
+def dangers(scoring: FieldScoring, found: Any, gold: Any, text: str) -> list[str]:
+    """In what the answer contradicts gold; only the metric `clinical` looks."""
+    notes = isinstance(found, str) and isinstance(gold, str)
+    if scoring.metric != "clinical" or not notes:
+        return []
+    return contradictions(found, gold, text, scoring.variants)
 
 
 Scorer = Callable[[FieldScoring, Any, Any, str], float]
@@ -130,4 +149,5 @@ SCORERS: dict[str, Scorer] = {
     "token_f1": _token_f1,
     "number": _number,
     "verbatim": _verbatim,
+    "clinical": _clinical,
 }

@@ -2,13 +2,16 @@
 
 Two published rules are followed. Words: SQuAD's evaluate-v1.1.py (Rajpurkar et al. 2016): lower
 case, no ASCII punctuation, no articles. Numbers: TAT-QA's tatqa_metric.py (Zhu et al. 2021):
-thousands separators, currency signs and percent signs go, parentheses mean a negative.
+thousands separators, currency signs and percent signs go, parentheses mean a negative. Numbers in
+words, which neither equates with digits, become digits first (`digits`).
 """
 
 import re
 import string
 from collections.abc import Sequence
 from decimal import ROUND_HALF_EVEN, Context, Decimal
+
+from text_to_num import alpha2digit
 
 ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -39,6 +42,11 @@ def plain(text: str, *, lower: bool, drop: Sequence[str]) -> str:
         flags = re.IGNORECASE if lower else 0
         text = re.sub(rf"(?<!\w){re.escape(phrase)}(?!\w)", " ", text, flags=flags)
     return " ".join(text.split())
+
+
+def digits(text: str) -> str:
+    """The text with its numbers in words as digits: `twenty-five days` → `25 days`."""
+    return str(alpha2digit(text, "en", threshold=0))
 
 
 def words(text: str) -> list[str]:

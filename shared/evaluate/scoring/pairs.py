@@ -15,12 +15,19 @@ from shared.domain.domain import Domain
 from shared.domain.records import Record
 from shared.evaluate.models.chat import Answer
 from shared.evaluate.scoring.statistics import paired
-from shared.evaluate.scoring.summary import CHARACTERS, floor, missing, samples, summarise
+from shared.evaluate.scoring.summary import (
+    CHARACTERS,
+    DANGEROUS,
+    floor,
+    missing,
+    samples,
+    summarise,
+)
 from shared.evaluate.scoring.verdict import Verdict, judge
 from shared.evaluate.systems import MODES, NAMES, Mode, Name
 
 Judged = dict[tuple[Name, Mode], list[Verdict]]
-NOT_PAIRED = (CHARACTERS, "fenced", "degenerate", "empty", "refusal")
+NOT_PAIRED = (CHARACTERS, DANGEROUS, "fenced", "degenerate", "empty", "refusal")
 SPEED = "decode_tokens_per_second"
 
 COMPARISONS: dict[str, tuple[tuple[Name, Mode], tuple[Name, Mode]]] = {

@@ -1,7 +1,7 @@
 """Measurements with intervals over many verdicts, and the floor that a fixed answer reaches.
 
-A measurement's name is one of `RATES`, `characters`, `field.<name>`, `field.<name>.nonnull`,
-`field.<name>.<second figure>`, `field_score` or `field_score_nonnull`; under the same name `samples`
+A measurement's name is one of `RATES`, `dangerous`, `characters`, `field.<name>`, the same with
+`.nonnull` or `.<second figure>`, `field_score` or `field_score_nonnull`; under the same name `samples`
 gives the series behind it, record by record, for paired comparisons.
 """
 
@@ -33,6 +33,7 @@ RATES = {
 """Measurement → the verdict's attribute."""
 
 CHARACTERS = "characters"
+DANGEROUS = "dangerous"
 CANDIDATES = 200
 """So many of the most frequent gold values of a field are tried as the constant answer."""
 
@@ -69,7 +70,7 @@ def missing(scoring: Mapping[str, FieldScoring], reason: str) -> dict[str, Measu
     """Every name that `summarise` could give, unmeasured, so that a gate on it is no typo."""
     second = [f"field.{name}.{how.also}" for name, how in scoring.items() if how.also]
     fields = [f"field.{name}{end}" for name in scoring for end in ("", ".nonnull")]
-    names = [*RATES, CHARACTERS, *fields, *second, "field_score", "field_score_nonnull"]
+    names = [*RATES, DANGEROUS, CHARACTERS, *fields, *second, "field_score", "field_score_nonnull"]
     return {name: Measurement.missing(reason, _unit(name)) for name in names}
 
 
@@ -115,6 +116,9 @@ def _all(verdicts: Sequence[Verdict]) -> dict[str, Series]:
     series: dict[str, Series] = {
         name: [float(getattr(v, attribute)) for v in verdicts] for name, attribute in RATES.items()
     }
+    series[DANGEROUS] = [
+        None if v.dangerous is None else float(bool(v.dangerous)) for v in verdicts
+    ]
     series[CHARACTERS] = [float(v.characters) for v in verdicts]
     for name in dict.fromkeys(name for v in verdicts for name in v.fields):
         series[f"field.{name}"] = [v.fields.get(name) for v in verdicts]
@@ -151,6 +155,8 @@ def _measurement(name: str, series: Series, how: str) -> Measurement:
 def _why_none(name: str, series: Series) -> str:
     if not series:
         return "there are no answers"
+    if name == DANGEROUS:
+        return "no field is judged by the metric clinical"
     if name.endswith("nonnull"):
         return "no judged record has a gold that is not null"
     return "no record is judged for it"

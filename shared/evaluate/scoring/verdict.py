@@ -17,7 +17,7 @@ import jsonschema
 from shared.base.parsing import loads_strictly
 from shared.domain.records import Record
 from shared.domain.settings import FieldScoring
-from shared.evaluate.scoring.metrics import score, second_score
+from shared.evaluate.scoring.metrics import dangers, score, second_score
 
 WHITE_SPACE = " \t\n\r"
 FENCE = re.compile(r"```(?:json)?[ \t]*\n(.*?)\n?[ \t]*```", re.DOTALL)
@@ -55,6 +55,7 @@ class Verdict:
     `fields`: 0 to 1 for each field; None where `where` leaves this record out. `nonnull`: whether
     the field's gold is not null. `reason`: why, where `json` or `schema` is False. `characters`:
     the answer's length. `second`: the second figures, `<field>.<metric>`; they count in no average.
+    `dangerous`: in what the answer contradicts gold; None where no field is judged by `clinical`.
     `rule`: the reason without a word of the answer: which part of schema.json it breaks.
     """
 
@@ -70,6 +71,7 @@ class Verdict:
     characters: int
     second: dict[str, float | None] = field(default_factory=dict)
     rule: str | None = None
+    dangerous: list[str] | None = None
 
 
 def judge(
@@ -101,6 +103,7 @@ def judge(
         characters=len(text),
         second=second,
         rule=rule,
+        dangerous=_dangers(value, record, schema, scoring),
     )
 
 
@@ -134,6 +137,24 @@ def _scores(
             figure = second_score(how, found, gold) if there else 0.0 if judged else None
             second[f"{name}.{how.also}"] = figure
     return fields, second
+
+
+def _dangers(
+    value: Any, record: Record, schema: dict[str, Any], scoring: Mapping[str, FieldScoring]
+) -> list[str] | None:
+    """Every contradiction to gold, each with its field."""
+    clinical = {
+        name: how
+        for name, how in scoring.items()
+        if how.metric == "clinical" and how.judges(record.gold)
+    }
+    if not clinical:
+        return None
+    return [
+        f"{name}: {words}"
+        for name, how in clinical.items()
+        for words in dangers(how, _found(value, name, schema), record.gold.get(name), record.input)
+    ]
 
 
 def _found(value: Any, name: str, schema: dict[str, Any]) -> Any:

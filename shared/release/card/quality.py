@@ -7,11 +7,12 @@ answer reaches; then the same answers pair by pair.
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from shared.base.formatting import interval
 from shared.base.manifest import Measurement
 from shared.base.tables import shown, table
 from shared.evaluate.scoring.pairs import COMPARISONS, SPEED
 from shared.evaluate.scoring.statistics import NO_DIFFERENCE
-from shared.evaluate.scoring.summary import stands_twice
+from shared.evaluate.scoring.summary import DANGEROUS, stands_twice
 from shared.evaluate.systems import MODES, NAMES
 
 Measured = Mapping[str, Measurement]
@@ -21,6 +22,7 @@ WORDS = {
     "schema_compliance": "satisfies schema.json",
     "field_score": "field score",
     "field_score_nonnull": "field score, gold not null",
+    DANGEROUS: "dangerous answers",
     "refusal": "refusals",
     "empty": "empty",
     "degenerate": "garbage",
@@ -28,7 +30,7 @@ WORDS = {
     "characters": "length",
     SPEED: "decode, one prompt at a time, on the CPU",
 }
-FIRST = ("json_validity", "schema_compliance", "field_score", "field_score_nonnull")
+FIRST = ("json_validity", "schema_compliance", "field_score", "field_score_nonnull", DANGEROUS)
 MODE_WORDS = {"free": "Free decoding", "constrained": "Held to the schema"}
 
 
@@ -102,7 +104,7 @@ def _rows(found: Measured, mode: str) -> list[tuple[str, ...]]:
         cells += [found.get(f"{name}.{mode}.{metric}") for name in NAMES]
         twice = any(stands_twice(found, f"{name}.{mode}.{metric}") for name in NAMES)
         if any(map(_known, cells)) and not twice:
-            rows.append((metric_words(metric), *map(_cell, cells)))
+            rows.append((metric_words(metric), *(_cell(metric, cell) for cell in cells)))
     return rows
 
 
@@ -164,5 +166,14 @@ def _known(measurement: Measurement | None) -> bool:
     return measurement is not None and measurement.value is not None
 
 
-def _cell(measurement: Measurement | None) -> str:
+def _cell(metric: str, measurement: Measurement | None) -> str:
+    if metric == DANGEROUS and measurement is not None and _known(measurement):
+        return dangerous_words(measurement)
     return shown(measurement) if measurement is not None else ""
+
+
+def dangerous_words(measurement: Measurement) -> str:
+    """`3 of 120 (0.9–7.1 %)`."""
+    n = measurement.n or 0
+    ends = interval(measurement.low or 0.0, measurement.high or 0.0, measurement.unit)
+    return f"{round(float(measurement.value or 0) * n)} of {n} ({ends})"

@@ -1,0 +1,84 @@
+"""The metric `clinical`: F1 of a note's words, and in what it contradicts gold.
+
+What only one of the two says is no contradiction, and costs no more than its share of the F1.
+
+>>> contradictions("Has received the vaccine.", "Has never received the vaccine.", "")
+['receiv: said, gold denies it', 'vaccin: said, gold denies it']
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+
+from shared.evaluate.scoring.note import RATE, Facts, Variants, facts
+
+LONGER = 1.25
+"""An answer of more than so many times gold's words loses by its cube: a copy is no summary."""
+
+
+def clinical_f1(found: str, gold: str, variants: Variants = ()) -> float:
+    """F1 of stems and quantities, less for an answer over `LONGER` times as long as gold."""
+    ours, theirs = (Counter(facts(text, variants).tokens) for text in (found, gold))
+    total = ours.total() + theirs.total()
+    if not ours or not theirs:
+        return float(not total)
+    short = min(1.0, LONGER * theirs.total() / ours.total())
+    return short**3 * 2 * (ours & theirs).total() / total
+
+
+def contradictions(found: str, gold: str, text: str, variants: Variants = ()) -> list[str]:
+    """Each contradiction to gold, and each number that neither gold nor the input has."""
+    ours, theirs, source = (facts(each, variants) for each in (found, gold, text))
+    return [
+        *_opposites(ours.denied, theirs.denied, ("said, gold denies it", "denied, gold says it")),
+        *_opposites(ours.relatives, theirs.relatives, ("a relative's in gold", "a relative's")),
+        *_wrong_sides(ours, theirs),
+        *_wrong_quantities(ours, theirs, source),
+    ]
+
+
+def _opposites(
+    ours: Mapping[str, set[bool]], theirs: Mapping[str, set[bool]], words: tuple[str, str]
+) -> Iterator[str]:
+    """Stems that are always so in one note and never in the other."""
+    for stem in sorted(ours.keys() & theirs.keys()):
+        if ours[stem].isdisjoint(theirs[stem]):
+            yield f"{stem}: {words[True in ours[stem]]}"
+
+
+def _wrong_sides(ours: Facts, theirs: Facts) -> Iterator[str]:
+    """One side in another's place, or none where gold has one and the answer has it nowhere."""
+    said, wanted = _all_sides(ours), _all_sides(theirs)
+    if said - wanted and wanted - said:
+        yield f"{', '.join(sorted(said - wanted))} stands for {', '.join(sorted(wanted - said))}"
+    for stem in sorted(ours.sides.keys() & theirs.sides.keys()):
+        here, there = ours.sides[stem], theirs.sides[stem]
+        if "" in there or not here.isdisjoint(there):
+            continue
+        if "" not in here:
+            yield f"{stem}: {', '.join(sorted(here))}, in gold {', '.join(sorted(there))}"
+        elif here == {""} and there <= {"left", "right"} - said:
+            yield f"{stem}: no side, in gold {', '.join(sorted(there))}"
+
+
+def _all_sides(found: Facts) -> set[str]:
+    """ "Bilateral" is both."""
+    sides = set().union(*found.sides.values()) - {""}
+    return {"left", "right"} if "bilater" in sides else sides
+
+
+def _wrong_quantities(ours: Facts, theirs: Facts, source: Facts) -> Iterator[str]:
+    """One quantity in another's place, two that changed places, and numbers out of nowhere."""
+    lost = {quantity.kind for quantity in theirs.quantities - ours.quantities}
+    for quantity in sorted(ours.quantities - theirs.quantities, key=str):
+        if quantity.kind in lost:
+            yield f"{quantity}: gold has another"
+        elif quantity.kind != RATE and quantity.written not in theirs.numbers | source.numbers:
+            yield f"{quantity}: neither in gold nor in the input"
+    swapped = [
+        stem
+        for stem, kind in sorted(ours.amounts.keys() & theirs.amounts.keys())
+        if ours.amounts[stem, kind].isdisjoint(theirs.amounts[stem, kind])
+        and ours.amounts[stem, kind] <= theirs.quantities
+    ]
+    if len(swapped) > 1:
+        yield f"{' and '.join(swapped)}: quantities changed places"

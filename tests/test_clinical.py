@@ -1,0 +1,217 @@
+"""A note that contradicts gold is worth nothing and counted; a right one in other words is worth much."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from shared.base.manifest import Measurement
+from shared.domain.domain import load_domain
+from shared.domain.records import Record
+from shared.domain.settings import FieldScoring
+from shared.evaluate.scoring.clinical import contradictions
+from shared.evaluate.scoring.metrics import score
+from shared.evaluate.scoring.note import facts
+from shared.evaluate.scoring.summary import missing, summarise
+from shared.evaluate.scoring.verdict import Verdict, judge
+from shared.release.card.quality import dangerous_words, quality_tables
+
+MEDICAL = load_domain("medical")
+SUMMARY = MEDICAL.chain.metrics["summary"]
+SHOTS = (
+    "Tetanus four years ago. Shingles vaccine, two doses, last year. Has {}received flu vaccine."
+)
+
+DANGEROUS = {
+    "a negation is lost": (SHOTS.format(""), SHOTS.format("never ")),
+    "a negation is added": ("No allergy to penicillin.", "Allergy to penicillin."),
+    "denies becomes reports": ("Reports chest pain.", "Denies chest pain."),
+    "reports becomes denies": ("Denies chest pain.", "Chest pain for 2 hours."),
+    "none, though there is one": ("Allergies: none.", "Penicillin allergy."),
+    "a test is positive": ("Strep test positive.", "Strep test negative."),
+    "two symptoms change places": ("Fever, no cough.", "Cough, no fever."),
+    "two drugs change places": (
+        "Takes metformin, no longer takes warfarin.",
+        "Takes warfarin, no longer takes metformin.",
+    ),
+    "a tenfold dose": ("Metformin 5000 mg twice daily.", "Metformin 500 mg twice daily."),
+    "a tenfold dose without its unit": ("Metformin 5000 twice daily.", "Metformin 500 mg."),
+    "mg for mcg": ("Fentanyl 50 mg.", "Fentanyl 50 mcg."),
+    "daily for twice daily": ("Lisinopril 10 mg daily.", "Lisinopril 10 mg twice daily."),
+    "daily for weekly": ("Methotrexate 15 mg daily.", "Methotrexate 15 mg once a week."),
+    "weeks for days": ("Headache for three weeks.", "Headache for three days."),
+    "two doses change places": (
+        "Metformin 10 mg, lisinopril 500 mg.",
+        "Metformin 500 mg, lisinopril 10 mg.",
+    ),
+    "another year": ("Small stroke in 2019.", "Small stroke in 2016."),
+    "another blood pressure": ("BP 140/90.", "Blood pressure 104/90."),
+    "a value out of nowhere": ("Cough; potassium 7.1.", "Cough."),
+    "the wrong lung": ("Right lower lobe opacity.", "Left lower lobe opacity."),
+    "the wrong side of another word": ("Pain in the right leg.", "Left knee pain."),
+    "both sides for one": ("Bilateral hearing loss.", "Left hearing loss."),
+    "one side for both": ("Left hearing loss.", "Bilateral hearing loss."),
+    "no side": ("Carpal tunnel syndrome.", "Left carpal tunnel syndrome."),
+    "a relative's illness becomes the patient's": (
+        "Breast cancer at 50.",
+        "Mother had breast cancer at 50.",
+    ),
+    "the patient's illness becomes a relative's": (
+        "Father with gout.",
+        "Gout since 2010.",
+    ),
+}
+
+HARMLESS = {
+    "a synonym": ("Heart attack in 2016.", "Myocardial infarction in 2016."),
+    "the other verb for no": ("No chest pain.", "Denies chest pain."),
+    "a negation that comes after": ("Chest pain denied.", "Denies chest pain."),
+    "numbers in words": ("Metformin five hundred milligrams bid.", "Metformin 500 mg twice daily."),
+    "another unit of the same amount": (
+        "Metformin 0.5 g every 12 hours.",
+        "Metformin 500 mg two times a day.",
+    ),
+    "hours between doses": (
+        "Ibuprofen 400mg q8h.",
+        "Ibuprofen 400 mg three times a day.",
+    ),
+    "a range": ("3-4 days of cough.", "Cough for three to four days."),
+    "a year ago": ("Shingles vaccine a year ago.", "Shingles vaccine last year."),
+    "the side elsewhere": ("Pain in the left knee.", "Left knee pain."),
+    "the side behind": ("Left-sided weakness.", "Weakness on the left."),
+    "two sides in another order": (
+        "Right hip pain and pain in the left knee.",
+        "Left knee pain and right hip pain.",
+    ),
+    "a relative behind": ("Breast cancer in mother.", "Mother: breast cancer."),
+    "a relative who is only lived with": (
+        "Asthma. Lives with her mother.",
+        "Lives with mother, has asthma.",
+    ),
+    "no family history": (
+        "No family history of colon cancer.",
+        "Family history negative for colon cancer.",
+    ),
+    "a list that is denied": ("No fever, chills, or cough.", "Denies cough, fever and chills."),
+    "what helped and what did not": (
+        "Dark room helps. Ibuprofen did not help.",
+        "Relieved by a dark room, not by ibuprofen.",
+    ),
+    "what did not help": ("No relief from ibuprofen.", "Ibuprofen without relief."),
+    "a habit after a negation": (
+        "Two beers a week. Never smoked.",
+        "Never smoked, 2 beers weekly.",
+    ),
+    "half of it": ("Metformin.", "Metformin 500 mg twice daily. No fever. Left knee pain."),
+}
+
+
+def dangers(found: str, gold: str) -> list[str]:
+    return contradictions(found, gold, gold, SUMMARY.variants)
+
+
+def worth(found: str, gold: str, text: str = "") -> float:
+    return score(SUMMARY, found, gold, text)
+
+
+@pytest.mark.parametrize(("found", "gold"), DANGEROUS.values(), ids=DANGEROUS)
+def test_a_contradiction_is_found_and_worth_nothing(found: str, gold: str) -> None:
+    assert dangers(found, gold)
+    assert worth(found, gold) == 0.0
+
+
+@pytest.mark.parametrize(("found", "gold"), HARMLESS.values(), ids=HARMLESS)
+def test_the_same_in_other_words_is_no_contradiction(found: str, gold: str) -> None:
+    assert dangers(found, gold) == []
+    assert worth(found, gold, gold) > 0.2
+
+
+@pytest.mark.parametrize("record", MEDICAL.records, ids=lambda record: record.id)
+class TestARecordOfOurs:
+    def test_does_not_contradict_itself(self, record: Record) -> None:
+        assert score(SUMMARY, record.gold["summary"], record.gold["summary"], record.input) == 1.0
+
+    def test_is_not_answered_by_its_dialogue(self, record: Record) -> None:
+        assert worth(record.input, record.gold["summary"], record.input) < 0.2
+
+
+class TestTheScore:
+    def test_of_a_right_synonym_is_full_marks(self) -> None:
+        assert worth("High blood pressure.", "Hypertension.") == 1.0
+
+    def test_falls_with_what_is_missing_and_with_what_is_too_much(self) -> None:
+        gold = "Cough and fever for two days."
+        assert 0 < worth("Cough.", gold) < worth("Cough and fever.", gold) < 1
+        longer = "Cough and fever for two days, and he went on at length about weather and work."
+        assert 0 < worth(longer, gold) < 0.5
+
+    def test_of_nothing_or_of_no_text_is_nothing(self) -> None:
+        assert worth("", "Cough.") == 0.0
+        assert score(SUMMARY, ["Cough."], "Cough.", "") == 0.0
+
+    def test_takes_a_number_from_the_input(self) -> None:
+        text = "Patient: The cough is bad. Doctor: And your potassium is 7.1."
+        assert contradictions("Cough; potassium 7.1.", "Cough.", text) == []
+
+
+class TestANoteIsRead:
+    def test_with_its_quantities_in_one_unit(self) -> None:
+        read = facts("1 g three times a day for a fortnight, 20 mcg weekly")
+        found = {(q.kind, str(q.value)) for q in read.quantities}
+        assert found == {
+            *(("dose", "1000"), ("dose", "1/50")),
+            *(("a day", "3"), ("a day", "1/7"), ("time", "14")),
+        }
+
+    def test_with_doubt_where_a_negation_may_end(self) -> None:
+        read = facts("No pain with walking. Never smoked, drinks wine.")
+        denied = {stem: read.denied[stem] for stem in ("pain", "walk", "wine")}
+        assert denied == {"pain": {True}, "walk": {True, False}, "wine": {False}}
+
+
+SCHEMA: dict[str, Any] = {
+    "properties": {"section": {"type": "string"}, "summary": {"type": "string"}},
+    "required": ["section", "summary"],
+}
+SCORING = {"section": FieldScoring(metric="exact"), "summary": SUMMARY}
+RECORD = Record(id="r1", input="x", gold={"section": "labs", "summary": "No fever."})
+
+
+def verdict(answer: Any, scoring: dict[str, FieldScoring] = SCORING) -> Verdict:
+    return judge(json.dumps(answer), RECORD, SCHEMA, scoring)
+
+
+class TestDangerousAnswers:
+    WRONG = RECORD.gold | {"summary": "Fever."}
+
+    def test_are_kept_by_the_verdict_with_field_and_reason(self) -> None:
+        assert verdict(self.WRONG).dangerous == ["summary: fever: said, gold denies it"]
+        assert verdict(RECORD.gold).dangerous == [] == verdict("none").dangerous
+
+    def test_are_counted_over_all_records(self) -> None:
+        found = summarise([verdict(self.WRONG), *[verdict(RECORD.gold)] * 3], "x")["dangerous"]
+        assert (found.value, found.n) == (0.25, 4)
+
+    def test_are_not_measured_where_no_note_is_written(self) -> None:
+        only = {"section": SCORING["section"]}
+        assert verdict(self.WRONG, only).dangerous is None
+        found = summarise([verdict(self.WRONG, only)], "x")["dangerous"]
+        assert found.value is None and "clinical" in (found.reason or "")
+        assert "dangerous" in missing(only, "why")
+
+    def test_are_a_row_of_the_tables_with_the_count(self) -> None:
+        found = summarise([verdict(self.WRONG), *[verdict(RECORD.gold)] * 3], "x")
+        prefixed = {f"release.free.{name}": m for name, m in found.items()}
+        table = quality_tables(prefixed, {"modes": ["free"]})
+        assert "dangerous answers" in table and "1 of 4 (5–70 %)" in table
+
+    def test_are_told_with_their_interval(self) -> None:
+        told = Measurement(value=0.025, unit="share", n=120, low=0.0085, high=0.0709)
+        assert dangerous_words(told) == "3 of 120 (0.9–7.1 %)"
+
+    def test_stop_publishing_medicals_model(self) -> None:
+        gate = next(g for g in MEDICAL.chain.gate if g.name == "dangerous answers")
+        assert (gate.measurement, gate.blocks) == ("check.release.constrained.dangerous", "publish")
+        assert gate.at_most is not None and gate.at_most < 0.05

@@ -1,4 +1,4 @@
-"""A note that contradicts gold is worth nothing and counted; a right one in other words is worth much."""
+"""A note that contradicts gold is worth nothing and counted; the same in other words is worth much."""
 
 from __future__ import annotations
 

@@ -8,21 +8,36 @@ What only one of the two says is no contradiction, and costs no more than its sh
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 
+from shared.base.text import word_runs
 from shared.evaluate.scoring.note import RATE, Facts, Variants, facts
 
 LONGER = 1.25
-"""An answer of more than so many times gold's words loses by its cube: a copy is no summary."""
+"""An answer of more than so many times gold's words loses by its cube."""
+COPIED = 8
+"""So many of the input's words in a row are copied: a copy is no summary."""
 
 
-def clinical_f1(found: str, gold: str, variants: Variants = ()) -> float:
-    """F1 of stems and quantities, less for an answer over `LONGER` times as long as gold."""
+def clinical_f1(found: str, gold: str, text: str, variants: Variants = ()) -> float:
+    """F1 of stems and quantities, less for what is copied, or over `LONGER` times as long as gold."""
     ours, theirs = (Counter(facts(text, variants).tokens) for text in (found, gold))
     total = ours.total() + theirs.total()
     if not ours or not theirs:
         return float(not total)
     short = min(1.0, LONGER * theirs.total() / ours.total())
-    return short**3 * 2 * (ours & theirs).total() / total
+    return (1 - copied(found, gold, text)) * short**3 * 2 * (ours & theirs).total() / total
+
+
+def copied(found: str, gold: str, text: str) -> float:
+    """The share of the answer's runs of `COPIED` words that stand in the input and not in gold."""
+    ours, theirs, source = (_runs(each) for each in (found, gold, text))
+    return len(ours & source - theirs) / len(ours)
+
+
+@lru_cache(maxsize=20_000)
+def _runs(text: str) -> set[tuple[str, ...]]:
+    return word_runs(text, COPIED)
 
 
 def contradictions(found: str, gold: str, text: str, variants: Variants = ()) -> list[str]:

@@ -127,11 +127,10 @@ def _tokens(scoring: FieldScoring, item: Any) -> tuple[Hashable, ...] | None:
 
 
 def _clinical(scoring: FieldScoring, found: Any, gold: Any, text: str) -> float:
-    if not (isinstance(found, str) and isinstance(gold, str)) or dangers(
-        scoring, found, gold, text
-    ):
+    if not (isinstance(found, str) and isinstance(gold, str)):
         return 0.0
-    return clinical_f1(found, gold, scoring.variants)
+    likeness = clinical_f1(found, gold, text, scoring.variants)
+    return likeness if likeness and not dangers(scoring, found, gold, text) else 0.0
 
 
 def dangers(scoring: FieldScoring, found: Any, gold: Any, text: str) -> list[str]:

@@ -31,6 +31,16 @@ TRAINING_TOO_ALIKE = 0.4
 TEXTS = ("token_f1", "clinical", "verbatim")
 """Metrics of free text: two labellers agree by degrees, and there is no chance to correct for."""
 
+OTHER = {"left": "right", "right": "left", "mcg": "mg", "mg": "g",
+         "days": "weeks", "weeks": "months", "months": "years"}  # fmt: skip
+PLANTED: dict[str, tuple[str, Callable[[str], str]]] = {
+    "a number tenfold": (r"\b\d+(?:\.\d+)?\b", lambda number: f"{float(number) * 10:.10g}"),
+    "another unit": (r"\b(?:mcg|mg|days|weeks|months)\b", OTHER.__getitem__),
+    "the other side": (r"(?i)\b(?:left|right)\b", lambda side: OTHER[side.lower()]),
+    "a negation lost": (r"(?i)\b(?:no|not|never|without|denies) ", lambda _: ""),
+}
+"""Kind of error → what is replaced, and by what."""
+
 Features = Callable[[str], Sequence[str]]
 
 
@@ -234,6 +244,24 @@ def _kappa(pairs: Sequence[tuple[Any, Any]], how: FieldScoring) -> Agreement:
 
 def _kind(value: Any, kinds: Sequence[Any], how: FieldScoring) -> int:
     return next(i for i, kind in enumerate(kinds) if score(how, value, kind, "") == 1)
+
+
+def planted(note: str) -> Iterator[tuple[str, str]]:
+    """Kind of error → the note with one such error planted: each number, unit, side and negation."""
+    for kind, (pattern, wrong) in PLANTED.items():
+        for match in re.finditer(pattern, note):
+            yield kind, note[: match.start()] + wrong(match[0]) + note[match.end() :]
+
+
+def planted_found(domain: Domain, field: str) -> dict[str, tuple[int, int]]:
+    """Kind of error → in how many notes with one planted it is found, and how many there are."""
+    how, found, there = domain.chain.metrics[field], Counter[str](), Counter[str]()
+    for record in judged(domain, field):
+        gold = record.gold[field]
+        for kind, note in planted(gold):
+            there[kind] += 1
+            found[kind] += bool(dangers(how, note, gold, record.input))
+    return {kind: (found[kind], n) for kind, n in there.items()}
 
 
 def lengths(records: Sequence[Record]) -> tuple[int, ...]:

@@ -24,6 +24,7 @@ from benchmarks.record_statistics import (
     judged,
     lengths,
     lengths_by_class,
+    planted_found,
     read_labels,
 )
 from shared.base import paths
@@ -52,6 +53,9 @@ apart and are never pooled with ours.
 - **Second labelling**: `labels.jsonl`, answers given from prompt, schema and inputs alone, before gold
   was seen. Cohen's kappa with its 95 % interval, of values that the field's metric takes for equal;
   for free text the mean score of one against the other, and how many notes contradict gold.
+- **Planted errors**: gold with one number tenfold, or one unit, side or negation changed, against gold:
+  how many the metric `clinical` calls a contradiction. What it misses is mostly a word that the
+  same note also says elsewhere, or the other side of a note that has both.
 - **Most alike**: the geometric mean of two measures from 0 to 1, characters (cosine of tf-idf over runs
   of three to five) and words (idf of those that both have, over idf of those that either has). The
   bound is {TOO_ALIKE} between held-out and calibration text, {TRAINING_TOO_ALIKE} to public training
@@ -79,6 +83,7 @@ def section(domain: Domain, sets: Path | None) -> Iterator[str]:
     yield _given_away(domain)
     yield _balance(domain)
     yield _labelled_twice(domain)
+    yield from _planted(domain)
     yield _alike(domain, calibration, sets)
     if public := _public(domain, sets):
         yield public
@@ -156,6 +161,15 @@ def _labelled_twice(domain: Domain) -> str:
     ]
     heads = ("second labelling", "n", "agreement", "kappa", "contradictions")
     return f"{table(heads, rows, 'github')}\n\nlabels.jsonl: SHA-256 `{sha256_file(file)}`"
+
+
+def _planted(domain: Domain) -> Iterator[str]:
+    """How many planted errors the metric `clinical` finds in gold."""
+    for field, how in domain.chain.metrics.items():
+        if how.metric == "clinical":
+            found = planted_found(domain, field)
+            rows = [(kind, f"{n} of {there}") for kind, (n, there) in found.items()]
+            yield table((f"planted in gold's `{field}`, one at a time", "found"), rows, "github")
 
 
 def _kappa(found: Agreement) -> str:

@@ -27,6 +27,7 @@ SHOTS = (
 
 DANGEROUS = {
     "a negation is lost": (SHOTS.format(""), SHOTS.format("never ")),
+    "a habit is added": ("Smoked and drank.", "Never smoked or drank."),
     "a negation is added": ("No allergy to penicillin.", "Allergy to penicillin."),
     "denies becomes reports": ("Reports chest pain.", "Denies chest pain."),
     "reports becomes denies": ("Denies chest pain.", "Chest pain for 2 hours."),
@@ -105,6 +106,9 @@ HARMLESS = {
         "Two beers a week. Never smoked.",
         "Never smoked, 2 beers weekly.",
     ),
+    "what is taken out of the negation": ("No knee injection.", "Knee: no injection yet."),
+    "what is refused": ("Diet: no meat.", "Refuses meat."),
+    "half an hour": ("Upright for 30 minutes.", "Upright for half an hour."),
     "half of it": ("Metformin.", "Metformin 500 mg twice daily. No fever. Left knee pain."),
 }
 
@@ -163,6 +167,9 @@ class TestTheScore:
     def test_takes_a_number_from_the_input(self) -> None:
         text = "Patient: The cough is bad. Doctor: And your potassium is 7.1."
         assert contradictions("Cough; potassium 7.1.", "Cough.", text) == []
+        spoken = "Doctor: Pressure's one forty-two over eighty-eight, potassium five three."
+        assert contradictions("BP 142/88, potassium 5.3.", "Sleeps well.", spoken) == []
+        assert contradictions("BP 162/88, potassium 5.3.", "Sleeps well.", spoken)
 
 
 class TestANoteIsRead:

@@ -21,6 +21,7 @@ from benchmarks.record_statistics import (
     judged,
     lengths,
     lengths_by_class,
+    planted_found,
     read_labels,
 )
 from benchmarks.records import (
@@ -132,6 +133,12 @@ def test_a_field_for_some_records_has_ten_of_them(name: str, field: str) -> None
     assert len(records) >= OF_A_KIND
     values = Counter(json.dumps(record.gold.get(field)) for record in records)
     assert len(values) > 1, "every answer is the same"
+
+
+def test_planted_errors_are_found_in_notes() -> None:
+    for kind, (found, n) in planted_found(load_domain("medical"), "summary").items():
+        least = 0.95 if kind in ("a number tenfold", "another unit") else 0.75
+        assert n >= 10 and found >= least * n, (kind, found, n)
 
 
 class TestWhatIsGivenAway:

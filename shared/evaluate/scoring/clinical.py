@@ -9,6 +9,7 @@ What only one of the two says is no contradiction, and costs no more than its sh
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
+from itertools import combinations
 
 from shared.base.text import word_runs
 from shared.evaluate.scoring.note import RATE, Facts, Variants, facts
@@ -87,13 +88,15 @@ def _wrong_quantities(ours: Facts, theirs: Facts, source: Facts) -> Iterator[str
     for quantity in sorted(ours.quantities - theirs.quantities, key=str):
         if quantity.kind in lost:
             yield f"{quantity}: gold has another"
-        elif quantity.kind != RATE and quantity.written not in theirs.numbers | source.numbers:
+        elif quantity.kind != RATE and not (theirs.names(quantity) or source.names(quantity)):
             yield f"{quantity}: neither in gold nor in the input"
-    swapped = [
-        stem
-        for stem, kind in sorted(ours.amounts.keys() & theirs.amounts.keys())
-        if ours.amounts[stem, kind].isdisjoint(theirs.amounts[stem, kind])
-        and ours.amounts[stem, kind] <= theirs.quantities
-    ]
-    if len(swapped) > 1:
-        yield f"{' and '.join(swapped)}: quantities changed places"
+    yield from _changed_places(ours, theirs)
+
+
+def _changed_places(ours: Facts, theirs: Facts) -> Iterator[str]:
+    """Two words that have each other's quantities."""
+    here, there = ours.amounts, theirs.amounts
+    for one, other in combinations(sorted(here.keys() & there.keys()), 2):
+        crossed = here[one] == there[other] and here[other] == there[one]
+        if crossed and here[one].isdisjoint(here[other]):
+            yield f"{one[0]} and {other[0]}: quantities changed places"

@@ -25,7 +25,10 @@ from shared.evaluate.scoring.normalise import DASHES, digits
 FILE = Path(__file__).with_name("note.toml")
 NUMBER = r"\d{1,30}(?:,\d{3}){0,9}(?:\.\d{1,30})?"
 ARTICLES = ("a", "an", "the")
+BETWEEN = (*ARTICLES, "her", "his", "their", "my", "foster", "step", "adopt")
 SAID, DENIED, DOUBTFUL = frozenset({False}), frozenset({True}), frozenset({False, True})
+HARMLESS = {"acts", "places", "not_sides", "beside", "body"}
+"""Kinds of cue that are words of the note all the same."""
 RATE = "a day"
 """The kind of a quantity that says how often."""
 
@@ -40,9 +43,12 @@ class Cues(Strict):
     lists: str
     ends: str
     verbs: str
+    acts: str
     places: str
     quits: str
     family: str
+    body: str
+    beside: str
     sides: str
     not_sides: str
     plain: str
@@ -93,9 +99,21 @@ class Facts:
 
     @property
     def numbers(self) -> set[str]:
-        """Every number as it is written, units aside."""
-        bare = {token for token in self.tokens if isinstance(token, str) and token.isdigit()}
-        return bare | {quantity.written for quantity in self.quantities}
+        """The digits of every number, units aside, and of up to three in a row: "one forty-two"."""
+        found = [
+            _digits(token.written) if isinstance(token, Quantity) else token
+            for token in self.tokens
+            if isinstance(token, Quantity) or token.isdigit()
+        ]
+        return {"".join(found[i : i + n]) for i in range(len(found)) for n in (1, 2, 3)}
+
+    def names(self, quantity: Quantity) -> bool:
+        """Whether the number stands in the note, whatever it is said of."""
+        return quantity in self.quantities or _digits(quantity.written) in self.numbers
+
+
+def _digits(text: str) -> str:
+    return re.sub(r"\D", "", text)
 
 
 @lru_cache(maxsize=20_000)
@@ -117,6 +135,7 @@ class _Statement:
     def __init__(self, tokens: Sequence[Token], found: Facts) -> None:
         self.tokens, self.found = tokens, found
         self.scope = SAID  # of the words to come
+        self.denies = False  # a negation, and no mere doubt
         self.lists = False  # the scope goes on over commas
         self.fresh = False  # nothing denied yet since the cue
         self.opens = True  # a part begins
@@ -140,36 +159,38 @@ class _Statement:
 
     def _comma(self, place: int) -> None:
         """ "No fever, chills or cough" goes on; "no fever, mild cough" may or may not."""
-        listed = any(token in ("or", "nor") for token in self.tokens[place:])
+        listed = self.denies and any(token in ("or", "nor") for token in self.tokens[place:])
         if self.scope != SAID:
-            self.scope = DENIED if self.lists or listed else DOUBTFUL
+            self.scope = DENIED if self.lists or listed else DOUBTFUL if self.denies else SAID
         self.fresh, self.opens, self.part = False, True, []
         self._attach()
 
     def _join(self, word: str) -> None:
         if self.scope != SAID:
-            self.scope = DENIED if self.lists or word != "and" else DOUBTFUL
+            listed = self.lists or (self.denies and word != "and")
+            self.scope = DENIED if listed else DOUBTFUL
         self.opens = True
 
     def _word(self, token: str, place: int) -> None:
         cue = _cues(token)
         following = self.tokens[place + 1] if place + 1 < len(self.tokens) else ","
-        if "ends" in cue or (self.opens and cue & {"verbs", "family"}):
+        if "ends" in cue or (self.opens and cue & {"verbs", "acts", "family"}):
             self.scope, self.lists = SAID, False
-            self.family = self.family and not cue & {"ends", "verbs"}
+            self.family = self.family and not cue & {"ends", "verbs", "acts"}
         if "negates" in cue:
             self._negation(cue, place, following)
         elif "quits" in cue:
-            self.scope, self.lists = DOUBTFUL, False
+            self.scope, self.lists, self.denies = DOUBTFUL, False, False
         elif "places" in cue and self.scope == DENIED and not self.fresh:
             self.scope = DOUBTFUL
         elif "family" in cue:
-            self._of_family()
+            self._relative(place)
         elif "sides" in cue and "not_sides" not in _cues(following):
             self._attach()
             self.side = token
-        elif not cue - {"places", "not_sides"} or "sides" in cue:
-            self._content(token)
+        elif not cue - HARMLESS or "sides" in cue:
+            denied = self.scope == DENIED and "body" in cue
+            self._content(token, DOUBTFUL if denied else self.scope)
         self.opens = False
 
     def _negation(self, cue: frozenset[str], place: int, following: Token) -> None:
@@ -179,15 +200,21 @@ class _Statement:
         if behind or helped or following == "for":
             for word in self.part:
                 self.found.denied[word] = set(DENIED if behind else DOUBTFUL)
-        self.scope, self.lists, self.fresh = DENIED, "lists" in cue, True
+        self.scope, self.lists = DENIED, "lists" in cue
+        self.denies = self.fresh = True
 
-    def _of_family(self) -> None:
+    def _relative(self, place: int) -> None:
+        """ "Gout in her father" is his; who "lives with her foster mother" has nothing of hers."""
+        before = [token for token in self.tokens[:place] if token not in BETWEEN]
+        if before and "beside" in _cues(before[-1]):
+            return
         self.family = True
         for word in self.part:
             self.found.relatives[word] = {True}
 
-    def _content(self, word: str) -> None:
-        self.found.denied[word] |= self.scope
+    def _content(self, word: str, scope: frozenset[bool]) -> None:
+        """ "No knee injection" denies no knee."""
+        self.found.denied[word] |= scope
         self.found.relatives[word].add(self.family)
         self.found.sides[word].add(self.side)
         self.part.append(word)
@@ -245,7 +272,7 @@ def _tokens(text: str) -> Iterator[Token]:
             value = Fraction(times) / (Fraction(many) * _words().periods[match["period"]])
             yield Quantity(RATE, value, times if match["times"] else many)
         elif match["pair"]:
-            yield Quantity("", "/".join(re.findall(r"\d+", match["pair"])), match["pair"])
+            yield Quantity("of two", "/".join(re.findall(r"\d+", match["pair"])), match["pair"])
         elif match["number"]:
             yield _quantity(match["number"].replace(",", ""), match["unit"])
         elif match["word"]:

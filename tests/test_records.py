@@ -39,7 +39,7 @@ from shared.olive.calibration import refuse_common
 
 DOMAINS = ("contracts", "financial", "legal", "medical")
 ENOUGH, ENOUGH_CALIBRATION, OF_A_KIND = 120, 100, 10
-SHORT, LONG = 30, 200
+SHORT, LONG = 40, 200
 KAPPA = 0.8
 FIELDS = [(name, field) for name in DOMAINS for field in class_fields(load_domain(name))]
 CONDITIONAL = [

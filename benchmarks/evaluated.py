@@ -16,19 +16,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
 
+from benchmarks.public_sets import SETS, write_set
 from shared.base import paths
 from shared.base.cpu import set_variables
 from shared.base.errors import UserError
 from shared.base.files import write_text
 from shared.base.progress import say
-from shared.domain.domain import domain_names
+from shared.domain.domain import domain_names, load_domain
 from shared.pipeline.one_domain import run_until
 from shared.pipeline.rung import Options
 from shared.release.card.fidelity import fidelity_note, fidelity_table
 from shared.release.card.quality import quality_note, quality_tables
 
 DOCUMENT = paths.REPOSITORY / "docs" / "measured.md"
-SETS = paths.REPOSITORY.parent / "shared" / "eval"
 EMBEDDED, TUNED = "embedded", "smollm2"
 HEAD = """# Base, 16-bit parent, 4-bit release
 
@@ -64,9 +64,10 @@ def _rungs(domain: str) -> list[str]:
 
 
 def _files(domain: str, sets: Path | None) -> list[Path | None]:
-    """None stands for the domain's own records."""
-    public = sets / domain / "eval.jsonl" if sets else None
-    return [None, public] if public and public.is_file() else [None]
+    """None stands for the domain's own records; public ones are put into the form of ours."""
+    if sets is None or not (sets / domain / "eval.jsonl").is_file():
+        return [None]
+    return [None, write_set(load_domain(domain), sets)[0]]
 
 
 def _trained(domain: str) -> str:

@@ -15,8 +15,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.records import SETS
+from shared.base import paths
 from shared.base.parsing import loads_strictly, read_text
+
+SETS = paths.REPOSITORY.parent / "shared" / "eval"
 
 NAME = r"(?:Corporation )?([A-Z][\w]*)(?: [A-Z]\w+)?"
 DEFENDS = (rf"{NAME} is being (?:sued|prosecuted)", rf"{NAME} is sued", rf"suing {NAME}",
@@ -32,7 +34,7 @@ def contradictions(rows: Sequence[dict[str, Any]]) -> Iterator[tuple[str, bool]]
     """Id of each such row, and whether its text says whose statement it is."""
     for row in rows:
         gold = row["gold"]
-        if (gold["issue"], gold["conclusion"]) == ("hearsay", "yes"):
+        if (gold.get("issue"), gold.get("conclusion")) == ("hearsay", "yes"):
             stated = _stated(row["input"])
             if stated is not None:
                 yield row["id"], stated

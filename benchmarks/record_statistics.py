@@ -21,7 +21,8 @@ from shared.domain.settings import FieldScoring
 from shared.evaluate.scoring.metrics import dangers, score
 
 GIVE_AWAY = 0.35
-"""So much above the majority class, and the words alone decide a field."""
+"""So much above the majority class, and the words alone decide a field; so does `SURE`."""
+SURE = 0.95
 SMOOTHING = (0.01, 0.1, 1.0)
 """Tried in turn; the best counts, so that no give-away hides behind a bad choice."""
 TOO_ALIKE = 0.25
@@ -55,7 +56,7 @@ class GivenAway(NamedTuple):
 
     @property
     def bound(self) -> float:
-        return self.majority + GIVE_AWAY
+        return min(self.majority + GIVE_AWAY, SURE)
 
 
 class Nearest(NamedTuple):

@@ -11,8 +11,10 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from benchmarks.public_sets import SETS, mapped, rows_of
 from benchmarks.record_statistics import (
     GIVE_AWAY,
+    SURE,
     TOO_ALIKE,
     TRAINING_TOO_ALIKE,
     Agreement,
@@ -31,7 +33,6 @@ from shared.base import paths
 from shared.base.cpu import set_variables
 from shared.base.files import write_text
 from shared.base.hashing import sha256_file
-from shared.base.parsing import loads_strictly, read_text
 from shared.base.tables import table
 from shared.domain.domain import Domain, domain_names, load_domain
 from shared.domain.records import Record, read_records
@@ -39,7 +40,6 @@ from shared.source.embedded import PACKAGE, embedded_model
 from shared.source.tokenizer import load_tokenizer
 
 DOCUMENT = paths.REPOSITORY / "docs" / "records.md"
-SETS = paths.REPOSITORY.parent / "shared" / "eval"
 SECOND_LABELS = "labels.jsonl"
 HEAD = f"""# The held-out records
 
@@ -49,7 +49,7 @@ apart and are never pooled with ours.
 
 - **Words alone**: how often the field's value is guessed from nothing but which words occur, each
   record by all the others: naive Bayes (the best of three smoothings) and one keyword a text. The
-  bound is the largest class's share + {100 * GIVE_AWAY:.0f} points.
+  bound is the largest class's share + {100 * GIVE_AWAY:.0f} points, and {100 * SURE:.0f} % at most.
 - **Second labelling**: `labels.jsonl`, answers given from prompt, schema and inputs alone, before gold
   was seen. Cohen's kappa with its 95 % interval, of values that the field's metric takes for equal;
   for free text the mean score of one against the other, and how many notes contradict gold.
@@ -95,18 +95,12 @@ def calibration_records(domain: Domain) -> tuple[Record, ...]:
 
 def training_texts(name: str, sets: Path | None) -> dict[str, str]:
     """id → input of the public training text, which has a schema of its own; empty without it."""
-    return _texts_of(sets / name / "train.jsonl") if sets else {}
+    file = sets / name / "train.jsonl" if sets else Path()
+    return {row["id"]: row["input"] for row in rows_of(file)} if file.is_file() else {}
 
 
 def texts(records: tuple[Record, ...]) -> dict[str, str]:
     return {record.id: record.input for record in records}
-
-
-def _texts_of(file: Path) -> dict[str, str]:
-    if not file.is_file():
-        return {}
-    lines = [line for line in read_text(file).split("\n") if line.strip()]
-    return {one["id"]: one["input"] for one in map(loads_strictly, lines)}
 
 
 def _sizes(domain: Domain, calibration: tuple[Record, ...]) -> str:
@@ -204,12 +198,10 @@ def _nearest(found: Nearest) -> tuple[str, str]:
 
 def _public(domain: Domain, sets: Path | None) -> str:
     """The public set's size, and what its words give away of the fields that it shares with ours."""
-    file = sets / domain.name / "eval.jsonl" if sets else Path()
-    if not file.is_file():
+    if sets is None or not (sets / domain.name / "eval.jsonl").is_file():
         return ""
-    found = [loads_strictly(line) for line in read_text(file).split("\n") if line.strip()]
-    records = tuple(Record.model_validate(one) for one in found)
-    rows = []
+    found = mapped(domain, sets)
+    records, rows = found.records, []
     for field in class_fields(domain):
         own = [r for r in records if domain.chain.metrics[field].judges(r.gold) and field in r.gold]
         if own:
@@ -219,7 +211,10 @@ def _public(domain: Domain, sets: Path | None) -> str:
     low, *_, high = lengths(records)
     heads = ("words alone", "n", "classes", "largest class", "naive Bayes", "keyword")
     return (
-        f"Public set: {len(records)} records, {low} to {high} words, median {lengths(records)[2]}.\n\n"
+        f"Public set: {len(records)} records, {low} to {high} words, median {lengths(records)[2]}; "
+        f"not judged, as it has no such field: {', '.join(found.missing) or 'none'}; left out, as our "
+        f"schema has none: {', '.join(found.dropped) or 'none'}; rows left out, as their gold "
+        f"contradicts our prompt: {', '.join(found.contradicting) or 'none'}.\n\n"
         + table(heads, rows, "github")
     )
 

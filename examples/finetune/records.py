@@ -37,7 +37,7 @@ def training_records(domain: Domain, path: Path, heldout: Sequence[Path] = ()) -
     kept_apart = list(domain.records)
     for file in dict.fromkeys(files):
         if file in heldout or file.exists():
-            kept_apart += read_records(file, domain.schema)
+            kept_apart += read_records(file, domain.schema, partial=True)
     return keep_apart(read_records(path, domain.schema), kept_apart, paths.shown(path))
 
 

@@ -92,7 +92,7 @@ def _order(runs: list[RungRun]) -> list[RungRun]:
 def select_records(domain: Domain, options: Options) -> Selection:
     """The held-out records to answer: a sample of the domain's own, N, all, or another file's."""
     if options.records_file:
-        records = read_records(options.records_file, domain.schema)
+        records = read_records(options.records_file, domain.schema, partial=True)
         origin = f"records of {options.records_file.parent.name}/{options.records_file.name}"
     else:
         records, origin = domain.records, OWN

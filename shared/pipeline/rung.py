@@ -140,7 +140,9 @@ class RungRun:
     def text(self) -> tuple[Record, ...]:
         """All records of --records-file, else of the domain: fidelity reads them, none calibrates."""
         file = self.options.records_file
-        return read_records(file, self.domain.schema) if file else self.domain.records
+        if file is None:
+            return self.domain.records
+        return read_records(file, self.domain.schema, partial=True)
 
     @property
     def measured(self) -> dict[str, Measurement]:

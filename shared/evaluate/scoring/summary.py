@@ -20,7 +20,7 @@ from shared.domain.records import Record
 from shared.domain.settings import FieldScoring
 from shared.evaluate.scoring.metrics import score
 from shared.evaluate.scoring.statistics import mean, rate
-from shared.evaluate.scoring.verdict import Verdict, judge
+from shared.evaluate.scoring.verdict import Verdict, is_judged, judge
 
 RATES = {
     "json_validity": "json",
@@ -86,7 +86,8 @@ def constant_answer(
     if not records:
         raise ValueError("there are no records")
     names = [name for name in schema.get("properties", {}) if name in scoring]
-    picks = {name: _best_value(name, scoring[name], records) for name in names}
+    of_field = {n: [r for r in records if is_judged(n, scoring[n], r, schema)] for n in names}
+    picks = {n: _best_value(n, scoring[n], of_field[n] or records) for n in names}
     required = schema.get("required", [])
     answer = {k: v for k, v in picks.items() if v is not None or k in required}
     if jsonschema.Draft202012Validator(schema).is_valid(answer):
@@ -171,9 +172,8 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return statistics.fmean(known) if known else None
 
 
-def _best_value(name: str, scoring: FieldScoring, records: Sequence[Record]) -> Any:
+def _best_value(name: str, scoring: FieldScoring, judged: Sequence[Record]) -> Any:
     """The gold value with the best mean score; of equals, the more frequent, then the earlier."""
-    judged = [record for record in records if scoring.judges(record.gold)] or records
 
     def total(value: Any) -> float:
         return sum(score(scoring, value, r.gold.get(name), r.input) for r in judged)

@@ -52,7 +52,7 @@ REFUSALS = (
 class Verdict:
     """The verdict on one answer.
 
-    `fields`: 0 to 1 for each field; None where `where` leaves this record out. `nonnull`: whether
+    `fields`: 0 to 1 for each field; None where it is not judged (`is_judged`). `nonnull`: whether
     the field's gold is not null. `reason`: why, where `json` or `schema` is False. `characters`:
     the answer's length. `second`: the second figures, `<field>.<metric>`; they count in no average.
     `dangerous`: in what the answer contradicts gold; None where no field is judged by `clinical`.
@@ -119,6 +119,12 @@ def _fault(value: Any, schema: dict[str, Any]) -> tuple[str | None, str | None]:
     return f"{place}: {error.message}", f"breaks {'.'.join(map(str, error.schema_path))}"
 
 
+def is_judged(name: str, how: FieldScoring, record: Record, schema: dict[str, Any]) -> bool:
+    """Not where `where` leaves the record out, nor where its gold lacks a field the schema requires."""
+    known = name in record.gold or name not in schema.get("required", [])
+    return known and how.judges(record.gold)
+
+
 def _scores(
     value: Any, record: Record, schema: dict[str, Any], scoring: Mapping[str, FieldScoring]
 ) -> tuple[dict[str, float | None], dict[str, float | None]]:
@@ -128,7 +134,7 @@ def _scores(
     names = [name for name in schema.get("properties", {}) if name in scoring]
     for name in names:
         how = scoring[name]
-        judged = how.judges(record.gold)
+        judged = is_judged(name, how, record, schema)
         found = _found(value, name, schema)
         gold = record.gold.get(name)
         there = judged and found is not ABSENT
@@ -146,7 +152,7 @@ def _dangers(
     clinical = {
         name: how
         for name, how in scoring.items()
-        if how.metric == "clinical" and how.judges(record.gold)
+        if how.metric == "clinical" and is_judged(name, how, record, schema)
     }
     if not clinical:
         return None

@@ -32,7 +32,7 @@ class TestEveryDomainWeShip:
 
     def test_is_balanced_over_its_classes(self, name: str) -> None:
         domain = load_domain(name)
-        label = {"contracts": "clause_type", "financial": "answer_type"}
+        label = {"contracts": "clause_type", "financial": "scale"}
         field = label.get(name, "issue" if name == "legal" else "section")
         counts = Counter(record.gold[field] for record in domain.records)
         assert set(counts) == set(domain.schema["properties"][field]["enum"])

@@ -237,7 +237,7 @@ MISTAKES = {
     ),
     "gold that breaks the schema": (
         ("eval.jsonl", '"conclusion": "yes"', '"conclusion": "perhaps"'),
-        "gold.conclusion: 'perhaps' is not one of ['yes', 'no']",
+        "gold.conclusion: 'perhaps' is not one of ['yes', 'no', 'unclear']",
     ),
     "an id that stands twice": (
         ("eval.jsonl", '"id": "r0002"', '"id": "r0001"'),

@@ -56,6 +56,9 @@ DANGEROUS = {
     "both sides for one": ("Bilateral hearing loss.", "Left hearing loss."),
     "one side for both": ("Left hearing loss.", "Bilateral hearing loss."),
     "no side": ("Carpal tunnel syndrome.", "Left carpal tunnel syndrome."),
+    "a vaccine after all": ("Influenza vaccine given.", "Influenza vaccine not given."),
+    "an allergy after all": ("Sulfa allergy.", "No sulfa allergy."),
+    "what the mother denies": ("Fever.", "Mother denies fever."),
     "a relative's illness becomes the patient's": (
         "Breast cancer at 50.",
         "Mother had breast cancer at 50.",
@@ -108,6 +111,40 @@ HARMLESS = {
     ),
     "what is taken out of the negation": ("No knee injection.", "Knee: no injection yet."),
     "what is refused": ("Diet: no meat.", "Refuses meat."),
+    "a vaccine not given": (
+        "Up to date. Influenza vaccine not given.",
+        "Up to date. Has not received the influenza vaccine.",
+    ),
+    "what was prescribed and not taken": (
+        "Oxycodone prescribed, never taken.",
+        "Oxycodone never taken.",
+    ),
+    "one film of two is negative": (
+        "Hip x-ray: no fracture. Wrist: no fracture.",
+        "Hip x-ray: no fracture. Wrist x-ray negative.",
+    ),
+    "what a relative declined": ("Rectal exam: mother declined.", "Rectal exam declined."),
+    "a relative with an age": (
+        "Brother, 40, colon cancer at 38.",
+        "Brother, 40, had colon cancer at 38.",
+    ),
+    "when a relative fell ill": (
+        "Quit vaping at brother's diagnosis.",
+        "Quit vaping after brother's diagnosis.",
+    ),
+    "what is related and no relative": (
+        "Bleeding ulcer from ibuprofen.",
+        "Ibuprofen-related bleeding ulcer.",
+    ),
+    "who left": ("Leaving against advice at 4:10.", "Left against advice at 4:10."),
+    "nothing severe": ("Likely drug reaction.", "No sign of a severe reaction."),
+    "what follows a colon": (
+        "Asthma not well controlled: night cough.",
+        "Asthma, not well controlled, with night cough.",
+    ),
+    "what was given up": ("No longer drives.", "Gave up driving."),
+    "none since then": ("No admission since age 2.", "Admissions as a baby, none since age 2."),
+    "a fraction": ("Menarche at 11.5.", "Menarche at 11½."),
     "half an hour": ("Upright for 30 minutes.", "Upright for half an hour."),
     "half of it": ("Metformin.", "Metformin 500 mg twice daily. No fever. Left knee pain."),
 }
@@ -170,6 +207,9 @@ class TestTheScore:
         spoken = "Doctor: Pressure's one forty-two over eighty-eight, potassium five three."
         assert contradictions("BP 142/88, potassium 5.3.", "Sleeps well.", spoken) == []
         assert contradictions("BP 162/88, potassium 5.3.", "Sleeps well.", spoken)
+        spoken = "Doctor: At a quarter to three she came round, on point oh five."
+        assert contradictions("Alert at 2:45 on 0.05.", "Alert.", spoken) == []
+        assert contradictions("Alert at 2:40 on 0.5.", "Alert.", spoken)
 
 
 class TestANoteIsRead:

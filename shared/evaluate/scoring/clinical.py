@@ -6,18 +6,22 @@ What only one of the two says is no contradiction, and costs no more than its sh
 ['receiv: said, gold denies it', 'vaccin: said, gold denies it']
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from itertools import combinations
 
 from shared.base.text import word_runs
-from shared.evaluate.scoring.note import RATE, Facts, Variants, facts
+from shared.evaluate.scoring.note import Facts, facts
+from shared.evaluate.scoring.note_tokens import RATE, Variants
 
 LONGER = 1.25
 """An answer of more than so many times gold's words loses by its cube."""
 COPIED = 8
 """So many of the input's words in a row are copied: a copy is no summary."""
+SPEAKER = re.compile(r"(?m)^\w+: ")
+"""Who speaks, at the beginning of a line of dialogue."""
 
 
 def clinical_f1(found: str, gold: str, text: str, variants: Variants = ()) -> float:
@@ -32,8 +36,8 @@ def clinical_f1(found: str, gold: str, text: str, variants: Variants = ()) -> fl
 
 def copied(found: str, gold: str, text: str) -> float:
     """The share of the answer's runs of `COPIED` words that stand in the input and not in gold."""
-    ours, theirs, source = (_runs(each) for each in (found, gold, text))
-    return len(ours & source - theirs) / len(ours)
+    ours, theirs, source, spoken = (_runs(t) for t in (found, gold, text, SPEAKER.sub("", text)))
+    return len(ours & (source | spoken) - theirs) / len(ours)
 
 
 @lru_cache(maxsize=20_000)

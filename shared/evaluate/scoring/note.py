@@ -10,73 +10,17 @@ contradicts nothing. note.toml has the words, all English.
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
-from functools import cache, lru_cache
-from pathlib import Path
+from functools import lru_cache
 
-import snowballstemmer
+from shared.evaluate.scoring.note_tokens import MARKS, Quantity, Token, Variants, cues, tokens
 
-from shared.base.manifest import Strict
-from shared.base.parsing import read_toml
-from shared.evaluate.scoring.normalise import DASHES, digits
-
-FILE = Path(__file__).with_name("note.toml")
-NUMBER = r"\d{1,30}(?:,\d{3}){0,9}(?:\.\d{1,30})?"
 ARTICLES = ("a", "an", "the")
 BETWEEN = (*ARTICLES, "her", "his", "their", "my", "foster", "step", "adopt")
 SAID, DENIED, DOUBTFUL = frozenset({False}), frozenset({True}), frozenset({False, True})
-HARMLESS = {"acts", "places", "not_sides", "beside", "body"}
+HARMLESS = {"acts", "places", "limits", "not_sides", "beside", "body", "degrees", "speaks"}
 """Kinds of cue that are words of the note all the same."""
-RATE = "a day"
-"""The kind of a quantity that says how often."""
-
-Variants = tuple[tuple[str, ...], ...]
-
-
-class Cues(Strict):
-    """note.toml's [cues], each a list of words."""
-
-    negates: str
-    after: str
-    lists: str
-    ends: str
-    verbs: str
-    acts: str
-    places: str
-    quits: str
-    family: str
-    body: str
-    beside: str
-    sides: str
-    not_sides: str
-    plain: str
-
-
-class Words(Strict):
-    """note.toml."""
-
-    same: dict[str, str]
-    units: dict[str, dict[str, list[str]]]
-    factors: dict[str, Fraction]
-    periods: dict[str, Fraction]
-    cues: Cues
-
-
-@dataclass(frozen=True)
-class Quantity:
-    """A number in its kind's first unit, or two as in 120/80; `written`: as it stands there."""
-
-    kind: str
-    value: Fraction | str
-    written: str = field(compare=False)
-
-    def __str__(self) -> str:
-        return f"{self.written} ({self.kind})" if self.kind else self.written
-
-
-Token = str | Quantity
 
 
 @dataclass
@@ -108,8 +52,13 @@ class Facts:
         return {"".join(found[i : i + n]) for i in range(len(found)) for n in (1, 2, 3)}
 
     def names(self, quantity: Quantity) -> bool:
-        """Whether the number stands in the note, whatever it is said of."""
-        return quantity in self.quantities or _digits(quantity.written) in self.numbers
+        """Whether the number stands in the note, whatever it is said of; 0.05 is also "oh five"."""
+        spoken = quantity.written.removeprefix("0.") if quantity.written.startswith("0.0") else ""
+        return (
+            quantity in self.quantities
+            or _digits(quantity.written) in self.numbers
+            or spoken in self.numbers
+        )
 
 
 def _digits(text: str) -> str:
@@ -119,14 +68,29 @@ def _digits(text: str) -> str:
 @lru_cache(maxsize=20_000)
 def facts(text: str, variants: Variants = ()) -> Facts:
     """Read a note; the phrases of each of `variants` count as the first of them."""
-    tokens = list(_tokens(_spelled_alike(text, variants)))
-    found = Facts(tuple(t for t in tokens if t not in (".", ",", *ARTICLES)))
+    read = tokens(text, variants)
+    found = Facts(tuple(token for token in read if token not in (*MARKS, *ARTICLES)))
     start = 0
-    for place, token in enumerate([*tokens, "."]):
+    for place, token in enumerate([*read, "."]):
         if token == ".":
-            _Statement(tokens[start:place], found).read()
+            _Statement(read[start:place], found).read()
             start = place + 1
     return found
+
+
+def _of(word: str, scope: frozenset[bool]) -> frozenset[bool]:
+    """A part of the body is never denied."""
+    return DOUBTFUL if scope == DENIED and "body" in cues(word) else scope
+
+
+@dataclass
+class _Mention:
+    """A word at one place of a statement, and what is said of it there."""
+
+    word: str
+    denied: frozenset[bool]
+    family: bool
+    side: str
 
 
 class _Statement:
@@ -139,14 +103,17 @@ class _Statement:
         self.lists = False  # the scope goes on over commas
         self.fresh = False  # nothing denied yet since the cue
         self.opens = True  # a part begins
-        self.family = False
-        self.side = self.last = ""
-        self.part: list[str] = []
+        self.family = self.nothing_theirs = False
+        self.side = ""
+        self.mentions: list[_Mention] = []
+        self.part: list[_Mention] = []
 
     def read(self) -> None:
         for place, token in enumerate(self.tokens):
             if token == ",":
                 self._comma(place)
+            elif token == ":":
+                self.scope = self.scope if self.fresh else SAID
             elif isinstance(token, Quantity):
                 self.scope = SAID if self.opens else self.scope
                 self.opens = False
@@ -155,6 +122,10 @@ class _Statement:
             else:
                 self._word(token, place)
         self._attach()
+        for mention in self.mentions:
+            self.found.denied[mention.word] |= mention.denied
+            self.found.relatives[mention.word].add(mention.family)
+            self.found.sides[mention.word].add(mention.side)
         self._amounts()
 
     def _comma(self, place: int) -> None:
@@ -172,58 +143,81 @@ class _Statement:
         self.opens = True
 
     def _word(self, token: str, place: int) -> None:
-        cue = _cues(token)
-        following = self.tokens[place + 1] if place + 1 < len(self.tokens) else ","
-        if "ends" in cue or (self.opens and cue & {"verbs", "acts", "family"}):
+        cue, following = cues(token), self._next(place)
+        ends = "ends" in cue and not self._beside(place)
+        if ends or (self.opens and cue & {"verbs", "acts", "family"}):
             self.scope, self.lists = SAID, False
-            self.family = self.family and not cue & {"ends", "verbs", "acts"}
+            goes_on = self.nothing_theirs or not cue & {"verbs", "acts"}
+            self.family = self.family and goes_on and not ends
+        if self.scope == DENIED and self.fresh and "degrees" in cue:
+            self.scope = DOUBTFUL  # "no severe pain" leaves room for pain
         if "negates" in cue:
-            self._negation(cue, place, following)
+            self._negation(token, cue, place)
         elif "quits" in cue:
             self.scope, self.lists, self.denies = DOUBTFUL, False, False
+            self._deny(self.part if "after" in cue else (), DOUBTFUL)
         elif "places" in cue and self.scope == DENIED and not self.fresh:
             self.scope = DOUBTFUL
+            self._deny(self.part if "limits" in cue else (), DOUBTFUL)
         elif "family" in cue:
-            self._relative(place)
-        elif "sides" in cue and "not_sides" not in _cues(following):
+            self._relative(place, following)
+        elif "sides" in cue and "not_sides" not in cues(following):
             self._attach()
             self.side = token
         elif not cue - HARMLESS or "sides" in cue:
-            denied = self.scope == DENIED and "body" in cue
-            self._content(token, DOUBTFUL if denied else self.scope)
+            self._content(token)
         self.opens = False
 
-    def _negation(self, cue: frozenset[str], place: int, following: Token) -> None:
+    def _next(self, place: int) -> Token:
+        return self.tokens[place + 1] if place + 1 < len(self.tokens) else ","
+
+    def _beside(self, place: int) -> bool:
+        """ "With the patient", "after her brother's": who stands here is not whom it is said of."""
+        before = [token for token in self.tokens[:place] if token not in BETWEEN]
+        return bool(before) and "beside" in cues(before[-1])
+
+    def _done(self, place: int) -> bool:
+        """ "Not yet given": what was not done stands before it."""
+        ahead = (t for t in self.tokens[place + 1 :] if t not in ("yet", "been"))
+        return "done" in cues(next(ahead, "")) and bool(self.mentions)
+
+    def _deny(self, mentions: Sequence[_Mention], scope: frozenset[bool]) -> None:
+        for mention in mentions:
+            mention.denied = _of(mention.word, scope)
+
+    def _negation(self, token: str, cue: frozenset[str], place: int) -> None:
         """ "Strep test negative" denies what stands before it; "pain does not spread" perhaps does."""
-        helped = place > 0 and "verbs" in _cues(self.tokens[place - 1])
-        behind = following == "," or ("after" in cue and following != "for")
-        if behind or helped or following == "for":
-            for word in self.part:
-                self.found.denied[word] = set(DENIED if behind else DOUBTFUL)
-        self.scope, self.lists = DENIED, "lists" in cue
+        following = self._next(place)
+        helped = place > 0 and "verbs" in cues(self.tokens[place - 1])
+        passive = not helped and token in ("not", "never") and self._done(place)
+        if following == "," or ("after" in cue and following != "for") or (passive and self.part):
+            self._deny(self.part, DENIED)
+        elif passive:  # "prescribed, never taken"
+            self._deny(self.mentions, DOUBTFUL)
+        elif helped or following == "for":
+            self._deny(self.part, DOUBTFUL)
+        self.scope, self.lists = DOUBTFUL if passive else DENIED, "lists" in cue
         self.denies = self.fresh = True
 
-    def _relative(self, place: int) -> None:
-        """ "Gout in her father" is his; who "lives with her foster mother" has nothing of hers."""
-        before = [token for token in self.tokens[:place] if token not in BETWEEN]
-        if before and "beside" in _cues(before[-1]):
+    def _relative(self, place: int, following: Token) -> None:
+        """ "Gout in her father" is his; "lives with her mother" and "mother denies fever" are not."""
+        if self._beside(place) or "speaks" in cues(following):
             return
-        self.family = True
-        for word in self.part:
-            self.found.relatives[word] = {True}
+        self.family = self.nothing_theirs = True
+        for mention in self.part:
+            mention.family = True
 
-    def _content(self, word: str, scope: frozenset[bool]) -> None:
+    def _content(self, word: str) -> None:
         """ "No knee injection" denies no knee."""
-        self.found.denied[word] |= scope
-        self.found.relatives[word].add(self.family)
-        self.found.sides[word].add(self.side)
-        self.part.append(word)
-        self.last, self.side, self.fresh = word, "", False
+        mention = _Mention(word, _of(word, self.scope), self.family, self.side)
+        self.mentions.append(mention)
+        self.part.append(mention)
+        self.side, self.fresh, self.nothing_theirs = "", False, False
 
     def _attach(self) -> None:
         """A side that nothing followed, as in "weakness on the left", is the last word's."""
-        if self.side and self.last:
-            self.found.sides[self.last] = {self.side}
+        if self.side and self.mentions:
+            self.mentions[-1].side = self.side
         self.side = ""
 
     def _amounts(self) -> None:
@@ -233,116 +227,3 @@ class _Statement:
             if isinstance(token, Quantity) and heads:
                 _, word = min(heads, key=lambda head: (abs(head[0] - place), head[0]))
                 self.found.amounts[str(word), token.kind].add(token)
-
-
-def _spelled_alike(text: str, variants: Variants) -> str:
-    """Lower case; variants, numbers in words, "3 to 4 days" and "last year" in one spelling each."""
-    text = text.lower().translate(DASHES).replace("’", "'")
-    times = "|".join(name for name, (kind, _) in _units().items() if kind == "time")
-    text = re.sub(rf"-(?=(?:{times})\b)", " ", text.replace("n't", " not"))
-    text = digits(_replaced(text, variants))
-    text = _replaced(text, tuple((one, other) for other, one in _words().same.items()))
-    ranges = rf"({NUMBER}) ?(?:-|to|or) ?({NUMBER})(?P<unit> ?-?(?:{_unit_names()})\b)"
-    text = re.sub(ranges, r"\1\g<unit> \2\g<unit>", text)
-    often = r"(times?|\d \w+|packs?|glass(?:es)?|bottles?) an? (?=(?:day|week|month|year)\b)"
-    text = re.sub(often, r"\1 per ", text)
-    return re.sub(rf"(?<!\w)(?:an?|last|past|previous) (?=(?:{times})\b)", "1 ", text)
-
-
-def _replaced(text: str, variants: Variants) -> str:
-    if not variants:
-        return text
-    pattern, first = _alternatives(variants)
-    return pattern.sub(lambda match: first[match[0]], text)
-
-
-@cache
-def _alternatives(variants: Variants) -> tuple[re.Pattern[str], dict[str, str]]:
-    """A pattern of all the phrases, the longest first, and what each becomes."""
-    first = {phrase.lower(): each[0].lower() for each in variants for phrase in each}
-    phrases = "|".join(map(re.escape, sorted(first, key=len, reverse=True)))
-    return re.compile(rf"(?<!\w)(?:{phrases})(?!\w)"), first
-
-
-def _tokens(text: str) -> Iterator[Token]:
-    """Quantities, stems, "." for what ends a statement and "," for what ends a part of one."""
-    for match in _pattern().finditer(text):
-        if match["period"]:
-            times, many = (match["times"] or "1").replace(",", ""), match["many"] or "1"
-            value = Fraction(times) / (Fraction(many) * _words().periods[match["period"]])
-            yield Quantity(RATE, value, times if match["times"] else many)
-        elif match["pair"]:
-            yield Quantity("of two", "/".join(re.findall(r"\d+", match["pair"])), match["pair"])
-        elif match["number"]:
-            yield _quantity(match["number"].replace(",", ""), match["unit"])
-        elif match["word"]:
-            yield _stem(match["word"].removesuffix("'s"))
-        else:
-            yield "," if match["mark"].strip() in (",", "-") else "."
-
-
-def _quantity(number: str, unit: str | None) -> Token:
-    """A bare 1 is a word: as often as not it was a pronoun."""
-    if unit is None:
-        return number if number == "1" else Quantity("", Fraction(number), number)
-    kind, factor = _units()[unit]
-    return Quantity(kind, Fraction(number) * factor, number)
-
-
-@cache
-def _pattern() -> re.Pattern[str]:
-    periods = "|".join(sorted(_words().periods, key=len, reverse=True))
-    times = rf"(?P<times>{NUMBER}) ?(?:times?|x),? (?:per |each |every )?"
-    every = r"(?:every|each|q|per|/) ?(?P<many>[1-9]\d?)? ?-?"
-    return re.compile(
-        rf"(?:(?:\b{times}|(?<![a-z]){every})(?=(?P<p>{periods})\b)|\b(?=(?P<q>\w+ly)\b))(?P<period>{periods})\b"
-        rf"|(?P<pair>\d+ ?(?:/|over) ?\d+)"
-        rf"|(?P<number>{NUMBER})(?:[ -]?(?P<unit>{_unit_names()})(?![a-z]))?(?![a-z])"
-        r"|(?P<word>\w+(?:'s)?)|(?P<mark>[.,;!?\n]| - )"
-    )
-
-
-@cache
-def _words() -> Words:
-    return read_toml(FILE, Words)
-
-
-@cache
-def _units() -> dict[str, tuple[str, Fraction]]:
-    """How a unit is written → its kind, and how many of the kind's first unit it is."""
-    words = _words()
-    return {
-        spelling: (kind, words.factors.get(name, Fraction(1)))
-        for kind, units in words.units.items()
-        for name, spellings in units.items()
-        for spelling in spellings
-    }
-
-
-@cache
-def _unit_names() -> str:
-    return "|".join(map(re.escape, sorted(_units(), key=len, reverse=True)))
-
-
-@cache
-def _kinds_of_cue() -> dict[str, frozenset[str]]:
-    kinds: dict[str, set[str]] = defaultdict(set)
-    for kind, text in _words().cues.model_dump().items():
-        for word in text.split():
-            kinds[_stem(word)].add(kind)
-    return {stem: frozenset(found) for stem, found in kinds.items()}
-
-
-def _cues(token: Token) -> frozenset[str]:
-    """The kinds of cue that a stem is."""
-    return _kinds_of_cue().get(token, frozenset()) if isinstance(token, str) else frozenset()
-
-
-@lru_cache(maxsize=50_000)
-def _stem(word: str) -> str:
-    return str(_stemmer().stemWord(word))
-
-
-@cache
-def _stemmer() -> "snowballstemmer.stemmer":
-    return snowballstemmer.stemmer("english")

@@ -69,6 +69,15 @@ class Nearest(NamedTuple):
     other: str
 
 
+class Resolved(NamedTuple):
+    """A record changed after the second labelling; `gold`: what it had before."""
+
+    id: str
+    gold: dict[str, Any]
+    changed: str
+    why: str
+
+
 @dataclass(frozen=True)
 class Agreement:
     """Two labellings of one field; `kappa` is Cohen's, None for free text."""
@@ -200,15 +209,25 @@ def _counts(texts: Sequence[str], features: Features) -> tuple[Any, np.ndarray]:
 
 
 def read_labels(path: Path) -> dict[str, dict[str, Any]]:
-    """labels.jsonl: id → the answer that a second labeller gave from prompt and schema alone."""
+    """labels.jsonl: id → a second labeller's answer, from prompt, schema and input alone."""
     lines = [line for line in read_text(path).split("\n") if line.strip()]
-    return {one["id"]: one["gold"] for one in map(loads_strictly, lines)}
+    return {one["id"]: one["label"] for one in map(loads_strictly, lines)}
 
 
-def agreements(domain: Domain, labels: Mapping[str, dict[str, Any]]) -> dict[str, Agreement]:
-    """How far a second labelling agrees, field by field, on the records judged for it."""
+def read_resolved(path: Path) -> tuple[Resolved, ...]:
+    """resolved.jsonl, which is not there where nothing was changed."""
+    lines = read_text(path).split("\n") if path.is_file() else []
+    return tuple(Resolved(**loads_strictly(line)) for line in lines if line.strip())
+
+
+def agreements(
+    domain: Domain, labels: Mapping[str, dict[str, Any]], resolved: Sequence[Resolved] = ()
+) -> dict[str, Agreement]:
+    """How far a second labelling agrees with gold as it was then, on the records judged for a field."""
+    first = {one.id: one.gold for one in resolved}
+    records = [r.model_copy(update={"gold": first.get(r.id, r.gold)}) for r in domain.records]
     return {
-        field: _agreement(how, [(r, labels[r.id]) for r in judged(domain, field)], field)
+        field: _agreement(how, [(r, labels[r.id]) for r in records if how.judges(r.gold)], field)
         for field, how in domain.chain.metrics.items()
     }
 
@@ -236,7 +255,7 @@ def _kappa(pairs: Sequence[tuple[Any, Any]], how: FieldScoring) -> Agreement:
     for pair in pairs:
         table[tuple(_kind(value, kinds, how) for value in pair)] += 1
     agreement = float(np.trace(table) / len(pairs))
-    if len(kinds) < 2:
+    if agreement == 1:  # the estimate of kappa's error is 0, or a root of less than nothing
         return Agreement(len(pairs), agreement, 1.0)
     found = cohens_kappa(table)
     low, high = float(found.kappa_low), min(1.0, float(found.kappa_upp))

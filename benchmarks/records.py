@@ -28,6 +28,7 @@ from benchmarks.record_statistics import (
     lengths_by_class,
     planted_found,
     read_labels,
+    read_resolved,
 )
 from shared.base import paths
 from shared.base.cpu import set_variables
@@ -41,6 +42,7 @@ from shared.source.tokenizer import load_tokenizer
 
 DOCUMENT = paths.REPOSITORY / "docs" / "records.md"
 SECOND_LABELS = "labels.jsonl"
+RESOLVED = "resolved.jsonl"
 HEAD = f"""# The held-out records
 
 Written by `python -m benchmarks.records`. The records in `domains/<domain>/eval.jsonl` are invented, in
@@ -52,7 +54,13 @@ apart and are never pooled with ours.
   bound is the largest class's share + {100 * GIVE_AWAY:.0f} points, and {100 * SURE:.0f} % at most.
 - **Second labelling**: `labels.jsonl`, answers given from prompt, schema and inputs alone, before gold
   was seen. Cohen's kappa with its 95 % interval, of values that the field's metric takes for equal;
-  for free text the mean score of one against the other, and how many notes contradict gold.
+  for free text the mean score of one against the other (of quotes nothing more is asked than that
+  their words stand in the input), and how many notes the metric `clinical` calls a contradiction of
+  gold. All of it on texts and gold as they were then; what was changed afterwards stands below and in
+  `resolved.jsonl`. Both labellers are language models: agreement says that the prompt decides the
+  answer, not that a physician, a lawyer or an accountant would give the same. The rules of `clinical`
+  were improved on those of these notes that it wrongly called contradictions: how often it is wrong
+  on other people's notes is not known.
 - **Planted errors**: gold with one number tenfold, or one unit, side or negation changed, against gold:
   how many the metric `clinical` calls a contradiction. What it misses is mostly a word that the
   same note also says elsewhere, or the other side of a note that has both.
@@ -149,12 +157,17 @@ def _labelled_twice(domain: Domain) -> str:
     file = domain.folder / SECOND_LABELS
     if not file.is_file():
         return "Labelled once: there is no labels.jsonl."
+    resolved = read_resolved(domain.folder / RESOLVED)
     rows = [
         (f"`{field}`", f"{found.n}", _percent(found.agreement), _kappa(found), _dangerous(found))
-        for field, found in agreements(domain, read_labels(file)).items()
+        for field, found in agreements(domain, read_labels(file), resolved).items()
     ]
     heads = ("second labelling", "n", "agreement", "kappa", "contradictions")
-    return f"{table(heads, rows, 'github')}\n\nlabels.jsonl: SHA-256 `{sha256_file(file)}`"
+    changed = [(one.id, one.changed, one.why) for one in resolved]
+    told = table(("changed since", "what", "why"), changed, "github") if changed else ""
+    return (
+        f"{table(heads, rows, 'github')}\n\nlabels.jsonl: SHA-256 `{sha256_file(file)}`\n\n{told}"
+    )
 
 
 def _planted(domain: Domain) -> Iterator[str]:

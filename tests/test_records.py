@@ -24,8 +24,10 @@ from benchmarks.record_statistics import (
     lengths_by_class,
     planted_found,
     read_labels,
+    read_resolved,
 )
 from benchmarks.records import (
+    RESOLVED,
     SECOND_LABELS,
     calibration_records,
     section,
@@ -37,7 +39,7 @@ from shared.domain.domain import Domain, load_domain
 from shared.domain.records import Record, read_records
 from shared.evaluate.scoring.summary import floor
 from shared.evaluate.scoring.verdict import judge
-from shared.olive.calibration import refuse_common
+from shared.olive.calibration_text import refuse_common
 
 DOMAINS = ("contracts", "financial", "legal", "medical")
 ENOUGH, ENOUGH_CALIBRATION, OF_A_KIND = 120, 100, 10
@@ -100,7 +102,8 @@ class TestTheRecordsOfADomain:
     def test_are_labelled_twice(self, domain: Domain) -> None:
         labels = read_labels(domain.folder / SECOND_LABELS)
         assert labels.keys() >= {record.id for record in domain.records}
-        for field, found in agreements(domain, labels).items():
+        resolved = read_resolved(domain.folder / RESOLVED)
+        for field, found in agreements(domain, labels, resolved).items():
             print(f"{domain.name}, {field}: {found}")
             assert found.kappa is None or found.kappa >= KAPPA, (field, found)
             assert (found.dangerous or 0) <= 0.05 * found.n, (field, found)

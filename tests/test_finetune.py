@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from examples.finetune import train as training
 from examples.finetune.packing import Example, encode, pack
+from examples.finetune.public import FILLED, Unsure, gold_of
 from examples.finetune.records import keep_apart, training_records
 from examples.finetune.run import Job, finetune
 from examples.finetune.train import Course, Recipe, answer_loss, pace, train, with_adapter
@@ -225,3 +227,41 @@ class TestTheChain:
         reasons = {a.rung: a.reason for a in walked.attempts}
         assert "hidden_size: 64 is not HuggingFaceTB/SmolLM2-135M-In" in reasons["smollm2"]
         assert walked.rung is None and "not tried in place of" in reasons["embedded"]
+
+
+class TestAPublicRow:
+    """Somebody else's training row, in the form of our schema."""
+
+    TABLE = "| | 2018 | 2019 |\n| Sales | $ 849 | $ 670 |\n\nQuestion: "
+
+    def gold(self, question: str, *, scale: str = "million") -> dict[str, Any] | None:
+        theirs = {"answer": ["670"], "scale": scale, "answer_type": "span"}
+        return gold_of(load_domain("financial"), {"input": self.TABLE + question, "gold": theirs})
+
+    def test_gets_the_unit_and_the_period_that_it_says(self) -> None:
+        wanted = {"answer": ["670"], "scale": "million", "unit": "USD", "period": "2019"}
+        assert self.gold("What were sales in 2019?") == wanted
+
+    def test_is_left_out_where_it_does_not_say(self) -> None:
+        assert self.gold("What were sales?") is None
+        assert self.gold("How much did sales change in 2019?") is None
+        assert self.gold("What were sales in 2019?", scale="none") is None
+
+    def test_gets_words_of_its_own_as_a_quote(self) -> None:
+        legal = load_domain("legal")
+        theirs = {"issue": "overruling", "conclusion": "yes"} | dict.fromkeys(
+            ("parties_diverse", "amount_met")
+        )
+        text = f"Wilmot is overruled. {'It was wrong. ' * 40}"
+        found = gold_of(legal, {"input": text, "gold": theirs})
+        assert found is not None and found["quote"] == "Wilmot is overruled."
+        assert gold_of(legal, {"input": "no end " * 60, "gold": theirs}) is None
+
+    @pytest.mark.parametrize("field", ["unit", "period"])
+    def test_is_filled_as_our_records_are(self, field: str) -> None:
+        found = {}
+        for record in load_domain("financial").records:
+            with suppress(Unsure):
+                found[record.id] = (FILLED[field](record.input, record.gold), record.gold[field])
+        assert len(found) > 70
+        assert all(one == other or one in other for one, other in found.values()), found

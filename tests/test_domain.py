@@ -13,6 +13,7 @@ import tomli
 
 from shared.base import paths
 from shared.base.errors import UserError
+from shared.base.hashing import sha256_file
 from shared.base.parsing import read_toml
 from shared.cli.project import settings_of
 from shared.domain.domain import FILES, domain_names, load_domain
@@ -20,6 +21,13 @@ from shared.domain.records import read_records
 from shared.domain.settings import Chain, Defaults, Gate
 
 Edit = Callable[[str, str, str], int]
+PROMPTS = {
+    "contracts": (2, "0fe2fc38fe20"),
+    "financial": (2, "9bc4cd1169b0"),
+    "legal": (2, "d3b6af2e6be6"),
+    "medical": (2, "76d936b7f827"),
+}
+"""Version and SHA-256 of each domain's prompt.md."""
 
 
 @pytest.mark.parametrize("name", ["contracts", "financial", "legal", "medical"])
@@ -37,6 +45,12 @@ class TestEveryDomainWeShip:
         counts = Counter(record.gold[field] for record in domain.records)
         assert set(counts) == set(domain.schema["properties"][field]["enum"])
         assert max(counts.values()) - min(counts.values()) <= 1
+
+    def test_has_a_new_version_with_each_change_of_its_prompt(self, name: str) -> None:
+        domain = load_domain(name)
+        found = sha256_file(domain.folder / "prompt.md")[:12]
+        told = "raise prompt_version in fallback.toml, and put it here with the hash"
+        assert (domain.chain.prompt_version, found) == PROMPTS[name], told
 
     def test_never_names_its_folder(self, name: str) -> None:
         for file in FILES:

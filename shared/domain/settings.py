@@ -231,10 +231,12 @@ class Defaults(Strict):
 class Chain(Defaults):
     """fallback.toml over the defaults: the rungs in the order they are tried.
 
-    `metrics`: how each field of schema.json is scored; none may be left out.
+    `metrics`: how each field of schema.json is scored; none may be left out. `prompt_version`: one
+    more with each change of prompt.md, told by the card.
     """
 
     version: Literal[1]
+    prompt_version: int = Field(default=1, ge=1)
     metrics: dict[str, FieldScoring] = Field(default_factory=dict)
     rung: list[Rung] = Field(min_length=1)
 

@@ -123,6 +123,7 @@ def _describe(result: ChainResult, key: str, files: dict[str, FileRecord]) -> Re
     return Release(
         key=key,
         release_version=result.domain.chain.publish.version,
+        prompt_version=result.domain.chain.prompt_version,
         domain=result.domain.name,
         rung=rung.name,
         exporter=next((a.exporter for a in result.attempts if a.outcome == "taken"), ""),

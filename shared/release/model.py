@@ -103,13 +103,14 @@ class Release(Listing):
     A measurement is named `<stage>.<name>`; `manifests` gives the key of each stage's manifest.
     `domain_files`: SHA-256 of what else it was made from. `card_template` and `card_code` (the hash
     of what renders it): with them the card can be made again. `release_version` is publish.version
-    of fallback.toml; None lets the Hub's tags be counted on.
+    of fallback.toml; None lets the Hub's tags be counted on. `prompt_version` is fallback.toml's.
     """
 
     model_config = ConfigDict(extra="forbid")
 
     version: Literal[3] = VERSION
     release_version: str | None = None
+    prompt_version: int = 1
     exporter: str = ""
     repository: str = ""
     licence_link: str | None = None

@@ -53,7 +53,7 @@ def _context(release: Release, prompt: str) -> dict[str, Any]:
         "usage_js_constrained": usage_js_constrained(),
         "usage_python": usage_python(title),
         "usage_verify": usage_verify(release.repository),
-        "prompt": fenced(prompt),
+        "prompt": f"Version {release.prompt_version}:\n\n{fenced(prompt)}",
         "check_table": quality_tables(_of_check(release), release.facts.get("check", {})),
         "check_note": quality_note(facts),
         "fidelity": fidelity_section(release),

@@ -18,10 +18,19 @@ from shared.domain.records import read_records
 from shared.olive import build as stage
 from shared.olive.build import build_stage
 from shared.olive.calibration_loader import rows_of
-from shared.olive.calibration_text import FILE, MAX_TOKENS, bound, refuse_common, wants_calibration
+from shared.olive.calibration_text import (
+    EQUAL_ROWS,
+    FILE,
+    MAX_TOKENS,
+    bound,
+    chat_tokens,
+    refuse_common,
+    wants_calibration,
+)
 from shared.pipeline.chain import run_chain
 from shared.pipeline.rung import Options
 from shared.source.source import source_stage
+from shared.source.tokenizer import Tokenizer
 
 Tiny = Callable[[str], Path]
 CALIBRATED = {"type": "CalibratedQuant", "calibration": FILE}
@@ -66,6 +75,13 @@ def test_what_is_shipped_shares_nothing_with_the_held_out_records(name: str) -> 
     refuse_common(records, domain.records, name)
 
 
+@pytest.mark.parametrize("name", domain_names())
+def test_what_is_shipped_is_read_to_the_end_of_its_answer(name: str, embedded: Path) -> None:
+    domain, tokenizer = load_domain(name), Tokenizer(embedded)
+    records = read_records(domain.folder / FILE, domain.schema)
+    assert max(len(chat_tokens(tokenizer, domain.prompt, r)) for r in records) < MAX_TOKENS
+
+
 class TestAHeldOutRecordStopsTheBuild:
     def test_by_its_text_under_another_id(self, root: Path, model: Path) -> None:
         held_out = lines(root / "domains" / "legal" / "eval.jsonl")[3]
@@ -89,7 +105,7 @@ class TestAHeldOutRecordStopsTheBuild:
 
     def test_of_another_file_that_the_run_measures(self, root: Path, model: Path) -> None:
         other = root / "other.jsonl"
-        record = lines(root / "domains" / "legal" / FILE)[5]
+        record = lines(root / "domains" / "legal" / FILE)[2]
         other.write_text(json.dumps(record | {"id": "measured-1"}) + "\n")
         with pytest.raises(UserError, match="measured-1"):
             run_chain(
@@ -137,7 +153,7 @@ def test_both_kinds_of_pass_are_bound_to_the_tokens(tmp_path: Path) -> None:
 def test_a_pass_that_wants_texts_of_one_length_gets_them_packed(tmp_path: Path) -> None:
     workflow = {"passes": {"a": {"type": "AutoClip", "data_config": FILE}}}
     given = bound(workflow, tmp_path)["passes"]["a"]["data_config"]["load_dataset_config"]
-    assert given["params"]["row"] == MAX_TOKENS
+    assert given["params"]["row"] == EQUAL_ROWS["autoclip"]
     assert rows_of([[1, 2, 3], [4], [5, 6, 7]], 3) == [[1, 2, 3], [4, 5, 6]]
     assert rows_of([[1], [2]], 3) == [[1, 2]]
 

@@ -35,14 +35,16 @@ def read_little(domain: Path) -> None:
     """Give both WebGPU and the CPU two rows of text instead of sixteen, and let the gate on how much
     must be read ask for those: the proof is the same. Likewise a quarter of fidelity's text: a random
     model's flat distributions take long to cut; and of an answer, which such a model never ends.
-    The browser gets an hour: a busy machine needs it, a quiet one does not."""
+    The browser gets an hour: a busy machine needs it, a quiet one does not. The first texts to calibrate
+    with and the first held-out records: more of them are read, not otherwise."""
+    keep_first(domain / "calibration.jsonl", 4)
+    keep_first(domain / "eval.jsonl", 40)
     with (domain / "fallback.toml").open("a", encoding="utf-8") as toml:
         toml.write(SHORTER)
 
 
-def calibrate_little(domain: Path, records: int = 6) -> None:
-    """Keep so many of a domain's calibration records: the longest part of a build."""
-    file = domain / "calibration.jsonl"
+def keep_first(file: Path, records: int) -> None:
+    """Keep so many of a file's records; calibration's are the longest part of a build."""
     lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
     file.write_text("".join(lines[:records]), encoding="utf-8")
 

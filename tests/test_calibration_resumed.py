@@ -29,7 +29,7 @@ from shared.olive.workflow import layer_folder
 from shared.source.source import source_stage
 from tests import test_gptq
 from tests.events import wait_until
-from tests.stand_ins import calibrate_little
+from tests.stand_ins import keep_first
 
 Tiny = Callable[[str], Path]
 LAYERS, PER_LAYER = 4, 7
@@ -243,7 +243,7 @@ class TestTheBuild:
 
     def test_goes_on_and_leaves_no_layers_behind(self, root: Path, tiny: Tiny) -> None:
         shutil.copytree(tiny("llama"), root / "models" / "legal" / "merged")
-        calibrate_little(root / "domains" / "legal", 2)
+        keep_first(root / "domains" / "legal" / "calibration.jsonl", 2)
         builds, said = root / "build" / "build", list[str]()
         with ending_in(IN_LAYER_3, die), pytest.raises(Killed):
             self.build()

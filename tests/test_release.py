@@ -22,7 +22,7 @@ from shared.release.model import read_release
 from shared.setup.browser import find_browser
 from tests.events import each, held_at
 from tests.hub_double import WRITE_TOKEN, HubDouble
-from tests.stand_ins import calibrate_little, read_little
+from tests.stand_ins import read_little
 from tests.test_commands import invoke
 from tests.test_schedule import make_world
 
@@ -41,7 +41,6 @@ def world(tmp_path_factory: pytest.TempPathFactory, embedded: Path) -> Path:
     root = tmp_path_factory.mktemp("world")
     shutil.copytree(paths.REPOSITORY / "domains" / "legal", root / "domains" / "legal")
     read_little(root / "domains" / "legal")
-    calibrate_little(root / "domains" / "legal")
     share_embedded(root)
     run = invoke("release", "--domain", "legal", "--records", "3", root=root)
     assert run.returncode == 0, run.stdout + run.stderr

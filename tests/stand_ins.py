@@ -35,8 +35,8 @@ def read_little(domain: Path) -> None:
     """Give both WebGPU and the CPU two rows of text instead of sixteen, and let the gate on how much
     must be read ask for those: the proof is the same. Likewise a quarter of fidelity's text: a random
     model's flat distributions take long to cut; and of an answer, which such a model never ends.
-    The browser gets an hour: a busy machine needs it, a quiet one does not. The first texts to calibrate
-    with and the first held-out records: more of them are read, not otherwise."""
+    The browser gets an hour: a busy machine needs it, a quiet one does not. Texts to calibrate with and
+    held-out records are the first ones: more of them are read, not otherwise."""
     keep_first(domain / "calibration.jsonl", 4)
     keep_first(domain / "eval.jsonl", 40)
     with (domain / "fallback.toml").open("a", encoding="utf-8") as toml:

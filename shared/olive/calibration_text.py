@@ -36,8 +36,8 @@ WORDS_IN_COMMON = 13
 TOKENS = "tokens.json"
 MAX_TOKENS = 1024
 """A longer text's end, its answer, is left out. The prompts alone take up to 460 tokens and the longest
-calibration text of the four domains 790 (the embedded model's tokenizer); time and hidden states grow with
-the tokens that there are, not with this bound."""
+calibration text of the four domains 790 (the embedded model's tokenizer); time and hidden states grow
+with the tokens that there are, not with this bound."""
 
 EQUAL_ROWS = {"autoclip": 512}
 """Olive's passes that can only take texts of one length, and that length in tokens."""

@@ -14,7 +14,7 @@ import pytest
 from shared.base.errors import UserError
 from shared.base.stage import Plan, StageResult
 from shared.domain.domain import domain_names, load_domain
-from shared.domain.records import read_records
+from shared.domain.records import read_records, spread
 from shared.olive import build as stage
 from shared.olive.build import build_stage
 from shared.olive.calibration_loader import rows_of
@@ -26,6 +26,7 @@ from shared.olive.calibration_text import (
     chat_tokens,
     refuse_common,
     wants_calibration,
+    within,
 )
 from shared.pipeline.chain import run_chain
 from shared.pipeline.rung import Options
@@ -80,6 +81,12 @@ def test_what_is_shipped_is_read_to_the_end_of_its_answer(name: str, embedded: P
     domain, tokenizer = load_domain(name), Tokenizer(embedded)
     records = read_records(domain.folder / FILE, domain.schema)
     assert max(len(chat_tokens(tokenizer, domain.prompt, r)) for r in records) < MAX_TOKENS
+
+
+def test_a_build_reads_whole_texts_evenly_spread_until_it_has_the_tokens_asked_for() -> None:
+    texts = [[place] * 10 for place in range(16)]
+    assert [text[0] for text in within(texts, 45)] == [0, 8, 4, 12]
+    assert within(texts, 160) == list(spread(texts)) and within(texts, 3) == [texts[0]]
 
 
 class TestAHeldOutRecordStopsTheBuild:

@@ -21,11 +21,11 @@ from shared.base.errors import RungFailed, UserError
 from shared.base.manifest import Manifest
 from shared.base.stage import Plan, Produced, run_stage
 from shared.domain.domain import Domain, load_domain
+from shared.domain.records import spread
 from shared.evaluate import systems
 from shared.evaluate.check import Selection, check_stage
 from shared.evaluate.models.chat import Answer
 from shared.evaluate.systems import System, parse_minutes
-from shared.evaluate.token_windows import spread
 from shared.release.card.quality import quality_note
 from shared.release.gates import judge_gates
 from shared.source.source import answering_hash, source_stage

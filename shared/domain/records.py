@@ -1,7 +1,8 @@
 """Held-out and calibration records: one JSON object a line, each gold answer true to the schema."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jsonschema
 from pydantic import ConfigDict, Field
@@ -10,6 +11,8 @@ from shared.base import paths
 from shared.base.errors import UserError
 from shared.base.manifest import Strict
 from shared.base.parsing import loads_strictly, read_text, validate
+
+Item = TypeVar("Item")
 
 
 class Record(Strict):
@@ -22,6 +25,13 @@ class Record(Strict):
     gold: dict[str, Any]
     source: str | None = None
     licence: str | None = None
+
+
+def spread(items: Sequence[Item]) -> tuple[Item, ...]:
+    """The items in an order whose every beginning is spread about evenly: 0, 4, 2, 6, 1, …"""
+    width = len(items).bit_length()
+    order = sorted(range(len(items)), key=lambda i: f"{i:0{width}b}"[::-1])
+    return tuple(items[i] for i in order)
 
 
 def read_records(

@@ -153,6 +153,12 @@ class FieldScoring(Strict):
         return all(key in gold and same(gold[key], value) for key, value in self.where.items())
 
 
+class CalibrationSettings(Strict):
+    """How many tokens of calibration.jsonl a build reads at most: whole records, evenly spread."""
+
+    tokens: int = Field(ge=1)
+
+
 class CheckSettings(Strict):
     """How many held-out records are answered by default, and with how many tokens at most."""
 
@@ -212,6 +218,7 @@ class Defaults(Strict):
     """defaults.toml: what holds for each domain whose fallback.toml does not say otherwise."""
 
     publish: PublishSettings
+    calibration: CalibrationSettings
     check: CheckSettings
     fidelity: FidelitySettings
     bench: BenchSettings

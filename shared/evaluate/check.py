@@ -17,7 +17,7 @@ from shared.base.manifest import Measurement, tool_versions
 from shared.base.progress import say
 from shared.base.stage import Plan, Produced, StageResult, run_stage
 from shared.domain.domain import Domain
-from shared.domain.records import Record
+from shared.domain.records import Record, spread
 from shared.domain.settings import Rung
 from shared.evaluate.scoring.pairs import Answers, Judged, advice, exceptions, measure
 from shared.evaluate.systems import (
@@ -31,7 +31,6 @@ from shared.evaluate.systems import (
     all_systems,
     base_label,
 )
-from shared.evaluate.token_windows import spread
 from shared.source.source import Source
 
 ANSWERS = "answers.jsonl"

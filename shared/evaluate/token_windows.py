@@ -39,13 +39,6 @@ def sample(items: Sequence[Item], count: int) -> tuple[Item, ...]:
     return tuple(items[i * len(items) // count] for i in range(count))
 
 
-def spread(items: Sequence[Item]) -> tuple[Item, ...]:
-    """The items in an order whose every beginning is spread about evenly: 0, 4, 2, 6, 1, …"""
-    width = len(items).bit_length()
-    order = sorted(range(len(items)), key=lambda i: f"{i:0{width}b}"[::-1])
-    return tuple(items[i] for i in order)
-
-
 def held_out(system: str, records: Iterable[Record], origin: str = "") -> HeldOut:
     """The inputs of the records with the answers that would be right."""
     pairs = ((r.input, json.dumps(r.gold, ensure_ascii=False)) for r in records)

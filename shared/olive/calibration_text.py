@@ -8,7 +8,8 @@ compared with all records that are measured, by id and by runs of words, and one
 
 import copy
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from shared.base.manifest import Measurement, tool_versions
 from shared.base.stage import Plan, Produced, StageResult, run_stage
 from shared.base.text import word_runs
 from shared.domain.domain import Domain
-from shared.domain.records import Record, read_records
+from shared.domain.records import Record, read_records, spread
 from shared.source.source import Source
 from shared.source.tokenizer import Tokenizer
 
@@ -81,7 +82,11 @@ def calibration_stage(
     plan = Plan(
         "calibration",
         inputs={"source": tokenizer.key, "prompt": sha256_json(domain.prompt)},
-        settings={"records": [r.model_dump() for r in records], "tokens": MAX_TOKENS},
+        settings={
+            "records": [r.model_dump() for r in records],
+            "longest": MAX_TOKENS,
+            "tokens": domain.chain.calibration.tokens,
+        },
         tools=tool_versions("transformers"),
         code=(__name__,),
     )
@@ -114,15 +119,25 @@ def chat_tokens(tokenizer: Tokenizer, prompt: str, record: Record) -> list[int]:
 
 def _tokenise(source: Source, domain: Domain, records: Iterable[Record], work: Path) -> Produced:
     tokenizer = Tokenizer(source.folder)
-    texts = [chat_tokens(tokenizer, domain.prompt, record) for record in records]
+    every = [chat_tokens(tokenizer, domain.prompt, record) for record in records]
+    texts = within(every, domain.chain.calibration.tokens)
     (work / TOKENS).write_text(json.dumps(texts))
-    how = "tokens of the domain's calibration texts, with the prompt"
+    how = f"of the domain's {len(every)} calibration texts, evenly spread, with the prompt"
     return Produced(
         {
             "records": Measurement(value=len(texts), unit="records", how=how),
             "tokens": Measurement(value=sum(map(len, texts)), unit="tokens", how=how),
         }
     )
+
+
+def within(texts: Sequence[list[int]], tokens: int) -> list[list[int]]:
+    """Texts evenly spread over all of them, as many as have `tokens` at most; one in any case."""
+    order = spread(texts)
+    so_far = accumulate(map(len, order))
+    return [text for text, total in zip(order, so_far, strict=True) if total <= tokens] or [
+        order[0]
+    ]
 
 
 def bound(workflow: dict[str, Any], tokens: Path) -> dict[str, Any]:

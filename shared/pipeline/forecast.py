@@ -192,7 +192,8 @@ def _calibration(run: Run, workflow: dict[str, Any]) -> float:
         return 0.0
     around = TEMPLATE + len(run.domain.prompt) / CHARACTERS
     records = read_records(path, run.domain.schema)
-    return sum(min(MAX_TOKENS, around + len(r.input) / CHARACTERS + _gold(r)) for r in records)
+    lengths = (around + len(r.input) / CHARACTERS + _gold(r) for r in records)
+    return min(run.domain.chain.calibration.tokens, sum(min(MAX_TOKENS, n) for n in lengths))
 
 
 def lines(costs: dict[Stage, Cost], stages: Sequence[Stage]) -> list[str]:

@@ -4,6 +4,8 @@
 (2048,)
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,11 @@ class Model:
     prefix: str
     ignored: tuple[str, ...]
 
+    @property
+    def rows(self) -> int:
+        """How many tokens the embedding has room for."""
+        return self.shapes[self.table][0]
+
     def own_name(self, name: str) -> str:
         """A file's name in the model's words: transformers adds or strips the base model's prefix."""
         if name in self.shapes:
@@ -40,25 +47,15 @@ class Model:
 @not_collecting()
 def described_model(folder: Path) -> Model:
     """The model of the folder's config.json on the meta device; RungFailed where there is none."""
+    config = _causal_config(folder)
     import torch
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
     from transformers.core_model_loading import revert_weight_conversion
 
-    where = paths.shown(folder / "config.json")
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-            raise RungFailed(
-                f"{where}: model_type: {config.model_type!r} is no causal language model"
-            )
+    with _refusing_nonsense(folder):
         with torch.device("meta"):
             made: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
         saved = revert_weight_conversion(made, made.state_dict())
-    except RungFailed:
-        raise
-    except Exception as error:  # a config of any kind of nonsense: its class raises what it likes
-        words = " ".join(str(error).split())[:300] or type(error).__name__
-        raise RungFailed(f"{where}: describes no causal language model: {words}") from None
     embedding = made.get_input_embeddings().weight
     return Model(
         next(name for name, tensor in made.named_parameters() if tensor is embedding),
@@ -67,3 +64,25 @@ def described_model(folder: Path) -> Model:
         made.base_model_prefix,
         (r"rotary_emb\.inv_freq$", *(made._keys_to_ignore_on_load_unexpected or ())),
     )
+
+
+def _causal_config(folder: Path) -> Any:
+    """transformers' configuration, before what builds models is imported, which takes seconds more."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
+
+    with _refusing_nonsense(folder):
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        where = paths.shown(folder / "config.json")
+        raise RungFailed(f"{where}: model_type: {config.model_type!r} is no causal language model")
+    return config
+
+
+@contextmanager
+def _refusing_nonsense(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # a config of any kind of nonsense: its class raises what it likes
+        words = " ".join(str(error).split())[:300] or type(error).__name__
+        where = paths.shown(folder / "config.json")
+        raise RungFailed(f"{where}: describes no causal language model: {words}") from None

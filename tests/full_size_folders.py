@@ -1,6 +1,7 @@
 """Model folders of full size that cannot serve: sparse files, which take no disk, and no torch.
 
-Run by itself it prints what the chain says of each, and whether torch was imported to say it.
+Run by itself it prints what the chain says of each, whether torch was imported to say it, and in how
+many seconds of CPU with our imports; transformers' are counted for the first kind that needs them.
 """
 
 from __future__ import annotations
@@ -30,12 +31,14 @@ CONFIG: dict[str, Any] = {
     "num_key_value_heads": 4,
     "tie_word_embeddings": True,
 }
+CHAT = "{% for m in messages %}{{ m.content }}{% endfor %}"
+NO_SYSTEM = "{{ raise_exception('System role not supported') }}"
 HEAD, TABLE = "lm_head.weight", "model.embed_tokens.weight"
 LAYER = "model.layers.7"
 DOWN = f"{LAYER}.mlp.down_proj.weight"
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
 
-Spoil = Callable[[Path], None]
+Spoil = Callable[[Path], object]
 Tensors = dict[str, tuple[str, tuple[int, ...]]]
 BYTES = {"BF16": 2, "I32": 4}
 
@@ -67,9 +70,17 @@ def make(folder: Path, spoil: Spoil) -> None:
     folder.mkdir(parents=True)
     write(folder / SINGLE, good())
     configure(folder, CONFIG)
-    (folder / "tokenizer.json").write_text("{}")
+    number_tokens(folder, CONFIG["vocab_size"])
     (folder / "tokenizer_config.json").write_text("{}")
+    (folder / "chat_template.jinja").write_text(CHAT)
     spoil(folder)
+
+
+def number_tokens(folder: Path, count: int) -> None:
+    """A tokenizer whose tokens are the numbers."""
+    model = {"type": "WordLevel", "vocab": {str(n): n for n in range(count)}, "unk_token": "0"}
+    text = json.dumps({"version": "1.0", "added_tokens": [], "model": model})
+    (folder / "tokenizer.json").write_text(text)
 
 
 def without(*names: str) -> Spoil:
@@ -78,6 +89,21 @@ def without(*names: str) -> Spoil:
 
 def having(more: Tensors) -> Spoil:
     return lambda f: write(f / SINGLE, good() | more)
+
+
+def chatting(template: str) -> Spoil:
+    return lambda f: (f / "chat_template.jinja").write_text(template)
+
+
+def unknown(folder: Path) -> None:
+    """A model whose tensors arithmetic does not know, whose template cannot render."""
+    configure(folder, CONFIG | {"head_dim": 0})
+    chatting("{%")(folder)
+
+
+def cut(folder: Path) -> None:
+    text = (folder / "tokenizer.json").read_text()
+    (folder / "tokenizer.json").write_text(text[:1000])
 
 
 def configured(**keys: Any) -> Spoil:
@@ -162,18 +188,68 @@ BAD: dict[str, tuple[Spoil, str]] = {
         configured(quantization_config={"quant_method": "bitsandbytes"}),
         "quantization_config: left over from a quantised base",
     ),
-    "no chat template": (lambda f: None, "tokenizer_config.json: chat_template: missing"),
+    "no chat template": (
+        lambda f: (f / "chat_template.jinja").unlink(),
+        "tokenizer_config.json: chat_template: missing",
+    ),
+    "a tokenizer cut short": (cut, "tokenizer.json: no tokenizer can be loaded from it"),
+    "a template cut short": (
+        chatting("{% for m in messages %}{{ m.content }}"),
+        "chat_template.jinja: chat_template: cannot render a system prompt and a question",
+    ),
+    "a template cut short, of a model that only transformers knows": (
+        unknown,
+        "chat_template.jinja: chat_template: cannot render a system prompt and a question",
+    ),
+    "a template that refuses a system message": (
+        chatting(CHAT + "{% if messages[0].role == 'system' %}" + NO_SYSTEM + "{% endif %}"),
+        "cannot render a system prompt and a question: System role not supported",
+    ),
+    "a template that would run code": (
+        chatting("{{ messages.__class__.__mro__[1].__subclasses__() }}"),
+        "cannot render a system prompt and a question",
+    ),
+    "a template that loses the system prompt": (
+        chatting("{{ messages[-1].content }}"),
+        "leaves out the system prompt",
+    ),
+    "a template that loses the question": (
+        chatting("{{ messages[0].content }}"),
+        "leaves out what the user says",
+    ),
+    "more tokens than rows": (
+        lambda f: number_tokens(f, 128300),
+        "tokenizer.json: 128300 tokens, but the model has only 128256 rows",
+    ),
+    "an end token beyond the vocabulary": (
+        configured(eos_token_id=128300),
+        "config.json: eos_token_id: 128300 is no token of a vocabulary of 128256",
+    ),
 }
-"""What is wrong → how, and the sentence that a person reads."""
+"""What is wrong → how, and the sentence that a person reads, without torch."""
+
+NONSENSE: dict[str, tuple[Spoil, str]] = {
+    "an unknown kind of model": (configured(model_type="no_such_thing"), "`no_such_thing`"),
+    "no language model": (
+        configured(model_type="fnet"),
+        "model_type: 'fnet' is no causal language model",
+    ),
+    "an unknown activation": (
+        configured(hidden_act="none_such"),
+        "config.json: describes no causal language model: 'none_such'",
+    ),
+}
+"""What only transformers can say of a config.json, with torch."""
 
 
 def main() -> None:
-    said = {}
-    for kind, (spoil, _) in BAD.items():
+    imported, said = time.process_time(), {}
+    for kind, (spoil, _) in (BAD | NONSENSE).items():
         make(paths.root() / "models" / "legal" / "merged", spoil)
+        began = time.process_time() - imported
         chain = release_domain("legal", Options(rung="smollm3")).chain
         reason = chain.attempts[0].reason if chain else None
-        said[kind] = [reason, "torch" in sys.modules, time.process_time()]
+        said[kind] = [reason, "torch" in sys.modules, time.process_time() - began]
     print(json.dumps(said))
 
 

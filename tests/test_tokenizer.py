@@ -10,7 +10,12 @@ from pathlib import Path
 import pytest
 
 from shared.base.errors import RungFailed
-from shared.source.tokenizer import load_tokenizer, refuse_unusable_tokenizer, stop_tokens
+from shared.source.tokenizer import (
+    load_tokenizer,
+    refuse_tokens_beyond,
+    stop_tokens,
+    usable_tokenizer,
+)
 from tests.tiny import VOCABULARY
 
 ROWS = VOCABULARY
@@ -23,7 +28,7 @@ def folder(tiny: Callable[[str], Path], tmp_path: Path) -> Path:
 
 def refusal(folder: Path, rows: int = ROWS) -> str:
     with pytest.raises(RungFailed) as caught:
-        refuse_unusable_tokenizer(folder, rows)
+        refuse_tokens_beyond(rows, folder, usable_tokenizer(folder))
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -34,7 +39,7 @@ def with_template(folder: Path, text: str) -> Path:
 
 
 def test_a_good_one_is_taken(folder: Path) -> None:
-    refuse_unusable_tokenizer(folder, ROWS)
+    refuse_tokens_beyond(ROWS, folder, usable_tokenizer(folder))
 
 
 class TestAChatTemplate:

@@ -165,13 +165,16 @@ def _contract_stage(folder: Path, force: bool) -> StageResult:
 
 def _contract(folder: Path) -> Produced:
     from shared.source.contract import need_good_headers, source_contract
-    from shared.source.tokenizer import refuse_unusable_tokenizer
+    from shared.source.dense import dense_model
+    from shared.source.tokenizer import refuse_tokens_beyond, usable_tokenizer
 
     need_good_headers(folder)
     chat_template(folder)
+    tokenizer = usable_tokenizer(folder)
+    if early := dense_model(_need_object(folder / "config.json")):  # before torch is imported
+        refuse_tokens_beyond(early.rows, folder, tokenizer)
     found = source_contract(folder)
-    rows = found.model.shapes[found.model.table][0]
-    refuse_unusable_tokenizer(folder, rows)
+    refuse_tokens_beyond(found.model.rows, folder, tokenizer)
     tensors = found.tensors.values()
     facts = {
         "tensors": len(found.tensors),

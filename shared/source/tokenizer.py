@@ -145,8 +145,8 @@ def _closing_token(folder: Path, tokenizer: Any) -> int | None:
     return None if named is None else int(tokenizer.convert_tokens_to_ids(named))
 
 
-def refuse_unusable_tokenizer(folder: Path, rows: int) -> None:
-    """RungFailed unless the template renders a chat of ours and every token has one of `rows` rows."""
+def usable_tokenizer(folder: Path) -> Any:
+    """The tokenizer, whose template renders a chat of ours; else RungFailed. torch is not imported."""
     tokenizer = load_tokenizer(folder)
     here = folder / (TEMPLATE if (folder / TEMPLATE).is_file() else "tokenizer_config.json")
     where = f"{paths.shown(here)}: chat_template"
@@ -158,6 +158,11 @@ def refuse_unusable_tokenizer(folder: Path, rows: int) -> None:
     for part, words in ((SYSTEM, "the system prompt"), (USER, "what the user says")):
         if part not in text:
             raise RungFailed(f"{where}: leaves out {words}")
+    return tokenizer
+
+
+def refuse_tokens_beyond(rows: int, folder: Path, tokenizer: Any) -> None:
+    """RungFailed unless every token, the stop tokens too, has one of the model's `rows` rows."""
     if len(tokenizer) > rows:
         raise RungFailed(
             f"{paths.shown(folder / 'tokenizer.json')}: {len(tokenizer)} tokens, but the model has "

@@ -89,9 +89,13 @@ def domains(c: Context, domain: str = "") -> None:
 def settings_of(domain: Domain) -> str:
     """The effective settings as TOML; behind each value the line that sets it, or "built in"."""
     config = domain.config
-    rows = _rows(config, (), {"version": domain.chain.version})
-    tables = domain.chain.model_dump(exclude_none=True, exclude={"version"})
-    for name, value in (tables | {"metrics": config.merged.get("metrics", {})}).items():
+    every = domain.chain.model_dump(exclude_none=True)
+    every |= {"metrics": config.merged.get("metrics", {})}
+    single = {name: value for name, value in every.items() if isinstance(value, int)}
+    rows = _rows(config, (), single)
+    for name, value in every.items():
+        if name in single:
+            continue
         if isinstance(value, dict):
             rows += ["", f"[{name}]", *_rows(config, (name,), value)]
             continue

@@ -47,6 +47,9 @@ from shared.webgpu_bench.server import serve
 
 DOCUMENT = paths.REPOSITORY / "docs" / "page-answers.md"
 DOMAINS = ("legal", "contracts", "financial", "medical")
+ENDING = 24
+"""Tokens after which a free answer of the small model meets a stop token, which it seldom learns to."""
+
 TIED = 1e-4
 """Logits as near as this over the largest one are one logit to two runtimes in float32."""
 ANSWER = """async ({ name, text, held, limit }) => {
@@ -65,7 +68,8 @@ HEAD = """# The page's answers are the check's
 Written by `python -m benchmarks.page_answers`: the first {records} records of each domain, up to
 {limit} tokens an answer, in Chromium on a software adapter and in {tools}, on the same file, {package}.
 Without a package of yours it is a model of a hundred thousand weights that the command trains on the
-domains' records: a software adapter takes seconds for a token of a large vocabulary.
+domains' records: a software adapter takes seconds for a token of a large vocabulary. So that its free
+answers end, a token of each domain's first one is a stop token too.
 
 "Same" counts answers that are the check's token for token, to the stop token that ends them or to the
 limit; "ended" counts those with a stop token. "Arithmetic" counts those whose first other token is one
@@ -89,10 +93,11 @@ class Asked:
     ids: list[int]
 
 
-def small_package(root: Path, steps: int = STEPS) -> Path:
+def small_package(root: Path, steps: int = STEPS, ending: int = ENDING) -> Path:
     """A packaged model of all domains (small_model.py), made by the real stages in the world `root`.
 
-    Both sides compute it in float32 (accuracy level 1), so that no token hangs on int8 rounding.
+    Both sides compute it in float32 (accuracy level 1), so that no token hangs on int8 rounding. The
+    token that stands at `ending` in a domain's first free answer is made one that ends an answer.
     """
     shutil.rmtree(root, ignore_errors=True)
     shutil.copytree(paths.REPOSITORY / "domains", root / "domains")
@@ -107,7 +112,23 @@ def small_package(root: Path, steps: int = STEPS) -> Path:
     model = write_small_model(root / "models" / "legal" / "merged", domains, template, steps)
     say(f"{model}: written")
     with in_world(root):
-        return run_chain(load_domain("legal"), Options(rung="smollm3", until="package")).package
+        package = run_chain(load_domain("legal"), Options(rung="smollm3", until="package")).package
+    asked = ask_check(package, domains, 1, ending + 1)
+    _end_at(package, {one.ids[-1] for one in asked if one.mode == "free"})
+    return package
+
+
+def _end_at(package: Path, tokens: set[int]) -> None:
+    """Further stop tokens, in both files that name them."""
+    for name, key in (("generation_config.json", None), ("genai_config.json", "model")):
+        config = json.loads((package / name).read_text())
+        inner = config[key] if key else config
+        before = inner["eos_token_id"]
+        inner["eos_token_id"] = sorted(
+            {*(before if isinstance(before, list) else [before]), *tokens}
+        )
+        (package / name).unlink()
+        write_text(package / name, json.dumps(config))
 
 
 @contextmanager

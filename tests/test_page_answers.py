@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
-from benchmarks.page_answers import DOMAINS, Asked, Judge, ask_check, compare, small_package, table
+from benchmarks.page_answers import DOMAINS, Asked, Judge, compare, small_package, table
 from shared.domain.domain import load_domain
 from shared.evaluate.systems import MODES
 
@@ -16,24 +15,8 @@ STEPS, TOKENS = 12, 24
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A package whose model was trained for a few steps: its answers need not be good, but those in
-    free text end."""
-    package = small_package(tmp_path_factory.mktemp("small") / "world", STEPS)
-    asked = ask_check(package, [load_domain(name) for name in DOMAINS], 1, TOKENS)
-    end_at(package, {one.ids[TOKENS // 2] for one in asked if one.mode == "free"})
-    return package
-
-
-def end_at(package: Path, tokens: set[int]) -> None:
-    """Further stop tokens, in both files that name them."""
-    for name, key in (("generation_config.json", None), ("genai_config.json", "model")):
-        config = json.loads((package / name).read_text())
-        inner = config[key] if key else config
-        before = inner["eos_token_id"]
-        inner["eos_token_id"] = sorted(
-            {*(before if isinstance(before, list) else [before]), *tokens}
-        )
-        (package / name).write_text(json.dumps(config))
+    """A package whose model was trained for a few steps: its answers need not be good, but end."""
+    return small_package(tmp_path_factory.mktemp("small") / "world", STEPS, TOKENS // 2)
 
 
 @pytest.mark.slow

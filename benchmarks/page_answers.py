@@ -114,11 +114,11 @@ def small_package(root: Path, steps: int = STEPS, ending: int = ENDING) -> Path:
     with in_world(root):
         package = run_chain(load_domain("legal"), Options(rung="smollm3", until="package")).package
     asked = ask_check(package, domains, 1, ending + 1)
-    _end_at(package, {one.ids[-1] for one in asked if one.mode == "free"})
+    end_at(package, {one.ids[-1] for one in asked if one.mode == "free"})
     return package
 
 
-def _end_at(package: Path, tokens: set[int]) -> None:
+def end_at(package: Path, tokens: set[int]) -> None:
     """Further stop tokens, in both files that name them."""
     for name, key in (("generation_config.json", None), ("genai_config.json", "model")):
         config = json.loads((package / name).read_text())

@@ -24,7 +24,7 @@ from transformers import (
 # Rows of no multiple of 128: WebGPU rounds the activations of those to int8, which a random model
 # with its many near-ties does not bear.
 SHAPE: dict[str, Any] = {
-    "vocab_size": 4096,
+    "vocab_size": 8192,
     "hidden_size": 64,
     "intermediate_size": 160,
     "num_hidden_layers": 4,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 
 import pytest
@@ -12,8 +10,7 @@ from benchmarks.build_report import CALIBRATED, OURS, STOCK, Build, document
 from benchmarks.build_report import render as build_table
 from benchmarks.scaling import CLUSTER, WAYS, Report, Run, bench_scaling, render
 from benchmarks.worlds import SHAPE, disk_floor, make_world
-from shared.base import paths
-from tests.stand_ins import keep_first, measure_little
+from tests.stand_ins import keep_first, measure_little, share_embedded
 
 
 def make_little_world(root: Path, count: int) -> Path:
@@ -30,8 +27,7 @@ def make_little_world(root: Path, count: int) -> Path:
 def test_scaling_runs_every_way_and_writes_its_document(
     tmp_path: Path, embedded: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = paths.REPOSITORY / "build" / "embedded"  # its tokenizer, instead of making it again
-    shutil.copytree(made, tmp_path / "build" / "embedded", copy_function=os.link)
+    share_embedded(tmp_path)
     monkeypatch.setenv("DOCINTEL_ROOT", str(tmp_path))
     document = tmp_path / "performance.md"
     report = bench_scaling(

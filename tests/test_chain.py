@@ -15,6 +15,7 @@ from shared.domain.domain import load_domain
 from shared.evaluate.scoring.statistics import paired
 from shared.pipeline.chain import run_chain, select_records
 from shared.pipeline.rung import Options
+from tests.stand_ins import share_embedded
 from tests.tiny import write_tiny
 
 Tiny = Callable[[str], Path]
@@ -59,6 +60,7 @@ class TestTheFirstRung:
 
 class TestSkippedRungs:
     def test_each_say_why_in_one_sentence(self, root: Path, embedded: Path) -> None:
+        share_embedded(root)
         walked = run_chain(load_domain("legal"), Options(until="source"))
         reasons = {a.rung: a.reason for a in walked.attempts}
         assert walked.rung and walked.rung.name == "embedded"
@@ -109,12 +111,14 @@ class TestAnExample:
             paths.REPOSITORY / "domains" / "legal", root / "domains" / "legal", dirs_exist_ok=True
         )
         give(root, "merged", embedded)
+        share_embedded(root)
         walked = run_chain(load_domain("legal"), Options(until="source"))
         assert walked.rung and walked.rung.name == "smollm2"
 
     def test_is_taken_where_it_is_asked_for(self, root: Path, embedded: Path) -> None:
         (root / "models" / "legal" / "merged").mkdir(parents=True)
         (root / "models" / "legal" / "merged" / "config.json").write_text("{")
+        share_embedded(root)
         walked = run_chain(load_domain("legal"), Options(until="source", rung="embedded"))
         assert walked.rung and walked.rung.name == "embedded"
 

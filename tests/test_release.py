@@ -22,7 +22,7 @@ from shared.release.model import read_release
 from shared.setup.browser import find_browser
 from tests.events import each, held_at
 from tests.hub_double import WRITE_TOKEN, HubDouble
-from tests.stand_ins import read_little
+from tests.stand_ins import read_little, share_embedded
 from tests.test_commands import invoke
 from tests.test_schedule import make_world
 
@@ -46,12 +46,6 @@ def world(tmp_path_factory: pytest.TempPathFactory, embedded: Path) -> Path:
     assert run.returncode == 0, run.stdout + run.stderr
     (root / "stdout.txt").write_text(run.stdout)
     return root
-
-
-def share_embedded(root: Path) -> None:
-    """Take the dequantised model over by hard links instead of making it again."""
-    made = paths.REPOSITORY / "build" / "embedded"
-    shutil.copytree(made, root / "build" / "embedded", copy_function=os.link)
 
 
 def processor_seconds() -> float:

@@ -89,18 +89,18 @@ def tiny(embedded: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[
 
 
 @pytest.fixture(scope="session")
-def package(
-    tiny: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Path]:
-    """A packaged tiny Qwen2, made by the real stages once a session."""
+def package(embedded: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A packaged tiny Qwen2 of few tokens, made by the real stages once a session."""
     from shared.domain.domain import load_domain
     from shared.pipeline.chain import run_chain
     from shared.pipeline.rung import Options
+    from tests.tiny import FEW_TOKENS, write_tiny
 
     root = tmp_path_factory.mktemp("package")
     shutil.copytree(paths.REPOSITORY / "domains" / "legal", root / "domains" / "legal")
     take_any_architecture(root / "domains" / "legal")
-    shutil.copytree(tiny("qwen2"), root / "models" / "legal" / "merged")
+    merged = root / "models" / "legal" / "merged"
+    write_tiny(merged, "qwen2", embedded, vocab_size=FEW_TOKENS)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DOCINTEL_ROOT", str(root))
         made = run_chain(load_domain("legal"), Options(rung="smollm3", until="package")).package

@@ -35,7 +35,7 @@ UNTIL = Options(rung="smollm3", until="fidelity")
 
 @pytest.fixture
 def world(root: Path, tiny: Callable[[str], Path], edit: Edit) -> Path:
-    edit("fallback.toml", "\ntokens = 256", "\ntokens = 300")
+    edit("fallback.toml", "\ntokens = 256", "\ntokens = 400")
     shutil.copytree(tiny("smollm3"), root / "models" / "legal" / "merged")
     return root
 
@@ -45,7 +45,7 @@ def test_measures_everything_with_its_standard_error(world: Path) -> None:
     found = walked.manifests["fidelity"].measurements
     for name in MEASURED:
         assert found[name].value is not None and found[name].standard_error is not None, name
-    assert found["kl_divergence"].n == 300
+    assert found["kl_divergence"].n == 400
     assert (
         0 < float(found["kl_divergence"].value or 0) < float(found["kl_divergence_p99"].value or 0)
     )

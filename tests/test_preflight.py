@@ -16,7 +16,7 @@ from shared.webgpu_bench.footprint import Footprint, footprint, read_footprint
 from shared.webgpu_bench.kernels import kernels_table, read_kernels
 from shared.webgpu_bench.memory import CACHE_COPIES, longest_context, measured_overhead, with_budget
 from shared.webgpu_bench.preflight import package_footprints, read_profiles
-from tests.tiny import SHAPE, VOCABULARY
+from tests.tiny import FEW_TOKENS, SHAPE, VOCABULARY, write_tiny
 
 SMALL = {"head": 100_000_000}
 
@@ -35,9 +35,10 @@ MINIMUM = "WebGPU's guaranteed minimum"
 class TestThePlan:
     @pytest.mark.parametrize("dtype", ["q4f16", "q4"])
     def test_has_every_tensor_the_build_writes(
-        self, package: Path, tiny: Callable[[str], Path], dtype: str
+        self, package: Path, embedded: Path, tmp_path: Path, dtype: str
     ) -> None:
-        planned = footprint(planned_graph(tiny("qwen2"), dtype, Int4Options()), dtype)
+        source = write_tiny(tmp_path / "m", "qwen2", embedded, vocab_size=FEW_TOKENS)
+        planned = footprint(planned_graph(source, dtype, Int4Options()), dtype)
         built = package_footprints(package)[dtype]
         assert planned.weights == built.weights
         assert planned.cache_bytes_per_token == built.cache_bytes_per_token > 0

@@ -30,7 +30,7 @@ from shared.pipeline.schedule.units import Unit, memory_of, run_unit, units_of
 from shared.release.model import STAGES
 from tests.events import CEILING_SECONDS, each, held_at, wait_until
 from tests.stand_ins import take_any_architecture
-from tests.tiny import write_tiny
+from tests.tiny import FEW_TOKENS, write_tiny
 
 DOMAINS = {"alpha": "llama", "beta": "qwen2", "delta": "smollm3", "gamma": "phi3"}
 World = Callable[..., Path]
@@ -42,7 +42,7 @@ def make_world(root: Path, embedded: Path, domains: dict[str, str] = DOMAINS) ->
     for name, architecture in domains.items():
         shutil.copytree(paths.REPOSITORY / "domains" / "legal", root / "domains" / name)
         take_any_architecture(root / "domains" / name)
-        write_tiny(root / "models" / name / "merged", architecture, embedded)
+        write_tiny(root / "models" / name / "merged", architecture, embedded, vocab_size=FEW_TOKENS)
     return root
 
 

@@ -47,7 +47,7 @@ def folder(embedded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with tiny models, and what genai's builder makes of each, all in one process."""
     folder = tmp_path_factory.mktemp("stock")
     for name in NAMES:
-        short = {"original_max_position_embeddings": 512} if name == "phi3" else {}  # no long rope
+        short = {"original_max_position_embeddings": 2048} if name == "phi3" else {}  # no long rope
         model = write_tiny(folder / "models" / name, name, embedded, **short)
         if name == "phi3":
             without_halves(model / SINGLE)

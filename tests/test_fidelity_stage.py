@@ -28,6 +28,7 @@ from shared.pipeline.chain import run_chain
 from shared.pipeline.rung import Options
 from shared.source.source import source_stage
 from tests.events import each, held_at
+from tests.tiny import FEW_TOKENS, write_tiny
 
 Edit = Callable[[str, str, str], None]
 UNTIL = Options(rung="smollm3", until="fidelity")
@@ -204,10 +205,10 @@ print(fidelity_stage(domain, source_stage(domain.rung("smollm3")), made).folder)
 
 @pytest.mark.parametrize("stage", ["reference", "fidelity"])
 def test_a_killed_run_goes_on_with_the_next_record_to_the_same_figures(
-    root: Path, tiny: Callable[[str], Path], package: Path, edit: Edit, stage: str
+    root: Path, embedded: Path, package: Path, edit: Edit, stage: str
 ) -> None:
     edit("fallback.toml", "\ntokens = 256", "\ntokens = 1500")
-    shutil.copytree(tiny("qwen2"), root / "models" / "legal" / "merged")
+    write_tiny(root / "models" / "legal" / "merged", "qwen2", embedded, vocab_size=FEW_TOKENS)
     command = [sys.executable, "-c", FIDELITY, str(package)]
 
     def run() -> Manifest:

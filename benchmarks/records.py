@@ -54,9 +54,9 @@ apart and are never pooled with ours.
   bound is the largest class's share + {100 * GIVE_AWAY:.0f} points, and {100 * SURE:.0f} % at most.
 - **Second labelling**: `labels.jsonl`, answers given from prompt, schema and inputs alone, before gold
   was seen. Cohen's kappa with its 95 % interval, of values that the field's metric takes for equal;
-  for free text the mean score of one against the other (of quotes nothing more is asked than that
-  their words stand in the input), and how many notes the metric `clinical` calls a contradiction of
-  gold. All of it on texts and gold as they were then; what was changed afterwards stands below and in
+  for free text the mean score of one against the other (of quotes the F1 of their words, as the text
+  that they stood in may have changed), and how many notes the metric `clinical` calls a contradiction
+  of gold. All of it on texts and gold as they were then; what was changed afterwards stands below and in
   `resolved.jsonl`. Both labellers are language models: agreement says that the prompt decides the
   answer, not that a physician, a lawyer or an accountant would give the same. The rules of `clinical`
   were improved on those of these notes that it wrongly called contradictions: how often it is wrong

@@ -190,6 +190,19 @@ class TestTheConstantAnswer:
     def test_has_the_free_text_nearest_to_all_others(self) -> None:
         assert constant_answer(RECORDS, SCHEMA, SCORING)["note"] == "goods sold"
 
+    def test_has_the_word_that_stands_in_most_quotes_where_no_quote_stands_in_two_texts(
+        self,
+    ) -> None:
+        notes = ("courts hear of it", "a judge knows of it", "it is heard by juries")
+        quotes = [
+            Record(
+                id=note, input=f"In law {note}.", gold={"kind": "law", "place": None, "note": note}
+            )
+            for note in notes
+        ]
+        scoring = SCORING | {"note": FieldScoring(metric="verbatim")}
+        assert constant_answer(quotes, SCHEMA, scoring)["note"] == "it"
+
     def test_is_fitted_where_a_field_is_judged(self) -> None:
         assert constant_answer(RECORDS, SCHEMA, ON_LAW)["place"] == "Ohio"
 

@@ -106,8 +106,8 @@ class FieldScoring(Strict):
     - token_f1: F1 of SQuAD's tokens, numbers in words being digits.
     - number: the same numbers, however written (TAT-QA, and in words), and the same words around
       them; a list's order aside, as TAT-QA has it, unless `ordered`.
-    - verbatim: a quote of the input, white space aside: every word of it stands there in a row.
-      It says that nothing was made up, not that the right place was quoted.
+    - verbatim: F1 of SQuAD's tokens, but 0 where the words do not stand in the input in a row, white
+      space aside: nothing is made up, and the right place is quoted.
     - clinical: F1 of a note's words, but 0 where a number, a negation, a side or whose illness it is
       contradicts gold; such an answer counts as dangerous. `variants`: phrases of a list mean the same.
 

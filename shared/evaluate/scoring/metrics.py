@@ -83,8 +83,13 @@ def _number(scoring: FieldScoring, found: Any, gold: Any, text: str) -> bool:
     return ours == theirs if scoring.ordered else Counter(ours) == Counter(theirs)
 
 
-def _verbatim(scoring: FieldScoring, found: Any, gold: Any, text: str) -> bool:
-    """Whole words, so that a letter out of a word is no quote."""
+def _verbatim(scoring: FieldScoring, found: Any, gold: Any, text: str) -> float:
+    """F1 of the words with gold's, so that the right place counts; 0 where a quote is none."""
+    return _token_f1(scoring, found, gold, text) if _quoted(scoring, found, text) else 0.0
+
+
+def _quoted(scoring: FieldScoring, found: Any, text: str) -> bool:
+    """Whether every quote stands in the text: whole words, so that a letter out of one is no quote."""
     quotes = found if isinstance(found, list) else [found]
     if not quotes or not all(isinstance(quote, str) for quote in quotes):
         return False

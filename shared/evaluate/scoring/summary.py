@@ -80,8 +80,8 @@ def constant_answer(
     """The fixed answer that scores best on these very records, made of their own gold values.
 
     For each field that gold value with the best mean score over the records judged for it: for
-    `exact` the most frequent one, for free text the one nearest to all others. Where the fields
-    put together break the schema, the best of the whole gold answers instead.
+    `exact` the most frequent one, for free text the one nearest to all others, for a quote perhaps a
+    word of one. Where the fields put together break the schema, the best of the whole gold answers.
     """
     if not records:
         raise ValueError("there are no records")
@@ -178,7 +178,16 @@ def _best_value(name: str, scoring: FieldScoring, judged: Sequence[Record]) -> A
     def total(value: Any) -> float:
         return sum(score(scoring, value, r.gold.get(name), r.input) for r in judged)
 
-    return max(_frequent(record.gold.get(name) for record in judged), key=total)
+    golds = [record.gold.get(name) for record in judged]
+    return max([*_frequent(golds), *_common_words(scoring, golds)], key=total)
+
+
+def _common_words(scoring: FieldScoring, golds: Sequence[Any]) -> list[Any]:
+    """Words of the gold quotes: a quote stands in one text only, a word of it in many."""
+    quotes = [gold for gold in golds if isinstance(gold, str)]
+    if scoring.metric != "verbatim":
+        return []
+    return _frequent(word for quote in quotes for word in quote.split())
 
 
 def _frequent(values: Iterable[Any]) -> list[Any]:

@@ -70,12 +70,20 @@ class Nearest(NamedTuple):
 
 
 class Resolved(NamedTuple):
-    """A record changed after the second labelling; `gold`: what it had before."""
+    """A record read again after the second labelling; `gold`: what it had before.
+
+    `changed`: its text, gold or quote, or nothing where gold stands.
+    """
 
     id: str
     gold: dict[str, Any]
     changed: str
     why: str
+
+    @property
+    def other_text(self) -> bool:
+        """Whether the labels were given for another input than today's."""
+        return "text" in self.changed.split()
 
 
 @dataclass(frozen=True)
@@ -215,7 +223,7 @@ def read_labels(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def read_resolved(path: Path) -> tuple[Resolved, ...]:
-    """resolved.jsonl, which is not there where nothing was changed."""
+    """resolved.jsonl, which is not there where no record was read again."""
     lines = read_text(path).split("\n") if path.is_file() else []
     return tuple(Resolved(**loads_strictly(line)) for line in lines if line.strip())
 
@@ -230,6 +238,17 @@ def agreements(
         field: _agreement(how, [(r, labels[r.id]) for r in records if how.judges(r.gold)], field)
         for field, how in domain.chain.metrics.items()
     }
+
+
+def disagreements(
+    domain: Domain, labels: Mapping[str, dict[str, Any]]
+) -> Iterator[tuple[str, str]]:
+    """Record and field wherever the second label differs from gold in a field that has a kappa."""
+    for field, how in domain.chain.metrics.items():
+        for record in judged(domain, field) if how.metric not in TEXTS else ():
+            gold, label = record.gold.get(field), labels[record.id].get(field)
+            if score(how, label, gold, record.input) < 1:
+                yield record.id, field
 
 
 def _agreement(

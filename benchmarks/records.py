@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.public_sets import SETS, mapped, rows_of
@@ -19,6 +19,7 @@ from benchmarks.record_statistics import (
     TRAINING_TOO_ALIKE,
     Agreement,
     Nearest,
+    Resolved,
     agreements,
     alike,
     class_fields,
@@ -56,11 +57,11 @@ apart and are never pooled with ours.
   was seen. Cohen's kappa with its 95 % interval, of values that the field's metric takes for equal;
   for free text the mean score of one against the other (of quotes the F1 of their words, as the text
   that they stood in may have changed), and how many notes the metric `clinical` calls a contradiction
-  of gold. All of it on texts and gold as they were then; what was changed afterwards stands below and in
-  `resolved.jsonl`. Both labellers are language models: agreement says that the prompt decides the
-  answer, not that a physician, a lawyer or an accountant would give the same. The rules of `clinical`
-  were improved on those of these notes that it wrongly called contradictions: how often it is wrong
-  on other people's notes is not known.
+  of gold. All of it on texts and gold as they were then; what was read again and changed afterwards
+  stands below and in `resolved.jsonl`. Both labellers are language models: agreement says that the
+  prompt decides the answer, not that a physician, a lawyer or an accountant would give the same. The
+  rules of `clinical` were improved on those of these notes that it wrongly called contradictions: how
+  often it is wrong on other people's notes is not known.
 - **Planted errors**: gold with one number tenfold, or one unit, side or negation changed, against gold:
   how many the metric `clinical` calls a contradiction. What it misses is mostly a word that the
   same note also says elsewhere, or the other side of a note that has both.
@@ -164,10 +165,21 @@ def _labelled_twice(domain: Domain) -> str:
     ]
     heads = ("second labelling", "n", "agreement", "kappa", "contradictions")
     changed = [(one.id, one.changed, one.why) for one in resolved]
-    told = table(("changed since", "what", "why"), changed, "github") if changed else ""
-    return (
-        f"{table(heads, rows, 'github')}\n\nlabels.jsonl: SHA-256 `{sha256_file(file)}`\n\n{told}"
-    )
+    parts = [
+        table(heads, rows, "github"),
+        f"labels.jsonl: SHA-256 `{sha256_file(file)}`",
+        _other_texts(domain, resolved),
+        table(("read again", "changed since", "why"), changed, "github") if changed else "",
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _other_texts(domain: Domain, resolved: Sequence[Resolved]) -> str:
+    """How many records the labels were given for whose input is another one today."""
+    changed = [one.id for one in resolved if one.other_text]
+    which = f" ({', '.join(changed)})" if changed else ""
+    share = f"{len(changed)} of {len(domain.records)}"
+    return f"Inputs changed after they were labelled twice: {share}{which}."
 
 
 def _planted(domain: Domain) -> Iterator[str]:

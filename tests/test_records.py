@@ -18,6 +18,7 @@ from benchmarks.record_statistics import (
     agreements,
     alike,
     class_fields,
+    disagreements,
     given_away,
     judged,
     lengths,
@@ -107,6 +108,20 @@ class TestTheRecordsOfADomain:
             print(f"{domain.name}, {field}: {found}")
             assert found.kappa is None or found.kappa >= KAPPA, (field, found)
             assert (found.dangerous or 0) <= 0.05 * found.n, (field, found)
+
+    def test_are_read_again_wherever_the_two_labellings_differ(self, domain: Domain) -> None:
+        named = {one.id for one in read_resolved(domain.folder / RESOLVED)}
+        assert named <= {record.id for record in domain.records}
+        found = disagreements(domain, read_labels(domain.folder / SECOND_LABELS))
+        assert [(name, field) for name, field in found if name not in named] == []
+
+    def test_have_the_same_gold_as_before_where_gold_stands(self, domain: Domain) -> None:
+        gold = {record.id: record.gold for record in domain.records}
+        for one in read_resolved(domain.folder / RESOLVED):
+            if one.changed in ("nothing", "text"):
+                assert gold[one.id] == one.gold, one.id
+            else:
+                assert gold[one.id] != one.gold, one.id
 
     def test_calibrate_with_every_class(self, domain: Domain) -> None:
         for field in class_fields(domain):

@@ -63,8 +63,8 @@ apart and are never pooled with ours.
   rules of `clinical` were improved on those of these notes that it wrongly called contradictions: how
   often it is wrong on other people's notes is not known.
 - **Planted errors**: gold with one number tenfold, or one unit, side or negation changed, against gold:
-  how many the metric `clinical` calls a contradiction. What it misses is mostly a word that the
-  same note also says elsewhere, or the other side of a note that has both.
+  how many the metric `clinical` calls a contradiction. All are near copies of gold, which are compared
+  word by word; the same errors in other words are found less often, and how much less is not known.
 - **Most alike**: the geometric mean of two measures from 0 to 1, characters (cosine of tf-idf over runs
   of three to five) and words (idf of those that both have, over idf of those that either has). The
   bound is {TOO_ALIKE} between held-out and calibration text, {TRAINING_TOO_ALIKE} to public training

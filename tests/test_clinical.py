@@ -25,6 +25,11 @@ SHOTS = (
     "Tetanus four years ago. Shingles vaccine, two doses, last year. Has {}received flu vaccine."
 )
 
+COPY = (
+    "Swelling of the left kidney with 2 stones; right kidney normal, no stone. Left ureter dilated, "
+    "right ureter not seen. First stone at age 4, last one at age 40."
+)
+
 DANGEROUS = {
     "a negation is lost": (SHOTS.format(""), SHOTS.format("never ")),
     "a habit is added": ("Smoked and drank.", "Never smoked or drank."),
@@ -58,6 +63,29 @@ DANGEROUS = {
     "no side": ("Carpal tunnel syndrome.", "Left carpal tunnel syndrome."),
     "a vaccine after all": ("Influenza vaccine given.", "Influenza vaccine not given."),
     "an allergy after all": ("Sulfa allergy.", "No sulfa allergy."),
+    "the wrong lobe in letters": ("LLL pneumonia.", "Right lower lobe pneumonia."),
+    "vaccinated after all": ("Vaccinated.", "Unvaccinated."),
+    "smokes after all": ("Smoker.", "Nonsmoker."),
+    "normal for abnormal": ("Thyroid normal.", "Abnormal thyroid."),
+    "not abnormal for abnormal": ("Pap smear not abnormal.", "Pap smear abnormal."),
+    "benign for malignant": ("Benign polyp.", "Polyp was malignant."),
+    "high for low": ("Potassium high.", "Low potassium."),
+    "elevated for low": ("Elevated potassium.", "Potassium low."),
+    "tolerated for allergic": ("Tolerates penicillin.", "Allergic to penicillin."),
+    "one side of many in a copy": (
+        COPY.replace("right kidney", "left kidney"),
+        COPY,
+    ),
+    "a side of many that is lost in a copy": (COPY.replace("right kidney", "kidney"), COPY),
+    "one negation of many lost in a copy": (COPY.replace("no stone", "stone"), COPY),
+    "one negation more in a copy": (COPY.replace("ureter dilated", "ureter not dilated"), COPY),
+    "sides changed in a copy": (
+        COPY.replace("left kidney", "x")
+        .replace("right kidney", "left kidney")
+        .replace("x", "right kidney"),
+        COPY,
+    ),
+    "a number that stands elsewhere too in a copy": (COPY.replace("age 4", "age 40"), COPY),
     "what the mother denies": ("Fever.", "Mother denies fever."),
     "a relative's illness becomes the patient's": (
         "Breast cancer at 50.",
@@ -146,6 +174,22 @@ HARMLESS = {
     "none since then": ("No admission since age 2.", "Admissions as a baby, none since age 2."),
     "a fraction": ("Menarche at 11.5.", "Menarche at 11½."),
     "half an hour": ("Upright for 30 minutes.", "Upright for half an hour."),
+    "a smoker": ("Smoker.", "Smokes."),
+    "a lobe in letters": ("RLL pneumonia.", "Pneumonia of the right lower lobe."),
+    "an opposite of another thing": ("Low potassium.", "High glucose, low potassium."),
+    "an opposite denied": ("Thyroid normal.", "Thyroid not abnormal."),
+    "an allergy and what is tolerated": (
+        "Penicillin allergy. Tolerates cephalexin.",
+        "Allergic to penicillin, tolerates cephalexin.",
+    ),
+    "a copy with its sentences in another order": (
+        "Right hip pain, no swelling. Left knee pain for 3 days, worse at night. No fever, cough.",
+        "Left knee pain for 3 days, worse at night. Right hip pain, no swelling. No fever, cough.",
+    ),
+    "a copy with a negation for each": (
+        "Left knee pain for 3 days, worse at night, since a fall on the ice. No fever, no chills.",
+        "Left knee pain for 3 days, worse at night, since a fall on the ice. No fever or chills.",
+    ),
     "half of it": ("Metformin.", "Metformin 500 mg twice daily. No fever. Left knee pain."),
 }
 

@@ -46,6 +46,9 @@ DOMAINS = ("contracts", "financial", "legal", "medical")
 ENOUGH, ENOUGH_CALIBRATION, OF_A_KIND = 120, 100, 10
 SHORT, LONG = 40, 200
 KAPPA = 0.8
+CONTRADICTING = 0.02
+"""Of a right second label and today's gold so many may be called a contradiction; gold as it was then
+had two notes more that read as if something else was meant."""
 FIELDS = [(name, field) for name in DOMAINS for field in class_fields(load_domain(name))]
 CONDITIONAL = [
     (name, field)
@@ -108,6 +111,8 @@ class TestTheRecordsOfADomain:
             print(f"{domain.name}, {field}: {found}")
             assert found.kappa is None or found.kappa >= KAPPA, (field, found)
             assert (found.dangerous or 0) <= 0.05 * found.n, (field, found)
+        for field, found in agreements(domain, labels).items():
+            assert (found.dangerous or 0) <= CONTRADICTING * found.n, (field, found)
 
     def test_are_read_again_wherever_the_two_labellings_differ(self, domain: Domain) -> None:
         named = {one.id for one in read_resolved(domain.folder / RESOLVED)}
@@ -157,8 +162,8 @@ def test_a_field_for_some_records_has_ten_of_them(name: str, field: str) -> None
 
 def test_planted_errors_are_found_in_notes() -> None:
     for kind, (found, n) in planted_found(load_domain("medical"), "summary").items():
-        least = 0.95 if kind in ("a number tenfold", "another unit") else 0.75
-        assert n >= 10 and found >= least * n, (kind, found, n)
+        missed = 1 if kind == "another unit" else 0  # a unit of bare numbers: "days 7 and 14"
+        assert n >= 10 and found >= n - missed, (kind, found, n)
 
 
 class TestWhatIsGivenAway:

@@ -14,7 +14,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from shared.evaluate.scoring.note_tokens import MARKS, Quantity, Token, Variants, cues, tokens
+from shared.evaluate.scoring.note_tokens import (
+    MARKS,
+    Quantity,
+    Token,
+    Variants,
+    cues,
+    opposites,
+    tokens,
+)
 
 ARTICLES = ("a", "an", "the")
 BETWEEN = (*ARTICLES, "her", "his", "their", "my", "foster", "step", "adopt")
@@ -28,7 +36,8 @@ class Facts:
     """What a note says of each stem, over all places where it stands.
 
     `denied`: said (False), denied (True) or both; `sides`: "" for none; `relatives`: whether it is
-    a relative's; `amounts`: the quantities that go with a stem, by (stem, kind).
+    a relative's; `amounts`: the quantities that go with a stem, by (stem, kind); `opposed`: whether a
+    stem is denied a word that has an opposite, by (stem, word).
     """
 
     tokens: tuple[Token, ...]
@@ -36,6 +45,7 @@ class Facts:
     sides: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     relatives: dict[str, set[bool]] = field(default_factory=lambda: defaultdict(set))
     amounts: dict[tuple[str, str], set[Quantity]] = field(default_factory=lambda: defaultdict(set))
+    opposed: dict[tuple[str, str], set[bool]] = field(default_factory=lambda: defaultdict(set))
 
     @property
     def quantities(self) -> set[Quantity]:
@@ -93,6 +103,12 @@ class _Mention:
     side: str
 
 
+def is_small(token: Token) -> bool:
+    """Whether nothing is said or denied of the token itself: a number, a cue, "and"."""
+    joins = token in ("and", "or", "nor")
+    return isinstance(token, Quantity) or joins or bool(cues(token) - HARMLESS)
+
+
 class _Statement:
     """One statement, read from left to right."""
 
@@ -107,6 +123,7 @@ class _Statement:
         self.side = ""
         self.mentions: list[_Mention] = []
         self.part: list[_Mention] = []
+        self.parts = [self.part]
 
     def read(self) -> None:
         for place, token in enumerate(self.tokens):
@@ -127,6 +144,7 @@ class _Statement:
             self.found.relatives[mention.word].add(mention.family)
             self.found.sides[mention.word].add(mention.side)
         self._amounts()
+        self._opposed()
 
     def _comma(self, place: int) -> None:
         """ "No fever, chills or cough" goes on; "no fever, mild cough" may or may not."""
@@ -134,6 +152,7 @@ class _Statement:
         if self.scope != SAID:
             self.scope = DENIED if self.lists or listed else DOUBTFUL if self.denies else SAID
         self.fresh, self.opens, self.part = False, True, []
+        self.parts.append(self.part)
         self._attach()
 
     def _join(self, word: str) -> None:
@@ -164,7 +183,7 @@ class _Statement:
         elif "sides" in cue and "not_sides" not in cues(following):
             self._attach()
             self.side = token
-        elif not cue - HARMLESS or "sides" in cue:
+        elif not is_small(token) or "sides" in cue:
             self._content(token)
         self.opens = False
 
@@ -227,3 +246,13 @@ class _Statement:
             if isinstance(token, Quantity) and heads:
                 _, word = min(heads, key=lambda head: (abs(head[0] - place), head[0]))
                 self.found.amounts[str(word), token.kind].add(token)
+
+    def _opposed(self) -> None:
+        """ "Potassium low" denies that it is high, as "not high" does."""
+        for part in self.parts:
+            for mention in part:
+                if mention.word in opposites():
+                    word, flipped = opposites()[mention.word]
+                    denied = {is_denied != flipped for is_denied in mention.denied}
+                    for other in (other for other in part if other.word not in opposites()):
+                        self.found.opposed[other.word, word] |= denied

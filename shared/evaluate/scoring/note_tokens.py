@@ -59,6 +59,7 @@ class Words(Strict):
     units: dict[str, dict[str, list[str]]]
     factors: dict[str, Fraction]
     periods: dict[str, Fraction]
+    opposites: dict[str, str]
     cues: Cues
 
 
@@ -94,6 +95,17 @@ def _kinds_of_cue() -> dict[str, frozenset[str]]:
 def cues(token: Token) -> frozenset[str]:
     """The kinds of cue that a stem is."""
     return _kinds_of_cue().get(token, frozenset()) if isinstance(token, str) else frozenset()
+
+
+@cache
+def opposites() -> dict[str, tuple[str, bool]]:
+    """Stem of a word that has an opposite → the first of its pair, and whether it denies that."""
+    return {
+        _stem(word): (_stem(pair[0].split()[0]), pair.index(side) == 1)
+        for pair in _words().opposites.items()
+        for side in pair
+        for word in side.split()
+    }
 
 
 @lru_cache(maxsize=50_000)

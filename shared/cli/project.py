@@ -91,7 +91,7 @@ def settings_of(domain: Domain) -> str:
     config = domain.config
     every = domain.chain.model_dump(exclude_none=True)
     every |= {"metrics": config.merged.get("metrics", {})}
-    single = {name: value for name, value in every.items() if isinstance(value, int)}
+    single = {name: value for name, value in every.items() if not isinstance(value, dict | list)}
     rows = _rows(config, (), single)
     for name, value in every.items():
         if name in single:

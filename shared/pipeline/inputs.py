@@ -15,6 +15,7 @@ from shared.base import paths
 from shared.base.errors import UserError
 from shared.base.formatting import number
 from shared.base.parsing import nearest, read_json, read_text
+from shared.base.text import trimmed
 from shared.domain.config import Config
 from shared.domain.domain import load_domain
 from shared.domain.grammar.schema import grammar
@@ -81,7 +82,7 @@ def _read_whole(name: str) -> None:
 
 
 def _need_prompt(folder: Path) -> None:
-    if (folder / "prompt.md").is_file() and not read_text(folder / "prompt.md").strip():
+    if (folder / "prompt.md").is_file() and not trimmed(read_text(folder / "prompt.md")):
         raise UserError(f"{paths.shown(folder / 'prompt.md')}: holds no prompt")
 
 

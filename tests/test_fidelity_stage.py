@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import psutil
 import pytest
 
 from shared.base import paths
+from shared.base.errors import RungFailed
 from shared.base.manifest import Manifest
 from shared.domain.domain import load_domain
 from shared.evaluate import reference
@@ -155,6 +157,22 @@ class TestTheReference:
         chat = Chat(world / "models" / "legal" / "merged")
         found = passages_of(chat, four_records(), 100)
         assert sum(len(p.ids) - p.first for p in found) == 100
+
+    def test_stops_where_the_models_context_ends(self, world: Path) -> None:
+        chat = Chat(world / "models" / "legal" / "merged")
+        whole = passages_of(chat, four_records(), 10_000)
+        context = max(len(p.ids) for p in whole) - 5
+        cut = passages_of(chat, four_records(), 10_000, context)
+        assert [len(p.ids) for p in cut] == [min(len(p.ids), context) for p in whole]
+        assert passages_of(chat, four_records(), 10_000, whole[0].first) == []
+
+    def test_of_a_context_that_the_prompt_fills_is_refused_by_its_key(self, world: Path) -> None:
+        config = world / "models" / "legal" / "merged" / "config.json"
+        config.write_text(
+            json.dumps(json.loads(config.read_text()) | {"max_position_embeddings": 9})
+        )
+        with pytest.raises(RungFailed, match="max_position_embeddings: 9 tokens"):
+            reference_stage(source_stage(load_domain("legal").rung("smollm3")), four_records(), 99)
 
 
 def test_the_build_in_pieces_is_the_build_at_once(package: Path) -> None:

@@ -15,8 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from shared.base import paths
+from shared.base.errors import RungFailed
 from shared.base.hashing import sha256_files, sha256_json
 from shared.base.manifest import tool_versions
+from shared.base.parsing import read_json
 from shared.base.progress import bar, say
 from shared.base.stage import Plan, Produced, StageResult, run_stage
 from shared.evaluate.distribution import (
@@ -78,7 +81,11 @@ def passages(folder: Path) -> Iterator[Passage]:
 
 
 def _compute(folder: Path, text: HeldOut, tokens: int, how: Computing, work: Path) -> Produced:
-    todo = passages_of(Chat(folder), text, tokens)
+    context = read_json(folder / "config.json").get("max_position_embeddings")
+    todo = passages_of(Chat(folder), text, tokens, context)
+    if not todo:
+        where = f"{paths.shown(folder / 'config.json')}: max_position_embeddings"
+        raise RungFailed(f"{where}: {context} tokens, which the prompt alone fills")
     missing = [(i, p) for i, p in enumerate(todo) if not (work / f"{i:04d}.npz").exists()]
     say(f"      reading {len(todo)} held-out records with the 16-bit parent")
     if missing:

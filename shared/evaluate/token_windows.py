@@ -59,8 +59,11 @@ class Passage:
     predicted: TruncatedDistribution | None = None
 
 
-def passages_of(chat: ChatTokenizer, text: HeldOut, tokens: int) -> list[Passage]:
-    """Pairs evenly spread over the text, as many as it takes for `tokens` scored tokens."""
+def passages_of(
+    chat: ChatTokenizer, text: HeldOut, tokens: int, context: int | None = None
+) -> list[Passage]:
+    """Pairs evenly spread over the text, as many as it takes for `tokens` scored tokens; none of a
+    pair's tokens past the model's `context`, and no pair whose common beginning fills it."""
     chats = _chats(chat, text)
     shared = _instructions([prompt for prompt, _ in chats])
     end = [chat.tokenizer.eos_token_id]
@@ -69,7 +72,8 @@ def passages_of(chat: ChatTokenizer, text: HeldOut, tokens: int) -> list[Passage
         for prompt, answer in chats
     ]
     average = sum(len(p.ids) - p.first for p in whole) / len(whole)
-    return list(_limited(sample(whole, max(1, -int(-tokens // average))), tokens))
+    chosen = sample(whole, max(1, -int(-tokens // average)))
+    return list(_limited(chosen, tokens, context or max(len(p.ids) for p in whole)))
 
 
 def windows_of(chat: ChatTokenizer, text: HeldOut, tokens: int, longest: int) -> list[list[int]]:
@@ -109,12 +113,12 @@ def _chats(chat: ChatTokenizer, text: HeldOut) -> list[tuple[list[int], list[int
     ]
 
 
-def _limited(whole: Iterable[Passage], tokens: int) -> Iterator[Passage]:
+def _limited(whole: Iterable[Passage], tokens: int, context: int) -> Iterator[Passage]:
     left = tokens
     for passage in whole:
-        if left <= 0:
+        if left <= 0 or passage.first >= context:
             return
-        end = min(len(passage.ids), passage.first + left)
+        end = min(len(passage.ids), passage.first + left, context)
         yield Passage(passage.ids[:end], passage.first, min(passage.answer, end))
         left -= end - passage.first
 

@@ -97,7 +97,7 @@ def chatting(template: str) -> Spoil:
 
 def unknown(folder: Path) -> None:
     """A model whose tensors arithmetic does not know, whose template cannot render."""
-    configure(folder, CONFIG | {"head_dim": 0})
+    configure(folder, CONFIG | {"tie_word_embeddings": "yes"})
     chatting("{%")(folder)
 
 
@@ -221,6 +221,18 @@ BAD: dict[str, tuple[Spoil, str]] = {
         lambda f: number_tokens(f, 128300),
         "tokenizer.json: 128300 tokens, but the model has only 128256 rows",
     ),
+    "an unknown activation": (
+        configured(hidden_act="geluu"),
+        "config.json: hidden_act: 'geluu' is no activation that transformers knows; did you mean 'gelu'?",
+    ),
+    "no heads": (
+        configured(num_attention_heads=0),
+        "config.json: num_attention_heads: 0; a size of at least 1 is wanted",
+    ),
+    "layers without a word on their rope": (
+        configured(no_rope_layers=[1, 1, 1, 0]),
+        "config.json: no_rope_layers: 4 entries for num_hidden_layers 36",
+    ),
     "an end token beyond the vocabulary": (
         configured(eos_token_id=128300),
         "config.json: eos_token_id: 128300 is no token of a vocabulary of 128256",
@@ -233,10 +245,6 @@ NONSENSE: dict[str, tuple[Spoil, str]] = {
     "no language model": (
         configured(model_type="fnet"),
         "model_type: 'fnet' is no causal language model",
-    ),
-    "an unknown activation": (
-        configured(hidden_act="none_such"),
-        "config.json: describes no causal language model: 'none_such'",
     ),
 }
 """What only transformers can say of a config.json, with torch."""

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import architectures
 from shared.base.errors import RungFailed
-from shared.source.dense import KINDS, dense_model
+from shared.source.dense import ACTIVATIONS, KINDS, config_mistake, dense_model
 from shared.source.described import described_model
 
 CONFIG: dict[str, Any] = {
@@ -78,6 +78,29 @@ def test_a_dimension_that_config_json_leaves_out_is_the_same_or_not_said(
 def test_of_what_is_no_such_model_nothing_is_said(change: dict[str, Any]) -> None:
     assert dense_model(CONFIG | {"model_type": "llama"})
     assert dense_model(CONFIG | {"model_type": "llama"} | change) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [({"hidden_act": "geluu"}, "hidden_act")]
+    + [({key: -4}, key) for key in DIMENSIONS if key != "num_hidden_layers"]
+    + [({"model_type": "smollm3", "no_rope_layers": [0]}, "no_rope_layers")],
+    ids=str,
+)
+def test_what_is_called_a_mistake_is_one_for_transformers_too(
+    tmp_path: Path, change: dict[str, Any], key: str
+) -> None:
+    config = CONFIG | {"model_type": "llama"} | change
+    assert str(config_mistake(config)).startswith(f"{key}: ")
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(RungFailed):
+        described_model(tmp_path)
+
+
+def test_activations_are_those_of_transformers() -> None:
+    from transformers.activations import ACT2CLS
+
+    assert sorted(ACT2CLS) == sorted(ACTIVATIONS)
 
 
 def test_the_kinds_are_among_those_that_are_built() -> None:

@@ -20,7 +20,7 @@ from typing import Any
 from shared.base import paths
 from shared.base.errors import RungFailed
 from shared.safety.content import need_header
-from shared.source.dense import dense_model
+from shared.source.dense import config_mistake, dense_model
 from shared.source.described import HEAD, Model, described_model
 from shared.source.weights import INDEX, weight_files
 
@@ -71,6 +71,8 @@ def need_good_headers(folder: Path) -> list[Tensor]:
     found = read_headers(folder)
     _refuse_adapters(folder, found)
     _refuse_quantised(folder, found)
+    if mistake := config_mistake(_config(folder)):
+        raise RungFailed(f"{paths.shown(folder / 'config.json')}: {mistake}")
     if model := dense_model(_config(folder)):
         _compared(folder, model, found)
     return found

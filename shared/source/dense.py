@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from shared.base.parsing import nearest
 from shared.source.described import HEAD, Model
 
 QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
@@ -73,6 +74,40 @@ KINDS = {
 }
 
 
+SIZES = (
+    "hidden_size",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "intermediate_size",
+    "vocab_size",
+    "num_hidden_layers",
+)
+ACTIVATIONS = tuple(
+    "gelu gelu_10 gelu_accurate gelu_fast gelu_new gelu_python gelu_python_tanh gelu_pytorch_tanh "
+    "hardswish laplace leaky_relu linear mish prelu quick_gelu relu relu2 relu6 sigmoid silu "
+    "sqrtsoftplus swish tanh xielu".split()
+)
+"""transformers.activations.ACT2CLS."""
+
+
+def config_mistake(config: dict[str, Any]) -> str | None:
+    """The key of a config.json, if it is of one of KINDS, that no model can be made with, and why."""
+    if str(config.get("model_type")) not in KINDS:
+        return None
+    activation = config.get("hidden_act")
+    if isinstance(activation, str) and activation not in ACTIVATIONS:
+        near = nearest(activation, list(ACTIVATIONS))
+        return f"hidden_act: {activation!r} is no activation that transformers knows; {near}"
+    for key in (*SIZES, "head_dim"):
+        size = config.get(key)
+        if type(size) is int and size < 1:
+            return f"{key}: {size}; a size of at least 1 is wanted"
+    roped, layers = config.get("no_rope_layers"), config.get("num_hidden_layers")
+    if isinstance(roped, list) and isinstance(layers, int) and len(roped) < layers:
+        return f"no_rope_layers: {len(roped)} entries for num_hidden_layers {layers}"
+    return None
+
+
 def dense_model(config: dict[str, Any]) -> Model | None:
     """The model of a config.json, if it is of one of KINDS and names all its dimensions."""
     kind = KINDS.get(str(config.get("model_type")))
@@ -107,8 +142,7 @@ def _tensors(
 def _sizes(config: dict[str, Any], kind: Kind) -> dict[str, int] | None:
     """Hidden, intermediate, vocabulary, head dimension, queries, keys; gate and up as one, and queries,
     keys and values as one; layers. None where config.json leaves one out or it is no size."""
-    names = ("hidden_size", "num_attention_heads", "num_key_value_heads", "intermediate_size")
-    wanted = [config.get(name) for name in (*names, "vocab_size", "num_hidden_layers")]
+    wanted = [config.get(name) for name in SIZES]
     if not all(type(size) is int and size > 0 for size in wanted):
         return None
     hidden, heads, pairs, inner, rows, layers = (int(size or 0) for size in wanted)

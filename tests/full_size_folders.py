@@ -223,7 +223,7 @@ BAD: dict[str, tuple[Spoil, str]] = {
     ),
     "an unknown activation": (
         configured(hidden_act="geluu"),
-        "config.json: hidden_act: 'geluu' is no activation that transformers knows; did you mean 'gelu'?",
+        "config.json: hidden_act: 'geluu' is no activation that transformers knows; did you mean",
     ),
     "no heads": (
         configured(num_attention_heads=0),

@@ -7,14 +7,15 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import pytest
 
+from shared.base import paths
 from shared.base.errors import UserError
 from shared.base.stage import Plan, StageResult
-from shared.domain.domain import domain_names, load_domain
-from shared.domain.records import read_records, spread
+from shared.domain.domain import GENERAL_FILE, domain_names, load_domain
+from shared.domain.records import read_instructions, read_records, spread
 from shared.olive import build as stage
 from shared.olive.build import build_stage
 from shared.olive.calibration_loader import rows_of
@@ -22,7 +23,9 @@ from shared.olive.calibration_text import (
     EQUAL_ROWS,
     FILE,
     MAX_TOKENS,
+    TOKENS,
     bound,
+    calibration_stage,
     chat_tokens,
     refuse_common,
     wants_calibration,
@@ -124,6 +127,44 @@ class TestAHeldOutRecordStopsTheBuild:
         records = read_records(root / "domains" / "legal" / FILE, load_domain("legal").schema)
         with pytest.raises(UserError, match=r"also in|has this id"):
             build(measured=records[:1])
+
+
+class TestTheGeneralText:
+    """domains/general.jsonl, which every domain adds."""
+
+    ONE: ClassVar = {"id": "g1", "input": "Name a fruit that floats.", "answer": "An apple."}
+
+    def tokens(self, root: Path, *general: dict[str, str]) -> list[list[int]]:
+        lines = "".join(json.dumps(line) + "\n" for line in general)
+        (root / "domains" / GENERAL_FILE).write_text(lines, encoding="utf-8")
+        domain = load_domain("legal")
+        made = calibration_stage(domain, source_stage(domain.rung("smollm3")))
+        return list(json.loads((made.folder / TOKENS).read_text()))
+
+    def test_follows_the_domains_own_without_its_prompt(self, root: Path, model: Path) -> None:
+        own = self.tokens(root)
+        *before, last = self.tokens(root, self.ONE)
+        assert before == own
+        text = Tokenizer(model).text(last)
+        assert "floats" in text and "An apple." in text and "legal analyst" not in text
+
+    def test_is_not_measured(self, root: Path, model: Path) -> None:
+        held_out = lines(root / "domains" / "legal" / "eval.jsonl")[3]["input"]
+        with pytest.raises(UserError, match=r"general\.jsonl: g1: its text is also"):
+            self.tokens(root, self.ONE | {"input": held_out})
+
+    def test_that_is_shipped_is_short_and_not_measured(self, embedded: Path) -> None:
+        general = read_instructions(paths.REPOSITORY / "domains" / GENERAL_FILE)
+        assert len({one.id for one in general}) == len(general) >= 20
+        for name in domain_names():
+            refuse_common(general, load_domain(name).records, name)
+        tokenizer = Tokenizer(embedded)
+        found = [len(tokenizer.answered_ids("", g.input, g.answer)) for g in general]
+        assert max(found) < MAX_TOKENS / 4
+
+    def test_with_a_mistake_is_refused_with_its_line(self, root: Path, model: Path) -> None:
+        with pytest.raises(UserError, match=r"general\.jsonl:2: answer"):
+            self.tokens(root, self.ONE, {"id": "g2", "input": "Why?"})
 
 
 class TestNoOtherTextIsTaken:

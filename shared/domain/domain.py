@@ -24,6 +24,8 @@ from shared.domain.records import Record, read_records
 from shared.domain.settings import Chain, Rung, mistakes
 
 OPTIONAL_FILES = ("calibration.jsonl",)
+GENERAL_FILE = "general.jsonl"
+"""Beside defaults.toml: instructions that every domain calibrates with, beside its own records."""
 FILES = ("olive.json", CHAIN_FILE, "card.md", "prompt.md", "schema.json", "eval.jsonl")
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,40}")
 
@@ -79,7 +81,8 @@ def load_domain(name: str) -> Domain:
     schema = _read_schema(folder / "schema.json")
     for key, words in mistakes(chain.metrics, schema):
         raise UserError(f"{config.place(key)}: {words}")
-    files = [folder / file for file in (*FILES, *OPTIONAL_FILES) if (folder / file).is_file()]
+    optional = [*(folder / file for file in OPTIONAL_FILES), paths.domains() / GENERAL_FILE]
+    files = [*(folder / file for file in FILES), *filter(Path.is_file, optional)]
     return Domain(
         name=name,
         folder=folder,

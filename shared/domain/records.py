@@ -1,4 +1,4 @@
-"""Held-out and calibration records: one JSON object a line, each gold answer true to the schema."""
+"""Records, one JSON object a line: held-out and calibration records, and general instructions."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +13,7 @@ from shared.base.manifest import Strict
 from shared.base.parsing import loads_strictly, read_text, validate
 
 Item = TypeVar("Item")
+S = TypeVar("S", bound=Strict)
 
 
 class Record(Strict):
@@ -25,6 +26,24 @@ class Record(Strict):
     gold: dict[str, Any]
     source: str | None = None
     licence: str | None = None
+
+
+class Instruction(Strict):
+    """A general instruction and its answer, with no domain's prompt."""
+
+    id: str
+    input: str = Field(min_length=1)
+    answer: str = Field(min_length=1)
+
+
+def read_instructions(path: Path) -> tuple[Instruction, ...]:
+    """Read general instructions; none where there is no such file."""
+    lines = read_text(path).split("\n") if path.is_file() else []
+    return tuple(
+        _read_line(line, Instruction, f"{paths.shown(path)}:{number}")
+        for number, line in enumerate(lines, start=1)
+        if line.strip()
+    )
 
 
 def spread(items: Sequence[Item]) -> tuple[Item, ...]:
@@ -58,12 +77,18 @@ def read_records(
 
 
 def _read_record(line: str, validator: jsonschema.Draft202012Validator, where: str) -> Record:
+    record = _read_line(line, Record, where)
     try:
-        record = validate(loads_strictly(line), Record, where)
         validator.validate(record.gold)
     except jsonschema.ValidationError as error:
         key = ".".join(["gold", *map(str, error.path)])
         raise UserError(f"{where}: {key}: {error.message}") from None
+    return record
+
+
+def _read_line(line: str, kind: type[S], where: str) -> S:
+    try:
+        value = loads_strictly(line)
     except ValueError as error:
         raise UserError(f"{where}: not valid JSON: {error}") from None
-    return record
+    return validate(value, kind, where)

@@ -1,9 +1,10 @@
 """The text that a recipe is calibrated on: the domain's own, never what it is measured on.
 
 A pass of olive.json that names "calibration.jsonl" gets the domain's file of that name: records like
-those of eval.jsonl, in chat form with the domain's prompt and their gold answers, as token ids. A
-record that is also measured would let the quantiser fit what it is judged by; so every text is
-compared with all records that are measured, by id and by runs of words, and one in common is an error.
+those of eval.jsonl, in chat form with the domain's prompt and their gold answers, as token ids, and
+after them the instructions of domains/general.jsonl, where that is there, without a prompt. A record
+that is also measured would let the quantiser fit what it is judged by; so every text is compared with
+all records that are measured, by id and by runs of words, and one in common is an error.
 """
 
 import copy
@@ -19,8 +20,8 @@ from shared.base.hashing import sha256_json
 from shared.base.manifest import Measurement, tool_versions
 from shared.base.stage import Plan, Produced, StageResult, run_stage
 from shared.base.text import word_runs
-from shared.domain.domain import Domain
-from shared.domain.records import Record, read_records, spread
+from shared.domain.domain import GENERAL_FILE, Domain
+from shared.domain.records import Instruction, Record, read_instructions, read_records, spread
 from shared.source.source import Source
 from shared.source.tokenizer import Tokenizer
 
@@ -76,37 +77,48 @@ def calibration_stage(
             f"{paths.shown(path)}: olive.json calibrates on it, but it is missing; write a few dozen "
             "records of your training data into it, or take that pass out of olive.json"
         )
-    records = read_records(path, domain.schema)
-    refuse_common(records, [*domain.records, *measured], paths.shown(path))
+    records, general = read_records(path, domain.schema), general_instructions()
+    held_out = [*domain.records, *measured]
+    refuse_common(records, held_out, paths.shown(path))
+    refuse_common(general, held_out, GENERAL_FILE)
     tokenizer = source.done.manifest
     plan = Plan(
         "calibration",
         inputs={"source": tokenizer.key, "prompt": sha256_json(domain.prompt)},
         settings={
-            "records": [r.model_dump() for r in records],
+            "records": [r.model_dump() for r in (*records, *general)],
             "longest": MAX_TOKENS,
             "tokens": domain.chain.calibration.tokens,
         },
         tools=tool_versions("transformers"),
         code=(__name__,),
     )
-    return run_stage(plan, lambda work: _tokenise(source, domain, records, work), force=force)
+    return run_stage(
+        plan, lambda work: _tokenise(source, domain, records, general, work), force=force
+    )
 
 
-def refuse_common(calibration: Iterable[Record], measured: Iterable[Record], where: str) -> None:
+def general_instructions() -> tuple[Instruction, ...]:
+    """What every domain calibrates with beside its own records; none where there is no such file."""
+    return read_instructions(paths.domains() / GENERAL_FILE)
+
+
+def refuse_common(
+    calibration: Iterable[Record | Instruction], measured: Iterable[Record], where: str
+) -> None:
     """UserError naming the first calibration record that is also measured, wholly or in part."""
     ids, runs = set(), dict[tuple[str, ...], str]()
     for record in measured:
         ids.add(record.id)
         for run in word_runs(record.input, WORDS_IN_COMMON):
             runs.setdefault(run, record.id)
-    for record in calibration:
-        if record.id in ids:
-            raise UserError(f"{where}: {record.id}: a held-out record has this id")
-        for run in word_runs(record.input, WORDS_IN_COMMON):
+    for text in calibration:
+        if text.id in ids:
+            raise UserError(f"{where}: {text.id}: a held-out record has this id")
+        for run in word_runs(text.input, WORDS_IN_COMMON):
             if run in runs:
                 raise UserError(
-                    f"{where}: {record.id}: its text is also in the held-out record {runs[run]}; "
+                    f"{where}: {text.id}: its text is also in the held-out record {runs[run]}; "
                     "what a model is measured on must not calibrate it"
                 )
 
@@ -117,12 +129,19 @@ def chat_tokens(tokenizer: Tokenizer, prompt: str, record: Record) -> list[int]:
     return tokenizer.answered_ids(prompt, record.input, answer)[:MAX_TOKENS]
 
 
-def _tokenise(source: Source, domain: Domain, records: Iterable[Record], work: Path) -> Produced:
+def _tokenise(
+    source: Source,
+    domain: Domain,
+    records: Iterable[Record],
+    general: Iterable[Instruction],
+    work: Path,
+) -> Produced:
     tokenizer = Tokenizer(source.folder)
     every = [chat_tokens(tokenizer, domain.prompt, record) for record in records]
     texts = within(every, domain.chain.calibration.tokens)
+    texts += [tokenizer.answered_ids("", g.input, g.answer)[:MAX_TOKENS] for g in general]
     (work / TOKENS).write_text(json.dumps(texts))
-    how = f"of the domain's {len(every)} calibration texts, evenly spread, with the prompt"
+    how = f"of the domain's {len(every)} calibration texts, evenly spread, and the general ones"
     return Produced(
         {
             "records": Measurement(value=len(texts), unit="records", how=how),

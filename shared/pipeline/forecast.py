@@ -27,7 +27,12 @@ from shared.domain.records import Record, read_records
 from shared.domain.settings import Exporter, Rung
 from shared.evaluate.check import Selection
 from shared.olive.build import block_size
-from shared.olive.calibration_text import FILE, MAX_TOKENS, wants_calibration
+from shared.olive.calibration_text import (
+    FILE,
+    MAX_TOKENS,
+    general_instructions,
+    wants_calibration,
+)
 from shared.pipeline.estimate import Cost, Shape, Work, estimate
 from shared.release.model import STAGES, Stage
 from shared.source.source import Source
@@ -193,7 +198,9 @@ def _calibration(run: Run, workflow: dict[str, Any]) -> float:
     around = TEMPLATE + len(run.domain.prompt) / CHARACTERS
     records = read_records(path, run.domain.schema)
     lengths = (around + len(r.input) / CHARACTERS + _gold(r) for r in records)
-    return min(run.domain.chain.calibration.tokens, sum(min(MAX_TOKENS, n) for n in lengths))
+    own = min(run.domain.chain.calibration.tokens, sum(min(MAX_TOKENS, n) for n in lengths))
+    general = general_instructions()
+    return own + sum(TEMPLATE + len(g.input + g.answer) / CHARACTERS for g in general)
 
 
 def lines(costs: dict[Stage, Cost], stages: Sequence[Stage]) -> list[str]:

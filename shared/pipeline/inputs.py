@@ -17,7 +17,7 @@ from shared.base.formatting import number
 from shared.base.parsing import nearest, read_json, read_text
 from shared.base.text import trimmed
 from shared.domain.config import Config
-from shared.domain.domain import load_domain
+from shared.domain.domain import GENERAL_FILE, load_domain
 from shared.domain.grammar.schema import grammar
 from shared.domain.records import read_records
 from shared.domain.settings import Chain
@@ -27,7 +27,12 @@ from shared.evaluate.scoring.summary import missing
 from shared.evaluate.systems import MODES, NAMES
 from shared.hub.names import repository_name
 from shared.olive.build import DTYPES
-from shared.olive.calibration_text import FILE, refuse_common, wants_calibration
+from shared.olive.calibration_text import (
+    FILE,
+    general_instructions,
+    refuse_common,
+    wants_calibration,
+)
 from shared.prompt.renderers import require_node
 from shared.release.card.template import check_template
 from shared.setup.browser import require_browser
@@ -146,6 +151,7 @@ def _need_calibration(name: str) -> None:
         raise UserError(f"{paths.shown(path)}: olive.json calibrates on it, but it is missing")
     records = read_records(path, domain.schema)
     refuse_common(records, domain.records, paths.shown(path))
+    refuse_common(general_instructions(), domain.records, GENERAL_FILE)
 
 
 def _largest() -> int:

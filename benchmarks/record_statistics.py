@@ -72,13 +72,15 @@ class Nearest(NamedTuple):
 class Resolved(NamedTuple):
     """A record read again after the second labelling; `gold`: what it had before.
 
-    `changed`: its text, gold or quote, or nothing where gold stands.
+    `changed`: its text, gold or quote, or nothing where gold stands; `again`: of a changed text, a
+    label given to it as it is now, as blind as the second one.
     """
 
     id: str
     gold: dict[str, Any]
     changed: str
     why: str
+    again: dict[str, Any] | None = None
 
     @property
     def other_text(self) -> bool:
@@ -243,9 +245,10 @@ def agreements(
 def disagreements(
     domain: Domain, labels: Mapping[str, dict[str, Any]]
 ) -> Iterator[tuple[str, str]]:
-    """Record and field wherever the second label differs from gold in a field that has a kappa."""
+    """Record and field wherever one of `labels` differs from gold in a field that has a kappa."""
     for field, how in domain.chain.metrics.items():
-        for record in judged(domain, field) if how.metric not in TEXTS else ():
+        records = [r for r in judged(domain, field) if r.id in labels and how.metric not in TEXTS]
+        for record in records:
             gold, label = record.gold.get(field), labels[record.id].get(field)
             if score(how, label, gold, record.input) < 1:
                 yield record.id, field

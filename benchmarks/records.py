@@ -23,6 +23,7 @@ from benchmarks.record_statistics import (
     agreements,
     alike,
     class_fields,
+    disagreements,
     given_away,
     judged,
     lengths,
@@ -175,11 +176,17 @@ def _labelled_twice(domain: Domain) -> str:
 
 
 def _other_texts(domain: Domain, resolved: Sequence[Resolved]) -> str:
-    """How many records the labels were given for whose input is another one today."""
+    """How many records the labels were given for whose input is another one today, and what a label of
+    today's says of it."""
     changed = [one.id for one in resolved if one.other_text]
+    again = {one.id: one.again for one in resolved if one.again}
+    differing = {name for name, _ in disagreements(domain, again)}
     which = f" ({', '.join(changed)})" if changed else ""
     share = f"{len(changed)} of {len(domain.records)}"
-    return f"Inputs changed after they were labelled twice: {share}{which}."
+    said = f"Inputs changed after they were labelled twice: {share}{which}."
+    agreeing = f"{len(again) - len(differing)} of {len(again)}"
+    more = f" Labelled again as they are now, as blind: {agreeing} as gold in all but free text."
+    return said + (more if again else "")
 
 
 def _planted(domain: Domain) -> Iterator[str]:

@@ -120,6 +120,12 @@ class TestTheRecordsOfADomain:
         found = disagreements(domain, read_labels(domain.folder / SECOND_LABELS))
         assert [(name, field) for name, field in found if name not in named] == []
 
+    def test_are_labelled_again_where_the_text_changed_since(self, domain: Domain) -> None:
+        changed = [one for one in read_resolved(domain.folder / RESOLVED) if one.other_text]
+        again = {one.id: one.again for one in changed if one.again}
+        assert again.keys() == {one.id for one in changed}
+        assert list(disagreements(domain, again)) == []
+
     def test_have_the_same_gold_as_before_where_gold_stands(self, domain: Domain) -> None:
         gold = {record.id: record.gold for record in domain.records}
         for one in read_resolved(domain.folder / RESOLVED):

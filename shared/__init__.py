@@ -4,7 +4,7 @@ A folder is a step of the data, and imports only from those above it:
 
     base/          what knows nothing of models: errors, paths, files, hashing, parsing, manifest, stage
     safety/        what a third party's file, or a folder about to be published, must not be
-    setup/         getting a machine ready: browsers, locks, doctor
+    setup/         getting a machine ready: browsers, doctor
     domain/        a domain folder, read strictly: settings, records, scoring, olive.json
         grammar/   schema.json → EBNF: what answers are held to
     hub/           the Hugging Face Hub: snapshots come down pinned, a release goes up whole

@@ -113,7 +113,6 @@ def test_every_plan_names_its_code() -> None:
 
 
 STARTED = {
-    "shared.setup.lock": "by a person",
     "shared.release.verify.load": "by verify, in a process of its own",
     "shared.olive.graph.shapes": "by benchmarks.preflight",
 }

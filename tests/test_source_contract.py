@@ -231,7 +231,7 @@ class TestQuantisation:
         ({"model_type": "no_such_thing"}, "no_such_thing"),
         ({"model_type": "fnet"}, "model_type: 'fnet' is no causal language model"),
         ({"hidden_act": "no_such_function"}, "no_such_function"),
-        ({"num_attention_heads": 0}, "describes no causal language model"),
+        ({"num_attention_heads": 0}, "config.json: num_attention_heads: 0; a size of at least 1"),
         ({"num_hidden_layers": 7}, "num_hidden_layers"),
     ],
 )

@@ -26,13 +26,14 @@ def peak_memory(
 ) -> Iterator[list[int]]:
     """Sample the memory of `process` (this one if None) and all below it, or only of what is below; the
     list's one entry is the largest sum seen, in bytes. A page that several share counts once (PSS),
-    where the system tells: a browser's processes share gigabytes."""
-    peak, root = [0], process or psutil.Process()
+    where the system tells: a browser's processes share gigabytes. As that takes the system's time, it
+    is asked whenever the sum of what is resident, where it counts for each, is the largest yet."""
+    peak, highest, root = [0], [0], process or psutil.Process()
 
     def sample() -> None:
         family = [root] * itself + _children(root)
-        if sum(map(_resident_bytes, family)) > peak[0]:  # an upper bound, and quicker to have
-            peak[0] = max(peak[0], sum(map(_held_bytes, family)))
+        if (resident := sum(map(_resident_bytes, family))) > highest[0]:
+            highest[0], peak[0] = resident, max(peak[0], sum(map(_held_bytes, family)))
 
     with _repeated(sample, every_seconds):
         yield peak

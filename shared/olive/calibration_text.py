@@ -80,7 +80,7 @@ def calibration_stage(
     records, general = read_records(path, domain.schema), general_instructions()
     held_out = [*domain.records, *measured]
     refuse_common(records, held_out, paths.shown(path))
-    refuse_common(general, held_out, GENERAL_FILE)
+    refuse_common(general, held_out, paths.shown(paths.domains() / GENERAL_FILE))
     tokenizer = source.done.manifest
     plan = Plan(
         "calibration",

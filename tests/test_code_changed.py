@@ -55,8 +55,10 @@ class TestTheHash:
             (BENCH, "webgpu_bench/package-lock.json", "version", "versions"),
             (BENCH, "evaluate/models/onnx.py", "reset", "renew"),
             (NATIVE, "webgpu_bench/engines/native_child.py", "eos", "end"),
-            ((CARD_CODE,), "base/formatting.py", "1e8", "1e9"),
-            ((CARD_CODE,), "base/tables.py", "not measured", "unmeasured"),
+            (CARD_CODE, "base/formatting.py", "1e8", "1e9"),
+            (CARD_CODE, "base/tables.py", "not measured", "unmeasured"),
+            (CARD_CODE, "release/card/docintel.mjs", "512", "511"),
+            (CARD_CODE, "webgpu_bench/page/grammar.js", "started = true", "started = 1"),
             (TORCH, "evaluate/models/masks.py", "byte_level", "raw"),
         ],
     )  # fmt: skip

@@ -19,10 +19,11 @@ from shared.base import paths
 from shared.domain.domain import Domain, load_domain
 from shared.domain.grammar.schema import grammar
 from shared.evaluate.models.genai import GenaiModel
+from shared.evaluate.systems import MODES, Mode
 from shared.pipeline.chain import run_chain
 from shared.pipeline.rung import Options
-from shared.release.card.usage import usage_js, usage_js_constrained, usage_python
-from shared.release.model import GRAMMAR_FILE
+from shared.release.card.usage import module, usage_js, usage_python
+from shared.release.model import GRAMMAR_FILE, MODULE_FILE
 from tests.stand_ins import take_any_architecture
 
 BENCH = paths.REPOSITORY / "shared" / "webgpu_bench"
@@ -61,6 +62,7 @@ def shipped(embedded: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         shutil.copytree(package, release)
         (release / "prompt.md").write_text(PROMPT, encoding="utf-8")
         (release / GRAMMAR_FILE).write_text(grammar(domain.schema), encoding="ascii")
+        (release / MODULE_FILE).write_text(module(), encoding="utf-8")
         yield release
 
 
@@ -141,15 +143,17 @@ def test_onnxruntime_genai_reads_it_as_the_card_says_with_the_checks_answers(
         assert ids and without_end(sequence, ending) == without_end(ids, ending)
 
 
+@pytest.mark.parametrize("first", MODES)
 def test_transformers_js_reads_it_as_the_card_says_with_the_checks_answers(
-    ending: Path, domain: Domain, tmp_path: Path
+    ending: Path, domain: Domain, tmp_path: Path, first: Mode
 ) -> None:
-    """Free first, then held to the grammar, as both snippets in a row have it."""
+    """Both snippets in a row, in the card's order; only the document is put in."""
     texts = texts_of(domain)
-    wanted = [checks(ending, domain, "q4", texts, held) for held in (False, True)]
+    order = (first == "constrained", first != "constrained")
+    wanted = [checks(ending, domain, "q4", texts, held) for held in order]
     for text, *answers in zip(texts, *wanted, strict=True):
-        code = usage_js("acme/x") + "\n" + usage_js_constrained()
-        code = code.replace(f'"{DOCUMENT}"', json.dumps(text)).replace("256", str(LIMIT))
+        code, _, other = usage_js("acme/x", first)
+        code = f"{code}\n{other}".replace(f'"{DOCUMENT}"', json.dumps(text))
         found = in_node(ending, code, tmp_path)
         for ids, right in zip(found, answers, strict=True):
             assert right and without_end(ids, ending) == without_end(right, ending)
@@ -157,7 +161,8 @@ def test_transformers_js_reads_it_as_the_card_says_with_the_checks_answers(
 
 def in_node(folder: Path, code: str, work: Path) -> list[list[int]]:
     (work / "card.mjs").write_text(code, encoding="utf-8")
-    job = {"modules": str(BENCH / "node_modules"), "folder": str(folder), "dtype": "q4"}
+    modules = str(BENCH / "node_modules")
+    job = {"modules": modules, "folder": str(folder), "dtype": "q4", "limit": LIMIT}
     (work / "job.json").write_text(json.dumps(job | {"code": str(work / "card.mjs")}))
     script = paths.REPOSITORY / "tests" / "card.mjs"
     run = subprocess.run(

@@ -74,6 +74,8 @@ class TestWhatAPersonSees:
         schema = '{"type": "object", "properties": {"ok": {"enum": ["yes", "no"]}},'
         schema += ' "required": ["ok"], "additionalProperties": false}'
         (released / "grammar.ebnf").write_text(grammar(json.loads(schema)))
+        (released / "schema.json").write_text(schema)
+        (released / "release.json").write_text('{"base": "acme/Base-3B"}')
         mounts = {"/": driver.PAGE, "/vendor": driver.VENDOR, "/models/legal": released}
         index = {"/models/index.json": lambda: listing({"legal": released})}
         where = folders(tmp_path / "shots")
@@ -81,6 +83,7 @@ class TestWhatAPersonSees:
             for name, page in pages.items():
                 page.goto(url)
                 page.wait_for_selector("body[data-state=choosing]")
+                assert "to download, from acme/Base-3B" in page.inner_text("#about")
                 page.click("#load")
                 page.wait_for_selector("body[data-state=ready]")
                 if name == "desktop-light":
@@ -90,11 +93,23 @@ class TestWhatAPersonSees:
 
     def _answers_and_measures(self, page: Any) -> None:
         page.fill("#system", "")
-        page.check("#hold")
+        assert page.is_checked("#hold")
+        page.fill("#text", "word " * 5000)
+        page.wait_for_selector("#length.long")
+        assert "Too long" in page.inner_text("#length") and page.is_disabled("#send")
         page.fill("#text", "Is it?")
+        page.wait_for_selector("#length:not(.long)")
         page.click("#send")
         page.wait_for_selector(".turn.theirs small")
-        assert '"ok": "' in page.inner_text(".turn.theirs")
+        assert page.inner_text(".mark") == "valid: satisfies the schema"
+        assert page.inner_text(".fields tbody tr").split() in (["ok", "yes"], ["ok", "no"])
+        assert page.input_value("#text") == "Is it?", "the text stays, to be edited and sent again"
+        assert page.inner_text("#said").startswith("Answered; valid")
+        with page.expect_download() as download:
+            page.click("text=Download JSON")
+        assert json.loads(download.value.path().read_text())["ok"] in ("yes", "no")
+        page.click(".raw summary")
+        assert '"ok": "' in page.inner_text(".raw pre")
         page.click("#benchmark summary")
         page.click("#measure")
         page.wait_for_selector("#figures tr")

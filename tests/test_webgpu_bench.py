@@ -289,5 +289,6 @@ class TestTheHarness:
         (tmp_path / "package" / "onnx" / "model_q4.onnx").write_bytes(BODY)
         [entry] = listing({"legal": tmp_path / "package"})
         assert entry["bytes"] == {"q4": 10}
+        assert "issue" in entry["schema"]["properties"] and entry["base"] is None
         assert "a legal analyst" in entry["system_prompt"]
         assert entry["example"]

@@ -214,10 +214,18 @@ class PublishSettings(Strict):
     signing_key: str | None = None
 
 
+class CardSettings(Strict):
+    """What the card's front matter says: languages, and the Hub's data sets that were learnt from."""
+
+    language: list[Annotated[str, Field(pattern=r"^[a-z]{2,3}$")]] = Field(min_length=1)
+    datasets: list[Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]]
+
+
 class Defaults(Strict):
     """defaults.toml: what holds for each domain whose fallback.toml does not say otherwise."""
 
     publish: PublishSettings
+    card: CardSettings
     calibration: CalibrationSettings
     check: CheckSettings
     fidelity: FidelitySettings

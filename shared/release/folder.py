@@ -24,11 +24,13 @@ from shared.domain.grammar.schema import grammar
 from shared.evaluate.compare import Checked, read_checked
 from shared.hub.names import repository_name
 from shared.release.card.recipe import recipe_facts
+from shared.release.card.usage import module
 from shared.release.gates import failed, flatten, unproven
 from shared.release.model import (
     CARD_CODE,
     CARD_FILE,
     GRAMMAR_FILE,
+    MODULE_FILE,
     RELEASE_FILE,
     RELEASE_FOLDER,
     STAGES_IN_ALL,
@@ -89,7 +91,7 @@ def _key(result: ChainResult) -> str:
     attempts = [a.model_dump(exclude={"seconds", "measured"}) for a in result.attempts]
     keys = {stage: m.key + m.finished * bool(m.unfinished) for stage, m in result.manifests.items()}
     name = repository_name(result.domain, result.rung.base) if result.rung else ""
-    settled = [name, Release.model_fields["version"].default, code_hash(CARD_CODE)]
+    settled = [name, Release.model_fields["version"].default, code_hash(*CARD_CODE)]
     return sha256_json([result.domain.name, result.domain.key, attempts, keys, settled])[:16]
 
 
@@ -112,6 +114,7 @@ def _fill(partial: Path, result: ChainResult) -> None:
     (partial / "prompt.md").write_text(result.domain.prompt + "\n", encoding="utf-8")
     shutil.copyfile(result.domain.folder / "schema.json", partial / "schema.json")
     (partial / GRAMMAR_FILE).write_text(grammar(result.domain.schema), encoding="ascii")
+    (partial / MODULE_FILE).write_text(module(), encoding="utf-8")
 
 
 def _describe(result: ChainResult, key: str, files: dict[str, FileRecord]) -> Release:
@@ -139,11 +142,12 @@ def _describe(result: ChainResult, key: str, files: dict[str, FileRecord]) -> Re
         source_files=manifests["source"].inputs,
         domain_files=result.domain.hashes,
         card_template=read_text(result.domain.folder / "card.md"),
-        card_code=code_hash(CARD_CODE),
+        card_code=code_hash(*CARD_CODE),
         example=_example(result),
         measurements=flatten(manifests) | costs(manifests),
         facts={stage: m.facts for stage, m in manifests.items()}
         | _devices(result.package)
+        | {"card": result.domain.chain.card.model_dump()}
         | {"recipe": recipe_facts(result.domain.name, rung.name, manifests["build"])},
         gates=result.gates,
         attempts=result.attempts,

@@ -25,8 +25,11 @@ STAGES_IN_ALL = 10
 
 RELEASE_FILE = "release.json"
 GRAMMAR_FILE = "grammar.ebnf"
-CARD_CODE = "shared.release.card.card"
-"""The module that renders a card, for `code_hash`."""
+MODULE_FILE = "docintel.mjs"
+PAGE_PARTS = ("shared/webgpu_bench/page/prompt.js", "shared/webgpu_bench/page/grammar.js")
+"""What the page asks with; docintel.mjs begins with it."""
+CARD_CODE = ("shared.release.card.card", *PAGE_PARTS)
+"""What renders a card and docintel.mjs, for `code_hash`."""
 
 CARD_FILE = "README.md"
 RELEASE_FOLDER = "webgpu"

@@ -26,6 +26,8 @@ def _entry(name: str, package: Path) -> dict[str, Any]:
         "name": name,
         "system_prompt": trimmed(_own_or(domain, package, "prompt.md")).replace("{domain}", name),
         "grammar": _text(package / "grammar.ebnf") or _grammar(domain / "schema.json"),
+        "schema": _json(_own_or(domain, package, "schema.json")),
+        "base": _json(_text(package / "release.json")).get("base"),
         "example": _first_input(_text(domain / "eval.jsonl")),
         "bytes": {dtype: size for dtype, size in sizes.items() if size},
     }
@@ -41,6 +43,14 @@ def _grammar(schema: Path) -> str:
         return grammar(json.loads(_text(schema)))
     except (ValueError, UserError):
         return ""
+
+
+def _json(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def _text(path: Path) -> str:

@@ -1,9 +1,9 @@
 """The check's measurements: each system in each mode, the floor, and paired comparisons.
 
 `<system>.<mode>.<metric>`, `floor.<metric>`, `parent_vs_base.<mode>.<metric>`,
-`release_vs_parent.<mode>.<metric>` and `release_constrained_vs_free.<metric>`; the metrics are those of
-shared.evaluate.scoring.summary. What was not asked for is there as "not measured", so that a gate on
-it is no typo.
+`release_vs_parent.<mode>.<metric>`, `release_vs_base.<mode>.<metric>` and
+`release_constrained_vs_free.<metric>`; the metrics are those of shared.evaluate.scoring.summary. What
+was not asked for is there as "not measured", so that a gate on it is no typo.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,6 +33,7 @@ SPEED = "decode_tokens_per_second"
 COMPARISONS: dict[str, tuple[tuple[Name, Mode], tuple[Name, Mode]]] = {
     **{f"parent_vs_base.{m}": (("parent", m), ("base", m)) for m in MODES},
     **{f"release_vs_parent.{m}": (("release", m), ("parent", m)) for m in MODES},
+    **{f"release_vs_base.{m}": (("release", m), ("base", m)) for m in MODES},
     "release_constrained_vs_free": (("release", "constrained"), ("release", "free")),
 }
 """Name → (ours, other); the difference is ours less the other's."""
@@ -159,25 +160,40 @@ def _cause(answer: Answer, verdict: Verdict, limit: int, *, quoting: bool) -> st
     return (verdict.reason if quoting else verdict.rule) or "unknown"
 
 
+def better_mode(found: Mapping[str, Measurement]) -> Mode:
+    """Free where being held to the schema is shown to harm, or where only free answers were scored."""
+    free, held = (found.get(f"release.{mode}.schema_compliance") for mode in MODES)
+    if held is None or held.value is None:
+        return "constrained" if free is None or free.value is None else "free"
+    score, compliance = _held_less_free(found)
+    harm = score == "worse" or (compliance == "worse" and score != "better")
+    return "free" if harm else "constrained"
+
+
+def _held_less_free(found: Mapping[str, Measurement]) -> list[str]:
+    """In a word: held to the schema less free, in the field score and in satisfying the schema."""
+    pairs = (
+        found.get(f"release_constrained_vs_free.{n}") for n in ("field_score", "schema_compliance")
+    )
+    return [pair.how if pair else "" for pair in pairs]
+
+
 def advice(found: Mapping[str, Measurement]) -> str:
     """Which mode a user should choose, from what was measured."""
     free, held = (found[f"release.{mode}.schema_compliance"] for mode in MODES)
     if free.value is None or held.value is None:
         return "Not measured in both modes, so no mode is recommended."
-    score, compliance = (
-        found[f"release_constrained_vs_free.{name}"].how
-        for name in ("field_score", "schema_compliance")
-    )
+    score, compliance = _held_less_free(found)
     if score == "worse":
         return f"Decode freely: holding it to the schema made the answers worse.{_speeds(found)}"
-    if "better" in (score, compliance):
-        more = "are right" if compliance != "better" else "can be used"
-        return f"Hold the decoding to the schema: more of the answers {more}.{_speeds(found)}"
-    if compliance == "worse":
+    if better_mode(found) == "free":
         return (
             "Decode freely: held to the schema fewer of the answers satisfy it, as "
             f"more are cut off.{_speeds(found)}"
         )
+    if "better" in (score, compliance):
+        more = "are right" if compliance != "better" else "can be used"
+        return f"Hold the decoding to the schema: more of the answers {more}.{_speeds(found)}"
     return (
         "No difference is shown between the two; holding it to the schema is the safer "
         f"choice.{_speeds(found)}"

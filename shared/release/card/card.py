@@ -4,32 +4,33 @@ The card is a function of release.json and prompt.md, which lie beside it, and o
 `./inv verify` makes it again from them and holds every line against the one it finds.
 """
 
+from pathlib import Path
 from typing import Any
 
 from shared.base.hashing import sha256_json
-from shared.base.manifest import Measurement
 from shared.base.tables import fenced, measurements_table, shown, table, words
-from shared.release.card import tables
+from shared.evaluate.scoring.pairs import better_mode
+from shared.release.card import tables, verdict
 from shared.release.card.fidelity import fidelity_section
 from shared.release.card.front_matter import front_matter
 from shared.release.card.quality import quality_note, quality_tables
 from shared.release.card.recipe import comparison
 from shared.release.card.template import fill_in
-from shared.release.card.usage import usage_js, usage_js_constrained, usage_python, usage_verify
+from shared.release.card.usage import usage_install, usage_js, usage_python, usage_verify
 from shared.release.gates import unproven
 from shared.release.model import Attempt, Release
 
+FOLDS = Path(__file__).with_name("folds.md")
+"""What stands below the first screen, in <details>: the same for every domain."""
 BROWSER = {
     "bench.loads": "loads on WebGPU",
     "bench.greedy_agreement": "greedy tokens as on the CPU",
     "bench.load_seconds": "load, cold",
     "bench.ttft_seconds": "time to first token (TTFT)",
     "bench.prefill_tokens_per_second": "prefill",
-    "bench.decode_tokens_per_second": "decode",
     "bench.peak_gpu_bytes": "requested GPU buffer bytes, peak",
     "bench.gpu_errors": "GPU errors and device losses",
     "bench.nodes_on_cpu": "graph nodes left on the CPU",
-    "check.release.free.decode_tokens_per_second": "for comparison: decode in onnxruntime-genai",
 }
 
 
@@ -41,30 +42,50 @@ def render_card(release: Release, prompt: str) -> str:
 
 
 def _context(release: Release, prompt: str) -> dict[str, Any]:
+    places = _below(release, prompt)
+    return places | {
+        "details": fill_in(FOLDS.read_text(encoding="utf-8"), places, FOLDS.name).strip(),
+        "verdict": verdict.verdict(release),
+        "first_table": verdict.quality(release),
+        "footprint": verdict.footprint(release),
+        "usage": _usage(release),
+    }
+
+
+def _usage(release: Release) -> str:
+    """What to install and the better mode's snippet; then the other mode's."""
+    first, what, second = usage_js(release.repository, better_mode(verdict.of_check(release)))
+    install = usage_install(release.repository)
+    blocks = (fenced(install, "sh"), fenced(first, "js"), what, fenced(second, "js"))
+    return "\n\n".join(("In a page, with any bundler:", *blocks))
+
+
+def _below(release: Release, prompt: str) -> dict[str, Any]:
+    """What a template may show besides the first screen."""
     title = release.repository.split("/")[-1]
-    builds = tables.builds_table(release.attempts)
+    found = verdict.of_check(release)
+    above = verdict.shown_first(release)
+    in_check = {name.removeprefix("check.") for name in above}
+    several = sum("kl_divergence" in a.measured for a in release.attempts) > 1
     facts = _as_words(release.facts.get("check", {}))
     return {
         "domain": release.domain,
         "title": title,
         "summary": _summary(release),
         "notices": _notices(release),
-        "usage_js": usage_js(release.repository),
-        "usage_js_constrained": usage_js_constrained(),
         "usage_python": usage_python(title),
         "usage_verify": usage_verify(release.repository),
         "prompt": f"Version {release.prompt_version}:\n\n{fenced(prompt)}",
-        "check_table": quality_tables(_of_check(release), release.facts.get("check", {})),
+        "check_table": quality_tables(found, release.facts.get("check", {}), above=in_check),
         "check_note": quality_note(facts),
         "fidelity": fidelity_section(release),
         "bench_table": measurements_table(release.measurements, BROWSER),
         "bench_note": _bench_note(release),
         "devices_table": _devices_table(release),
         "files_table": _files_table(release),
-        "attempts_table": "\n\n".join(
-            filter(None, (tables.attempts_table(release.attempts), builds))
-        ),
-        "gates_table": tables.gates_table(release.gates),
+        "attempts_table": tables.attempts_table(release.attempts)
+        + several * f"\n\n{tables.builds_table(release.attempts)}",
+        "gates_table": tables.gates_table(release.gates, above=above),
         "provenance": _provenance(release),
     }
 
@@ -106,13 +127,6 @@ def _undone(release: Release) -> str:
     return f" Not measured for want of time: {', '.join(names)}." if names else ""
 
 
-def _of_check(release: Release) -> dict[str, Measurement]:
-    start = "check."
-    return {
-        n.removeprefix(start): m for n, m in release.measurements.items() if n.startswith(start)
-    }
-
-
 def _as_words(facts: Any) -> Any:
     """The same facts, every text in them harmless in a paragraph (shared.base.tables.words)."""
     if isinstance(facts, dict):
@@ -126,9 +140,7 @@ def _bench_note(release: Release) -> str:
     facts = release.facts.get("bench", {})
     if "browser" not in facts:
         return "No browser was at hand."
-    where = release.measurements["bench.loads"].where
-    why = f"Why {facts['dtype']}: {facts['dtype_reason']}."
-    return words(f"{where}; {facts['browser']}. {why}")
+    return words(f"Why {facts['dtype']}: {facts['dtype_reason']}.")
 
 
 def _devices_table(release: Release) -> str:

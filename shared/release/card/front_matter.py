@@ -27,14 +27,17 @@ def front_matter(release: Release) -> str:
     extra: dict[str, Any] = {key: value for key, value in named.items() if value}
     if release.example:
         extra["widget"] = [{"messages": [{"role": "user", "content": release.example}]}]
+    datasets = _datasets(release)
+    if datasets:
+        extra["datasets"] = datasets
     data = ModelCardData(
-        language="en",
+        language=release.facts.get("card", {}).get("language"),
         license=release.licence,
         library_name="transformers.js",
         pipeline_tag="text-generation",
-        tags=["onnx", "webgpu", "docintel", release.domain],
+        tags=["onnx", "webgpu", "structured-output", "docintel", release.domain],
         base_model=release.base,
-        base_model_relation="quantized",
+        base_model_relation="quantized" if release.prompt_only else "finetune",
         model_name=release.repository.split("/")[-1],
         eval_results=_eval_results(release),
         **extra,
@@ -60,6 +63,13 @@ def problems(data: dict[str, Any]) -> list[str]:
     if base and not _is_repo(base):
         found.append(f"base: {base!r} is no model of the Hub; write org/name")
     return found
+
+
+def _datasets(release: Release) -> list[str]:
+    """The Hub's data sets that the domain names, and those that the weights' own card does."""
+    told = release.facts.get("source", {}).get("training", {}).get("data sets", "")
+    named = [*release.facts.get("card", {}).get("datasets", []), *str(told).split(", ")]
+    return [name for name in dict.fromkeys(named) if _is_repo(name)]
 
 
 def _is_repo(name: Any) -> bool:

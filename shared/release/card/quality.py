@@ -4,8 +4,8 @@ One table for each mode, with base, 16-bit parent and 4-bit release beside the f
 answer reaches; then the same answers pair by pair.
 """
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, TypeGuard
 
 from shared.base.formatting import interval
 from shared.base.manifest import Measurement
@@ -13,7 +13,7 @@ from shared.base.tables import shown, table
 from shared.evaluate.scoring.pairs import COMPARISONS, SPEED
 from shared.evaluate.scoring.statistics import NO_DIFFERENCE
 from shared.evaluate.scoring.summary import DANGEROUS, stands_twice
-from shared.evaluate.systems import MODES, NAMES
+from shared.evaluate.systems import MODES, NAMES, Mode
 
 Measured = Mapping[str, Measurement]
 
@@ -32,27 +32,47 @@ WORDS = {
 }
 FIRST = ("json_validity", "schema_compliance", "field_score", "field_score_nonnull", DANGEROUS)
 MODE_WORDS = {"free": "Free decoding", "constrained": "Held to the schema"}
+FLOOR = "one fixed answer"
+ABOVE = "above"
+"""In place of a figure that the first screen has."""
 
 
-def quality_tables(found: Measured, facts: Mapping[str, Any], style: str = "github") -> str:
-    """All tables, each with a line above it; empty where nothing was answered."""
+def quality_tables(
+    found: Measured, facts: Mapping[str, Any], style: str = "github", above: Collection[str] = ()
+) -> str:
+    """All tables, each with a line above it; empty where nothing was answered.
+
+    `above`: names of what the reader has seen already; such a cell says so, such a pair is left out.
+    """
     parts = []
     label = facts.get("base_label", "base")
     for mode in facts.get("modes", MODES):
-        if rows := _rows(found, mode):
-            heads: tuple[str, ...] = (
-                "",
-                "one fixed answer",
-                label,
-                "16-bit parent",
-                "4-bit release",
-            )
+        if rows := _rows(found, mode, above):
+            heads: tuple[str, ...] = ("", FLOOR, label, "16-bit parent", "4-bit release")
             parts.append(f"{MODE_WORDS[mode]}:\n\n{table(heads, rows, style)}")
-    if pairs := _pair_rows(found):
+    if pairs := _pair_rows(found, above):
         heads = ("on the same records", "metric", "difference", "in a word")
         parts.append(f"Pair by pair:\n\n{table(heads, pairs, style)}")
         parts.append(_not_told_apart(found))
     return "\n\n".join(parts)
+
+
+def first_table(found: Measured, facts: Mapping[str, Any], mode: Mode) -> str:
+    """Base and release in one mode, beside what one fixed answer scores; empty without an answer."""
+    rows = [
+        (metric_words(name), _floor(found, name), *(_cell(name, one) for one in cells))
+        for name in FIRST
+        if any(
+            map(measured, cells := [found.get(f"{s}.{mode}.{name}") for s in ("base", "release")])
+        )
+        and not stands_twice(found, f"release.{mode}.{name}")
+    ]
+    heads = (MODE_WORDS[mode].lower(), FLOOR, facts.get("base_label", "base"), "this model")
+    return table(heads, rows) if rows else ""
+
+
+def _floor(found: Measured, metric: str) -> str:
+    return _cell(metric, found.get(f"floor.{metric}")) if _scored(metric) else ""
 
 
 def quality_note(facts: Mapping[str, Any]) -> str:
@@ -94,17 +114,21 @@ def metric_words(name: str) -> str:
     return f"`{field}`, gold not null" if end == "nonnull" else f"`{field}`, {end}"
 
 
-def _rows(found: Measured, mode: str) -> list[tuple[str, ...]]:
+def _rows(found: Measured, mode: str, above: Collection[str]) -> list[tuple[str, ...]]:
     """A row a metric that any system has, in a fixed order: rates, scores, fields, the rest."""
-    if not any(_known(found.get(f"{name}.{mode}.json_validity")) for name in NAMES):
+    if not any(measured(found.get(f"{name}.{mode}.json_validity")) for name in NAMES):
         return []
     rows = []
     for metric in _metrics(found, f"release.{mode}."):
-        cells = [found.get(f"floor.{metric}") if _scored(metric) else None]
-        cells += [found.get(f"{name}.{mode}.{metric}") for name in NAMES]
-        twice = any(stands_twice(found, f"{name}.{mode}.{metric}") for name in NAMES)
-        if any(map(_known, cells)) and not twice:
-            rows.append((metric_words(metric), *(_cell(metric, cell) for cell in cells)))
+        names = [f"floor.{metric}", *(f"{name}.{mode}.{metric}" for name in NAMES)]
+        cells = [found.get(name) for name in names]
+        if not _scored(metric):
+            cells[0] = None
+        twice = any(stands_twice(found, name) for name in names[1:])
+        if any(map(measured, cells)) and not twice:
+            shown = zip(names, cells, strict=True)
+            texts = (ABOVE if c and n in above else _cell(metric, c) for n, c in shown)
+            rows.append((metric_words(metric), *texts))
     return rows
 
 
@@ -119,12 +143,13 @@ def _scored(metric: str) -> bool:
     return metric.startswith("field")
 
 
-def _pair_rows(found: Measured) -> list[tuple[str, ...]]:
+def _pair_rows(found: Measured, above: Collection[str]) -> list[tuple[str, ...]]:
     """The field score of every pair, and whatever else a difference was shown in."""
     return [
         (comparison_words(comparison), metric_words(metric), difference_words(pair), pair.how)
         for comparison, metric, pair in _pairs(found)
-        if metric == "field_score" or pair.how != NO_DIFFERENCE
+        if (metric == "field_score" or pair.how != NO_DIFFERENCE)
+        and f"{comparison}.{metric}" not in above
     ]
 
 
@@ -133,7 +158,7 @@ def _pairs(found: Measured) -> Iterator[tuple[str, str, Measurement]]:
     for comparison in COMPARISONS:
         for metric in _metrics(found, f"{comparison}."):
             pair = found[f"{comparison}.{metric}"]
-            if _known(pair) and not stands_twice(found, f"{comparison}.{metric}"):
+            if measured(pair) and not stands_twice(found, f"{comparison}.{metric}"):
                 yield comparison, metric, pair
 
 
@@ -162,12 +187,13 @@ def difference_words(pair: Measurement) -> str:
     return f"{points[0]:+.1f} points ({points[1]:+.1f} to {points[2]:+.1f}, n = {pair.n})"
 
 
-def _known(measurement: Measurement | None) -> bool:
+def measured(measurement: Measurement | None) -> TypeGuard[Measurement]:
+    """Whether there is a value."""
     return measurement is not None and measurement.value is not None
 
 
 def _cell(metric: str, measurement: Measurement | None) -> str:
-    if metric == DANGEROUS and measurement is not None and _known(measurement):
+    if metric == DANGEROUS and measurement is not None and measured(measurement):
         return dangerous_words(measurement)
     return shown(measurement) if measurement is not None else ""
 

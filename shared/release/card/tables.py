@@ -1,6 +1,6 @@
 """Tables of a card and of the terminal: attempts, builds side by side, gates."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from shared.base.tables import shown, table
 from shared.release.gates import GateResult
@@ -34,7 +34,22 @@ def builds_table(attempts: Sequence[Attempt], style: str = "github") -> str:
     return table(heads, rows, style) if rows else ""
 
 
-def gates_table(gates: Sequence[GateResult], style: str = "github") -> str:
-    """Every gate: its bound, the verdict, what it stops and the figure or reason behind it."""
-    rows = [(g.name, g.bound, g.outcome, g.gate.blocks, g.reason) for g in gates]
+def gates_table(
+    gates: Sequence[GateResult], style: str = "github", above: Collection[str] = ()
+) -> str:
+    """Every gate: its bound, the verdict, what it stops and the figure or reason behind it.
+
+    `above`: measurements that the reader has seen already; only a reason without them is added.
+    """
+    rows = [
+        (g.name, g.bound, g.outcome, g.gate.blocks, _behind(g, g.gate.measurement in above))
+        for g in gates
+    ]
     return table(("gate", "bound", "verdict", "a failure blocks", "measured"), rows, style)
+
+
+def _behind(result: GateResult, seen: bool) -> str:
+    if not seen or result.value is None:
+        return result.reason
+    _, _, why = result.reason.partition(": ")
+    return f"above: {why}" if why and result.outcome == "not measured" else "above"

@@ -1,67 +1,50 @@
-"""The snippets a reader copies. tests/test_release.py runs the Python one as it stands."""
+"""The snippets a reader copies, and the JavaScript module of the release that they import.
 
-JS = """\
-import {{ pipeline }} from "@huggingface/transformers";
+tests/test_package.py and tests/test_release.py run them as they stand.
+"""
 
-const repository = "{name}";
-const file = (path) => `https://huggingface.co/${{repository}}/resolve/main/${{path}}`;
-const prompt = await (await fetch(file("prompt.md"))).text();
+from pathlib import Path
 
-// q4f16 needs shader-f16; q4 runs on adapters without it.
-const adapter = await navigator.gpu.requestAdapter();
-const dtype = adapter.features.has("shader-f16") ? "q4f16" : "q4";
+from shared.base import paths
+from shared.evaluate.systems import Mode
+from shared.release.model import MODULE_FILE, PAGE_PARTS
 
-// What a document says is text: the name of a control token in it is written apart.
-const {{ model, added_tokens, decoder }} = await (await fetch(file("tokenizer.json"))).json();
-const steers = ({{ content, special }}) => special || /^(<.+>|\\[.+\\])$/s.test(content);
-const names = added_tokens.filter(steers).map(({{ content }}) => content).filter((name) => name[1]);
-const apart = (all, name) => all.replaceAll(name, () => name.replace(/^./su, "$& "));
-const trimmed = (text) => text.replace(/^[\\s\\x1c-\\x1f\\x85]+|[\\s\\x1c-\\x1f\\x85]+$/gu, "");
+PACKAGES = "@huggingface/transformers@4.3.1 @mlc-ai/web-xgrammar@0.1.27"
+"""As shared/webgpu_bench/package.json pins them, with which the answers were compared."""
 
-const generate = await pipeline("text-generation", repository, {{ device: "webgpu", dtype }});
-const messages = [
-  {{ role: "system", content: trimmed(prompt) }},
-  {{ role: "user", content: names.reduce(apart, trimmed("…your document…")) }},
-];
-const [{{ generated_text }}] = await generate(messages, {{ max_new_tokens: 256, do_sample: false }});
-console.log(generated_text.at(-1).content); // free text: it need not be JSON"""
+INSTALL = """\
+npm i {packages}
+curl -LO https://huggingface.co/{name}/resolve/main/{module}"""
 
-JS_CONSTRAINED = """\
-// The package may export its classes or put them on globalThis.
-const {{ TokenizerInfo, GrammarCompiler, GrammarMatcher }} = {{
-  ...(await import("@mlc-ai/web-xgrammar")),
-  ...globalThis.xgrammar,
-}};
-const tokens = [];
-for (const [token, id] of Object.entries(model.vocab)) tokens[id] = token;
-for (const {{ id, content, special }} of added_tokens) tokens[id] = special ? "" : content;
-const vocabulary = Array.from(tokens, (token) => token ?? "");
-const bytes = JSON.stringify(decoder).includes("ByteLevel") ? "byte_level" : "byte_fallback";
-const stop = [generate.model.generation_config.eos_token_id].flat();
-const info = await TokenizerInfo.createTokenizerInfo(vocabulary, bytes, false, tokens.length, stop);
-const compiler = await GrammarCompiler.createGrammarCompiler(info);
-const grammar = await compiler.compileGrammar(await (await fetch(file("grammar.ebnf"))).text());
+FIRST: dict[Mode, str] = {
+    "constrained": """\
+import {{ open }} from "./{module}";
 
-// A matcher remembers how far one answer has come: make a new one for each.
-const matcher = await GrammarMatcher.createGrammarMatcher(grammar);
-let started = false;
-const hold = (ids, logits) => {{
-  if (started) matcher.acceptToken(Number(ids[0].at(-1)));
-  started = true;
-  const mask = matcher.handle.GetNextTokenBitmask(tokens.length);
-  const words = Array.from({{ length: mask.size() }}, (_, place) => mask.get(place));
-  mask.delete();
-  for (let id = 0; id < logits.data.length; id++) {{
-    if (id >= tokens.length || !((words[id >> 5] >>> (id & 31)) & 1)) logits.data[id] = -Infinity;
-  }}
-  return logits;
-}};
-const [answer] = await generate(messages, {{
-  max_new_tokens: 256,
-  do_sample: false,
-  logits_processor: [hold],
-}});
-console.log(answer.generated_text.at(-1).content); // JSON, unless max_new_tokens cut it off"""
+const model = await open("{name}");
+const answer = await model.ask("…your document…"); // held to schema.json
+console.log(answer.whole ? JSON.parse(answer.text) : "cut off");""",
+    "free": """\
+import {{ open }} from "./{module}";
+
+const model = await open("{name}");
+const answer = await model.ask("…your document…", {{ held: false }});
+console.log(answer.text); // free text: it need not be JSON""",
+}
+SECOND: dict[Mode, tuple[str, str]] = {
+    "constrained": (
+        "Free, not held to the schema:",
+        """\
+const free = await model.ask("…your document…", { held: false });
+console.log(free.text); // free text: it need not be JSON""",
+    ),
+    "free": (
+        "Held to `schema.json`, by XGrammar:",
+        """\
+const held = await model.ask("…your document…");
+console.log(held.whole ? JSON.parse(held.text) : "cut off");""",
+    ),
+}
+"""By the mode that came first: what the other is, and its code, which goes on from the first."""
 
 PYTHON = """\
 import json, pathlib, re
@@ -97,14 +80,21 @@ VERIFY = """\
 ./inv verify {name} --public-key publisher.pem  # who signed it"""
 
 
-def usage_js(name: str) -> str:
-    """Loading `org/name` in a page with Transformers.js."""
-    return JS.format(name=name)
+def module() -> str:
+    """docintel.mjs of every release: the page's own prompt and grammar, and what asks with them."""
+    parts = [paths.REPOSITORY / part for part in PAGE_PARTS]
+    asks = Path(__file__).with_name("docintel.mjs")
+    return "".join(part.read_text(encoding="utf-8") for part in (*parts, asks))
 
 
-def usage_js_constrained() -> str:
-    """Going on from `usage_js`: the same question, the answer held to grammar.ebnf token by token."""
-    return JS_CONSTRAINED.format()
+def usage_install(name: str) -> str:
+    """What to fetch before `usage_js`: two packages, and the release's own module."""
+    return INSTALL.format(packages=PACKAGES, name=name, module=MODULE_FILE)
+
+
+def usage_js(name: str, mode: Mode) -> tuple[str, str, str]:
+    """Asking `org/name` in a page in `mode`; what the other mode is; the other mode, going on."""
+    return (FIRST[mode].format(name=name, module=MODULE_FILE), *SECOND[mode])
 
 
 def usage_python(folder: str) -> str:

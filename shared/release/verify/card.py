@@ -18,8 +18,9 @@ from shared.base.tables import shown
 from shared.base.text import trimmed
 from shared.release.card.card import render_card
 from shared.release.card.front_matter import problems
+from shared.release.card.usage import module
 from shared.release.gates import failed, judge
-from shared.release.model import CARD_CODE, CARD_FILE, Listing, Release
+from shared.release.model import CARD_CODE, CARD_FILE, MODULE_FILE, Listing, Release
 from shared.release.verify.line import NotChecked, need
 
 FIGURE = re.compile(r"\d+(?:[.,]\d+)*")
@@ -39,9 +40,12 @@ def figures(folder: Path, release: Release) -> str:
     card = read_text(folder / CARD_FILE)
     again = render_card(release, trimmed(read_text(folder / "prompt.md")))
     count = len(FIGURE.findall(card))
-    if card == again:
+    beside = folder / MODULE_FILE
+    same_module = beside.is_file() and read_text(beside) == module()
+    if card == again and same_module:
         return f"README.md made again from release.json: the same, with all {count} figures"
-    if release.card_code == code_hash(CARD_CODE):
+    if release.card_code == code_hash(*CARD_CODE):
+        need(same_module, f"{MODULE_FILE}: not the one that this version of the code writes")
         raise UserError(_difference(card, again))
     pairs = zip_longest(STATED.findall(card), STATED.findall(again), fillvalue="nothing")
     found, wanted = next((p for p in pairs if p[0] != p[1]), ("", ""))

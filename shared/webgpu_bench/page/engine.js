@@ -209,6 +209,7 @@ export class Engine {
   constructor(tokenizer, network, controls, loadFacts) {
     Object.assign(this, { tokenizer, network, controls, load: loadFacts });
     const ends = network.generation_config?.eos_token_id ?? network.config.eos_token_id;
+    this.context = network.config.max_position_embeddings ?? null;
     this.eos = new Set([ends].flat().filter((id) => id !== null && id !== undefined).map(Number));
   }
 

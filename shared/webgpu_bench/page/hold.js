@@ -5,9 +5,17 @@ import { compile, hold } from "./grammar.js";
 const compiled = new Map();
 
 /** Further options for Engine.generate that hold one answer to the model's grammar. */
-export async function holdTo({ name, grammar }, engine) {
+export const holdTo = async (model, engine) => hold(await compiledFor(model, engine));
+
+/** Whether a text, spelt as the grammar spells it (answer.js), satisfies it from start to end. */
+export async function accepts(model, engine, text) {
+  const matcher = await (await compiledFor(model, engine)).matcher();
+  return matcher._acceptString(text) && matcher.acceptToken([...engine.eos][0]);
+}
+
+async function compiledFor({ name, grammar }, engine) {
   if (!compiled.has(name)) compiled.set(name, await prepare(name, grammar, [...engine.eos]));
-  return hold(compiled.get(name));
+  return compiled.get(name);
 }
 
 async function prepare(name, grammar, stop) {

@@ -2,12 +2,16 @@
 // `state` decides what can be pressed; every failure is one sentence in the notice.
 
 import { isSoftware } from "./adapter.js";
+import { parsed, shownAnswer, spelt } from "./answer.js";
+import { NO_MODEL, NO_PACKAGES, NO_SERVER, NO_WEBGPU, room, sentence, unfit } from "./failures.js";
 
 const NEW_TOKENS = 512;
+/** Room that a text must leave for its answer. */
+const SHORTEST_ROOM = 160;
 const gpu = window.docintelGpu;
 const $ = (id) => document.getElementById(id);
 
-const page = { state: "checking", models: [], adapter: null, engine: null, stopping: false, lib: null };
+const page = { state: "checking", models: [], adapter: null, engine: null, stopping: false, lib: null, tooLong: false };
 
 const PLACEHOLDER = {
   ready: "Paste a text…",
@@ -28,7 +32,7 @@ function enter(state) {
   $("loading").hidden = state !== "loading";
   $("text").disabled = !ready;
   $("text").placeholder = PLACEHOLDER[state] ?? "Load a model first";
-  $("send").disabled = !ready;
+  $("send").disabled = !ready || page.tooLong;
   $("send").hidden = answering;
   $("stop").hidden = !answering;
   $("example").hidden = !(ready && chosen()?.example);
@@ -59,35 +63,38 @@ export async function startPage() {
   $("example").addEventListener("click", useExample);
   $("measure").addEventListener("click", () => (page.state === "measuring" ? (page.stopping = true) : measure()));
   $("text").addEventListener("keydown", sendOnEnter);
+  for (const name of ["text", "system"]) $(name).addEventListener("input", countSoon);
   gpu.listeners.add(deviceLost);
   setInterval(showBytes, 500);
+  let reached = true;
   try {
     page.models = await (await fetch("/models/index.json")).json();
   } catch {
-    page.models = [];
+    reached = false;
   }
   fillModels();
-  await findAdapter();
+  await findAdapter(reached);
 }
 
-async function findAdapter() {
+async function findAdapter(reached) {
   try {
     page.lib = await import("./engine.js");
   } catch {
     enter("broken");
-    return notice("The page's packages are not installed; run", "cd shared/webgpu_bench && npm ci --ignore-scripts");
+    return notice(NO_PACKAGES, "cd shared/webgpu_bench && npm ci --ignore-scripts");
   }
   page.adapter = await page.lib.describeAdapter().catch(() => null);
   showAdapter(page.adapter);
   if (!page.adapter) {
     enter("no-webgpu");
-    return notice("This browser offers no WebGPU; a current Chrome, Edge, Safari or Firefox on a machine with a GPU does.");
+    return notice(NO_WEBGPU);
   }
   if (!page.models.length) {
     enter("no-model");
-    return notice("No model is served here yet; make one with", "./inv release --domain <name>");
+    return reached ? notice(NO_MODEL, "./inv release --domain <name>") : notice(NO_SERVER);
   }
   enter("choosing");
+  describe();
 }
 
 function showAdapter(adapter) {
@@ -112,10 +119,22 @@ function chooseModel() {
   $("prompting").open = matchMedia("(min-width: 761px)").matches && page.models.length > 0;
   $("system").value = chosen()?.system_prompt ?? "";
   $("holding").hidden = !chosen()?.grammar;
+  describe();
+}
+
+/** Before it is loaded: how much is to be downloaded, and what the model is made from. */
+function describe() {
+  const model = chosen();
+  const bytes = model && page.adapter ? model.bytes[pickDtype().dtype] : 0;
+  const parts = [bytes && `${megabytes(bytes)} MB to download`, model?.base && `from ${model.base}`];
+  $("about").textContent = parts.filter(Boolean).join(", ");
+  $("about").hidden = !$("about").textContent;
 }
 
 async function loadModel() {
   notice("");
+  const misfit = unfit(page.adapter, chosen().bytes);
+  if (misfit) return notice(misfit);
   enter("loading");
   $("bar").removeAttribute("value");
   $("loaded").textContent = "starting…";
@@ -127,11 +146,34 @@ async function loadModel() {
     page.engine = await page.lib.load({ model: chosen().name, dtype, onProgress: showProgress });
     $("dtype").textContent = dtype;
     enter("ready");
+    say("The model is loaded");
+    countTokens();
     $("text").focus({ preventScroll: true });
   } catch (error) {
     enter(gpu.device_lost ? "lost" : "choosing");
-    notice(`The model could not be loaded: ${error.message}`);
+    notice(sentence({ outcome: error.outcome ?? "load_failed", message: error.message }));
   }
+}
+
+/** Said once by a screen reader; what is streamed into the log is not. */
+const say = (text) => ($("said").textContent = text);
+
+let counting = 0;
+function countSoon() {
+  clearTimeout(counting);
+  counting = setTimeout(countTokens, 250);
+}
+
+/** How long the text is, told before it is sent; one that leaves no room for an answer cannot be. */
+function countTokens() {
+  const text = $("text").value.trim();
+  const context = page.engine?.context;
+  const found = text && context ? room(page.engine.promptIds($("system").value, text).length, context, SHORTEST_ROOM) : null;
+  page.tooLong = found?.fits === false;
+  $("length").hidden = !found;
+  $("length").textContent = found?.words ?? "";
+  $("length").classList.toggle("long", page.tooLong);
+  $("send").disabled = page.state !== "ready" || page.tooLong;
 }
 
 /** What suits the adapter, unless the package has only the other one. */
@@ -155,6 +197,7 @@ function showBytes() {
 
 function useExample() {
   $("text").value = chosen().example;
+  countTokens();
   $("text").focus();
 }
 
@@ -176,8 +219,8 @@ function addTurn(kind, text) {
 async function submit(event) {
   event.preventDefault();
   const text = $("text").value.trim();
-  if (!text || page.state !== "ready") return;
-  $("text").value = "";
+  countTokens();
+  if (!text || page.state !== "ready" || page.tooLong) return;
   notice("");
   addTurn("mine", text);
   await answer(addTurn("theirs writing", ""), text);
@@ -188,24 +231,33 @@ async function answer(turn, text) {
   page.stopping = false;
   enter("answering");
   const run = page.lib.newRun("chat", []);
+  const started = performance.now();
+  const reading = setInterval(() => {
+    turn.textContent = `reading ${run.prompt_tokens} tokens… ${Math.round((performance.now() - started) / 1000)} s`;
+  }, 1000);
   const onToken = () => {
+    clearInterval(reading);
     write(turn, engine.text(run.output_ids));
     showSpeed(run);
   };
+  say("Answering");
   try {
     const input_ids = engine.promptIds($("system").value, text);
     run.prompt_tokens = input_ids.length;
+    turn.textContent = `reading ${run.prompt_tokens} tokens…`;
+    const max_new_tokens = Math.min(NEW_TOKENS, (engine.context ?? Infinity) - input_ids.length);
     const shouldHalt = () => (page.stopping ? "stopped" : null);
     const more = await holding(engine);
-    await engine.generate({ run, input_ids, max_new_tokens: NEW_TOKENS, more, shouldHalt, onToken });
+    await engine.generate({ run, input_ids, max_new_tokens, more, shouldHalt, onToken });
     enter("ready");
     $("text").focus({ preventScroll: true });
   } catch (error) {
     if (gpu.device_lost) page.engine = null;
     enter(gpu.device_lost ? "lost" : "ready");
-    notice(`The answer broke off: ${error.message}`);
+    notice(sentence(error));
   }
-  finish(turn, run);
+  clearInterval(reading);
+  await finish(turn, run);
 }
 
 /** Options that hold the answer to the model's schema, if the switch is on. */
@@ -231,7 +283,7 @@ async function measure() {
   } catch (error) {
     if (gpu.device_lost) page.engine = null;
     enter(gpu.device_lost ? "lost" : "ready");
-    notice(`The benchmark broke off: ${error.message}`);
+    notice(sentence(error).replace("The answer", "The benchmark").replace(/ Your text.*/, ""));
   }
   $("measured").hidden = true;
 }
@@ -254,17 +306,30 @@ function write(turn, text) {
   if (log.scrollHeight - log.scrollTop - log.clientHeight < 160) log.scrollTop = log.scrollHeight;
 }
 
-function finish(turn, run) {
-  turn.classList.remove("writing");
-  try {
-    turn.textContent = JSON.stringify(JSON.parse(run.output_text), null, 2);
-  } catch {
-    // Not JSON: it stays as it was written.
-  }
+async function finish(turn, run) {
+  turn.classList.remove("writing", "json");
+  const value = parsed(run.output_text);
+  const whole = run.stopped_by === "eos";
+  const satisfies = value === undefined ? false : await satisfiesSchema(value);
+  const shown = { text: run.output_text, value, satisfies, whole, name: chosen().name, say };
+  turn.replaceChildren(...shownAnswer(shown));
+  say(`Answered; ${turn.firstChild.textContent}`);
   const ends = { eos: "", max_new_tokens: " · cut at the limit", stopped: " · stopped", interrupted: " · broken off" };
   const count = `${run.prompt_tokens} tokens in, ${run.output_ids.length} out`;
   const small = Object.assign(document.createElement("small"), { textContent: count + ends[run.stopped_by] });
   turn.append(small);
+}
+
+/** Whether the model's schema takes a value: its grammar is asked. Null where there is none, or it cannot be. */
+async function satisfiesSchema(value) {
+  const model = chosen();
+  if (!model.grammar || !page.engine) return null;
+  try {
+    const { accepts } = await import("./hold.js");
+    return await accepts(model, page.engine, spelt(value, model.schema));
+  } catch {
+    return null;
+  }
 }
 
 function showSpeed(run) {
@@ -279,5 +344,5 @@ function deviceLost({ message, reason }) {
   if (["loading", "answering", "measuring"].includes(page.state)) return;
   page.engine = null;
   enter("lost");
-  notice(`The GPU device was lost (${message || reason}); load the model again.`);
+  notice(sentence({ outcome: "device_lost", message: message || reason }));
 }

@@ -1,0 +1,101 @@
+"""What the page says to a person: of an answer, of each way to fail, of a text that is too long."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from typing import Any
+
+import pytest
+
+from shared.base import paths
+
+PAGE = paths.REPOSITORY / "shared" / "webgpu_bench" / "page"
+
+
+def run(module: str, expression: str, **given: Any) -> Any:
+    """The value of a JavaScript expression over `m`, a module of the page, and the given names."""
+    names = "".join(f"const {name} = {json.dumps(value)};\n" for name, value in given.items())
+    code = f"const m = await import({json.dumps((PAGE / module).as_uri())});\n{names}"
+    code += f"process.stdout.write(JSON.stringify({expression}) ?? 'null');"
+    words = ["node", "--input-type=module", "-e", code]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+class TestAFailure:
+    @pytest.mark.parametrize(
+        ("outcome", "message", "cause", "advice"),
+        [
+            ("load_failed", "Failed to fetch", "The server does not answer", "./inv serve"),
+            ("run_failed", "NetworkError when attempting", "The server does", "reload this page"),
+            ("out_of_memory", "there is not enough", "not enough memory", "smaller model"),
+            ("out_of_budget", "it wants 9 bytes", "too large for this GPU", "smaller model"),
+            ("device_lost", "the GPU device was lost", "The GPU was lost", "load the model again"),
+            ("load_failed", "the package lacks x", "the package lacks x.", "release the model"),
+            ("run_failed", "Error: bad kernel", "broke off: Error: bad kernel.", "send it again"),
+        ],
+    )
+    def test_is_a_sentence_that_says_what_to_do(
+        self, outcome: str, message: str, cause: str, advice: str
+    ) -> None:
+        error = {"outcome": outcome, "message": message}
+        words = run("failures.js", "m.sentence(error)", error=error)
+        assert cause in words and advice in words and "\n" not in words
+
+    def test_of_the_adapter_is_told_before_anything_is_loaded(self) -> None:
+        adapter: dict[str, Any] = {"features": []}
+        calls = "[m.unfit(adapter, {q4f16: 1}), m.unfit(adapter, {q4f16: 1, q4: 1})]"
+        only16, both = run("failures.js", calls, adapter=adapter)
+        assert "lacks shader-f16" in only16 and "choose another" in only16
+        assert both == ""
+        able = {"features": ["shader-f16"]}
+        assert run("failures.js", "m.unfit(adapter, {q4f16: 1})", adapter=able) == ""
+
+
+class TestTheLengthOfAText:
+    def test_is_told_while_it_leaves_room_for_an_answer(self) -> None:
+        found = run("failures.js", "m.room(1888, 2048, 160)")
+        assert found == {"fits": True, "words": "1,888 of 1,888 tokens"}
+
+    def test_past_that_is_told_with_how_much_to_cut(self) -> None:
+        found = run("failures.js", "m.room(2000, 1160, 160)")
+        assert not found["fits"]
+        assert found["words"].startswith("Too long: 2,000 of 1,000 tokens. Shorten")
+        assert "about 50 %" in found["words"]
+
+
+class TestTheMarkOfAnAnswer:
+    @pytest.mark.parametrize(
+        ("answer", "ok", "words"),
+        [
+            ({"value": {}, "satisfies": True, "whole": True}, True, "valid"),
+            ({"value": {}, "satisfies": False, "whole": True}, False, "breaks the schema"),
+            ({"satisfies": False, "whole": True}, False, "not JSON"),
+            ({"value": {}, "satisfies": None, "whole": True}, None, "not known"),
+            ({"satisfies": False, "whole": False}, False, "cut off"),
+        ],
+    )
+    def test_says_valid_only_of_what_satisfies_the_schema(
+        self, answer: dict[str, Any], ok: bool | None, words: str
+    ) -> None:
+        found = run("answer.js", "m.mark(answer)", answer=answer)
+        assert found["ok"] is ok and words in found["words"]
+
+    def test_asks_the_grammar_in_its_own_spelling(self) -> None:
+        schema = {"properties": {"a": {}, "b": {"items": {"properties": {"x": {}, "y": {}}}}}}
+        value = {"more": 1, "b": [{"y": None, "x": "é"}], "a": True}
+        text = run("answer.js", "m.spelt(value, schema)", value=value, schema=schema)
+        assert text == '{"a": true, "b": [{"x": "é", "y": null}], "more": 1}'
+
+
+def test_a_value_is_read_as_words() -> None:
+    values = [None, True, "x", 2, ["a", None]]
+    assert run("answer.js", "v.map(m.inWords)", v=values) == ["none", "yes", "x", "2", "a; none"]
+
+
+def test_nothing_that_is_streamed_is_announced_and_the_schema_holds_by_default() -> None:
+    page = (PAGE / "index.html").read_text(encoding="utf-8")
+    assert 'id="log" class="log" tabindex="0" role="log" aria-live="off"' in page
+    assert '<input type="checkbox" id="hold" checked>' in page

@@ -313,6 +313,20 @@ class TestFrontMatterFromAStranger:
         assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize(("plain", "relation"), [(True, "quantized"), (False, "finetune")])
+def test_a_base_in_fewer_bits_is_quantized_and_what_was_trained_is_a_finetune(
+    plain: bool, relation: str
+) -> None:
+    assert f"\nbase_model_relation: {relation}\n" in card_of("legal", prompt_only=plain)
+
+
+def test_an_adapter_that_was_merged_is_named_by_its_hash() -> None:
+    files = {"model.safetensors": "b" * 64, "adapter/adapter_model.safetensors": "e" * 64}
+    assert f"adapter, merged | SHA-256 {'e' * 16}…" in " ".join(
+        card_of("legal", source_files=files).split()
+    )
+
+
 class TestTrainingDetails:
     def test_are_taken_from_the_adapter_and_the_weights_own_card(self, tmp_path: Path) -> None:
         adapter = {

@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # `./inv --list` loads none of it
     from shared.base.parsing import Key
     from shared.domain.config import Config
     from shared.domain.domain import Domain
+    from shared.domain.settings import Rung
 
 PYTHON = f"{sys.executable} -m "
 
@@ -80,10 +81,14 @@ def domains(c: Context, domain: str = "") -> None:
         print(settings_of(load_domain(domain)))
         return
     rows = [
-        (d.name, str(len(d.records)), " → ".join(rung.name for rung in d.chain.rung))
+        (d.name, str(len(d.records)), " → ".join(map(_label, d.chain.rung)))
         for d in map(load_domain, domain_names())
     ]
     print(table(("domain", "records", "rungs"), rows, TERMINAL))
+
+
+def _label(rung: Rung) -> str:
+    return f"{rung.name} ({rung.weights})" if rung.adapter else rung.name
 
 
 def settings_of(domain: Domain) -> str:

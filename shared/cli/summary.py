@@ -25,7 +25,7 @@ from shared.release.card.verdict import above_floor, of_check
 from shared.release.gates import GateResult, Outcome, flatten
 from shared.release.model import CARD_FILE, Release, read_release, release_folder
 from shared.release.signing import signed_by
-from shared.source.source import source_stage
+from shared.source.source import refuse_bad_adapter, source_stage
 
 if TYPE_CHECKING:
     from shared.hub.publish import Plan
@@ -196,13 +196,16 @@ def inputs_report(domain: str) -> tuple[str, bool]:
 
 
 def _source_state(rung: Rung) -> tuple[str, str]:
-    if rung.source.startswith("hf:"):
-        return "not looked at", f"{rung.source} would be fetched from the Hub"
     try:
+        if any(place and place.startswith("hf:") for place in (rung.source, rung.adapter)):
+            if rung.adapter and not rung.adapter.startswith("hf:"):
+                refuse_bad_adapter(rung)
+            return "not looked at", f"{rung.weights} would be fetched from the Hub"
         source = source_stage(rung)
     except RungFailed as error:
         return "not taken", str(error)
-    return "ok", f"{source.done.manifest.facts['architecture']} in {paths.shown(source.folder)}"
+    where = rung.weights if rung.adapter else paths.shown(source.folder)
+    return "ok", f"{source.done.manifest.facts['architecture']} in {where}"
 
 
 def status(domains: list[str] | None = None) -> str:

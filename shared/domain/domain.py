@@ -113,8 +113,9 @@ def _fill_in(chain: Chain, name: str) -> Chain:
     """Put the folder's name where a source says {domain}, so that a copied folder needs no edit."""
 
     def filled(rung: Rung) -> Rung:
-        base = rung.base_source and rung.base_source.replace("{domain}", name)
-        source = rung.source.replace("{domain}", name)
-        return rung.model_copy(update={"source": source, "base_source": base})
+        places = {key: getattr(rung, key) for key in ("source", "adapter", "base_source")}
+        return rung.model_copy(
+            update={key: text and text.replace("{domain}", name) for key, text in places.items()}
+        )
 
     return chain.model_copy(update={"rung": [filled(rung) for rung in chain.rung]})

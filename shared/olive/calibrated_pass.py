@@ -32,9 +32,10 @@ from shared.olive.quantise.gptq import SHRINK, Format
 from shared.olive.quantise.layer_files import LayerFiles
 from shared.olive.quantise.layerwise import quantize_decoder
 from shared.olive.workflow import failures, layer_folder
+from shared.source.merging import address
 from shared.source.model import load_model, model_weights
 from shared.source.source import weights_hash
-from shared.source.weights import INDEX
+from shared.source.weights import INDEX, JOINED
 
 KEPT_FILES = ("*.json", "*.jinja", "*.txt", "LICENSE", "*.model")
 
@@ -75,7 +76,7 @@ class CalibratedQuant(Pass):
         out.mkdir(parents=True, exist_ok=True)
         texts = read_tokens(config.calibration) if config.feedback else []
         build_graph(folder, "f16")  # what has no graph should fail now, not after an hour's work
-        loaded = load_model(folder)
+        loaded = load_model(folder, lazily=True)
         formats = _formats(loaded, partial(_format, config))
         shrink = SHRINK if config.search else (1.0,)
         files = LayerFiles((layer_folder.get() or out) / _key(folder, texts, formats, shrink))
@@ -143,7 +144,7 @@ def _formats(model: Any, form: Callable[[str], Format]) -> dict[str, Format]:
             raise RungFailed(
                 f"olive.json: {name}: row length {module.in_features} is not a multiple of {size}"
             )
-    tied = model.lm_head.weight.data_ptr() == model.model.embed_tokens.weight.data_ptr()
+    tied = address(model.lm_head.weight) == address(model.model.embed_tokens.weight)
     names = [name for name in linears if not (tied and name == "lm_head")]
     return {name: form(name) for name in (*names, "model.embed_tokens")}
 
@@ -176,7 +177,7 @@ def _finish(
     others = {name: t for name, t in weights if name.removesuffix(".weight") not in quantised}
     for pattern in KEPT_FILES:
         for path in folder.glob(pattern):
-            if path.name not in ("config.json", INDEX, "manifest.json"):
+            if path.name not in ("config.json", INDEX, JOINED, "manifest.json"):
                 shutil.copyfile(path, out / path.name)
     index = {"metadata": {}, "weight_map": files.link_into(out, others)}
     (out / INDEX).write_text(json.dumps(index))

@@ -20,7 +20,7 @@ from shared.pipeline.forecast import configuration, cost_of, finished, lines
 from shared.pipeline.rung import Options, RungRun
 from shared.release.model import STAGES
 from shared.source.embedded import embedded_config
-from shared.source.source import located
+from shared.source.source import inspected, refuse_bad_adapter
 
 
 def dry_run(name: str, options: Options) -> str:
@@ -64,7 +64,7 @@ def _looked_at(run: RungRun) -> list[str]:
     except RungFailed as error:
         return [f"no weights: {error}"]
     except NotDone:
-        return [f"no weights here yet: {run.rung.source} is fetched first"]
+        return [f"no weights here yet: {run.rung.weights} is fetched first"]
     stages = STAGES[:-1]
     missing = [stage for stage in stages if stage not in probe.stages]
     costs = cost_of(run, config) if missing else {}
@@ -77,14 +77,17 @@ def _looked_at(run: RungRun) -> list[str]:
 def _configuration(rung: Rung) -> tuple[Any, str]:
     """The configuration of the rung's weights and where these are; NotDone: on the Hub alone."""
     try:
-        folder = located(rung)
+        folder, adapter = inspected(rung)
     except NotDone:
+        if rung.adapter and not rung.adapter.startswith("hf:"):
+            refuse_bad_adapter(rung)
         if rung.source.startswith("pypi:"):
-            return embedded_config(), rung.source
+            return embedded_config(), rung.weights
         if cached := _cached(rung.source):
-            return configuration(cached.parent), f"{rung.source}, looked up on the Hub first"
+            return configuration(cached.parent), f"{rung.weights}, looked up on the Hub first"
         raise
-    return configuration(folder), paths.shown(folder)
+    where = [paths.shown(place) for place in (folder, adapter and adapter.folder) if place]
+    return configuration(folder), " + ".join(where)
 
 
 def _cached(source: str) -> Path | None:

@@ -160,7 +160,7 @@ def work_of(run: Run) -> Work:
     domain, chain, selection = run.domain, run.domain.chain, run.selection
     workflow = with_overrides(domain.olive, run.rung.olive, f"rung {run.rung.name}")
     asked = selection.records
-    has_base = run.rung.prompt_only or run.rung.base_source is not None
+    has_base = run.rung.prompt_only or run.rung.untuned is not None
     return Work(
         prompt=len(domain.prompt) / CHARACTERS,
         record=TEMPLATE + sum(len(r.input) for r in asked) / len(asked) / CHARACTERS,

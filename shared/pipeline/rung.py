@@ -167,7 +167,7 @@ class RungRun:
         return Attempt(
             rung=self.rung.name,
             exporter=self.exporter,
-            source=self.rung.source,
+            source=self.rung.weights,
             base=self.rung.base,
             outcome="not kept" if self.outcome == "open" else self.outcome,
             stage=self.stage,

@@ -222,8 +222,11 @@ def _models() -> Iterator[Finding]:
     folders = paths.domains().iterdir() if paths.domains().is_dir() else ()
     for name in sorted(p.name for p in folders if p.is_dir() and not p.name.startswith(".")):
         merged = paths.models(name) / "merged"
+        adapter = paths.models(name) / "adapter"
         if (merged / "config.json").is_file() and any(merged.glob("*.safetensors")):
             yield Finding(f"{name} weights", "ok", paths.shown(merged))
+        elif (adapter / "adapter_config.json").is_file():
+            yield Finding(f"{name} weights", "ok", f"{paths.shown(adapter)}, a LoRA adapter")
         else:
             mend = f"copy the merged model to {paths.shown(merged)}"
             yield Finding(f"{name} weights", "warn", "none: falls back", mend)

@@ -19,6 +19,7 @@ from shared.base.manifest import Strict
 from shared.base.parsing import read_json, read_text, read_toml
 from shared.domain.settings import Rung
 
+COMMIT = re.compile(r"[0-9a-f]{40}")
 FILE = Path(__file__).with_name("bases.toml")
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 SIZE = re.compile(r"(\d+(?:\.\d+)?)[ _-]?([bm])(?![a-z0-9])")
@@ -72,6 +73,17 @@ def refuse_other_base(
         raise RungFailed(
             f"{paths.shown(folder)}/README.md: license: {licence}, but the rung {rung.name} has "
             f"licence {stated}; correct the one that is wrong"
+        )
+
+
+def refuse_other_commit(folder: Path, rung: Rung) -> None:
+    """RungFailed where the adapter names a commit of its base, and the rung's source another one."""
+    config = read_json(folder / "adapter_config.json")
+    trained, taken = str(config.get("revision")), rung.source.partition("@")[2]
+    if COMMIT.fullmatch(trained) and COMMIT.fullmatch(taken) and trained != taken:
+        raise RungFailed(
+            f"{paths.shown(folder / 'adapter_config.json')}: revision: {trained} of its base, but the "
+            f"rung {rung.name} takes {rung.source}"
         )
 
 

@@ -19,28 +19,17 @@ from typing import Any
 
 from shared.base import paths
 from shared.base.errors import RungFailed
-from shared.safety.content import need_header
 from shared.source.dense import config_mistake, dense_model
 from shared.source.described import HEAD, Model, described_model
-from shared.source.weights import INDEX, weight_files
+from shared.source.headers import FLOATS, Tensor, read_header
+from shared.source.weights import INDEX, parts, weight_files
 
-FLOATS = ("BF16", "F16", "F32")
 ADAPTER = re.compile(
     r"\.(base_layer|original_module|modules_to_save)\.|(^|[._])(lora_|ia3_|hada_|oft_|boft_|vera_)"
 )
 """Names that peft gives to the tensors of an adapter (peft/tuners/*/layer.py)."""
 LAYER = re.compile(r"\blayers?\.(\d+)\.|\bh\.(\d+)\.")
 TABLES = (HEAD, "embed_tokens.weight", "wte.weight", "embed_in.weight")
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """A tensor as its file's header has it; `dtype` in safetensors' words."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    file: str
 
 
 @dataclass(frozen=True)
@@ -62,12 +51,14 @@ def source_contract(folder: Path) -> Contract:
     RungFailed with one sentence, naming file and tensor, where anything is missing, left over, of
     another shape, twice, quantised, or of an adapter that was not merged.
     """
+    folder = parts(folder).base
     found = need_good_headers(folder)
     return _compared(folder, described_model(folder), found)
 
 
 def need_good_headers(folder: Path) -> list[Tensor]:
     """The tensors by name; RungFailed, in the same sentences, for all that is known without torch."""
+    folder = parts(folder).base
     found = read_headers(folder)
     _refuse_adapters(folder, found)
     _refuse_quantised(folder, found)
@@ -94,25 +85,16 @@ def _compared(folder: Path, model: Model, found: Iterable[Tensor]) -> Contract:
 
 def read_headers(folder: Path) -> list[Tensor]:
     """Every tensor of the model's weight files, by their headers; RungFailed where a name is twice."""
-    from safetensors import SafetensorError, safe_open
-
     _refuse_second_set(folder)
     found: dict[str, Tensor] = {}
     for file in weight_files(folder):
-        need_header(folder / file)
-        try:
-            with safe_open(folder / file, framework="np") as opened:
-                for name in opened.keys():  # noqa: SIM118 (not a dict)
-                    part = opened.get_slice(name)
-                    if name in found:
-                        raise RungFailed(
-                            f"{paths.shown(folder)}: {name} stands in {found[name].file} and in "
-                            f"{file}; which of the two is meant cannot be known"
-                        )
-                    shape, dtype = tuple(part.get_shape()), str(part.get_dtype())
-                    found[name] = Tensor(name, shape, dtype, file)
-        except SafetensorError as error:
-            raise RungFailed(f"{paths.shown(folder / file)}: cannot be read: {error}") from None
+        for tensor in read_header(folder / file):
+            if tensor.name in found:
+                raise RungFailed(
+                    f"{paths.shown(folder)}: {tensor.name} stands in {found[tensor.name].file} and in "
+                    f"{file}; which of the two is meant cannot be known"
+                )
+            found[tensor.name] = tensor
     return list(found.values())
 
 
@@ -123,7 +105,7 @@ def _refuse_second_set(folder: Path) -> None:
     if adapters:
         raise RungFailed(
             f"{paths.shown(folder / adapters[0])}: an adapter beside the weights, merged into them or "
-            "not; delete it if they are merged, else merge it with peft's merge_and_unload()"
+            "not; delete it if they are merged, else make it a rung's adapter in a folder of its own"
         )
     beside = (p.name for p in folder.glob("*.safetensors") if p.name not in read)
     if other := next((n for n in sorted(beside) if re.match(r"(pytorch_)?model", n)), None):
@@ -139,7 +121,7 @@ def _refuse_adapters(folder: Path, found: Iterable[Tensor]) -> None:
         if ADAPTER.search(tensor.name):
             raise RungFailed(
                 f"{paths.shown(folder / tensor.file)}: {tensor.name}: a tensor of an adapter that was "
-                "not merged; save the model after peft's merge_and_unload()"
+                "not merged; save the model after peft's merge_and_unload(), or as a rung's adapter"
             )
 
 
@@ -236,6 +218,7 @@ def _common_prefix(strangers: list[str], model: Model) -> str:
 def is_untied(folder: Path) -> bool:
     """Whether head and embedding table are both there and differ: whatever config.json says, they are
     then two weights, as transformers has it. False where the folder holds no weights."""
+    folder = parts(folder).base
     if not any(folder.glob("*.safetensors")):
         return False
     found = {

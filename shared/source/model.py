@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 from shared.base import paths
 from shared.base.errors import RungFailed
-from shared.source.contract import source_contract
-from shared.source.weights import load_weights
+from shared.base.parsing import read_json
+from shared.source.adapter import WEIGHTS, is_transposed, read_adapter, refuse_misfit
+from shared.source.contract import Contract, source_contract
+from shared.source.weights import load_weights, parts
 
 if TYPE_CHECKING:
     import torch
@@ -15,21 +17,45 @@ if TYPE_CHECKING:
 def model_weights(folder: Path) -> "dict[str, torch.Tensor]":
     """The tensors of the folder's model under the model's own names, memory-mapped; all, and no more.
 
-    RungFailed where shared.source.contract finds a fault.
+    With an adapter those that it changes are `shared.source.merging.Merged`. RungFailed where
+    shared.source.contract finds a fault.
     """
-    contract, loaded = source_contract(folder), load_weights(folder)
+    contract = source_contract(folder)
+    base, adapter = parts(folder)
+    loaded = load_weights(base)
     found = {name: loaded[tensor.name] for name, tensor in contract.tensors.items()}
     for head, table in contract.model.tied.items():  # only one of a tied pair need be there
         found |= {table: found[head]} if table not in found else {}
-    return found
+    return found | (_adapted(found, contract, adapter) if adapter else {})
 
 
-def load_model(folder: Path, dtype: str = "auto") -> Any:
+def _adapted(
+    found: "dict[str, torch.Tensor]", contract: Contract, folder: Path
+) -> "dict[str, torch.Tensor]":
+    """The weights that the folder's adapter changes, each with its pair."""
+    from safetensors.torch import load_file
+
+    from shared.source.merging import Merged, Pair
+
+    adapter, halves = read_adapter(folder), load_file(folder / WEIGHTS)
+    kind = read_json(contract.folder / "config.json").get("model_type")
+    refuse_misfit(adapter, contract.model, kind)
+    merged: dict[str, torch.Tensor] = {}
+    for module, told in adapter.pairs.items():
+        name = contract.model.own_name(f"{module}.weight")
+        a, b = halves[told.a.name], halves[told.b.name]
+        pair = Pair(a, b, told.scaling, is_transposed(name, kind))
+        merged[name] = Merged(found[name], pair)
+    return merged
+
+
+def load_model(folder: Path, dtype: str = "auto", *, lazily: bool = False) -> Any:
     """The causal language model, in evaluation mode and without gradients.
 
     It gets the tensors of `model_weights` and reads no other file: transformers would take an adapter
     that lies beside them, or fill what is missing with random values. `dtype`: "auto" keeps the
-    weights' own, memory-mapped.
+    weights' own, memory-mapped. `lazily`: what an adapter changes is not merged yet, for who takes a
+    layer at a time (shared.source.merging.merge_all).
     """
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
     from transformers.utils import logging
@@ -50,4 +76,8 @@ def load_model(folder: Path, dtype: str = "auto") -> Any:
         if report[kind]:
             first = sorted(map(str, report[kind]))[0]
             raise RungFailed(f"{paths.shown(folder)}: transformers reports {first} among {kind}")
+    if parts(folder).adapter and not lazily:
+        from shared.source.merging import merge_all
+
+        merge_all(model)
     return model.eval().requires_grad_(False)

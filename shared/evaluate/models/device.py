@@ -18,6 +18,7 @@ from shared.base.errors import UserError
 from shared.base.gpu import has_gpu
 from shared.base.parsing import nearest
 from shared.source.model import load_model
+from shared.source.weights import parts
 
 if TYPE_CHECKING:
     import torch
@@ -131,4 +132,5 @@ def _is_bfloat16_fast() -> bool:
 
 
 def _weight_bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    """Of the base alone: an adapter that is merged takes no more."""
+    return sum(path.stat().st_size for path in parts(folder).base.glob("*.safetensors"))

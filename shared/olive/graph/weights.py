@@ -25,6 +25,7 @@ from shared.olive.graph.mobius import BareGraph, StateDict
 from shared.olive.quantise.checkpoint import Checkpoint, is_ticket
 from shared.olive.quantise.nearest import quantize
 from shared.olive.quantise.packing import Blocks, Layout
+from shared.source.merging import address, merged
 from shared.source.weights import forget_pages
 
 TORCH_TYPES = {onnx.TensorProto.FLOAT: torch.float32, onnx.TensorProto.FLOAT16: torch.float16}
@@ -117,7 +118,7 @@ class Quantizer:
     def _blocks(self, weight: torch.Tensor) -> Blocks:
         if self._checkpoint and is_ticket(weight):
             return self._checkpoint.blocks(weight)
-        packed, scales = quantize(weight, self.block_size)
+        packed, scales = quantize(merged(weight), self.block_size)
         return Blocks(4, self.block_size, packed, scales)
 
     def forget(self, weight: torch.Tensor) -> None:
@@ -292,4 +293,4 @@ def _identity(weight: torch.Tensor) -> tuple[int, torch.Size]:
     """Two names for the same bytes (a tied head) are one weight."""
     if weight.is_meta:  # a plan has no bytes, but a tied weight is still one storage
         return weight.untyped_storage()._cdata, weight.shape
-    return weight.data_ptr(), weight.shape
+    return address(weight), weight.shape

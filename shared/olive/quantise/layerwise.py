@@ -22,6 +22,7 @@ from shared.olive.quantise.gptq import SHRINK, Format, Inputs, gptq, inputs_of
 from shared.olive.quantise.hessian import add, one_thread, spread
 from shared.olive.quantise.layer_files import LayerFiles
 from shared.olive.quantise.packing import Blocks, dequantized
+from shared.source.merging import address, merge_all, merged
 from shared.source.weights import forget_mapped
 
 FormatOf = Callable[[str], Format]
@@ -70,7 +71,7 @@ def _layers(
     for number in range(files.finished, len(layers)):
         layer, done = layers[number], dict[str, Blocks]()
         with _forgotten(layer):
-            layer.to(torch.float32)
+            merge_all(layer).to(torch.float32)
         linears = {n: m for n, m in layer.named_modules() if isinstance(m, nn.Linear)}
         inputs = _seen_inputs(layer, linears, hidden, arguments)
         for name, module in linears.items():
@@ -97,12 +98,12 @@ def _head(
     """The head behind all layers and, where it is not the same table, the embedding behind that."""
     base, layers = model.model, len(model.model.layers)
     table, head = base.embed_tokens.weight, model.lm_head.weight
-    tied = table.data_ptr() == head.data_ptr()
+    tied = address(table) == address(head)
     if files.finished == layers:
         step("lm_head")
         name = "model.embed_tokens" if tied else "lm_head"
         inputs = _head_inputs(base.norm, hidden)
-        files.write({name: gptq(head.data, inputs, form(name), shrink)})
+        files.write({name: gptq(merged(head.data), inputs, form(name), shrink)})
         forget_mapped([head.data])
     if not tied and files.finished == layers + 1:
         name = "model.embed_tokens"

@@ -116,6 +116,10 @@ def _weights(name: str) -> tuple[int, bool]:
 
 
 def _source_bytes(rung: Rung) -> int:
+    if rung.adapter and not (
+        rung.adapter.startswith("hf:") or (paths.root() / rung.adapter).is_dir()
+    ):
+        return 0
     kind = rung.source.split(":")[0]
     folder = paths.root() / rung.source
     if kind == "pypi" or (kind == "hf" and not os.environ.get("HF_HUB_OFFLINE")):

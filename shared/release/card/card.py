@@ -22,6 +22,8 @@ from shared.release.model import Attempt, Release
 
 FOLDS = Path(__file__).with_name("folds.md")
 """What stands below the first screen, in <details>: the same for every domain."""
+ADAPTER = "adapter/adapter_model.safetensors"
+"""An adapter's weights among a release's source files (shared.source.source)."""
 BROWSER = {
     "bench.loads": "loads on WebGPU",
     "bench.greedy_agreement": "greedy tokens as on the CPU",
@@ -173,6 +175,7 @@ def _provenance(release: Release) -> str:
         ("path taken", f"{release.rung}: {release.why}"),
         ("recipe", f"{release.exporter}: {recipe.get('words', 'not told')}"),
         ("weights", f"SHA-256 of all `{digest[:16]}…`"),
+        *_adapter(source),
         ("parameters", shown(m.get("source.parameters"))),
         ("build", f"{cost[0]}, peak memory {cost[1]}"),
         ("code", f"{release.git_commit or 'not in git'}{state}"),
@@ -181,6 +184,11 @@ def _provenance(release: Release) -> str:
     ]
     others = comparison(release.domain, recipe.get("others"))
     return f"{table(('what', 'which'), rows)}\n\n{others}"
+
+
+def _adapter(source: dict[str, str]) -> list[tuple[str, str]]:
+    digest = source.get(ADAPTER)
+    return [("adapter, merged", f"SHA-256 {words(digest[:16])}…")] if digest else []
 
 
 def _training(release: Release) -> list[tuple[str, str]]:

@@ -2,6 +2,10 @@
 
 The Hub itself validates a card only over the network (`ModelCard.validate`). What it rejects is
 checked here too, so that a bad licence or base model is a sentence before anything is uploaded.
+
+`base_model` is what a model was trained from. The Hub calls a base in other numbers "quantized", and
+"adapter" what has to be loaded onto its base. A fine-tuned model that comes whole is a
+"finetune" of it, quantised or not (hf.co/docs/hub/model-cards#specifying-a-base-model).
 """
 
 import re

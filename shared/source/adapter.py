@@ -1,0 +1,276 @@
+"""A LoRA adapter as peft saves it, read strictly: what cannot be merged as it was trained is refused.
+
+>>> adapter = read_adapter(Path("models/legal/adapter"))
+>>> adapter.pairs["model.layers.0.self_attn.q_proj"]
+LoraPair(a=Tensor(…), b=Tensor(…), scaling=2.0)
+
+Unsloth, TRL and LLaMA-Factory save the same folder. Refusals are one sentence with file and key, and
+need no torch. Scaling, ranks and names are peft's (tuners/lora/layer.py: update_layer; utils/other.py:
+get_pattern_key; utils/save_and_load.py).
+"""
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+
+from shared.base import paths
+from shared.base.errors import RungFailed
+from shared.base.parsing import read_json, validate
+from shared.source.described import Model
+from shared.source.headers import FLOATS, Tensor, not_finite, read_header
+from shared.source.training import NAME
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+PICKLES = ("adapter_model.bin", "adapter_model.pt")
+
+REFUSED = {
+    "use_dora": "DoRA scales each row of the merged weight",
+    "use_qalora": "QALoRA's A takes averages of the inputs",
+    "modules_to_save": "whole modules were trained beside the LoRA",
+    "trainable_token_indices": "rows of the embedding were trained beside the LoRA",
+    "layer_replication": "the base's layers are repeated",
+    "target_parameters": "parameters that are no linear layer's weight were adapted",
+    "alora_invocation_tokens": "it works only behind certain tokens",
+    "lora_bias": "B has a bias",
+    "megatron_config": "Megatron's layers are split otherwise",
+    "loftq_config": "LoftQ changes the base's weights",
+    "corda_config": "CorDA changes the base's weights",
+    "lora_ga_config": "LoRA-GA changes the base's weights",
+}
+"""Keys of adapter_config.json that change more than W + scaling · B · A, and how."""
+
+SAME_BASE = (True, False, None, "gaussian", "eva", "orthogonal")
+"""Values of init_lora_weights that leave the base's weights as they are; pissa, olora, corda, loftq,
+lora_ga and mica's B and A belong to another one."""
+
+HARMLESS = {
+    *("auto_mapping", "inference_mode", "layers_pattern", "layers_to_transform", "lora_dropout"),
+    *("megatron_core", "peft_version", "qalora_group_size", "revision", "runtime_config"),
+    *("eva_config", "exclude_modules", "fan_in_fan_out", "init_lora_weights"),
+}
+"""Keys that say how it was trained; peft takes `fan_in_fan_out` from the kind of layer."""
+
+TRANSPOSED = ("gpt2", "openai-gpt")
+"""Model types whose linear layers are transformers' Conv1D, with weights [in, out]."""
+
+PAIR = re.compile(
+    r"(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<half>[AB])(\.default)?\.weight"
+)
+SIMPLE = re.compile(r"[\w.|\\^$()*+?\[\]-]{1,200}")
+QUANTIFIED_GROUP, QUANTIFIER, MOST_QUANTIFIERS = re.compile(r"\)[*+?{]"), re.compile(r"[*+{]"), 2
+
+
+class AdapterConfig(BaseModel):
+    """The keys of adapter_config.json that merging depends on; the others are judged by `_refusals`."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    peft_type: Literal["LORA"]
+    task_type: Literal["CAUSAL_LM"] | None = None
+    bias: Literal["none"] = "none"
+    r: PositiveInt
+    lora_alpha: PositiveFloat
+    use_rslora: bool = False
+    rank_pattern: dict[str, PositiveInt] | None = Field(default_factory=dict)
+    alpha_pattern: dict[str, PositiveFloat] | None = Field(default_factory=dict)
+    target_modules: list[str] | str | None = None
+    base_model_name_or_path: str | None = None
+
+
+@dataclass(frozen=True)
+class LoraPair:
+    """A [r, in] and B [out, r] by their headers, and what their product is multiplied with."""
+
+    a: Tensor
+    b: Tensor
+    scaling: float
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A folder's adapter: its configuration, and its pairs by the name of the module they belong to."""
+
+    folder: Path
+    config: AdapterConfig
+    pairs: dict[str, LoraPair]
+
+    @property
+    def told(self) -> dict[str, str]:
+        """What it says of itself even where adapter_config.json does not."""
+        modules = sorted({name.rpartition(".")[2] for name in self.pairs})
+        return {"target modules": ", ".join(filter(NAME.fullmatch, modules))}
+
+
+def read_adapter(folder: Path) -> Adapter:
+    """The adapter of a folder by its configuration and headers; RungFailed in one sentence."""
+    where = paths.shown(folder / CONFIG)
+    for name in (CONFIG, WEIGHTS):
+        if (folder / name).is_file():
+            continue
+        other = next((n for n in PICKLES if (folder / n).is_file()), None)
+        if name == WEIGHTS and other:
+            raise RungFailed(
+                f"{paths.shown(folder / other)}: a pickle, which can run code when read; save the "
+                "adapter with save_pretrained(..., safe_serialization=True)"
+            )
+        raise RungFailed(f"{paths.shown(folder / name)}: the file is missing")
+    data = read_json(folder / CONFIG)
+    if not isinstance(data, dict):
+        raise RungFailed(f"{where}: must be one JSON object")
+    for refusal in _refusals(data):
+        raise RungFailed(f"{where}: {refusal}")
+    config = validate(data, AdapterConfig, where)
+    return Adapter(folder, config, _pairs(folder, config))
+
+
+def _refusals(data: dict[str, Any]) -> Iterator[str]:
+    """A sentence for each key that changes what the adapter computes otherwise than is merged here."""
+    kind = data.get("peft_type")
+    if kind != "LORA":
+        yield f"peft_type: {kind!r} is not merged here, only 'LORA' is"
+    if (bias := data.get("bias", "none")) != "none":
+        yield f"bias: {bias!r}: biases were trained beside the LoRA, which is not merged here"
+    if (start := data.get("init_lora_weights", True)) not in SAME_BASE:
+        yield f"init_lora_weights: {start!r} changes the base's weights, which are not at hand"
+    for key, words in REFUSED.items():
+        if data.get(key):
+            yield f"{key}: {words}, which is not merged here"
+    for key, value in data.items():
+        if value and key not in {*AdapterConfig.model_fields, *REFUSED, *HARMLESS}:
+            yield f"{key}: unknown key, and it may change what the adapter computes"
+    for name in ("rank_pattern", "alpha_pattern"):
+        found = data.get(name)
+        for pattern in found if isinstance(found, dict) else ():
+            if not _is_simple(pattern):
+                yield f"{name}: {pattern!r:.200} is no pattern of module names that is read here"
+
+
+def _is_simple(pattern: str) -> bool:
+    """Whether matching it takes no time: a third party's regular expression can take for ever."""
+    if not SIMPLE.fullmatch(pattern) or QUANTIFIED_GROUP.search(pattern):
+        return False
+    try:
+        re.compile(pattern)
+    except re.error:
+        return False
+    return len(QUANTIFIER.findall(pattern)) <= MOST_QUANTIFIERS
+
+
+def _pairs(folder: Path, config: AdapterConfig) -> dict[str, LoraPair]:
+    halves: dict[str, dict[str, Tensor]] = {}
+    for tensor in read_header(folder / WEIGHTS):
+        found = PAIR.fullmatch(tensor.name)
+        if not found:
+            raise RungFailed(f"{_at(folder, tensor)}: {_stranger(tensor)}")
+        if tensor.dtype not in FLOATS:
+            raise RungFailed(
+                f"{_at(folder, tensor)}: of type {tensor.dtype}; 16 or 32 bits are read"
+            )
+        both = halves.setdefault(found["module"], {})
+        if found["half"] in both:
+            raise RungFailed(f"{_at(folder, tensor)}: the same as {both[found['half']].name}")
+        both[found["half"]] = tensor
+    if not halves:
+        raise RungFailed(f"{paths.shown(folder / WEIGHTS)}: holds no tensor")
+    return {name: _pair(folder, config, name, both) for name, both in halves.items()}
+
+
+def _stranger(tensor: Tensor) -> str:
+    if "lora_magnitude_vector" in tensor.name:
+        return "DoRA scales each row of the merged weight, which is not merged here"
+    if "lora_embedding_" in tensor.name:
+        return "the embedding was adapted, which is not merged here"
+    if tensor.name.endswith("bias"):
+        return "a bias was trained beside the LoRA, which is not merged here"
+    if "embed" in tensor.name or "lm_head" in tensor.name:
+        shape = " x ".join(map(str, tensor.shape))
+        return f"a trained or resized table of {shape} beside the LoRA, which is not merged here"
+    return "is no tensor of a LoRA"
+
+
+def _pair(folder: Path, config: AdapterConfig, name: str, both: dict[str, Tensor]) -> LoraPair:
+    only = next(iter(both.values()))
+    if len(both) < 2:
+        missing = "lora_B" if "A" in both else "lora_A"
+        raise RungFailed(f"{_at(folder, only)}: has no {missing} beside it")
+    a, b = both["A"], both["B"]
+    for tensor in (a, b):
+        if len(tensor.shape) != 2:
+            shape = list(tensor.shape)
+            raise RungFailed(f"{_at(folder, tensor)}: has shape {shape}; two dimensions are wanted")
+    ranks, alphas = config.rank_pattern or {}, config.alpha_pattern or {}
+    rank = ranks.get(_matching(ranks, name), config.r)
+    for tensor, found in ((a, a.shape[0]), (b, b.shape[1])):
+        if found != rank:
+            raise RungFailed(f"{_at(folder, tensor)}: has rank {found}, but {CONFIG} says {rank}")
+    alpha = alphas.get(_matching(alphas, name), config.lora_alpha)
+    return LoraPair(a, b, alpha / (math.sqrt(rank) if config.use_rslora else rank))
+
+
+def _matching(patterns: dict[str, Any], name: str) -> str:
+    """peft's get_pattern_key: the first pattern that the name, or its end behind a dot, matches."""
+    return next((key for key in patterns if re.match(rf"(.*\.)?({key})$", name)), name)
+
+
+def refuse_misfit(adapter: Adapter, model: Model, model_type: Any) -> None:
+    """RungFailed naming the tensor where the adapter does not belong to a base of that shape."""
+    folder, weights = adapter.folder, set[str]()
+    for module, pair in adapter.pairs.items():
+        name = model.own_name(f"{module}.weight")
+        shape = model.shapes.get(name)
+        if shape is None or len(shape) != 2:
+            raise RungFailed(f"{_at(folder, pair.a)}: the base has no linear layer {module}")
+        if name == model.table or name in model.tied:
+            raise RungFailed(
+                f"{_at(folder, pair.a)}: {module} is the base's embedding, or tied to it"
+            )
+        wanted = shape[::-1] if is_transposed(name, model_type) else shape
+        sides = ((pair.a, pair.a.shape[1], wanted[1]), (pair.b, pair.b.shape[0], wanted[0]))
+        for tensor, own, size in sides:
+            if own != size:
+                raise RungFailed(
+                    f"{_at(folder, tensor)}: is for {own} values, but the base's {name} has {size}; "
+                    "it was trained on another base"
+                )
+        weights.add(name)
+    _refuse_incomplete(adapter, model, weights)
+
+
+def refuse_not_finite(adapter: Adapter) -> None:
+    """RungFailed naming the tensor that holds an infinity or no number; reads the adapter's weights."""
+    if name := not_finite(adapter.folder / WEIGHTS):
+        raise RungFailed(
+            f"{paths.shown(adapter.folder / WEIGHTS)}: {name}: holds numbers that are not finite"
+        )
+
+
+def is_transposed(name: str, model_type: Any) -> bool:
+    """Whether the model type keeps this linear layer's weight as [in, out]."""
+    return model_type in TRANSPOSED and "lm_head" not in name
+
+
+def _refuse_incomplete(adapter: Adapter, model: Model, weights: set[str]) -> None:
+    """Every layer that adapter_config.json names has a pair: half a file has lost the others."""
+    config, extra = adapter.config, adapter.config.model_extra or {}
+    targets = config.target_modules
+    if not isinstance(targets, list) or any(
+        map(extra.get, ("exclude_modules", "layers_to_transform"))
+    ):
+        return
+    for name, shape in model.shapes.items():
+        module = name.removesuffix(".weight")
+        named = next((t for t in targets if module == t or module.endswith(f".{t}")), None)
+        if named and len(shape) == 2 and name.endswith(".weight") and name not in weights:
+            raise RungFailed(
+                f"{paths.shown(adapter.folder / WEIGHTS)}: {module}: has no pair, but {CONFIG}: "
+                f"target_modules names {named}"
+            )
+
+
+def _at(folder: Path, tensor: Tensor) -> str:
+    return f"{paths.shown(folder / WEIGHTS)}: {tensor.name}"

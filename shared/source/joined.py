@@ -1,0 +1,57 @@
+"""A base and its adapter as one model folder, without weights of its own.
+
+>>> joined_folder(Path("models/base"), read_adapter(Path("models/legal/adapter")))
+PosixPath('.../build/joined/0d5c…')
+
+In it lie the base's configuration, a tokenizer and a note of where the weights are
+(`shared.source.weights.parts`); what does not know of the note finds no weights there, rather than the
+base's. `shared.source.model` merges them as they are read.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+from shared.base.hashing import sha256_files
+from shared.base.stage import Plan, Produced, run_stage
+from shared.source.adapter import Adapter
+from shared.source.weights import JOINED
+
+FROM_BASE = ("config.json", "generation_config.json", "LICENSE")
+TOKENIZER = (
+    *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "merges.txt"),
+    *("special_tokens_map.json", "added_tokens.json"),
+)
+TEMPLATE = "chat_template.jinja"
+
+
+def joined_folder(base: Path, adapter: Adapter) -> Path:
+    """The folder, made where it is not there yet; NotDone inside `only_what_is_done`."""
+    files = _files(base, adapter.folder)
+    plan = Plan(
+        "joined",
+        inputs={name: sha256_files(place, [name])[name] for name, place in files.items()},
+        settings={"base": str(base.resolve()), "adapter": str(adapter.folder.resolve())},
+        code=(__name__,),
+    )
+
+    def produce(work: Path) -> Produced:
+        for name, place in files.items():
+            shutil.copyfile(place / name, work / name)
+        (work / JOINED).write_text(json.dumps(plan.settings), encoding="utf-8")
+        return Produced()
+
+    return run_stage(plan, produce).folder
+
+
+def _files(base: Path, adapter: Path) -> dict[str, Path]:
+    """File → the folder that it is taken from: a tokenizer or chat template that was saved beside the
+    adapter is what it was trained with."""
+    own = all((adapter / name).is_file() for name in TOKENIZER[:2])
+    template = adapter if (adapter / TEMPLATE).is_file() else base
+    wanted = {
+        **dict.fromkeys(FROM_BASE, base),
+        **dict.fromkeys(TOKENIZER, adapter if own else base),
+        TEMPLATE: template,
+    }
+    return {name: place for name, place in wanted.items() if (place / name).is_file()}

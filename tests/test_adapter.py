@@ -1,0 +1,609 @@
+"""A rung may be a base and a LoRA adapter: merged as it is read by every reader, or refused by name."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub.constants
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from shared.base.errors import RungFailed, UserError
+from shared.cli.project import _label
+from shared.cli.summary import inputs_report
+from shared.domain.domain import load_domain
+from shared.domain.settings import Rung
+from shared.evaluate.reference import passages, reference_stage
+from shared.evaluate.systems import all_systems
+from shared.evaluate.token_windows import held_out
+from shared.olive.build import build_stage
+from shared.pipeline.chain import run_chain
+from shared.pipeline.dry_run import dry_run
+from shared.pipeline.rung import Options
+from shared.source.adapter import CONFIG, WEIGHTS
+from shared.source.merging import Merged, Pair, merge_all
+from shared.source.model import load_model, model_weights
+from shared.source.source import source_stage, weights_hash
+from tests.hub_double import HubDouble
+
+Tiny = Callable[[str], Path]
+Spoil = Callable[[dict[str, Any], dict[str, torch.Tensor]], None]
+Q, V, DOWN = "self_attn.q_proj", "self_attn.v_proj", "mlp.down_proj"
+TARGETS = {"target_modules": ["q_proj", "v_proj", "down_proj"]}
+FIRST = f"base_model.model.model.layers.0.{Q}"
+
+KINDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "plain": ("qwen2", TARGETS),
+    "all linear layers": ("smollm3", {"target_modules": "all-linear"}),
+    "rank-stabilised": ("llama", TARGETS | {"use_rslora": True}),
+    "ranks of their own": (
+        "qwen2",
+        TARGETS | {"rank_pattern": {"v_proj": 2, "^model.layers.1.mlp": 3}},
+    ),
+    "alphas of their own": ("qwen2", TARGETS | {"alpha_pattern": {r"layers\.[01]\..*q_proj": 3}}),
+    "some layers": ("qwen2", TARGETS | {"layers_to_transform": [0, 2]}),
+    "by a regular expression, as Unsloth": (
+        "llama",
+        {"target_modules": r"(?:.*?)\.(?:q|down)_proj"},
+    ),
+    "fused weights": ("phi3", {"target_modules": ["qkv_proj", "gate_up_proj"]}),
+    "an untied head": ("qwen2-untied", {"target_modules": ["q_proj", "lm_head"]}),
+    "fan_in_fan_out, which is passed over": ("qwen2", TARGETS | {"fan_in_fan_out": True}),
+}
+"""Kinds of adapters that peft merges: architecture and LoraConfig."""
+
+
+@pytest.fixture
+def base(root: Path, tiny: Tiny) -> Path:
+    """A base at models/base, an adapter for it at models/legal/adapter."""
+    folder = root / "models" / "base"
+    shutil.copytree(tiny("qwen2"), folder)
+    write_adapter(root / "models" / "legal" / "adapter", folder)
+    return folder
+
+
+@pytest.fixture
+def near(hub: HubDouble, root: Path, monkeypatch: pytest.MonkeyPatch) -> HubDouble:
+    """The Hub double as the one that is asked, with a cache of its own."""
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.url)
+    template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(root / "cache"))
+    return hub
+
+
+def write_adapter(folder: Path, base: Path, spoil: Spoil = lambda config, tensors: None) -> Path:
+    """The two files, by hand, as peft writes them: rank 4 on three layers of each of the four."""
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": "HuggingFaceTB/SmolLM3-3B",
+        "r": 4,
+        "lora_alpha": 8,
+        "lora_dropout": 0.05,
+        "bias": "none",
+        "megatron_core": "megatron.core",
+        "loftq_config": {},
+        "use_dora": False,
+        **TARGETS,
+    }
+    generator, tensors = torch.Generator().manual_seed(5), dict[str, torch.Tensor]()
+    for name, weight in load_file(base / "model.safetensors").items():
+        if name.endswith(tuple(f"{module}.weight" for module in (Q, V, DOWN))):
+            stem, (rows, columns) = name.removesuffix(".weight"), weight.shape
+            for half, shape in (("A", (4, columns)), ("B", (rows, 4))):
+                made = torch.randn(shape, generator=generator) * 0.2
+                tensors[f"base_model.model.{stem}.lora_{half}.weight"] = made
+    spoil(config, tensors)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CONFIG).write_text(json.dumps(config))
+    save_file(tensors, folder / WEIGHTS)
+    return folder
+
+
+def the_rung(**changes: Any) -> Rung:
+    named = {"source": "models/base", "adapter": "models/legal/adapter", "licence": "apache-2.0"}
+    return load_domain("legal").rung("smollm3").model_copy(update=named | changes)
+
+
+def in_float32(folder: Path, to: Path) -> Path:
+    shutil.copytree(folder, to)
+    weights = {
+        name: t.to(torch.float32) for name, t in load_file(folder / "model.safetensors").items()
+    }
+    save_file(weights, to / "model.safetensors", {"format": "pt"})
+    return to
+
+
+def by_peft(base: Path, adapter: Path, dtype: str) -> dict[str, torch.Tensor]:
+    """State dict after peft's own merge_and_unload()."""
+    from peft import PeftModel
+
+    model: Any = PeftModel.from_pretrained(load_model(base, dtype), str(adapter))
+    return dict(model.merge_and_unload().state_dict())
+
+
+def train(base: Path, folder: Path, config: dict[str, Any]) -> None:
+    """A random adapter, saved by peft."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(7)
+    made = {"r": 4, "lora_alpha": 8, "task_type": "CAUSAL_LM"} | config
+    model: Any = get_peft_model(load_model(base), LoraConfig(**made))
+    for name, weight in model.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(weight, std=0.2)
+    model.save_pretrained(folder, save_embedding_layers=False)  # else it asks the Hub
+
+
+def merged_folder(base: Path, adapter: Path, to: Path) -> Path:
+    """What a person gets who merges by hand: merge_and_unload() in float32, in the base's type."""
+    model = load_model(base, "float32")
+    from peft import PeftModel
+
+    merged: Any = PeftModel.from_pretrained(model, str(adapter))
+    merged.merge_and_unload().to(torch.bfloat16).save_pretrained(to)
+    for path in base.iterdir():
+        if not (to / path.name).exists():
+            shutil.copyfile(path, to / path.name)
+    return to
+
+
+class TestMerging:
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_is_pefts_bit_for_bit(self, root: Path, tiny: Tiny, kind: str) -> None:
+        architecture, config = KINDS[kind]
+        base = in_float32(tiny(architecture), root / "models" / "base")
+        adapter = root / "models" / "legal" / "adapter"
+        train(base, adapter, config)
+        ours = model_weights(source_stage(the_rung()).folder)
+        theirs = by_peft(base, adapter, "float32")
+        assert any(isinstance(weight, Merged) for weight in ours.values())
+        for name, weight in ours.items():
+            assert weight.dtype == torch.float32
+            assert torch.equal(weight.clone(), theirs[name]), name
+
+    def test_rounds_to_the_bases_type_once_as_peft_does(self, base: Path, root: Path) -> None:
+        ours = model_weights(source_stage(the_rung()).folder)
+        theirs = by_peft(base, root / "models" / "legal" / "adapter", "bfloat16")
+        assert all(weight.dtype == torch.bfloat16 for weight in ours.values())
+        assert all(torch.equal(weight.clone(), theirs[name]) for name, weight in ours.items())
+
+    def test_turns_the_product_where_a_layer_keeps_its_weight_turned(
+        self, root: Path, tiny: Tiny
+    ) -> None:
+        base, adapter = root / "models" / "base", root / "models" / "legal" / "adapter"
+        shutil.copytree(tiny("qwen2"), base)
+        (base / "model.safetensors").unlink()
+        torch.manual_seed(0)
+        tokens = {"vocab_size": 49152, "bos_token_id": 1, "eos_token_id": 2}
+        config = GPT2Config(n_embd=32, n_layer=2, n_head=2, n_positions=64, **tokens)
+        GPT2LMHeadModel(config).save_pretrained(base)
+        train(base, adapter, {"target_modules": ["c_attn", "c_proj"], "fan_in_fan_out": True})
+        ours = model_weights(source_stage(the_rung()).folder)
+        theirs = by_peft(base, adapter, "float32")
+        assert sum(isinstance(weight, Merged) for weight in ours.values()) == 6
+        assert all(torch.equal(weight.clone(), theirs[name]) for name, weight in ours.items())
+
+    def test_reads_16_bit_halves_and_names_with_the_adapters_own(
+        self, base: Path, root: Path
+    ) -> None:
+        def older(config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+            for name in list(tensors):
+                half = tensors.pop(name).to(torch.float16)
+                tensors[name.replace(".weight", ".default.weight")] = half
+
+        adapter = write_adapter(root / "models" / "legal" / "adapter", base, older)
+        name = f"model.layers.0.{Q}.weight"
+        halves, weight = load_file(adapter / WEIGHTS), load_file(base / "model.safetensors")[name]
+        a, b = (halves[f"{FIRST}.lora_{half}.default.weight"].float() for half in "AB")
+        wanted = (weight.float() + (b @ a) * 2).to(torch.bfloat16)
+        assert torch.equal(model_weights(source_stage(the_rung()).folder)[name].clone(), wanted)
+
+
+class TestAWeightThatIsMergedAsItIsRead:
+    @pytest.fixture
+    def both(self) -> tuple[Merged, torch.Tensor]:
+        torch.manual_seed(1)
+        base, a, b = torch.randn(8, 6).to(torch.bfloat16), torch.randn(2, 6), torch.randn(8, 2)
+        return Merged(base, Pair(a, b, 0.5)), (base.float() + (b @ a) * 0.5).to(torch.bfloat16)
+
+    @pytest.mark.parametrize(
+        "operation",
+        [
+            lambda w: w[2:7][1:-1],
+            lambda w: w.split(3)[1],
+            lambda w: w.split([3, 5])[1],
+            lambda w: w.chunk(2)[1],
+            lambda w: w[:, :],
+            lambda w: w.narrow(0, 2, 3),
+            lambda w: w[...],
+            lambda w: w.detach(),
+        ],
+    )
+    def test_is_not_merged_by_taking_rows_of_it(
+        self, both: tuple[Merged, torch.Tensor], operation: Callable[[Any], torch.Tensor]
+    ) -> None:
+        lazy, whole = both
+        assert isinstance(operation(lazy), Merged)
+        assert torch.equal(operation(lazy).clone(), operation(whole))
+
+    @pytest.mark.parametrize(
+        "operation",
+        [
+            lambda w: w.to(torch.float32),
+            lambda w: torch.cat([w, w]),
+            lambda w: w.T.contiguous(),
+            lambda w: w[:, 1:3] + 0,
+            lambda w: w[::2] + 0,
+            lambda w: torch.nn.functional.linear(torch.ones(1, 6).to(torch.bfloat16), w),
+        ],
+    )
+    def test_is_merged_by_whatever_reads_it(
+        self, both: tuple[Merged, torch.Tensor], operation: Callable[[Any], torch.Tensor]
+    ) -> None:
+        lazy, whole = both
+        assert not isinstance(operation(lazy), Merged)
+        assert torch.equal(operation(lazy), operation(whole))
+
+    def test_gives_nobody_the_bases_bytes(
+        self, both: tuple[Merged, torch.Tensor], tmp_path: Path
+    ) -> None:
+        lazy, _ = both
+        for read in (lazy.data_ptr, lazy.numpy, lazy.tolist):
+            with pytest.raises(RuntimeError):
+                read()
+        with pytest.raises(RuntimeError):
+            save_file({"w": lazy}, tmp_path / "w.safetensors")
+
+    def test_is_not_changed_in_its_place(self, both: tuple[Merged, torch.Tensor]) -> None:
+        lazy, whole = both
+        with pytest.raises(TypeError, match="cannot be changed"):
+            lazy.add_(1)
+        layer = torch.nn.Linear(6, 8, bias=False)
+        layer.weight = torch.nn.Parameter(lazy, requires_grad=False)
+        with pytest.raises(TypeError, match="cannot be changed"):
+            layer.to(torch.float32)
+        assert torch.equal(merge_all(layer).to(torch.float32).weight, whole.float())
+
+
+class TestEveryReader:
+    def test_of_the_model_gets_the_merged_weights(self, base: Path, root: Path) -> None:
+        source = source_stage(the_rung())
+        hand = merged_folder(base, root / "models" / "legal" / "adapter", root / "hand")
+        wanted = load_model(hand, "float32")(torch.tensor([[5, 7, 11]])).logits
+        assert torch.equal(
+            load_model(source.folder, "float32")(torch.tensor([[5, 7, 11]])).logits, wanted
+        )
+        assert not any(isinstance(p, Merged) for p in load_model(source.folder).parameters())
+        lazy = load_model(source.folder, lazily=True)
+        assert sum(isinstance(p, Merged) for p in lazy.parameters()) == 12
+
+    def test_that_knows_nothing_of_adapters_finds_no_weights(self, base: Path) -> None:
+        folder = source_stage(the_rung()).folder
+        assert not list(folder.glob("*.safetensors")) and not (folder / CONFIG).exists()
+
+    @pytest.mark.parametrize("passes", ["calibrated", "rounded"])
+    def test_of_a_build_writes_the_merged_folders_bytes(
+        self, base: Path, root: Path, passes: str
+    ) -> None:
+        olive = root / "domains" / "legal" / "olive.json"
+        workflow = json.loads(olive.read_text())
+        if passes == "rounded":
+            del workflow["passes"]["calibrated"]
+            olive.write_text(json.dumps(workflow))
+        merged_folder(
+            base, root / "models" / "legal" / "adapter", root / "models" / "legal" / "merged"
+        )
+        domain = load_domain("legal")
+        outputs = []
+        for rung in (the_rung(), domain.rung("smollm3")):
+            made = build_stage(domain, rung, source_stage(rung)).manifest.outputs
+            outputs.append({n: r.sha256 for n, r in made.items() if n.startswith("model_")})
+        assert len(outputs[0]) == 4 and outputs[0] == outputs[1]
+
+    def test_of_held_out_text_predicts_what_the_merged_folder_does(
+        self, base: Path, root: Path
+    ) -> None:
+        merged_folder(
+            base, root / "models" / "legal" / "adapter", root / "models" / "legal" / "merged"
+        )
+        domain = load_domain("legal")
+        text = held_out(domain.prompt, domain.records[:1], "one record")
+        one, other = (
+            next(passages(reference_stage(source_stage(rung), text, 16).folder)).predicted
+            for rung in (the_rung(), domain.rung("smollm3"))
+        )
+        assert all(
+            np.array_equal(a, b)
+            for a, b in zip(vars(one).values(), vars(other).values(), strict=True)
+        )
+
+    def test_of_olives_own_passes_is_refused(self, base: Path, root: Path) -> None:
+        olive = root / "domains" / "legal" / "olive.json"
+        workflow = json.loads(olive.read_text())
+        workflow["passes"]["calibrated"] = {"type": "Rtn", "bits": 4}
+        olive.write_text(json.dumps(workflow))
+        rung = the_rung()
+        with pytest.raises(RungFailed, match=r"passes\.calibrated: Rtn reads a whole model"):
+            build_stage(load_domain("legal"), rung, source_stage(rung))
+
+
+class TestARung:
+    def test_names_its_adapter_in_fallback_toml_and_goes_through_the_chain(
+        self, base: Path, root: Path, edit: Callable[[str, str, str], int]
+    ) -> None:
+        words = 'source = "models/{domain}/merged"'
+        edit("fallback.toml", words, 'source = "models/base"\nadapter = "models/{domain}/adapter"')
+        domain = load_domain("legal")
+        rung = domain.rung("smollm3")
+        assert rung.adapter == "models/legal/adapter" and rung.untuned == "models/base"
+        done = run_chain(domain, Options(rung="smollm3", until="package"))
+        assert done.rung == rung
+        assert done.attempts[0].source == "models/base + models/legal/adapter"
+        facts = done.manifests["source"].facts["training"]
+        assert facts["rank (r)"] == "4" and facts["adapted from"] == "HuggingFaceTB/SmolLM3-3B"
+        source = source_stage(rung)
+        systems = all_systems(domain, rung, source, done.stages["package"])
+        assert systems["base"].folder == base and systems["parent"].folder == source.folder
+        assert "smollm3: models/base + models/legal/adapter" in dry_run("legal", Options())
+        assert _label(rung) == "smollm3 (models/base + models/legal/adapter)"
+        assert "in models/base + models/legal/adapter" in inputs_report("legal")[0]
+
+    @pytest.mark.parametrize("key", ['base_source = "a"', "prompt_only = true"])
+    def test_has_no_other_base(self, edit: Callable[[str, str, str], int], key: str) -> None:
+        edit("fallback.toml", "[[rung]]", f'[[rung]]\nadapter = "models/x"\n{key}')
+        with pytest.raises(
+            UserError, match=f"{key.split()[0]}: an adapter's base is its rung's source"
+        ):
+            load_domain("legal")
+
+    def test_without_its_adapter_is_skipped_and_without_its_base_fails(self, base: Path) -> None:
+        def outcome(**changes: Any) -> tuple[str, str]:
+            domain = load_domain("legal")
+            chain = domain.chain.model_copy(update={"rung": [the_rung(**changes)]})
+            domain = type(domain)(**vars(domain) | {"chain": chain})
+            attempt = run_chain(domain, Options(until="source")).attempts[0]
+            return attempt.outcome, attempt.reason
+
+        words = "models/none: the folder is not there; put the LoRA adapter in it"
+        assert outcome(adapter="models/none") == ("skipped", words)
+        assert outcome(source="models/none")[0] == "failed"
+        assert (
+            "models/legal/adapter: its base cannot be had: models/none"
+            in outcome(source="models/none")[1]
+        )
+
+    def test_is_another_with_another_base_or_adapter(self, base: Path, root: Path) -> None:
+        source = source_stage(the_rung())
+        inputs = source.done.manifest.inputs
+        assert {"model.safetensors", f"adapter/{WEIGHTS}", f"adapter/{CONFIG}"} <= inputs.keys()
+        seen = {weights_hash(source.folder)}
+        adapter = root / "models" / "legal" / "adapter"
+        write_adapter(adapter, base, lambda _, tensors: tensors[f"{FIRST}.lora_A.weight"].neg_())
+        changed = source_stage(the_rung())
+        seen.add(weights_hash(changed.folder))
+        weights = load_file(base / "model.safetensors")
+        weights["model.norm.weight"] *= 2
+        save_file(weights, base / "model.safetensors", {"format": "pt"})
+        seen.add(weights_hash(source_stage(the_rung()).folder))
+        assert len(seen) == 3 and changed.done.manifest.key != source.done.manifest.key
+
+    def test_takes_the_tokenizer_and_template_that_were_saved_beside_the_adapter(
+        self, base: Path, root: Path
+    ) -> None:
+        template = (base / "chat_template.jinja").read_text()
+        trained = root / "models" / "legal" / "adapter" / "chat_template.jinja"
+        trained.write_text("{# as it was trained #}" + template)
+        folder = source_stage(the_rung()).folder
+        assert (folder / "chat_template.jinja").read_text() == trained.read_text()
+        assert (folder / "tokenizer.json").read_bytes() == (base / "tokenizer.json").read_bytes()
+
+    def test_tells_what_a_trainer_wrote_down(self, base: Path, root: Path) -> None:
+        record = {
+            "data_set": "acme/clauses",
+            "epochs": 2,
+            "note": "a b\nc",
+            "base_weights": weights_hash(base),
+        }
+        adapter = root / "models" / "legal" / "adapter"
+        (adapter / "training.json").write_text(json.dumps(record))
+        told = source_stage(the_rung()).done.manifest.facts["training"]
+        assert told["data set"] == "acme/clauses" and told["epochs"] == "2" and "note" not in told
+        (adapter / "training.json").write_text(json.dumps(record | {"base_weights": "0" * 64}))
+        with pytest.raises(
+            RungFailed, match=r"training\.json: base_weights: '0+' are not the hash of"
+        ):
+            source_stage(the_rung())
+
+    def test_is_taken_from_the_hub(self, base: Path, root: Path, near: HubDouble) -> None:
+        adapter = root / "models" / "legal" / "adapter"
+        files = {path.name: path.read_bytes() for path in adapter.iterdir()}
+        named = {"adapter": f"hf:acme/tuned@{near.add('acme/tuned', files)}"}
+        whole = {path.name: path.read_bytes() for path in base.iterdir()}
+        named["source"] = f"hf:acme/base@{near.add('acme/base', whole)}"
+        source = source_stage(the_rung(**named))
+        here = source_stage(the_rung())
+        assert weights_hash(source.folder) == weights_hash(here.folder)
+
+
+def set_key(**keys: Any) -> Spoil:
+    return lambda config, tensors: config.update(keys)
+
+
+def put(name: str, *shape: int) -> Spoil:
+    return lambda config, tensors: tensors.update({name: torch.zeros(shape)})
+
+
+def drop(part: str) -> Spoil:
+    def spoil(config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+        for name in [name for name in tensors if part in name]:
+            del tensors[name]
+
+    return spoil
+
+
+def change(name: str, how: Callable[[torch.Tensor], torch.Tensor]) -> Spoil:
+    return lambda config, tensors: tensors.update({name: how(tensors[name]).contiguous()})
+
+
+A, B = f"{FIRST}.lora_A.weight", f"{FIRST}.lora_B.weight"
+BAD: dict[str, tuple[Spoil, str]] = {
+    "DoRA": (set_key(use_dora=True), "config.json: use_dora: DoRA scales each row"),
+    "DoRA by its tensors": (put(f"{FIRST}.lora_magnitude_vector", 64), f"{FIRST}.lora_magn"),
+    "whole modules": (set_key(modules_to_save=["lm_head"]), "modules_to_save: whole modules were"),
+    "rows of the embedding": (
+        set_key(trainable_token_indices=[1]),
+        "trainable_token_indices: rows",
+    ),
+    "a resized table": (
+        put("base_model.model.model.embed_tokens.weight", 49160, 64),
+        "table of 49160 x 64",
+    ),
+    "an adapted embedding": (
+        put("base_model.model.model.embed_tokens.lora_embedding_A", 4, 9),
+        "embedding was",
+    ),
+    "biases": (set_key(bias="all"), "config.json: bias: 'all': biases were trained"),
+    "a bias of B": (set_key(lora_bias=True), "lora_bias: B has a bias"),
+    "LoKr": (set_key(peft_type="LOKR"), "peft_type: 'LOKR' is not merged here, only 'LORA' is"),
+    "LoHa": (set_key(peft_type="LOHA"), "peft_type: 'LOHA'"),
+    "IA3": (set_key(peft_type="IA3"), "peft_type: 'IA3'"),
+    "no kind": (
+        lambda config, tensors: config.pop("peft_type"),
+        "peft_type: None is not merged here",
+    ),
+    "LoftQ": (set_key(init_lora_weights="loftq"), "init_lora_weights: 'loftq' changes the base's"),
+    "PiSSA": (set_key(init_lora_weights="pissa_niter_4"), "init_lora_weights: 'pissa_niter_4'"),
+    "OLoRA": (set_key(init_lora_weights="olora"), "init_lora_weights: 'olora'"),
+    "QALoRA": (set_key(use_qalora=True), "use_qalora: QALoRA's A takes averages"),
+    "Megatron": (set_key(megatron_config={"tp": 2}), "megatron_config: Megatron's"),
+    "repeated layers": (
+        set_key(layer_replication=[[0, 2], [1, 3]]),
+        "layer_replication: the base's",
+    ),
+    "parameters": (set_key(target_parameters=["experts.w"]), "target_parameters: "),
+    "a token that wakes it": (set_key(alora_invocation_tokens=[3]), "alora_invocation_tokens: "),
+    "a key of a later peft": (set_key(use_xlora=True), "use_xlora: unknown key, and it may change"),
+    "a pattern that takes for ever": (
+        set_key(alpha_pattern={"(a+)+": 3}),
+        "alpha_pattern: '(a+)+' is no",
+    ),
+    "no rank": (
+        lambda config, tensors: config.pop("r"),
+        "adapter_config.json: r: required, but missing",
+    ),
+    "a rank of nothing": (set_key(r=0), "adapter_config.json: r: "),
+    "another rank": (set_key(r=8), ".lora_A.weight: has rank 4, but adapter_config.json says 8"),
+    "halves of two ranks": (change(B, lambda b: b[:, :3]), f"{B}: has rank 3, but"),
+    "a half": (drop(B), f"{A}: has no lora_B beside it"),
+    "the other half": (drop(A), f"{B}: has no lora_A beside it"),
+    "half a file": (drop("layers.3."), "model.layers.3.self_attn.q_proj: has no pair, but"),
+    "nothing": (drop("lora"), "adapter_model.safetensors: holds no tensor"),
+    "a layer more": (
+        lambda config, tensors: tensors.update(
+            {
+                name.replace("layers.0", "layers.4"): t.clone()
+                for name, t in tensors.items()
+                if "layers.0" in name
+            }
+        ),
+        "layers.4.mlp.down_proj.lora_A.weight: the base has no linear layer model.layers.4",
+    ),
+    "another width": (change(A, lambda a: a[:, :32]), f"{A}: is for 32 values, but the base's"),
+    "other rows": (change(B, lambda b: b[:32]), f"{B}: is for 32 values, but the base's"),
+    "no number": (
+        change(A, lambda a: a.index_fill(0, torch.tensor(1), torch.nan)),
+        f"{A}: holds numbers",
+    ),
+    "an infinity": (
+        change(B, lambda b: (b * 1e9).to(torch.float16)),
+        f"{B}: holds numbers that are not",
+    ),
+    "8-bit halves": (change(A, lambda a: a.to(torch.int8)), f"{A}: of type I8; 16 or 32 bits"),
+    "a tensor of nobody's": (put("optimizer.step", 1), "optimizer.step: is no tensor of a LoRA"),
+    "a tied head": (
+        lambda config, tensors: tensors.update(
+            {
+                f"base_model.model.lm_head.lora_{h}.weight": torch.ones(s)
+                for h, s in (("A", (4, 64)), ("B", (49152, 4)))
+            }
+        ),
+        "lm_head is the base's embedding, or tied to it",
+    ),
+    "another base by name": (
+        set_key(base_model_name_or_path="Qwen/Qwen2.5-0.5B"),
+        "base_model_name_or_path: says Qwen/Qwen2.5-0.5B, but the rung smollm3 is made from",
+    ),
+}
+"""What is refused: how the good adapter is spoilt, and a part of the sentence."""
+
+
+class TestRefused:
+    @pytest.mark.parametrize("what", BAD)
+    def test_by_file_and_key(self, base: Path, root: Path, what: str) -> None:
+        spoil, words = BAD[what]
+        write_adapter(root / "models" / "legal" / "adapter", base, spoil)
+        assert words in refusal()
+
+    def test_a_pickle(self, base: Path, root: Path) -> None:
+        adapter = root / "models" / "legal" / "adapter"
+        (adapter / WEIGHTS).rename(adapter / "adapter_model.bin")
+        assert "models/legal/adapter/adapter_model.bin: a pickle, which can run code" in refusal()
+
+    def test_a_pickle_by_another_name(self, base: Path, root: Path) -> None:
+        torch.save({"a": torch.ones(3)}, root / "models" / "legal" / "adapter" / WEIGHTS)
+        assert f"{WEIGHTS}: holds a zip archive, as torch.save writes it" in refusal()
+
+    def test_code_in_the_tokenizer_that_was_saved_beside_it(self, base: Path, root: Path) -> None:
+        config = root / "models" / "legal" / "adapter" / "tokenizer_config.json"
+        config.write_text(json.dumps({"auto_map": {"AutoTokenizer": "evil.Evil"}}))
+        assert "adapter/tokenizer_config.json: auto_map: names code to be run" in refusal()
+
+    def test_no_configuration(self, base: Path, root: Path) -> None:
+        (root / "models" / "legal" / "adapter" / CONFIG).unlink()
+        assert refusal() == f"models/legal/adapter/{CONFIG}: the file is missing"
+
+    def test_another_commit_of_its_base(self, base: Path, root: Path, near: HubDouble) -> None:
+        commit = near.add("acme/base", {path.name: path.read_bytes() for path in base.iterdir()})
+        adapter = root / "models" / "legal" / "adapter"
+        write_adapter(adapter, base, set_key(revision="a" * 40))
+        assert f"revision: {'a' * 40} of its base, but" in refusal(source=f"hf:acme/base@{commit}")
+
+    def test_not_what_a_trainer_leaves_beside_it(self, base: Path, root: Path) -> None:
+        torch.save({"lr": 1.0}, root / "models" / "legal" / "adapter" / "training_args.bin")
+        source_stage(the_rung())
+
+    @pytest.mark.parametrize("what", ["DoRA", "another width", "an infinity"])
+    def test_before_torch_is_imported(self, base: Path, root: Path, what: str) -> None:
+        write_adapter(root / "models" / "legal" / "adapter", base, BAD[what][0])
+        code = (
+            "import sys; from shared.domain.domain import load_domain; "
+            "from shared.source.source import source_stage; "
+            "from shared.base.errors import RungFailed; "
+            "rung = load_domain('legal').rung('smollm3').model_copy(update={'source': 'models/base', "
+            "'adapter': 'models/legal/adapter'})\n"
+            "try: source_stage(rung)\n"
+            "except RungFailed: sys.exit(3 if 'torch' in sys.modules else 0)\n"
+            "sys.exit(4)"
+        )
+        run = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=60
+        )
+        assert run.returncode == 0, run.stderr[-500:]
+
+
+def refusal(**changes: Any) -> str:
+    with pytest.raises(RungFailed) as caught:
+        source_stage(the_rung(**changes))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)

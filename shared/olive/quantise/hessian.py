@@ -55,6 +55,24 @@ def add(total: torch.Tensor | None, inputs: torch.Tensor) -> torch.Tensor:
     return total
 
 
+def add_products(
+    total: torch.Tensor | None, errors: torch.Tensor, inputs: torch.Tensor
+) -> torch.Tensor:
+    """`total` [N, K] with Σ e·xᵀ over `errors` [..., N] and `inputs` [..., K] added."""
+    left, right = errors.reshape(-1, errors.shape[-1]), inputs.reshape(-1, inputs.shape[-1])
+    if total is None:
+        with torch.inference_mode(False):
+            total = torch.zeros(left.shape[1], right.shape[1])
+    into = total
+
+    @torch.inference_mode()
+    def rows(tile: slice) -> None:
+        into[tile].addmm_(left[:, tile].t(), right)
+
+    spread(rows, _tiles(len(total)))
+    return total
+
+
 def inverse_factor_(hessian: torch.Tensor) -> torch.Tensor:
     """H [K, K], its upper half, becomes U, upper, with UᵀU = H⁻¹; ValueError if it is not positive.
 

@@ -47,7 +47,7 @@ from shared.source.source import Source, source_stage, weights_hash
 
 DOCUMENT = paths.REPOSITORY / "docs" / "recipes.md"
 MARK = "<!-- measured: fake quant -->"
-WINDOW = 512
+WINDOW = 256
 PROMPT, RUNNING = "with prompt", "running text"
 
 

@@ -24,7 +24,7 @@ from torch.nn.functional import linear
 from shared.base.cpu import cores
 from shared.olive.quantise.forward import OUTPUT, SeenInputs, owners, watched
 from shared.olive.quantise.gptq import Inputs, inputs_of
-from shared.olive.quantise.hessian import add, add_products, inverse_factor_, spread
+from shared.olive.quantise.hessian import add, add_products, by_rows, divide, spread
 
 SAME = 1e-4
 """Two ways of summing up a layer's output may differ by that share of its largest value."""
@@ -39,6 +39,9 @@ class MakeUp:
 
 
 OFF = MakeUp()
+
+INPUTS = ""
+"""In the place of a linear layer's name: what all of them lack that have the same inputs."""
 
 Quantise = Callable[[str, Inputs | None], None]
 
@@ -150,10 +153,12 @@ def _errors(
     arguments: dict[str, Any],
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """A text's inputs of the group, and of each of its layers how far its outputs are from their
-    target."""
+    target; where nothing is added to the stream, how far the inputs are, the same for all."""
     seen = inputs_in(layer, hidden, arguments)
     inputs = seen[group[0]]
     missing = target.inputs[group[0]] - inputs
+    if not target.stream.keys() & group:
+        return inputs, {INPUTS: missing}
     errors = {name: linear(missing, linears[name].weight) for name in group}
     for name in target.stream.keys() & errors.keys():
         errors[name] += (
@@ -167,7 +172,7 @@ def _sums(
     streams: Streams,
     targets: list[_Target],
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Σ x̂·x̂ᵀ and, by linear layer, Σ (y − Wx̂)·x̂ᵀ over all texts."""
+    """Over all texts Σ x̂·x̂ᵀ and, by linear layer, Σ (y − Wx̂)·x̂ᵀ, or of them all Σ (x − x̂)·x̂ᵀ."""
     hessian, products, at_once = None, dict[str, torch.Tensor](), cores()
     for start in range(0, len(targets), at_once):
         some = slice(start, start + at_once)
@@ -189,8 +194,8 @@ def _move(
     """Each weight to its target."""
     damped = hessian.clone()
     damped.diagonal().add_(make_up.damp * float(hessian.diagonal().mean().clamp(min=1e-12)))
-    factor = inverse_factor_(damped)
+    solved = dict(zip(products, divide(list(products.values()), damped), strict=True))
     for name, module in linears.items():
-        parts = products.pop(name).split(512)
-        moved = torch.cat(spread(lambda part: (part @ factor.t()) @ factor, parts))
-        module.weight.data = module.weight.data + make_up.share * moved
+        weight = module.weight.data
+        moved = solved[name] if name in solved else by_rows(lambda w: w @ solved[INPUTS], weight)
+        module.weight.data = weight + make_up.share * moved

@@ -11,7 +11,7 @@ A folder is a step of the data, and imports only from those above it:
     source/        stage 1: a rung's weights as a local folder, inspected
     prompt/        the chat template that ships: the same tokens in check, page and card
     olive/         stages 2 and 3: build and package, by Microsoft Olive
-        quantise/  weights → 4 bits: nearest, gptq
+        quantise/  weights → 4 bits: nearest, gptq, drift
         graph/     the ONNX graph from Mobius, filled with weights; which architectures are supported
         lint/      rules that a finished graph must keep
         optimum/   the second exporter, in an environment of its own

@@ -62,7 +62,7 @@ def legal_work(architecture: str = "smollm3", **changes: Any) -> Work:
 
 PLAIN: dict[str, Any] = {"searched": False, "calibration": 0.0}
 UNCALIBRATED: dict[str, Any] = {"searched": True, "calibration": 0.0}
-CALIBRATED: dict[str, Any] = {"calibration": 4874.0}
+CALIBRATED: dict[str, Any] = {"calibration": 4874.0, "made_up": False}
 """The tokens of the 16 texts that legal had then."""
 
 MEASURED = [
@@ -144,6 +144,9 @@ def test_what_the_domain_asks_for_counts_where_it_is_spent() -> None:
         return {stage for stage in after if after[stage].seconds > before[stage].seconds}
 
     assert dearer(calibration=2 * work.calibration) == {"build"}
+    less = estimate(shape, replace(work, made_up=False), MEASURED_ON)["build"]
+    more = estimate(shape, replace(work, made_up=True), MEASURED_ON)["build"]
+    assert less.seconds < more.seconds < 2.5 * less.seconds and less.memory < more.memory
     assert dearer(read=4096) == {"fidelity"}
     assert dearer(records=64) == dearer(limit=512) == dearer(tuned=False) == {"check"}
     assert dearer(systems=("base", "parent", "release")) == {"check"}

@@ -28,6 +28,7 @@ from shared.base.manifest import tool_versions
 from shared.base.parsing import read_json
 from shared.base.progress import bar, say
 from shared.olive.graph.architecture import build_graph
+from shared.olive.quantise.drift import OFF, MakeUp
 from shared.olive.quantise.gptq import SHRINK, Format
 from shared.olive.quantise.layer_files import LayerFiles
 from shared.olive.quantise.layerwise import quantize_decoder
@@ -57,6 +58,12 @@ class CalibratedQuant(Pass):
             "calibration": option(
                 str, None, "a JSON file with token ids; domains/<name>/calibration.jsonl, bound"
             ),
+            "make_up": option(
+                float,
+                OFF.share,
+                "share, 0 to 1, of what the layers before have lost to make up for",
+            ),
+            "make_up_damp": option(float, OFF.damp, "damping of that, of the inputs' mean square"),
             "overrides": option(
                 dict, None, "module name, * for any part → {bits, group_size, sym}; the last counts"
             ),
@@ -75,11 +82,14 @@ class CalibratedQuant(Pass):
         folder = Path(model.model_name_or_path)
         out.mkdir(parents=True, exist_ok=True)
         texts = read_tokens(config.calibration) if config.feedback else []
+        make_up = _make_up(config)
         build_graph(folder, "f16")  # what has no graph should fail now, not after an hour's work
         loaded = load_model(folder, lazily=True)
         formats = _formats(loaded, partial(_format, config))
         shrink = SHRINK if config.search else (1.0,)
-        files = LayerFiles((layer_folder.get() or out) / _key(folder, texts, formats, shrink))
+        files = LayerFiles(
+            (layer_folder.get() or out) / _key(folder, texts, formats, shrink, make_up)
+        )
         left = _left(formats, files.finished)
         try:
             with bar("calibrate and quantise", left, "weights") as step:
@@ -91,6 +101,7 @@ class CalibratedQuant(Pass):
                     step,
                     shrink=shrink,
                     feedback=bool(texts),
+                    make_up=make_up,
                 )
         except ValueError as error:
             raise RungFailed(f"olive.json: {type(self).__name__}: {error}") from error
@@ -100,13 +111,34 @@ class CalibratedQuant(Pass):
         return HfModelHandler(str(out), task=model.task)
 
 
+def _make_up(config: Any) -> MakeUp:
+    made = MakeUp(float(config.make_up), float(config.make_up_damp))
+    if not 0 <= made.share <= 1:
+        raise RungFailed(f"olive.json: make_up: {made.share:g}: only 0 to 1")
+    if not made.damp > 0:
+        raise RungFailed(f"olive.json: make_up_damp: {made.damp:g}: only more than 0")
+    return made
+
+
 def _key(
-    folder: Path, texts: list[list[int]], formats: dict[str, Format], shrink: tuple[float, ...]
+    folder: Path,
+    texts: list[list[int]],
+    formats: dict[str, Format],
+    shrink: tuple[float, ...],
+    make_up: MakeUp,
 ) -> str:
     """16 hex digits of SHA-256 over all that the quantised weights depend on."""
     forms = {name: asdict(form) for name, form in formats.items()}
     tools = tool_versions("torch", "transformers")
-    inputs = [weights_hash(folder), texts, forms, shrink, code_hash(__name__), tools]
+    inputs = [
+        weights_hash(folder),
+        texts,
+        forms,
+        shrink,
+        asdict(make_up),
+        code_hash(__name__),
+        tools,
+    ]
     return sha256_json(inputs)[:16]
 
 

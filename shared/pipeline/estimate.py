@@ -118,8 +118,8 @@ class Shape:
 class Work:
     """What a domain asks of a model. Lengths are in tokens, `prompt`: what all records begin with.
 
-    `calibration`: tokens in all. `tuned`: the weights know the task. `systems`: who answers, within
-    `minutes`.
+    `calibration`: tokens in all. `made_up`: what layers have lost is made up for. `tuned`: the weights
+    know the task. `systems`: who answers, within `minutes`.
     """
 
     prompt: float
@@ -133,6 +133,7 @@ class Work:
     read: int
     calibration: float
     searched: bool
+    made_up: bool
     block: int
     optimum: bool
     packed: bool
@@ -181,7 +182,8 @@ def calibrated(shape: Shape, work: Work, machine: Machine) -> Cost:
 
     A trial of a block costs as much again for the block itself, 32 values' worth; with feedback every
     column is rounded once more. Memory: a layer in float32, the largest Hessian, the text's hidden
-    states, and eight bytes a value of the table (docs/full-size.md, 2.6 to 4.3 GB).
+    states, and eight bytes a value of the table (docs/full-size.md, 2.6 to 4.3 GB). What layers have
+    lost takes a Hessian more, the 16-bit model's inputs, and a down projection in float32.
     """
     feedback = work.calibration > 0
     trials = TRIALS * (1 + 32 / work.block + feedback)
@@ -189,6 +191,10 @@ def calibrated(shape: Shape, work: Work, machine: Machine) -> Cost:
     seconds += trials * shape.parameters / machine.rounding
     layer = 4.0 * shape.decoder / shape.layers
     hessian = 4.0 * max(k for _, k in shape.products) ** 2 * feedback
+    if work.made_up and feedback:
+        seconds += make_up_flops(shape, work.calibration) / machine.float32
+        inputs = sum(k for _, k in shape.products) + shape.width
+        layer += hessian + 4 * (work.calibration * inputs + shape.width * shape.middle)
     bare, kept = plain(shape, work, machine), shape.release(work.block)
     memory = PROCESS + layer + hessian + 4 * work.calibration * shape.width + 8.0 * shape.table
     return Cost(bare.seconds + seconds + kept / machine.disk, memory, bare.disk + kept)
@@ -204,6 +210,22 @@ def gptq_flops(shape: Shape, tokens: float) -> float:
         return 0.0
     layer = sum(tokens * (4 * n * k + k**2) + 2 / 3 * k**3 + n * k**2 for n, k in shape.products)
     return shape.layers * layer + shape.vocabulary * shape.width**2
+
+
+def make_up_flops(shape: Shape, tokens: float) -> float:
+    """What making up for the layers before adds.
+
+    The 16-bit model's pass: 2 · N · K a token. Solved: a factor, K³ / 3, and for each row of what is
+    divided 2 · K². That is [K, K] where inputs are shared, of which a token adds 2 · K², applied to
+    N rows; else [N, K], of which a token adds 4 · N · K.
+    """
+
+    def one(n: int, k: int) -> float:
+        if n == shape.width:
+            return tokens * 6 * n * k + k**3 / 3 + 2 * n * k**2
+        return tokens * (2 * n * k + 2 * k**2) + 7 / 3 * k**3 + 2 * n * k**2
+
+    return shape.layers * sum(one(n, k) for n, k in shape.products)
 
 
 def optimum(shape: Shape, work: Work, machine: Machine) -> Cost:

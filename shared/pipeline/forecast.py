@@ -173,6 +173,7 @@ def work_of(run: Run) -> Work:
         read=chain.fidelity.tokens,
         calibration=_calibration(run, workflow),
         searched=any(name for name in workflow["passes"].values() if "bits" in _settings(name)),
+        made_up=any(_settings(one).get("make_up") for one in workflow["passes"].values()),
         block=block_size(workflow),
         optimum=run.exporter == "optimum",
         packed=run.rung.source.startswith("pypi:"),

@@ -55,17 +55,56 @@ def add(total: torch.Tensor | None, inputs: torch.Tensor) -> torch.Tensor:
     return total
 
 
+def add_products(
+    total: torch.Tensor | None, errors: torch.Tensor, inputs: torch.Tensor
+) -> torch.Tensor:
+    """`total` [N, K] with Σ e·xᵀ over `errors` [..., N] and `inputs` [..., K] added."""
+    left, right = errors.reshape(-1, errors.shape[-1]), inputs.reshape(-1, inputs.shape[-1])
+    if total is None:
+        with torch.inference_mode(False):
+            total = torch.zeros(left.shape[1], right.shape[1])
+    into = total
+
+    @torch.inference_mode()
+    def rows(tile: slice) -> None:
+        into[tile].addmm_(left[:, tile].t(), right)
+
+    spread(rows, _tiles(len(total)))
+    return total
+
+
 def inverse_factor_(hessian: torch.Tensor) -> torch.Tensor:
     """H [K, K], its upper half, becomes U, upper, with UᵀU = H⁻¹; ValueError if it is not positive.
 
     H = R·Rᵀ with R upper (Cholesky from the last tile to the first), and U is R⁻¹.
     """
-    tiles = _tiles(len(hessian))
-    for k in reversed(range(len(tiles))):
-        _factor_tile(hessian, tiles, k)
+    tiles = _factored(hessian)
     for k in range(len(tiles)):
         _invert_tile(hessian, tiles, k)
     return hessian.triu_()
+
+
+def divide(products: list[torch.Tensor], hessian: torch.Tensor) -> list[torch.Tensor]:
+    """P · H⁻¹ of each P [N, K]; of H the upper half is read, and becomes R."""
+    _factored(hessian)
+
+    def rows(some: torch.Tensor) -> torch.Tensor:
+        half = torch.linalg.solve_triangular(hessian.t(), some, upper=False, left=False)
+        return torch.linalg.solve_triangular(hessian, half, upper=True, left=False)
+
+    return [by_rows(rows, product) for product in products]
+
+
+def by_rows(work: Callable[[torch.Tensor], torch.Tensor], matrix: torch.Tensor) -> torch.Tensor:
+    """`work` on all cores, a tile's rows at a time."""
+    return torch.cat(spread(work, matrix.split(TILE)))
+
+
+def _factored(hessian: torch.Tensor) -> list[slice]:
+    tiles = _tiles(len(hessian))
+    for k in reversed(range(len(tiles))):
+        _factor_tile(hessian, tiles, k)
+    return tiles
 
 
 def _factor_tile(h: torch.Tensor, tiles: list[slice], k: int) -> None:

@@ -7,9 +7,8 @@ run that was killed goes on behind it: the same bytes, since a layer depends on 
 the layers before it pass on.
 """
 
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -18,6 +17,8 @@ from torch import nn
 
 from shared.base.cpu import cores
 from shared.base.processes import give_back_memory
+from shared.olive.quantise.drift import OFF, MakeUp, Streams, quantise_towards
+from shared.olive.quantise.forward import Stop, forward, owners, watched
 from shared.olive.quantise.gptq import SHRINK, Format, Inputs, gptq, inputs_of
 from shared.olive.quantise.hessian import add, one_thread, spread
 from shared.olive.quantise.layer_files import LayerFiles
@@ -26,10 +27,6 @@ from shared.source.merging import address, merge_all, merged
 from shared.source.weights import forget_mapped
 
 FormatOf = Callable[[str], Format]
-
-
-class _Stop(Exception):
-    """Ends a forward pass once its first layer has been reached."""
 
 
 def quantize_decoder(
@@ -41,17 +38,19 @@ def quantize_decoder(
     *,
     shrink: tuple[float, ...] = SHRINK,
     feedback: bool = True,
+    make_up: MakeUp = OFF,
 ) -> None:
     """Quantise every linear layer, the head and the embedding of a Hugging Face decoder.
 
     `texts`: token ids to calibrate on; without any, or without `feedback`, weights are rounded on
     their own. `files` gets each layer, and those that it has are not done again; `step(module name)`
-    says where it is.
+    says where it is. `make_up`: for what the quantised layers before have changed
+    (shared.olive.quantise.drift).
     A tied table is quantised for its use as the head, which is where its errors show.
     """
     with one_thread():
         hidden, arguments = _first_inputs(model, texts) if texts and feedback else ([], [])
-        hidden = _layers(model, hidden, arguments, form, files, step, shrink)
+        hidden = _layers(model, hidden, arguments, form, files, step, shrink, make_up)
         _head(model, hidden, form, files, step, shrink)
 
 
@@ -63,28 +62,53 @@ def _layers(
     files: LayerFiles,
     step: Callable[[str], None],
     shrink: tuple[float, ...],
+    make_up: MakeUp,
 ) -> list[torch.Tensor]:
-    """Quantise the layers in turn; what the last one passes on."""
-    layers = model.model.layers
+    """Quantise the layers in turn; what the last one passes on.
+
+    With `make_up` the 16-bit model's hidden states go along, behind the quantised one's.
+    """
+    layers, texts = model.model.layers, len(hidden)
+    exact = hidden if make_up.share else []
     if 0 < files.finished <= len(layers):
-        hidden = files.hidden()
+        kept = files.hidden()
+        hidden, exact = kept[:texts], kept[texts:]
     for number in range(files.finished, len(layers)):
         layer, done = layers[number], dict[str, Blocks]()
         with _forgotten(layer):
             merge_all(layer).to(torch.float32)
         linears = {n: m for n, m in layer.named_modules() if isinstance(m, nn.Linear)}
-        inputs = _seen_inputs(layer, linears, hidden, arguments)
-        for name, module in linears.items():
-            full = f"model.layers.{number}.{name}"
-            step(full)
-            done[full] = gptq(module.weight.data, inputs.get(name), form(full), shrink)
-            module.weight.data = dequantized(done[full])
-        inputs.clear()
-        hidden = spread(partial(_forward, layer), hidden, arguments)
+        quantise = partial(_quantise, f"model.layers.{number}.", linears, form, shrink, step, done)
+        if exact:
+            streams = Streams(hidden, exact, arguments)
+            exact = quantise_towards(layer, linears, streams, make_up, quantise)
+        else:
+            inputs = _seen_inputs(layer, linears, hidden, arguments)
+            for name in linears:
+                quantise(name, inputs.get(name))
+            inputs.clear()
+        hidden = spread(partial(forward, layer), hidden, arguments)
         layer.to("meta")
-        files.write(done, hidden)
+        files.write(done, [*hidden, *exact])
         give_back_memory()
     return hidden
+
+
+def _quantise(
+    prefix: str,
+    linears: dict[str, nn.Linear],
+    form: FormatOf,
+    shrink: tuple[float, ...],
+    step: Callable[[str], None],
+    done: dict[str, Blocks],
+    name: str,
+    inputs: Inputs | None,
+) -> None:
+    """Quantise one of the layer's matrices; the layer goes on with what is left of it."""
+    step(prefix + name)
+    weight = linears[name].weight
+    done[prefix + name] = blocks = gptq(weight.data, inputs, form(prefix + name), shrink)
+    weight.data = dequantized(blocks)
 
 
 def _head(
@@ -139,14 +163,14 @@ def _first_inputs(
         states = named.pop("hidden_states") if "hidden_states" in named else given[0]
         hidden.append(states.to(torch.float32))
         arguments.append({key: _as_float(value) for key, value in named.items()})
-        raise _Stop
+        raise Stop
 
     handle = model.model.layers[0].register_forward_pre_hook(catch, with_kwargs=True)
     try:
         for ids in texts:
             try:
                 model(torch.tensor([ids]), use_cache=False)
-            except _Stop:
+            except Stop:
                 continue
     finally:
         handle.remove()
@@ -162,13 +186,6 @@ def _as_float(value: Any) -> Any:
     return value
 
 
-@torch.inference_mode()
-def _forward(layer: nn.Module, hidden: torch.Tensor, arguments: dict[str, Any]) -> torch.Tensor:
-    output = layer(hidden, **arguments)
-    passed: torch.Tensor = output[0] if isinstance(output, tuple) else output
-    return passed.contiguous()
-
-
 def _seen_inputs(
     layer: nn.Module,
     linears: dict[str, nn.Linear],
@@ -179,47 +196,13 @@ def _seen_inputs(
     sums: dict[str, torch.Tensor] = {}
     shared: dict[str, str] = {}
     at_once = cores()
-    with _watched(linears) as inputs_in:
+    with watched(linears) as inputs_in:
         for start in range(0, len(hidden), at_once):
             some = slice(start, start + at_once)
             for seen in spread(partial(inputs_in, layer), hidden[some], arguments[some]):
-                first: dict[tuple[int, torch.Size], str] = {}
-                for name, value in seen.items():
-                    shared[name] = first.setdefault((value.data_ptr(), value.shape), name)
-                    if shared[name] == name:
-                        sums[name] = add(sums.get(name), value)
+                found = owners(seen)
+                shared |= found
+                for name in dict.fromkeys(found.values()):
+                    sums[name] = add(sums.get(name), seen[name])
     results = {name: inputs_of(sums.pop(name)) for name in list(sums)}
     return {name: results[owner] for name, owner in shared.items()}
-
-
-SeenInputs = Callable[[nn.Module, torch.Tensor, dict[str, Any]], dict[str, torch.Tensor]]
-
-
-@contextmanager
-def _watched(linears: dict[str, nn.Linear]) -> Iterator[SeenInputs]:
-    """A forward pass that ends when every linear layer was reached: what each was given, by name.
-
-    Threads may call it side by side.
-    """
-    local = threading.local()
-
-    def watch(name: str) -> Callable[..., None]:
-        def hook(_: nn.Module, given: tuple[torch.Tensor, ...]) -> None:
-            local.seen[name] = given[0]
-            if len(local.seen) == len(linears):
-                raise _Stop
-
-        return hook
-
-    def inputs_in(layer: nn.Module, x: torch.Tensor, given: dict[str, Any]) -> dict[str, Any]:
-        local.seen = {}
-        with suppress(_Stop):
-            _forward(layer, x, given)
-        return dict(local.seen)
-
-    handles = [m.register_forward_pre_hook(watch(n)) for n, m in linears.items()]
-    try:
-        yield inputs_in
-    finally:
-        for handle in handles:
-            handle.remove()

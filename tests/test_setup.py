@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import tomli
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -308,3 +309,15 @@ def test_the_shell_scripts_parse() -> None:
     for shell, script in (("sh", "inv"), ("bash", ".ci/run"), ("bash", ".ci/locks")):
         assert os.access(paths.REPOSITORY / script, os.X_OK)
         subprocess.run([shell, "-n", str(paths.REPOSITORY / script)], check=True)
+
+
+def test_an_editable_install_names_its_packages_and_the_locked_invoke() -> None:
+    project = tomli.loads((paths.REPOSITORY / "pyproject.toml").read_text("utf-8"))
+    pins = (paths.REPOSITORY / "requirements.in").read_text("utf-8").splitlines()
+    assert all(
+        any(pin.startswith(f"{need} ") for pin in pins)
+        for need in project["project"]["dependencies"]
+    )
+    named = project["tool"]["setuptools"]["packages"]["find"]["include"]
+    held = {path.parent.name for path in paths.REPOSITORY.glob("*/__init__.py")} - {"tests"}
+    assert {name.removesuffix("*") for name in named} == held

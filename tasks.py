@@ -1,9 +1,11 @@
 """The commands, taken in from shared/cli/. `./inv --list` shows them, `./inv --help release` one."""
 
-# ruff: noqa: F401 - invoke finds the tasks by their names here
+from invoke import Collection
+
 from shared.base.cpu import set_variables
 from shared.cli.browser import bench, bench_all, preflight, serve
 from shared.cli.evaluate import check, compare, fidelity, show
+from shared.cli.program import run
 from shared.cli.project import (
     bench_build,
     bench_scaling,
@@ -27,3 +29,9 @@ from shared.cli.release import (
 from shared.cli.tune import tune
 
 set_variables()
+namespace = Collection(
+    *(bench, bench_all, build, card, check, clean, compare, doctor, domains, fidelity, preflight),
+    *(publish, publish_collection, release, release_all, serve, show, status, test, tune, verify),
+    dev=Collection(bench_build, bench_scaling, lint, readme),
+)
+run(__name__, namespace)

@@ -1,4 +1,4 @@
-"""`./inv bench-build`: a full-size model built by us and by the stock tools, in one run.
+"""`./inv dev.bench-build`: a full-size model built by us and by the stock tools, in one run.
 
 Each build runs in a process of its own, whose resident memory is sampled every 50 ms, memory-mapped
 pages included. (The system's own account, ru_maxrss, starts from the parent's memory.)

@@ -92,7 +92,7 @@ def document(builds: list[Build], parts: dict[str, dict[str, float]]) -> str:
     cores, memory = os.cpu_count(), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return (
         "# Full-size models\n\n"
-        "Written by `./inv bench-build --arch <name>`: random weights in the real shapes, 4-bit, "
+        "Written by `./inv dev.bench-build --arch <name>`: random weights in the real shapes, 4-bit, "
         "q4f16.\nEvery tool runs in a process of its own, whose resident memory is sampled; behind a "
         "figure stands\nits multiple of ours. "
         f"The machine: {cores} cores, {memory / 1e9:.0f} GB of memory, no GPU.\n\n"
@@ -100,7 +100,7 @@ def document(builds: list[Build], parts: dict[str, dict[str, float]]) -> str:
         "Mended: Olive 0.13 patches a module that onnxruntime-genai 0.18 no longer has and hands its "
         "options on\nunder their old names (benchmarks/stock_olive.py); both give SmolLM3's layers "
         "without rope a\nRotaryEmbedding (benchmarks/stock_mended.py). Calibrated: "
-        "`./inv bench-build --arch <name> --calibrated`.\n"
+        "`./inv dev.bench-build --arch <name> --calibrated`.\n"
         f"{profile_text(parts)}"
     )
 
@@ -127,7 +127,7 @@ def profile_text(parts: dict[str, dict[str, float]]) -> str:
     rows.append(("together", *(f"{sum(p.values()):.1f} s" for p in parts.values())))
     return (
         "\n## Where a full-size build spends its time\n\n"
-        "Ours, q4f16 and q4 together, by `./inv bench-build --arch <name>`, wall seconds under a "
+        "Ours, q4f16 and q4 together, by `./inv dev.bench-build --arch <name>`, wall seconds under a "
         "profiler:\n\n"
         f"{table(('part', *parts), rows, 'github')}\n"
     )

@@ -1,4 +1,4 @@
-"""`./inv bench-scaling`: what many domains cost, one after the other, side by side, on a cluster.
+"""`./inv dev.bench-scaling`: what many domains cost, one after the other, side by side, on a cluster.
 
 Small models, so that what is measured is our own overhead and how well domains share a machine, not
 one large build (that is docs/full-size.md). Every run starts from nothing, in a process of its own,
@@ -223,7 +223,7 @@ def render(report: Report) -> str:
     """docs/performance.md."""
     return (
         "# Many domains\n\n"
-        f"Written by `./inv bench-scaling` on {report.taken}: {report.machine}.\n"
+        f"Written by `./inv dev.bench-scaling` on {report.taken}: {report.machine}.\n"
         f"The load of the machine was {report.load_before:.1f} when it began; every figure is one "
         "run, so\ntake differences of a fifth as noise, and of more where the load was over one.\n\n"
         f"The floor: this disk writes {number(report.write_bytes_per_second, 'B')} and reads "

@@ -96,7 +96,7 @@ CONFIGS: list[Row] = [
     (
         "a version from the future",
         replace("fallback.toml", "version = 1", "version = 2"),
-        "domains/legal/fallback.toml:3: version: ",
+        "domains/legal/fallback.toml:4: version: ",
     ),
     ("JSON with a comment", put("olive.json", "{ // no\n}"), "olive.json: not valid JSON: "),
     (

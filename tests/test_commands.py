@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -11,8 +12,12 @@ from pathlib import Path
 
 import pytest
 
+import tasks
 from shared.base import paths
+from shared.base.tables import table
+from shared.cli.program import Program
 from shared.cli.readme import blocks, render
+from shared.setup import doctor
 from tests.hub_double import HubDouble
 
 Edit = Callable[[str, str, str], int]
@@ -36,9 +41,17 @@ def invoke(
 
 
 COMMANDS = [
-    *("release", "release-all", "build", "check", "bench", "bench-all", "bench-build", "card"),
-    *("bench-scaling", "publish", "publish-collection", "verify", "domains", "status", "doctor"),
-    *("serve", "clean", "test", "lint", "preflight", "fidelity", "compare", "show", "tune"),
+    *("release", "release-all", "build", "check", "bench", "bench-all", "dev.bench-build", "card"),
+    *(
+        "dev.bench-scaling",
+        "publish",
+        "publish-collection",
+        "verify",
+        "domains",
+        "status",
+        "doctor",
+    ),
+    *("serve", "clean", "test", "dev.lint", "preflight", "fidelity", "compare", "show", "tune"),
 ]
 
 
@@ -70,7 +83,7 @@ class TestHelp:
         ["invoke --list", "invoke domains", "python -m benchmarks.architectures --built"],
     )
     def test_in_the_readme_is_what_the_command_prints(self, words: str) -> None:
-        assert blocks()[words] == render(words), "run `./inv readme`"
+        assert blocks()[words] == render(words), "run `./inv dev.readme`"
 
 
 def fails(root: Path, *words: str) -> str:
@@ -122,6 +135,128 @@ class TestBadInputIsOneSentence:
 
     def test_for_serving_nothing(self, root: Path) -> None:
         assert "nothing is released yet" in fails(root, "serve")
+
+
+OVER = ("--domain", "legal", "--rung", "smollm3")
+ENDS: dict[str, tuple[int, tuple[str, ...]]] = {
+    "domains": (0, ()),
+    "status": (0, ()),
+    "doctor": (0, ()),
+    "release": (0, ("--domain", "legal", "--dry-run")),
+    "release-all": (0, ("--dry-run",)),
+    "bench": (1, OVER),
+    "bench-all": (1, ("--rung", "smollm3")),
+    "build": (1, OVER),
+    "check": (1, OVER),
+    "compare": (1, ("legal", "medical")),
+    "fidelity": (1, OVER),
+    "preflight": (1, ("--folder", "nowhere")),
+    "publish": (1, ("--domain", "legal")),
+    "publish-collection": (1, ()),
+    "show": (1, ("--domain", "legal")),
+    "tune": (1, OVER),
+    "verify": (1, ("nowhere",)),
+}
+"""Every command that prints a table, in a world without weights or a release: exit code, words."""
+
+
+@pytest.fixture
+def typed(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Exit code, stdout and stderr of a command, in this process, on a terminal of 80 columns."""
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(doctor, "check", lambda: [doctor.Finding("GPU", "warn", "none " * 30)])
+
+    def run(*words: str) -> tuple[int, str, str]:
+        try:
+            Program(tasks.namespace).run(["invoke", *words])
+            code = 0
+        except SystemExit as end:
+            code = int(end.code or 0)
+        said = capfd.readouterr()
+        return code, said.out, said.err
+
+    return run
+
+
+Typed = Callable[..., tuple[int, str, str]]
+
+
+@pytest.mark.parametrize("name", ENDS)
+class TestEveryTable:
+    def test_is_one_json_object_alone_on_stdout(self, name: str, typed: Typed) -> None:
+        wanted, words = ENDS[name]
+        code, out, err = typed(name, *words, "--json")
+        shown = json.loads(out)
+        assert (code, shown["command"], bool(shown["error"])) == (wanted, name, wanted == 1)
+        assert shown["error"] is None or f"error: {shown['error']}" in err
+        assert "│" not in out and "Traceback" not in err
+
+    def test_fits_80_columns_without_colour(self, name: str, typed: Typed) -> None:
+        wanted, words = ENDS[name]
+        code, out, err = typed(name, *words, "--quiet")
+        assert code == wanted and "\x1b" not in out + err
+        assert [line for line in out.splitlines() if len(line) > 80 and "│" in line] == []
+        assert len(err.splitlines()) == code or "mistakes" in err  # quiet but for the sentence
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_h_is_help_of_every_command_and_no_other_short_flag_is_made_up(
+    name: str, typed: Typed
+) -> None:
+    code, out, _ = typed(name, "-h")
+    assert code == 0 and out.startswith(f"Usage: inv [--core-opts] {name} ")
+    assert set(re.findall(r"^  (-\w)\b", out, re.MULTILINE)) <= {"-a", "-b", "-k"}
+    assert ("--json" in out) == (name in ENDS or name == "dev.bench-build")
+
+
+class TestTables:
+    def test_wrap_between_words_or_are_turned_or_cut(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("COLUMNS", "60")
+        words, one, long = "some words " * 9, "unbroken-" * 2, "x" * 200
+        for heads, row in (
+            (("a", "b"), (words, words)),
+            (tuple("abcdef"), (one,) * 6),
+            (("a",), (long,)),
+        ):
+            drawn = table(heads, [row], "rounded_outline")
+            assert max(map(len, drawn.splitlines())) <= 60
+            assert all(text.strip() in drawn for text in row if text == one)
+
+
+def test_a_reader_that_is_gone_ends_it_without_a_word() -> None:
+    command = [sys.executable, "-m", "invoke", "--list"]
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        command, cwd=paths.REPOSITORY, stdout=write, stderr=subprocess.PIPE, text=True
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_a_command_runs_once_and_its_errors_are_quiet_on_ctrl_c(
+    typed: Typed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, out, _ = typed("domains")
+    assert code == 0 and out.count("legal") == 1
+    run = invoke("domains")
+    assert run.returncode == 0 and run.stdout.count("│ legal ") == 1
+
+    def interrupted() -> list[str]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("shared.domain.domain.domain_names", interrupted)
+    code, _, err = typed("domains")
+    assert (code, err) == (130, "interrupted; run the same command again to go on\n")
+
+
+def test_the_version_is_ours() -> None:
+    command = [sys.executable, "tasks.py", "--version"]
+    done = subprocess.run(command, cwd=paths.REPOSITORY, capture_output=True, text=True)
+    assert done.stdout.startswith("docintel ")
 
 
 class TestStatus:

@@ -7,6 +7,7 @@ from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
+from huggingface_hub import HfApi
 
 from tests.hub_double import (
     READ_TOKEN,
@@ -189,7 +190,9 @@ class TestATokenThat:
         sentence = refused(hub, release, slept)
         assert f"the token may not write to {REPO} (403" in sentence
         assert "it needs the role 'write'" in sentence
-        assert not slept and len(hub.asked("POST")) == 1
+        assert not slept
+        asked = [request.path for request in hub.asked("POST")]
+        assert asked == ["/api/validate-yaml", "/api/repos/create"]
 
     def test_is_no_longer_valid_is_told(
         self, hub: HubDouble, release: Path, monkeypatch: pytest.MonkeyPatch
@@ -219,7 +222,17 @@ class TestWhatMustNotBePublished:
     def test_is_a_card_that_the_hub_does_not_take(self, hub: HubDouble, release: Path) -> None:
         (release / "README.md").write_text("no front matter", encoding="utf-8")
         assert "Invalid metadata in README.md" in refused(hub, release)
-        assert not hub.asked("PUT")
+        assert not hub.asked("PUT") and hub.repos == {}
+        sent = {request.path for request in hub.requests if request.received}
+        assert sent == {"/api/validate-yaml"}
+
+    def test_is_anything_with_a_token_that_may_only_read(
+        self, hub: HubDouble, release: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        said = {"name": "ada", "auth": {"accessToken": {"role": "read"}}}
+        monkeypatch.setattr(HfApi, "whoami", lambda self: said)
+        assert "the token of ada may only read" in refused(hub, release)
+        assert not hub.requests
 
     @pytest.mark.parametrize("name", [".env", "token", "onnx/server.pem", ".git/config"])
     def test_is_a_secret(self, hub: HubDouble, release: Path, name: str) -> None:

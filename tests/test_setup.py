@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import tomli
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -23,12 +24,12 @@ from shared.setup import browser, doctor
 from tests.events import CEILING_SECONDS, wait_until
 
 NEEDED = ("sh", "cat", "cksum", "sed", "tail", "date", "mkdir", "mv", "rm", "rmdir", "sleep",
-          "grep", "dirname", "chmod")  # fmt: skip
+          "grep", "dirname", "chmod", "touch", "df", "cut")  # fmt: skip
 # Stands for python3.11: `-m venv` makes an environment whose programs write down what they are told.
 PYTHON = """#!/bin/sh
 [ "$1" = -c ] && exit 0
 mkdir -p .venv/bin
-for program in python pip invoke; do
+for program in python pip; do
     printf '#!/bin/sh\\nexec sh "$STUBS/%s.sh" "$@"\\n' $program > .venv/bin/$program
     chmod +x .venv/bin/$program
 done
@@ -38,8 +39,8 @@ PIP = (
     'echo "pip $*" >> "$STUBS/calls"; [ ! -e "$STUBS/slow" ] || sleep 0.3; [ ! -e "$STUBS/broken" ]'
 )
 BROWSER = 'echo browser >> "$STUBS/calls"; [ -e "$STUBS/chrome" ] && echo "$STUBS/chrome"'
+TASKS = 'case $1 in */tasks.py) shift; echo "$PWD|$*|$OLIVE_DISABLE_TELEMETRY"; exit ;; esac'
 NPM = '#!/bin/sh\necho "npm $*" >> "$STUBS/calls"; mkdir -p node_modules'
-INVOKE = 'echo "$PWD|$*|$OLIVE_DISABLE_TELEMETRY"'
 
 
 def executable(path: Path, text: str = "#!/bin/sh\n") -> Path:
@@ -85,7 +86,7 @@ def clone(tmp_path: Path) -> Clone:
     executable(tools / "python3.11", PYTHON)
     executable(tools / "npm", NPM)
     executable(stubs / "chrome")
-    for name, text in (("python", BROWSER), ("pip", PIP), ("invoke", INVOKE)):
+    for name, text in (("python", f"{TASKS}\n{BROWSER}"), ("pip", PIP)):
         (stubs / f"{name}.sh").write_text(text)
     for name in NEEDED:
         (tools / name).symlink_to(str(shutil.which(name)))
@@ -101,8 +102,9 @@ class TestInv:
                             "pip install torch==2.13.0"]  # fmt: skip
         assert "npm ci --ignore-scripts" in done
         assert "[5/5]" in first.stderr
-        again = clone.run(cwd=clone.stubs)
-        assert (again.stdout, again.stderr, clone.calls()) == (first.stdout, "", [])
+        again = clone.run(cwd=clone.stubs)  # where a path that is given begins
+        there = first.stdout.replace(str(clone.root), str(clone.stubs))
+        assert (again.stdout, again.stderr, clone.calls()) == (there, "", [])
 
     def test_installs_a_changed_lock_over_the_old_one(self, clone: Clone) -> None:
         clone.run(), clone.calls()
@@ -164,6 +166,25 @@ class TestInv:
         held.mkdir(parents=True)
         (held / "pid").write_text(f"{dead.pid}\n")
         assert clone.run().returncode == 0
+
+    @pytest.mark.parametrize(
+        ("tool", "does", "says"),
+        [
+            ("touch", "exit 1", "cannot be written to"),
+            ("df", "echo x; echo /dev/x 9000000 8000000 1000000 89% /", "less is free"),
+        ],
+        ids=["read-only", "full"],
+    )
+    def test_a_disk_that_cannot_hold_it_is_one_sentence_before_all(
+        self, clone: Clone, tool: str, does: str, says: str
+    ) -> None:
+        stub = Path(clone.environment["PATH"]) / tool
+        stub.unlink()
+        executable(stub, f"#!/bin/sh\n{does}\n")
+        failed = clone.run()
+        assert failed.returncode == 1 and clone.calls() == []
+        assert failed.stderr.startswith(f"inv: {clone.root}") and says in failed.stderr
+        assert len(failed.stderr.splitlines()) == 1
 
     def test_names_what_to_install_where_there_is_no_python(self, clone: Clone) -> None:
         (Path(clone.environment["PATH"]) / "python3.11").unlink()
@@ -320,3 +341,15 @@ def test_the_shell_scripts_parse() -> None:
     for shell, script in (("sh", "inv"), ("bash", ".ci/run"), ("bash", ".ci/locks")):
         assert os.access(paths.REPOSITORY / script, os.X_OK)
         subprocess.run([shell, "-n", str(paths.REPOSITORY / script)], check=True)
+
+
+def test_an_editable_install_names_its_packages_and_the_locked_invoke() -> None:
+    project = tomli.loads((paths.REPOSITORY / "pyproject.toml").read_text("utf-8"))
+    pins = (paths.REPOSITORY / "requirements.in").read_text("utf-8").splitlines()
+    assert all(
+        any(pin.startswith(f"{need} ") for pin in pins)
+        for need in project["project"]["dependencies"]
+    )
+    named = project["tool"]["setuptools"]["packages"]["find"]["include"]
+    held = {path.parent.name for path in paths.REPOSITORY.glob("*/__init__.py")} - {"tests"}
+    assert {name.removesuffix("*") for name in named} == held

@@ -1,8 +1,11 @@
 """Tables for people, made by tabulate from measurements; the same rows for terminal and Markdown."""
 
+import operator
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 from tabulate import tabulate
 
@@ -12,27 +15,71 @@ from shared.base.manifest import Measurement
 Rows = Sequence[Sequence[str]]
 
 
+LEAST_COLUMN, PADDING = 6, "__"
+"""tabulate makes every column two wider than its head."""
+_recorded: dict[str, Any] | None = None
+
+
+@contextmanager
+def recorded() -> Iterator[dict[str, Any]]:
+    """Within this, tables for the terminal are not drawn: their rows come under "tables"."""
+    global _recorded
+    _recorded = {"tables": []}
+    try:
+        yield _recorded
+    finally:
+        _recorded = None
+
+
+def record(name: str, data: Any) -> None:
+    """What --json shows beside the tables."""
+    if _recorded is not None:
+        _recorded[name] = data
+
+
 def table(headers: Sequence[str], rows: Rows, style: str = "github") -> str:
-    """A table in tabulate's style; figures stay text. On a terminal the last column is wrapped.
+    """A table in tabulate's style; figures stay text. On a terminal it fits the terminal's width.
 
     In Markdown every cell is held to its cell: no name or reason can end the row or begin HTML.
     """
-    widths: list[int | None] | None = None
+    widths: list[int] | None = None
     if style == "github":
         headers = [cell(text) for text in headers]
         rows = [[cell(text) for text in row] for row in rows]
+    elif _recorded is not None:
+        _recorded["tables"].append([dict(zip(headers, row, strict=True)) for row in rows])
+        return ""
     else:
-        taken = sum(max(len(r[i]) for r in [headers, *rows]) + 3 for i in range(len(headers) - 1))
-        widths = [None] * (len(headers) - 1) + [max(24, _terminal_width() - taken - 4)]
+        headers, rows, widths = _fitted(headers, rows)
     return tabulate(
         rows,
         headers=list(headers),
         tablefmt=style,
         disable_numparse=True,
         maxcolwidths=widths,
-        break_long_words=False,  # an address in two pieces cannot be copied
+        maxheadercolwidths=widths and [max(1, width - len(PADDING)) for width in widths],
         break_on_hyphens=False,
     )
+
+
+def _fitted(headers: Sequence[str], rows: Rows) -> tuple[Sequence[str], Rows, list[int]]:
+    """Headers, rows and widths for this terminal: cells wrap between words; where words do not fit
+    side by side the table is turned, a row a column; what still does not fit is cut within words."""
+    upright, turned = [headers, *rows], list(zip(headers, *rows, strict=True))
+    for whole, cut in ((upright, False), (turned, False), (upright, True)):
+        columns = list(zip([head + PADDING for head in whole[0]], *whole[1:], strict=True))
+        room = _terminal_width() - 3 * len(columns) - 1
+        least = [LEAST_COLUMN if cut else _longest_word(column) for column in columns]
+        if sum(least) <= room:
+            break
+    widths = [max(1, *map(len, column)) for column in columns]
+    while sum(widths) > room and any(map(operator.gt, widths, least)):
+        widths[max(range(len(widths)), key=lambda i: (widths[i] > least[i], widths[i]))] -= 1
+    return whole[0], whole[1:], widths
+
+
+def _longest_word(column: Sequence[str]) -> int:
+    return max(len(word) for text in column for word in [*text.split(), ""])
 
 
 CODE = re.compile(r"(?<!`)(`+)(?!`)([^`\\|]+)(?<!`)\1(?!`)")

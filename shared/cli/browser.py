@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from invoke import Context, task
+from invoke import Context
 
 from shared.base import paths
 from shared.base.errors import UserError
@@ -18,10 +18,9 @@ GPU = {
 }
 
 
-@task(
+@command(
     help=DOMAIN | RUNGS | GPU | ENGINES | {"browser": "firefox: the same page in Firefox as well"}
 )
-@command
 def bench(
     c: Context,
     domain: str,
@@ -58,8 +57,7 @@ def bench(
     finish(result)
 
 
-@task(help=RUNGS | ENGINES)
-@command
+@command(help=RUNGS | ENGINES)
 def bench_all(c: Context, rung: str = "", engines: str = "", force: bool = False) -> None:
     """Bench every domain: one comparison table, and build/reports/bench-all.html to look at."""
     from shared.cli.summary import comparison, overview, write_comparison
@@ -83,14 +81,13 @@ def bench_all(c: Context, rung: str = "", engines: str = "", force: bool = False
         raise UserError("; ".join(result.error or "" for result in results if not result.ok))
 
 
-@task(
+@command(
     help={
         "domain": "its released or last built model",
         "folder": "another package's or release's folder",
         "architectures": "three full-size models instead; renews docs/preflight.md",
     }
 )
-@command
 def preflight(c: Context, domain: str = "", folder: str = "", architectures: bool = False) -> None:
     """Say, without a browser, on which classes of device a model will load, and in which type."""
     from shared.cli.summary import TERMINAL
@@ -106,14 +103,14 @@ def preflight(c: Context, domain: str = "", folder: str = "", architectures: boo
     print(preflight_table(run(package_footprints(package_of(domain, folder))), TERMINAL))
 
 
-@task(
+@command(
+    json=False,
     help={
         "domain": "only this domain's release",
         "port": "0 takes a free one",
         "open_browser": "open the page in your browser",
-    }
+    },
 )
-@command
 def serve(c: Context, domain: str = "", port: int = 0, open_browser: bool = False) -> None:
     """Open a page on 127.0.0.1 where a person can try the released models."""
     from shared.domain.domain import domain_names, load_domain

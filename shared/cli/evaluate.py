@@ -1,6 +1,6 @@
 """The commands of evaluation: fidelity, check, compare, show. tasks.py takes them in."""
 
-from invoke import Context, task
+from invoke import Context
 
 from shared.cli.options import (
     BUDGET,
@@ -17,8 +17,7 @@ from shared.cli.options import (
 TEXT = {"records_file": "the text of this JSONL file's records instead"}
 
 
-@task(help=DOMAIN | RUNGS | TEXT | DEVICE)
-@command
+@command(help=DOMAIN | RUNGS | TEXT | DEVICE)
 def fidelity(
     c: Context,
     domain: str,
@@ -41,8 +40,7 @@ def fidelity(
     finish(result)
 
 
-@task(help=DOMAIN | RUNGS | RECORDS | SYSTEMS | BUDGET | DEVICE)
-@command
+@command(help=DOMAIN | RUNGS | RECORDS | SYSTEMS | BUDGET | DEVICE)
 def check(
     c: Context,
     domain: str,
@@ -72,8 +70,7 @@ def check(
     finish(result)
 
 
-@task(positional=["a", "b"], help={"a": "a domain or a release folder", "b": "the other one"})
-@command
+@command(positional=["a", "b"], help={"a": "a domain or a release folder", "b": "the other one"})
 def compare(c: Context, a: str, b: str) -> None:
     """Hold two releases against each other on the records that both answered.
 
@@ -86,8 +83,7 @@ def compare(c: Context, a: str, b: str) -> None:
     print(comparison_text(check_of(a), check_of(b), (a, b), TERMINAL))
 
 
-@task(help=DOMAIN | {"id": "the record's id; without it the ids are listed"})
-@command
+@command(help=DOMAIN | {"id": "the record's id; without it the ids are listed"})
 def show(c: Context, domain: str, id: str = "") -> None:
     """Print a record of the newest check with its gold and each system's answer, side by side."""
     from shared.cli.show import ids_text, sample_text

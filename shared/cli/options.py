@@ -1,15 +1,27 @@
 """What all commands share: their common switches, and how they end."""
 
+import contextlib
 import functools
-import subprocess
+import inspect
+import io
+import json
+import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from invoke import Exit
+from invoke import Context, Exit, Task, task
 
+from shared.base.environment import number_mistake
 from shared.base.errors import UserError
+from shared.base.formatting import duration
+from shared.cli.program import enter_environment
+
+Body = Callable[..., None]
+KEYWORD = inspect.Parameter.KEYWORD_ONLY
+WORTH_SECONDS = 2
 
 DOMAIN = {"domain": "the folder in domains/ to work on"}
 RUNGS = {
@@ -31,34 +43,87 @@ BUDGET = {
 }
 
 
-def command(body: Callable[..., None]) -> Callable[..., None]:
-    """What a person can act on is printed as one sentence with exit code 1; Ctrl-C leaves with 130."""
-
-    @functools.wraps(body)
-    def wrapped(*args: Any, **kwargs: Any) -> None:
-        if {"--help", "-h"} & {value for value in kwargs.values() if isinstance(value, str)}:
-            _print_help(body.__name__.replace("_", "-"))
-            return
-        try:
-            body(*args, **kwargs)
-        except UserError as error:
-            raise Exit(f"error: {error}", code=1) from None
-        except OSError as error:  # a full disk, a folder that may not be written
-            place = f": {error.filename}" if error.filename else ""
-            raise Exit(f"error: {error.strerror or error}{place}", code=1) from None
-        except MemoryError:
-            raise Exit(
-                "error: this machine has no more memory; close what else runs", code=1
-            ) from None
-        except KeyboardInterrupt:
-            raise Exit("interrupted; run the same command again to go on", code=130) from None
-
-    return wrapped
+QUIET = {"quiet": "say nothing on the way; errors are still said"}
+JSON = {"json": "print one JSON object, tables and figures, and nothing else on stdout"}
 
 
-def _print_help(name: str) -> None:
-    """Invoke takes `check --help` for a domain named --help: what must be given comes first."""
-    subprocess.run([sys.executable, "-m", "invoke", "--help", name], check=True)
+def command(*, json: bool = True, total: bool = True, **options: Any) -> Callable[[Body], Task]:
+    """A command of ours: a task with --quiet and, where it prints a table, --json.
+
+    What a person can act on is printed as one sentence with exit code 1; Ctrl-C leaves with 130. It
+    runs in the project's environment. `total`: say at the end how long it took.
+    """
+    switches = QUIET | (JSON if json else {})
+
+    def decorate(body: Body) -> Task:
+        @functools.wraps(body)
+        def wrapped(c: Context, quiet: bool = False, json: bool = False, **given: Any) -> None:
+            enter_environment()
+            run = functools.partial(_run, body, c, given, quiet=quiet, total=total)
+            as_json(run, body.__name__) if json else run()
+
+        own = inspect.signature(body)
+        added = [inspect.Parameter(name, KEYWORD, default=False) for name in switches]
+        signature = own.replace(parameters=[*own.parameters.values(), *added])
+        wrapped.__signature__ = signature  # type: ignore[attr-defined]  # invoke's flags are its
+        options["help"] = options.get("help", {}) | switches
+        return task(auto_shortflags=False, **options)(wrapped)
+
+    return decorate
+
+
+def _run(body: Body, c: Context, given: dict[str, Any], *, quiet: bool, total: bool) -> None:
+    """The body, in whose place every error that a person can act on is an Exit."""
+    from shared.base import progress
+
+    progress.console.quiet = quiet
+    began = time.monotonic()
+    try:
+        if mistake := number_mistake():
+            raise UserError(mistake)
+        body(c, **given)
+        sys.stdout.flush()
+    except UserError as error:
+        raise Exit(f"error: {error}", code=1) from None
+    except BrokenPipeError:
+        sys.stdout.flush()  # raises it again where it is stdout that nobody reads
+        raise
+    except OSError as error:  # a full disk, a folder that may not be written
+        place = f": {error.filename}" if error.filename else ""
+        raise Exit(f"error: {error.strerror or error}{place}", code=1) from None
+    except MemoryError:
+        words = "this machine has no more memory; close what else runs"
+        raise Exit(f"error: {words}", code=1) from None
+    except KeyboardInterrupt:
+        raise Exit("interrupted; run the same command again to go on", code=130) from None
+    finally:
+        seconds = time.monotonic() - began
+        if total and seconds >= WORTH_SECONDS:
+            progress.say(f"in all {duration(seconds)}")
+
+
+def as_json(run: Callable[[], None], name: str) -> None:
+    """Run it; what it would print comes as one object on stdout, where nothing else comes meanwhile.
+
+    Whatever a library prints there goes to stderr. An error stands in the object and on stderr.
+    """
+    from shared.base.tables import recorded
+
+    stdout, lines, error = os.dup(1), io.StringIO(), None
+    os.dup2(2, 1)
+    try:
+        with recorded() as found, contextlib.redirect_stdout(lines):
+            run()
+    except Exit as end:
+        error = end
+    finally:
+        os.dup2(stdout, 1)
+    said = [line for line in lines.getvalue().splitlines() if line.strip()]
+    why = error and (error.message or "").removeprefix("error: ")
+    data = {"command": name.replace("_", "-"), "error": why, **found, "lines": said}
+    print(json.dumps(data, ensure_ascii=False, indent=2))
+    if error:
+        raise error
 
 
 def chain_options(until: str, rung: str, force: bool, records_file: str = "", **others: Any) -> Any:
@@ -72,8 +137,13 @@ def chain_options(until: str, rung: str, force: bool, records_file: str = "", **
 
 def finish(result: Any) -> None:
     """Print how it went; UserError where it did not go well."""
-    from shared.cli.summary import summary
+    from shared.base.tables import record
+    from shared.cli.summary import measured, summary
 
     print(summary(result))
+    record(
+        "measurements",
+        {name: m.model_dump(exclude_none=True) for name, m in measured(result).items()},
+    )
     if not result.ok:
         raise UserError(result.error)

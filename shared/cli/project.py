@@ -7,10 +7,9 @@ import os
 import re
 import shutil
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from invoke import Context, Exit, task
+from invoke import Context, Exit
 
 from shared.base import paths
 from shared.base.errors import UserError
@@ -25,14 +24,13 @@ if TYPE_CHECKING:  # `./inv --list` loads none of it
 PYTHON = f"{sys.executable} -m "
 
 
-@task(
+@command(
     help={
         "arch": "smollm3, phi3 or qwen2.5",
         "calibrated": "only ours, calibrated as a release is built: up to an hour",
         "feedback_free": "only ours, in a release's format but without calibration: the same bytes",
     }
 )
-@command
 def bench_build(
     c: Context, arch: str, calibrated: bool = False, feedback_free: bool = False
 ) -> None:
@@ -52,8 +50,7 @@ def bench_build(
     print(render(builds, TERMINAL))
 
 
-@task(help={"domains": "how many domains, like 1,2,4,8,16"})
-@command
+@command(json=False, help={"domains": "how many domains, like 1,2,4,8,16"})
 def bench_scaling(c: Context, domains: str = "1,2,4,8,16") -> None:
     """Measure release-all over many small domains, in turn, in parallel and on a cluster."""
     from benchmarks.scaling import DOCUMENT
@@ -66,8 +63,7 @@ def bench_scaling(c: Context, domains: str = "1,2,4,8,16") -> None:
     print(paths.shown(DOCUMENT))
 
 
-@task(help={"domain": "its settings, each with the file and line that sets it"})
-@command
+@command(help={"domain": "its settings, each with the file and line that sets it"})
 def domains(c: Context, domain: str = "") -> None:
     """List the domains, their rungs, and how many held-out records they have.
 
@@ -126,8 +122,7 @@ def _toml(value: Any) -> str:
     return json.dumps(int(value) if whole else value, ensure_ascii=False, separators=(", ", " = "))
 
 
-@task(help={"domain": "only this one"})
-@command
+@command(help={"domain": "only this one"})
 def status(c: Context, domain: str = "") -> None:
     """Show the acceptance list of every domain: done, failed or not measured."""
     from shared.cli.summary import status as report
@@ -136,8 +131,9 @@ def status(c: Context, domain: str = "") -> None:
     print(report([load_domain(domain).name] if domain else None))
 
 
-@task(help={"domain": "only what `release --domain` checks before stage 1, and each rung's folder"})
-@command
+@command(
+    help={"domain": "only what `release --domain` checks before stage 1, and each rung's folder"}
+)
 def doctor(c: Context, domain: str = "") -> None:
     """Say what is installed, what is missing, and the command that mends it.
 
@@ -160,8 +156,7 @@ def doctor(c: Context, domain: str = "") -> None:
         raise UserError("something that is needed is missing; see the table")
 
 
-@task(help={"releases": "the release folders in models/ as well"})
-@command
+@command(json=False, help={"releases": "the release folders in models/ as well"})
 def clean(c: Context, releases: bool = False) -> None:
     """Delete build/ (everything in it can be made again); never touches merged weights."""
     shutil.rmtree(paths.build(), ignore_errors=True)
@@ -172,8 +167,10 @@ def clean(c: Context, releases: bool = False) -> None:
             print(f"deleted {paths.shown(folder)}/")
 
 
-@task(help={"fast": "leave out the slow tests (real model, real browser)", "k": "pytest's -k"})
-@command
+@command(
+    json=False,
+    help={"fast": "leave out the slow tests (real model, real browser)", "k": "pytest's -k"},
+)
 def test(c: Context, fast: bool = False, k: str = "") -> None:
     """Run the tests: unit tests, then the embedded model and a real browser end to end."""
     words = ["pytest", "-n", str(os.cpu_count() or 1), "--dist", "loadfile"]
@@ -182,12 +179,12 @@ def test(c: Context, fast: bool = False, k: str = "") -> None:
         *(["-m", "'not slow'"] if fast else []),
         *(["-k", f"'{k}'"] if k else []),
     ]
-    if not c.run(PYTHON + " ".join(words), warn=True):
-        raise Exit(code=1)
+    with c.cd(str(paths.REPOSITORY)):
+        if not c.run(PYTHON + " ".join(words), warn=True):
+            raise Exit(code=1)
 
 
-@task
-@command
+@command(json=False)
 def readme(c: Context) -> None:
     """Renew the command output that README.md shows; the tests check that it is current."""
     from shared.cli.readme import renew
@@ -196,14 +193,14 @@ def readme(c: Context) -> None:
         print(words)
 
 
-@task
-@command
+@command(json=False)
 def lint(c: Context) -> None:
     """Run ruff and mypy, and refuse any file over 400 lines."""
-    for words in ("ruff check .", "ruff format --check .", "mypy"):
-        if not c.run(PYTHON + words, warn=True):
-            raise Exit(code=1)
-    tracked = c.run("git ls-files '*.py' '*.js' '*.html' '*.css' inv", hide=True).stdout.split()
-    for name in tracked:
-        if len(Path(name).read_text(encoding="utf-8").splitlines()) > 400:
+    with c.cd(str(paths.REPOSITORY)):
+        for words in ("ruff check .", "ruff format --check .", "mypy"):
+            if not c.run(PYTHON + words, warn=True):
+                raise Exit(code=1)
+        tracked = c.run("git ls-files '*.py' '*.js' '*.html' '*.css' inv", hide=True).stdout
+    for name in tracked.split():
+        if len((paths.REPOSITORY / name).read_text(encoding="utf-8").splitlines()) > 400:
             raise UserError(f"{name}: over 400 lines")

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from invoke import Context, task
+from invoke import Context
 
 from shared.base.errors import UserError
 from shared.cli.options import (
@@ -61,8 +61,10 @@ def _show_dry_run(domains: list[str], options: Any) -> None:
         print(dry_run(name, options))
 
 
-@task(help=DOMAIN | RUNGS | RECORDS | SYSTEMS | BUDGET | DEVICE | PUBLISH | KEEP | REHASH | DRY)
-@command
+@command(
+    total=False,
+    help=DOMAIN | RUNGS | RECORDS | SYSTEMS | BUDGET | DEVICE | PUBLISH | KEEP | REHASH | DRY,
+)
 def release(
     c: Context,
     domain: str,
@@ -97,8 +99,7 @@ def release(
     finish(release_domain(domain, options, publish=_publishing(publish, without_gpu=without_gpu)))
 
 
-@task(help=RUNGS | RECORDS | SYSTEMS | PUBLISH | WHERE | MANY | REHASH | DRY)
-@command
+@command(total=False, help=RUNGS | RECORDS | SYSTEMS | PUBLISH | WHERE | MANY | REHASH | DRY)
 def release_all(
     c: Context,
     rung: str = "",
@@ -142,8 +143,7 @@ def release_all(
         raise UserError(f"not every domain was {done}; see the table")
 
 
-@task(help=DOMAIN | RUNGS | KEEP)
-@command
+@command(help=DOMAIN | RUNGS | KEEP)
 def build(
     c: Context, domain: str, rung: str = "", keep_onnx: bool = False, force: bool = False
 ) -> None:
@@ -153,8 +153,7 @@ def build(
     finish(run_until(domain, chain_options("package", rung, force, keep_onnx=keep_onnx)))
 
 
-@task(help=DOMAIN)
-@command
+@command(json=False, help=DOMAIN)
 def card(c: Context, domain: str) -> None:
     """Print the model card of the present release."""
     from shared.release.model import CARD_FILE, read_release, release_folder
@@ -163,8 +162,9 @@ def card(c: Context, domain: str) -> None:
     print((release_folder(domain) / CARD_FILE).read_text(encoding="utf-8"))
 
 
-@task(help=DOMAIN | WHERE | WITHOUT_GPU | {"dry_run": "show what would be done, and write nothing"})
-@command
+@command(
+    help=DOMAIN | WHERE | WITHOUT_GPU | {"dry_run": "show what would be done, and write nothing"}
+)
 def publish(
     c: Context,
     domain: str,
@@ -195,8 +195,7 @@ def publish(
     print(f"{done.url} {done.release_version} at {done.revision}")
 
 
-@task(help={"org": "the owner of the collection, and of the models in it"})
-@command
+@command(help={"org": "the owner of the collection, and of the models in it"})
 def publish_collection(c: Context, org: str = "") -> None:
     """Put every model that was published from here into one collection on the Hub.
 
@@ -208,14 +207,13 @@ def publish_collection(c: Context, org: str = "") -> None:
     print("\n".join([url, *(f"  {name}" for name in names)]))
 
 
-@task(
+@command(
     positional=["what"],
     help={
         "what": "a release folder, or org/name[@commit or tag] on the Hub",
         "public_key": "the publisher's public key (PEM), to check who signed it",
     },
 )
-@command
 def verify(c: Context, what: str, public_key: str = "") -> None:
     """Verify a third party's release: hashes, figures, signature, and that it loads.
 

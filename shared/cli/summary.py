@@ -132,10 +132,10 @@ def _where(result: Result) -> str:
 
 def comparison(results: list[Result], style: str = TERMINAL) -> str:
     """The domains side by side, with what any of them measured: a bench asks for no answers."""
-    known = {name for result in results for name in _measured(result)}
+    known = {name for result in results for name in measured(result)}
     names = [name for name in COMPARED if name in known] or list(COMPARED)
     rows = [
-        [r.domain, _rung(r), *(_brief(_measured(r).get(name)) for name in names)] for r in results
+        [r.domain, _rung(r), *(_brief(measured(r).get(name)) for name in names)] for r in results
     ]
     return table(("domain", "rung", *(COMPARED[name] for name in names)), rows, style)
 
@@ -150,7 +150,7 @@ def write_comparison(results: list[Result]) -> list[Path]:
             "domain": r.domain,
             "rung": _rung(r),
             "error": r.error,
-            "measurements": {k: m.model_dump() for k, m in _measured(r).items()},
+            "measurements": {k: m.model_dump() for k, m in measured(r).items()},
         }
         for r in results
     ]
@@ -174,12 +174,13 @@ def _rung(result: Result) -> str:
     return result.chain.rung.name if result.chain and result.chain.rung else "none"
 
 
-def _measured(result: Result) -> dict[str, Measurement]:
+def measured(result: Result) -> dict[str, Measurement]:
+    """`<stage>.<name>` → what a run measured."""
     return flatten(result.chain.manifests) if result.chain else {}
 
 
 def _values(result: Result) -> list[str]:
-    values = [m.value if (m := _measured(result).get(name)) else None for name in COMPARED]
+    values = [m.value if (m := measured(result).get(name)) else None for name in COMPARED]
     return ["" if value is None else str(value) for value in values]
 
 

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from invoke import Context, task
+from invoke import Context
 
 from shared.base import paths
 from shared.cli.options import DOMAIN, chain_options, command
 
 
-@task(
+@command(
     help=DOMAIN
     | {
         "budget": "the most bytes a build may have, like 2GB",
@@ -21,7 +21,6 @@ from shared.cli.options import DOMAIN, chain_options, command
         "write": "put the chosen recipe into the domain's olive.json",
     }
 )
-@command
 def tune(
     c: Context,
     domain: str,

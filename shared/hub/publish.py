@@ -80,6 +80,7 @@ def publish(
     """
     with _opened(order, repo_id, endpoint, sleep) as (hub, files):
         account = _account(hub)
+        _need_valid_card(hub, files)
         before = hub.call(lambda: _look_or_create(hub, order.private))
         _need_private(hub, order, before)
         number, sent, revision = None, 0, before.revision
@@ -107,6 +108,7 @@ def plan(
     """What `publish` would do, found out by reading alone."""
     with _opened(order, repo_id, endpoint, sleep) as (hub, files):
         account = _account(hub)
+        _need_valid_card(hub, files)
         before = hub.call(lambda: look_if_there(hub))
         if before is not None:
             return _plan_over(hub, account, files, before, order)
@@ -161,7 +163,19 @@ def _account(hub: Hub) -> str:
     name = said.get("name") if isinstance(said, dict) else None
     if not isinstance(name, str):
         raise UserError(f"{hub.host} does not say whose token it is; check HF_ENDPOINT")
+    if said.get("auth", {}).get("accessToken", {}).get("role") == "read":
+        raise UserError(
+            f"the token of {name} may only read; make one with the role 'write' at "
+            f"{hub.api.endpoint}/settings/tokens and run `hf auth login`"
+        )
     return name
+
+
+def _need_valid_card(hub: Hub, files: list[LocalFile]) -> None:
+    """The client asks this of the Hub as well, but with the last commit, behind gigabytes."""
+    card = next((file.path for file in files if file.name == "README.md"), None)
+    if card:
+        hub.call(lambda: hub.api._validate_yaml(card.read_text(encoding="utf-8")))
 
 
 def _look_or_create(hub: Hub, private: bool) -> Remote:

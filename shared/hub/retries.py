@@ -35,6 +35,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import disable_progress_bars, parse_ratelimit_headers
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt
 
+from shared.base.environment import network_mistake
 from shared.base.errors import UserError
 from shared.base.progress import say
 from shared.hub.client import TRANSIENT_STATUS
@@ -69,6 +70,8 @@ class Hub:
         Not `patient`: a Hub that cannot be reached at all is not tried again. An error that is not
         the Hub's or the network's is a defect and passes unchanged.
         """
+        if mistake := network_mistake():
+            raise self.failure(mistake)
         retrying = Retrying(
             stop=stop_after_attempt(ATTEMPTS),
             wait=_seconds_to_wait,

@@ -143,4 +143,9 @@ def package_of(domain: str, folder: str) -> Path:
         raise UserError("--domain or --folder is wanted")
     loaded = load_domain(domain)
     released = release_folder(domain)
-    return released if released.is_dir() else run_chain(loaded, Options(until="package")).package
+    if released.is_dir():
+        return released
+    made = run_chain(loaded, Options(until="package"))
+    if "package" not in made.stages:
+        raise UserError(f"{domain}: nothing was built; {made.attempts[-1].reason}")
+    return made.package

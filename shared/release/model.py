@@ -76,7 +76,7 @@ class ChainResult:
         return self.stages["package"].folder
 
 
-VERSION: Final = 3
+VERSION: Final = 4
 """Of release.json: goes up with every change that a reader of it must know of."""
 
 
@@ -111,7 +111,7 @@ class Release(Listing):
 
     model_config = ConfigDict(extra="forbid")
 
-    version: Literal[3] = VERSION
+    version: Literal[4] = VERSION
     release_version: str | None = None
     prompt_version: int = 1
     exporter: str = ""

@@ -16,8 +16,9 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -47,7 +48,10 @@ from shared.source.source import Source, source_stage, weights_hash
 
 DOCUMENT = paths.REPOSITORY / "docs" / "recipes.md"
 MARK = "<!-- measured: fake quant -->"
-WINDOW = 256
+WINDOW = 128
+AT_ONCE = 8
+"""Windows in one pass: their logits, in float32, are 200 MB for each of parent and model."""
+
 PROMPT, RUNNING = "with prompt", "running text"
 
 
@@ -159,23 +163,27 @@ def dequantised_model(parent: Path, folder: Path) -> Any:
 
 
 @torch.inference_mode()
-def compared(parent: Any, models: dict[str, Any], part: Part) -> dict[str, dict[str, np.ndarray]]:
-    """Per scored token: KL(parent‖model) in nats, and how much more the text costs; by recipe."""
-    ids = torch.tensor([part.ids])
-    following = ids[0, part.first :, None]
-    scored = slice(part.first - 1, -1)
+def compared(
+    parent: Any, models: dict[str, Any], parts: Sequence[Part]
+) -> list[dict[str, dict[str, np.ndarray]]]:
+    """Of each part, all of one length, per scored token: KL(parent‖model) in nats, and how much more
+    the text costs; by recipe."""
+    ids, first = torch.tensor([part.ids for part in parts]), parts[0].first
+    following = ids[:, first:, None]
 
     def log_p(model: Any) -> torch.Tensor:
-        logits: torch.Tensor = model(ids, use_cache=False).logits[0, scored]
+        logits: torch.Tensor = model(ids, use_cache=False).logits[:, first - 1 : -1]
         return logits.log_softmax(-1)
 
     ours = log_p(parent)
-    likelihood, share, found = ours.gather(1, following), ours.exp(), {}
+    likelihood, share = ours.gather(2, following), ours.exp()
+    found: list[dict[str, dict[str, np.ndarray]]] = [{} for _ in parts]
     for name, model in models.items():
         theirs = log_p(model)
-        more = (likelihood - theirs.gather(1, following))[:, 0]
-        kl = torch.linalg.vecdot(share, ours - theirs)
-        found[name] = {"kl": kl.double().numpy(), "more": more.double().numpy()}
+        more = (likelihood - theirs.gather(2, following))[..., 0].double().numpy()
+        kl = torch.linalg.vecdot(share, ours - theirs).double().numpy()
+        for row, one in enumerate(found):
+            one[name] = {"kl": kl[row], "more": more[row]}
     return found
 
 
@@ -186,9 +194,12 @@ def measure(
     read = [(text, way, parts) for text, both in every.items() for way, parts in both.items()]
     with bar("reading", sum(len(parts) for *_, parts in read), "parts") as step:
         for text, way, parts in read:
-            found = []
-            for part in parts:
-                found.append(compared(parent, models, part))
+            found: list[dict[str, dict[str, np.ndarray]]] = []
+            for _, alike in groupby(parts, lambda part: (len(part.ids), part.first)):
+                same = list(alike)
+                for start in range(0, len(same), AT_ONCE):
+                    found += compared(parent, models, same[start : start + AT_ONCE])
+            for _ in parts:
                 step(f"{text}, {way}")
             for name in models:
                 more = clustered_exponential([one[name]["more"] for one in found])
@@ -226,6 +237,8 @@ def _figure(value: float, error: float | None) -> str:
 
 def _mean(figures: list[Figure]) -> str:
     """The mean over texts with its standard error; the texts are given, their tokens are drawn."""
+    if not figures:
+        return "not read"
     known = [error for _, error in figures if error is not None]
     error = math.hypot(*known) / len(known) if len(known) == len(figures) else None
     return _figure(fmean(value for value, _ in figures), error)
@@ -238,6 +251,7 @@ def main() -> None:
     parser.add_argument("--rung", default="embedded", help="whose weights")
     parser.add_argument("--recipe", action="append", help="settings of CalibratedQuant, as JSON")
     parser.add_argument("--texts", help="only these, separated by commas: 'own legal'")
+    parser.add_argument("--read", choices=(PROMPT, RUNNING), help="only so")
     parser.add_argument("--tokens", type=int, default=1024, help="scored, of each text and way")
     parser.add_argument("--document", type=Path, help=f"renew the block of, e.g. {DOCUMENT.name}")
     asked = parser.parse_args()
@@ -252,7 +266,12 @@ def main() -> None:
     chosen = {n: t for n, t in texts(asked.sets).items() if wanted is None or n in wanted}
     say(f"{len(models)} recipes, {len(chosen)} texts")
     every = {name: parts_of(chat, text, asked.tokens) for name, text in chosen.items()}
-    rows = list(measure(parent, models, every))
+    if asked.read:
+        every = {name: {asked.read: both[asked.read]} for name, both in every.items()}
+    rows = []
+    for row in measure(parent, models, every):
+        rows.append(row)
+        say(f"{row.text}, {row.read}: {row.recipe}: KL {_figure(*row.kl)}, {_figure(*row.ratio)}")
     write_json(paths.build() / "reports" / "fake-quant.json", {"rows": list(map(asdict, rows))})
     body = render(rows, taken)
     if asked.document:

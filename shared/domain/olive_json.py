@@ -117,7 +117,7 @@ def _no_strangers(found: dict[str, Any], valid: list[str], where: str, prefix: s
 def _olive_schema() -> dict[str, Any]:
     """{"top": [keys of a workflow], "passes": PassSchema}, cached per installed Olive."""
     version = metadata.version("olive-ai")
-    name = f"{sha256_json(['v2', version])[:8]}-{version}.json"
+    name = f"{sha256_json(['v3', version])[:8]}-{version}.json"
     cache = paths.REPOSITORY / "build" / "olive-schema" / name
     if not cache.exists():
         write_json(cache, _read_from_olive())

@@ -19,7 +19,7 @@ KEPT = (
     ". This release was built by the recipe of the domain's olive.json all the same; docs/recipes.md "
     "tells why that one is the default"
 )
-SHOWN_SETTINGS = ("bits", "group_size", "sym", "overrides", "int4_block_size")
+SHOWN_SETTINGS = ("bits", "group_size", "sym", "make_up", "overrides", "int4_block_size")
 
 
 def recipe_words(build: Manifest) -> str:

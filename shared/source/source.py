@@ -141,8 +141,13 @@ def _found(source: str, what: str = "the merged 16-bit model") -> Path:
 def refuse_bad_adapter(rung: Rung) -> None:
     """RungFailed where the rung's adapter cannot be merged, whatever its base; nothing is fetched of it
     if it lies in a folder."""
-    if rung.adapter:
-        _adapter(rung.adapter)
+    try:
+        if rung.adapter:
+            _adapter(rung.adapter)
+    except RungFailed:
+        raise
+    except UserError as error:
+        raise RungFailed(str(error)) from error
 
 
 def _adapter(source: str) -> Adapter:

@@ -1,0 +1,202 @@
+"""An adapter that cannot be merged as it was trained is refused: one sentence with file and key."""
+
+# ruff: noqa: F401, F811 (pytest finds the fixtures `base` and `near` by their names)
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from shared.base.errors import RungFailed
+from shared.cli.summary import _source_state
+from shared.source.adapter import CONFIG, WEIGHTS
+from shared.source.source import source_stage
+from tests.adapters import FIRST, Spoil, base, near, the_rung, write_adapter
+from tests.hub_double import HubDouble
+
+
+def set_key(**keys: Any) -> Spoil:
+    return lambda config, tensors: config.update(keys)
+
+
+def put(name: str, *shape: int) -> Spoil:
+    return lambda config, tensors: tensors.update({name: torch.zeros(shape)})
+
+
+def drop(part: str) -> Spoil:
+    def spoil(config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+        for name in [name for name in tensors if part in name]:
+            del tensors[name]
+
+    return spoil
+
+
+def change(name: str, how: Callable[[torch.Tensor], torch.Tensor]) -> Spoil:
+    return lambda config, tensors: tensors.update({name: how(tensors[name]).contiguous()})
+
+
+A, B = f"{FIRST}.lora_A.weight", f"{FIRST}.lora_B.weight"
+BAD: dict[str, tuple[Spoil, str]] = {
+    "DoRA": (set_key(use_dora=True), "config.json: use_dora: DoRA scales each row"),
+    "DoRA by its tensors": (put(f"{FIRST}.lora_magnitude_vector", 64), f"{FIRST}.lora_magn"),
+    "whole modules": (set_key(modules_to_save=["lm_head"]), "modules_to_save: whole modules were"),
+    "rows of the embedding": (
+        set_key(trainable_token_indices=[1]),
+        "trainable_token_indices: rows",
+    ),
+    "a resized table": (
+        put("base_model.model.model.embed_tokens.weight", 49160, 64),
+        "table of 49160 x 64",
+    ),
+    "an adapted embedding": (
+        put("base_model.model.model.embed_tokens.lora_embedding_A", 4, 9),
+        "embedding was",
+    ),
+    "biases": (set_key(bias="all"), "config.json: bias: 'all': biases were trained"),
+    "a bias of B": (set_key(lora_bias=True), "lora_bias: B has a bias"),
+    "LoKr": (set_key(peft_type="LOKR"), "peft_type: 'LOKR' is not merged here, only 'LORA' is"),
+    "LoHa": (set_key(peft_type="LOHA"), "peft_type: 'LOHA'"),
+    "IA3": (set_key(peft_type="IA3"), "peft_type: 'IA3'"),
+    "no kind": (
+        lambda config, tensors: config.pop("peft_type"),
+        "peft_type: None is not merged here",
+    ),
+    "LoftQ": (set_key(init_lora_weights="loftq"), "init_lora_weights: 'loftq' changes the base's"),
+    "PiSSA": (set_key(init_lora_weights="pissa_niter_4"), "init_lora_weights: 'pissa_niter_4'"),
+    "OLoRA": (set_key(init_lora_weights="olora"), "init_lora_weights: 'olora'"),
+    "QALoRA": (set_key(use_qalora=True), "use_qalora: QALoRA's A takes averages"),
+    "Megatron": (set_key(megatron_config={"tp": 2}), "megatron_config: Megatron's"),
+    "repeated layers": (
+        set_key(layer_replication=[[0, 2], [1, 3]]),
+        "layer_replication: the base's",
+    ),
+    "parameters": (set_key(target_parameters=["experts.w"]), "target_parameters: "),
+    "a token that wakes it": (set_key(alora_invocation_tokens=[3]), "alora_invocation_tokens: "),
+    "a key of a later peft": (set_key(use_xlora=True), "use_xlora: unknown key, and it may change"),
+    "a pattern that takes for ever": (
+        set_key(alpha_pattern={"(a+)+": 3}),
+        "alpha_pattern: '(a+)+' is no",
+    ),
+    "no rank": (
+        lambda config, tensors: config.pop("r"),
+        "adapter_config.json: r: required, but missing",
+    ),
+    "a rank of nothing": (set_key(r=0), "adapter_config.json: r: "),
+    "another rank": (set_key(r=8), ".lora_A.weight: has rank 4, but adapter_config.json says 8"),
+    "halves of two ranks": (change(B, lambda b: b[:, :3]), f"{B}: has rank 3, but"),
+    "a half": (drop(B), f"{A}: has no lora_B beside it"),
+    "the other half": (drop(A), f"{B}: has no lora_A beside it"),
+    "half a file": (drop("layers.3."), "model.layers.3.self_attn.q_proj: has no pair, but"),
+    "nothing": (drop("lora"), "adapter_model.safetensors: holds no tensor"),
+    "a layer more": (
+        lambda config, tensors: tensors.update(
+            {
+                name.replace("layers.0", "layers.4"): t.clone()
+                for name, t in tensors.items()
+                if "layers.0" in name
+            }
+        ),
+        "layers.4.mlp.down_proj.lora_A.weight: the base has no linear layer model.layers.4",
+    ),
+    "another width": (change(A, lambda a: a[:, :32]), f"{A}: is for 32 values, but the base's"),
+    "other rows": (change(B, lambda b: b[:32]), f"{B}: is for 32 values, but the base's"),
+    "no number": (
+        change(A, lambda a: a.index_fill(0, torch.tensor(1), torch.nan)),
+        f"{A}: holds numbers",
+    ),
+    "an infinity": (
+        change(B, lambda b: (b * 1e9).to(torch.float16)),
+        f"{B}: holds numbers that are not",
+    ),
+    "8-bit halves": (change(A, lambda a: a.to(torch.int8)), f"{A}: of type I8; 16 or 32 bits"),
+    "a tensor of nobody's": (put("optimizer.step", 1), "optimizer.step: is no tensor of a LoRA"),
+    "a tied head": (
+        lambda config, tensors: tensors.update(
+            {
+                f"base_model.model.lm_head.lora_{h}.weight": torch.ones(s)
+                for h, s in (("A", (4, 64)), ("B", (49152, 4)))
+            }
+        ),
+        "lm_head is the base's embedding, or tied to it",
+    ),
+    "another base by name": (
+        set_key(base_model_name_or_path="Qwen/Qwen2.5-0.5B"),
+        "base_model_name_or_path: says Qwen/Qwen2.5-0.5B, but the rung smollm3 is made from",
+    ),
+}
+"""What is refused: how the good adapter is spoilt, and a part of the sentence."""
+
+
+class TestRefused:
+    @pytest.mark.parametrize("what", BAD)
+    def test_by_file_and_key(self, base: Path, root: Path, what: str) -> None:
+        spoil, words = BAD[what]
+        write_adapter(root / "models" / "legal" / "adapter", base, spoil)
+        assert words in refusal()
+
+    def test_a_pickle(self, base: Path, root: Path) -> None:
+        adapter = root / "models" / "legal" / "adapter"
+        (adapter / WEIGHTS).rename(adapter / "adapter_model.bin")
+        assert "models/legal/adapter/adapter_model.bin: a pickle, which can run code" in refusal()
+
+    def test_a_pickle_by_another_name(self, base: Path, root: Path) -> None:
+        torch.save({"a": torch.ones(3)}, root / "models" / "legal" / "adapter" / WEIGHTS)
+        assert f"{WEIGHTS}: holds a zip archive, as torch.save writes it" in refusal()
+
+    def test_code_in_the_tokenizer_that_was_saved_beside_it(self, base: Path, root: Path) -> None:
+        config = root / "models" / "legal" / "adapter" / "tokenizer_config.json"
+        config.write_text(json.dumps({"auto_map": {"AutoTokenizer": "evil.Evil"}}))
+        assert "adapter/tokenizer_config.json: auto_map: names code to be run" in refusal()
+
+    def test_by_the_doctor_though_its_base_is_on_the_hub(self, base: Path, root: Path) -> None:
+        rung = the_rung(source="hf:acme/base@main")
+        words = "hf:acme/base@main + models/legal/adapter would be fetched from the Hub"
+        assert _source_state(rung) == ("not looked at", words)
+        write_adapter(root / "models" / "legal" / "adapter", base, BAD["DoRA"][0])
+        state, why = _source_state(rung)
+        assert state == "not taken" and "use_dora: DoRA scales each row" in why
+
+    def test_no_configuration(self, base: Path, root: Path) -> None:
+        (root / "models" / "legal" / "adapter" / CONFIG).unlink()
+        assert refusal() == f"models/legal/adapter/{CONFIG}: the file is missing"
+
+    def test_another_commit_of_its_base(self, base: Path, root: Path, near: HubDouble) -> None:
+        commit = near.add("acme/base", {path.name: path.read_bytes() for path in base.iterdir()})
+        adapter = root / "models" / "legal" / "adapter"
+        write_adapter(adapter, base, set_key(revision="a" * 40))
+        assert f"revision: {'a' * 40} of its base, but" in refusal(source=f"hf:acme/base@{commit}")
+
+    def test_not_what_a_trainer_leaves_beside_it(self, base: Path, root: Path) -> None:
+        torch.save({"lr": 1.0}, root / "models" / "legal" / "adapter" / "training_args.bin")
+        source_stage(the_rung())
+
+    @pytest.mark.parametrize("what", ["DoRA", "another width", "an infinity"])
+    def test_before_torch_is_imported(self, base: Path, root: Path, what: str) -> None:
+        write_adapter(root / "models" / "legal" / "adapter", base, BAD[what][0])
+        code = (
+            "import sys; from shared.domain.domain import load_domain; "
+            "from shared.source.source import source_stage; "
+            "from shared.base.errors import RungFailed; "
+            "rung = load_domain('legal').rung('smollm3').model_copy(update={'source': 'models/base', "
+            "'adapter': 'models/legal/adapter'})\n"
+            "try: source_stage(rung)\n"
+            "except RungFailed: sys.exit(3 if 'torch' in sys.modules else 0)\n"
+            "sys.exit(4)"
+        )
+        run = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=60
+        )
+        assert run.returncode == 0, run.stderr[-500:]
+
+
+def refusal(**changes: Any) -> str:
+    with pytest.raises(RungFailed) as caught:
+        source_stage(the_rung(**changes))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)

@@ -197,7 +197,8 @@ async function answer(turn, text) {
     run.prompt_tokens = input_ids.length;
     const shouldHalt = () => (page.stopping ? "stopped" : null);
     const more = await holding(engine);
-    await engine.generate({ run, input_ids, max_new_tokens: NEW_TOKENS, more, shouldHalt, onToken });
+    const prefix = engine.prefixIds($("system").value);
+    await engine.generate({ run, input_ids, prefix, max_new_tokens: NEW_TOKENS, more, shouldHalt, onToken });
     enter("ready");
     $("text").focus({ preventScroll: true });
   } catch (error) {

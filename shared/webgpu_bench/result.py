@@ -158,6 +158,7 @@ class BrowserResult(Strict):
     warm_load_reason: str | None = None
     threads: int | None = None
     runs: list[Run] = Field(default_factory=list)
+    documents: list[Run] = Field(default_factory=list)
     parity: Parity | None = None
     kernels: list[Kernel] = Field(default_factory=list)
     gpu: Gpu = Gpu()

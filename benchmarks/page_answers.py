@@ -59,8 +59,9 @@ ANSWER = """async ({ name, text, held, limit }) => {
   window.answering ??= await load({ model: name, dtype: "q4" });
   const input_ids = window.answering.promptIds(listed.system_prompt, text);
   const more = held ? await holdTo(listed, window.answering) : {};
+  const prefix = window.answering.prefixIds(listed.system_prompt);
   const run = newRun(name, input_ids);
-  await window.answering.generate({ run, input_ids, max_new_tokens: limit, more });
+  await window.answering.generate({ run, input_ids, prefix, max_new_tokens: limit, more });
   return { prompt: input_ids, ids: run.output_ids };
 }"""
 HEAD = """# The page's answers are the check's

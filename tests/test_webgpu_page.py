@@ -81,6 +81,21 @@ class TestAModelInARealBrowser:
         assert result.dtype == "q4" and result.software_adapter
         assert (result.uncaptured_errors, result.blocked_requests) == ([], [])
 
+    def test_whole_documents_begin_after_the_prompt_and_keep_to_the_grammar(
+        self, browser: Path, package: Path
+    ) -> None:
+        grammar = 'root ::= "{" ("0" | "1") "}"'
+        system = "Answer with one digit in braces, and nothing else; it tells how many there are."
+        texts = ["none", "one, and no more"]
+        asked = {"name": "m", "system": system, "grammar": grammar, "texts": texts}
+        result = ask(package, browser, prompts=[], documents=asked | {"max_new_tokens": 8})
+        assert (result.outcome, result.error) == ("ok", None)
+        first, second = result.documents
+        assert {run.output_text for run in (first, second)} <= {"{0}", "{1}"}
+        assert {run.stopped_by for run in (first, second)} == {"eos"}
+        assert first.model_runs == len(first.output_ids) + 1, "its prompt was read apart"
+        assert second.model_runs == len(second.output_ids)
+
     def test_past_its_budget_it_is_refused(self, browser: Path, package: Path) -> None:
         result = ask(package, browser, budget_bytes=100_000)
         assert result.outcome == "out_of_budget"

@@ -7,7 +7,7 @@ import numpy as np
 
 from shared.base.manifest import Measurement
 from shared.setup.browser import Browser
-from shared.webgpu_bench import parity
+from shared.webgpu_bench import documents, parity
 from shared.webgpu_bench.result import BrowserResult, Run
 from shared.webgpu_bench.speed import NO_SPEED, at, figures, speeds
 
@@ -28,6 +28,7 @@ NAMES = {
     "placement_proven": "",
     "largest_context": "tokens",
     "layers_agree": "",
+    **documents.NAMES,
     **parity.NAMES,
 }
 
@@ -89,6 +90,7 @@ def measurements(result: BrowserResult, cpu: dict[str, list[int]]) -> dict[str, 
             NO_SPEED if result.software_adapter else LATE,
         ),
         **speeds(result),
+        **documents.measurements(result),
         "peak_gpu_bytes": Measurement(
             value=peak, unit="B", how="requested WebGPU buffer bytes, peak"
         ),

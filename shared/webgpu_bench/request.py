@@ -9,7 +9,7 @@ from typing import Any
 
 from shared.domain.domain import Domain
 from shared.evaluate.token_windows import held_out, inputs_of, prompt_end, windows_of
-from shared.webgpu_bench import parity
+from shared.webgpu_bench import documents, parity
 from shared.webgpu_bench.engines.questions import context_of
 from shared.webgpu_bench.result import ParityPiece
 from shared.webgpu_bench.speed import (
@@ -72,7 +72,8 @@ class Request:
 def make_request(
     domain: Domain, package: Path, chat: Any, profile: Profile, read: Sequence[ParityPiece] = ()
 ) -> Request:
-    """The domain's own questions, llama-bench's points of its text, and held-out text to read.
+    """The domain's own questions, llama-bench's points of its text, and held-out text to read;
+    on a GPU whole documents besides.
 
     `read`: what another run of the same request read of it.
     """
@@ -95,6 +96,7 @@ def make_request(
         "warm_load": profile.hardware,
         "deadline_ms": int(profile.seconds * 1000),
         "parity": parity.request(rows, how, done) if done < len(rows) else None,
+        "documents": documents.request(domain, package.name) if profile.hardware else None,
         "hardware_only": profile.hardware,
     }
     return Request(profile, payload, own, rows, kept)

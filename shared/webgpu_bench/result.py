@@ -53,6 +53,7 @@ class Load(Strict):
 class Run(Strict):
     """One prompt. `ttft_ms` is prefill and first token; `decode_ms` has one entry a later token.
 
+    `model_runs`: how often the model was run for it, where the page's own loop tells.
     `stopped_by` is "interrupted" where the run did not end by itself (timeout, lost device, crash).
     """
 
@@ -62,6 +63,7 @@ class Run(Strict):
     output_text: str = ""
     ttft_ms: float | None = None
     decode_ms: list[float] = Field(default_factory=list)
+    model_runs: int | None = None
     stopped_by: StoppedBy = "interrupted"
 
     @property
@@ -156,6 +158,7 @@ class BrowserResult(Strict):
     warm_load_reason: str | None = None
     threads: int | None = None
     runs: list[Run] = Field(default_factory=list)
+    documents: list[Run] = Field(default_factory=list)
     parity: Parity | None = None
     kernels: list[Kernel] = Field(default_factory=list)
     gpu: Gpu = Gpu()

@@ -23,7 +23,7 @@ from shared.base.progress import say
 from shared.base.stage import Plan, Produced, StageResult, run_stage
 from shared.domain.domain import Domain
 from shared.setup.browser import Browser, find_browser
-from shared.webgpu_bench import parity
+from shared.webgpu_bench import documents, parity
 from shared.webgpu_bench.kernels import KERNELS_FILE, kernels_table
 from shared.webgpu_bench.measurements import (
     MODELS_FAULT,
@@ -72,6 +72,7 @@ def bench_stage(
             "prompt": domain.prompt,
             "profile": asdict(profile),
             "parity_text": sha256_json([[r.input, r.gold] for r in domain.records]),
+            "documents": sha256_json(documents.request(domain, "") if profile.hardware else None),
             "gpu_budget": domain.chain.bench.gpu_budget,
             "browser": browser.version if browser else None,
             "kernels_profiled": switches.profile,

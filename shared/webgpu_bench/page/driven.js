@@ -3,6 +3,7 @@
 
 import { EngineError, chooseDtype, describeAdapter, failure, load, newRun, versions } from "./engine.js";
 import { isSoftware } from "./adapter.js";
+import { answerDocuments } from "./documents.js";
 import { readTexts } from "./parity.js";
 import { warmLoad } from "./warm.js";
 
@@ -20,6 +21,7 @@ const empty = () => ({
   dtype: null,
   dtype_reason: null,
   runs: [],
+  documents: [],
   user_agent: navigator.userAgent,
   versions,
 });
@@ -80,6 +82,8 @@ export async function run(request) {
     if (proofFirst && request.parity) await readGiven(engine, request.parity, result, began + SOFTWARE_SHARE * request.deadline_ms);
     await answerAll(engine, request, result, until);
     if (!proofFirst && request.parity) await readGiven(engine, request.parity, result, until - RESERVED * (until - performance.now()));
+    const late = () => (performance.now() >= until ? "deadline" : null);
+    if (request.documents) await answerDocuments(engine, request.documents, result.documents, late, say);
     if (gpu.out_of_memory) throw failure(null, "out_of_memory"); // onnxruntime-web goes on without its buffer
     Object.assign(result, { ok: true, outcome: "ok" });
   } catch (error) {

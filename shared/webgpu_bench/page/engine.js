@@ -1,15 +1,10 @@
 // Load one packaged model with Transformers.js on WebGPU and let it write, greedily and timed.
 // Everything comes from this server: no CDN, no Hub, no cache left behind.
 
-import {
-  AutoModelForCausalLM,
-  AutoTokenizer,
-  BaseStreamer,
-  StoppingCriteria,
-  Tensor,
-  env,
-} from "@huggingface/transformers";
-import { controlTokens, promptIds } from "./prompt.js";
+import { AutoModelForCausalLM, AutoTokenizer, env } from "@huggingface/transformers";
+import { Tensor } from "onnxruntime-web/webgpu";
+import { Decoder, write } from "./decode.js";
+import { controlTokens, prefixIds, promptIds } from "./prompt.js";
 
 const gpu = window.docintelGpu;
 const RUNTIME = new URL("/vendor/onnxruntime-web/dist/ort-wasm-simd-threaded", location.href).href;
@@ -141,6 +136,9 @@ async function unlessRejected(work) {
   }
 }
 
+/** A JSON file of the package; empty where it has none. */
+const named = (model, name) => fetch(`/models/${model}/${name}`).then((answer) => (answer.ok ? answer.json() : {}));
+
 /**
  * Load `model` from /models/<model>/; `onProgress(loaded, total)` in bytes. `verbose` makes
  * onnxruntime-web log each node's provider, but then also every dispatch of every run: never time it.
@@ -160,57 +158,26 @@ export async function load({ model, dtype, device = "webgpu", verbose = false, p
   const loading = Promise.all([
     AutoTokenizer.from_pretrained(model, { progress_callback }),
     AutoModelForCausalLM.from_pretrained(model, options),
-    fetch(`/models/${model}/tokenizer.json`).then((answer) => (answer.ok ? answer.json() : {})).then(controlTokens),
+    named(model, "tokenizer.json").then(controlTokens),
+    device === "webgpu" && named(model, "genai_config.json").then(({ search }) => search?.past_present_share_buffer),
   ]);
   try {
-    const [tokenizer, network, controls] = await unlessLost(unlessRejected(loading));
+    const [tokenizer, network, controls, shared] = await unlessLost(unlessRejected(loading));
     const seconds = (performance.now() - started) / 1000;
     const bytes_fetched = [...files.values()].reduce((all, [loaded]) => all + loaded, 0);
-    return new Engine(tokenizer, network, controls, { seconds, bytes_fetched });
+    return new Engine(tokenizer, network, controls, { seconds, bytes_fetched }, shared ? gpu.device : null);
   } catch (error) {
     throw failure(error, "load_failed");
   }
 }
 
-/** Sees every token as it is chosen; `halted` names what ended the run early. */
-class Watch extends BaseStreamer {
-  constructor(run, onToken) {
-    super();
-    Object.assign(this, { run, onToken, last: performance.now(), prompted: false });
-  }
-  put(ids) {
-    if (!this.prompted) {
-      this.prompted = true;
-      return;
-    }
-    const now = performance.now();
-    if (this.run.ttft_ms === null) this.run.ttft_ms = now - this.last;
-    else this.run.decode_ms.push(now - this.last);
-    this.last = now;
-    this.run.output_ids.push(Number(ids[0][0]));
-    this.onToken(this.run);
-  }
-  end() {}
-}
-
-class Halt extends StoppingCriteria {
-  constructor(shouldHalt) {
-    super();
-    this.shouldHalt = shouldHalt;
-    this.reason = null;
-  }
-  _call(ids) {
-    this.reason = this.shouldHalt();
-    return ids.map(() => this.reason !== null);
-  }
-}
-
 export class Engine {
-  constructor(tokenizer, network, controls, loadFacts) {
+  constructor(tokenizer, network, controls, loadFacts, device) {
     Object.assign(this, { tokenizer, network, controls, load: loadFacts });
     const ends = network.generation_config?.eos_token_id ?? network.config.eos_token_id;
-    this.context = network.config.max_position_embeddings ?? null;
     this.eos = new Set([ends].flat().filter((id) => id !== null && id !== undefined).map(Number));
+    this.context = network.config.max_position_embeddings ?? Infinity;
+    this.decoder = new Decoder({ session: network.sessions.model, Tensor, device, context: this.context });
   }
 
   /** The token ids of one question; control tokens that it names are text. */
@@ -223,32 +190,20 @@ export class Engine {
     return this.tokenizer.decode(ids.filter((id) => !this.eos.has(id)), { skip_special_tokens: false });
   }
 
+  /** The ids that every question under this system prompt begins with: worth being read once. */
+  prefixIds(system) {
+    return prefixIds(this.tokenizer, this.controls, system);
+  }
+
   /**
-   * Write up to `max_new_tokens` greedily after exactly `input_ids`; fills and returns `run`. `more`:
-   * further options of Transformers.js, such as min_new_tokens or a logits_processor.
+   * Write up to `max_new_tokens` greedily after exactly `input_ids`; fills and returns `run`. What of
+   * `prefix` the ids begin with stays read for the next call. `more`: min_new_tokens, and
+   * logits_processor as Transformers.js has it, whose `generate` writes the same tokens.
    */
-  async generate({ run, input_ids, max_new_tokens, more = {}, shouldHalt = () => null, onToken = () => {} }) {
-    const halt = new Halt(shouldHalt);
-    const shape = [1, input_ids.length];
-    const work = this.network.generate({
-      inputs: new Tensor("int64", BigInt64Array.from(input_ids, BigInt), shape),
-      attention_mask: new Tensor("int64", new BigInt64Array(input_ids.length).fill(1n), shape),
-      max_new_tokens,
-      do_sample: false,
-      num_beams: 1,
-      repetition_penalty: 1,
-      ...more,
-      streamer: new Watch(run, onToken),
-      stopping_criteria: halt,
-    });
-    try {
-      await unlessLost(work);
-    } catch (error) {
-      work.catch(() => {});
-      throw failure(error, "run_failed");
-    }
-    const ended = this.eos.has(run.output_ids.at(-1));
-    run.stopped_by = ended ? "eos" : (halt.reason ?? "max_new_tokens");
+  async generate({ run, input_ids, max_new_tokens, ...asked }) {
+    const most = Math.min(max_new_tokens, this.context - input_ids.length);
+    if (most < 1) throw new EngineError("run_failed", `the question has ${input_ids.length} tokens, and the model has room for ${this.context} with its answer`);
+    await this.guarded(write(this.decoder, run, { input_ids, most, eos: this.eos, ...asked }));
     run.output_text = this.text(run.output_ids);
     return run;
   }
@@ -265,6 +220,7 @@ export class Engine {
 
   async dispose() {
     if (gpu.device) gpu.closed.add(gpu.device);
+    this.decoder.dispose();
     await this.network.dispose();
   }
 }
@@ -276,5 +232,6 @@ export const newRun = (id, input_ids) => ({
   output_text: "",
   ttft_ms: null,
   decode_ms: [],
+  model_runs: null,
   stopped_by: "interrupted",
 });

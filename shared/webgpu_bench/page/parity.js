@@ -2,22 +2,9 @@
 // what parity.py needs of each position: the likeliest tokens' logits and the log-sum-exp of all.
 
 import { DynamicCache, Tensor } from "@huggingface/transformers";
+import { floats } from "./half.js";
 
 const int64 = (values, shape) => new Tensor("int64", BigInt64Array.from(values, BigInt), shape);
-
-/** The logits as numbers; where a browser lacks Float16Array, fp16 comes as its bit patterns. */
-function floats(tensor) {
-  const { data } = tensor;
-  return data instanceof Uint16Array ? Float32Array.from(data, fromHalf) : data;
-}
-
-function fromHalf(bits) {
-  const sign = bits & 0x8000 ? -1 : 1;
-  const exponent = (bits >> 10) & 31;
-  const fraction = bits & 1023;
-  if (exponent === 31) return fraction ? NaN : sign * Infinity;
-  return sign * (exponent ? 2 ** (exponent - 15) * (1 + fraction / 1024) : 2 ** -14 * (fraction / 1024));
-}
 
 /** The `count` largest of data[start … start+size), largest first, and ln Σ exp over all of them. */
 export function summary(data, start, size, count) {
@@ -90,7 +77,7 @@ function carried(outputs, cache) {
 
 function packed(logits, top_k) {
   const [rows, tokens, size] = logits.dims;
-  const data = floats(logits);
+  const data = floats(logits.data);
   const ids = new Int32Array(rows * tokens * top_k);
   const values = new Float32Array(rows * tokens * top_k);
   const log_sums = new Float32Array(rows * tokens);

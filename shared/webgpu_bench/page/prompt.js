@@ -22,3 +22,16 @@ export function promptIds(tokenizer, controls, system, text) {
   });
   return Array.from(ids.flat(), Number);
 }
+
+/** How many numbers two lists begin with alike. */
+export function common(one, other) {
+  let count = 0;
+  while (count < one.length && count < other.length && one[count] === other[count]) count += 1;
+  return count;
+}
+
+/** The token ids that every question under one system prompt begins with. */
+export function prefixIds(tokenizer, controls, system) {
+  const [one, other] = ["0", "a"].map((text) => promptIds(tokenizer, controls, system, text));
+  return one.slice(0, common(one, other));
+}

@@ -245,10 +245,10 @@ async function answer(turn, text) {
     const input_ids = engine.promptIds($("system").value, text);
     run.prompt_tokens = input_ids.length;
     turn.textContent = `reading ${run.prompt_tokens} tokens…`;
-    const max_new_tokens = Math.min(NEW_TOKENS, (engine.context ?? Infinity) - input_ids.length);
     const shouldHalt = () => (page.stopping ? "stopped" : null);
     const more = await holding(engine);
-    await engine.generate({ run, input_ids, max_new_tokens, more, shouldHalt, onToken });
+    const prefix = engine.prefixIds($("system").value);
+    await engine.generate({ run, input_ids, prefix, max_new_tokens: NEW_TOKENS, more, shouldHalt, onToken });
     enter("ready");
     $("text").focus({ preventScroll: true });
   } catch (error) {

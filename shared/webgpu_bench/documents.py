@@ -1,0 +1,66 @@
+"""Documents a minute: whole documents in the page, answered one after the other and held to the schema.
+
+The first one's prompt is read from its beginning and is left out of the figures; those after it begin
+where the domain's own prompt ends, as in the page that a person uses (page/decode.js).
+"""
+
+import statistics
+from typing import Any
+
+from shared.base.manifest import Measurement
+from shared.base.text import trimmed
+from shared.domain.domain import Domain
+from shared.domain.grammar.schema import grammar
+from shared.webgpu_bench.result import BrowserResult, Run
+from shared.webgpu_bench.speed import NO_SPEED
+
+COUNT = 6
+NAMES = {
+    "seconds_per_document": "s",
+    "documents_per_minute": "documents/min",
+    "model_runs_per_answer": "runs",
+    "warm_ttft_seconds": "s",
+}
+ENDED = ("eos", "max_new_tokens")
+
+
+def request(domain: Domain, name: str) -> dict[str, Any]:
+    """What page/documents.js is given; `name`: the model's there."""
+    return {
+        "name": name,
+        "system": trimmed(domain.prompt),
+        "grammar": grammar(domain.schema),
+        "texts": [record.input for record in domain.records[:COUNT]],
+        "max_new_tokens": domain.chain.check.max_new_tokens,
+    }
+
+
+def measurements(result: BrowserResult) -> dict[str, Measurement]:
+    """NAMES, the median over the documents after the first."""
+    whole = [run for run in result.documents if run.stopped_by in ENDED]
+    first, after = whole[:1], whole[1:]
+    if not after:
+        late = "the time budget ended before the second document was answered"
+        reason = NO_SPEED if result.software_adapter else late
+        return {name: Measurement.missing(reason, unit) for name, unit in NAMES.items()}
+    seconds = [_seconds(run) for run in after]
+    cold = (first[0].ttft_ms or 0) / 1000
+    prompt = f"the prompt is read already; {cold:.2g} s for the first document"
+    held = "held to the schema, the prompt read already, from the question to the answer's end"
+    samples = {
+        "seconds_per_document": (seconds, held),
+        "documents_per_minute": ([60 / each for each in seconds], held),
+        "model_runs_per_answer": ([float(run.model_runs or 0) for run in after], held),
+        "warm_ttft_seconds": ([(run.ttft_ms or 0) / 1000 for run in after], prompt),
+    }
+    return {name: _median(name, *found) for name, found in samples.items()}
+
+
+def _seconds(run: Run) -> float:
+    return ((run.ttft_ms or 0) + sum(run.decode_ms)) / 1000
+
+
+def _median(name: str, samples: list[float], how: str) -> Measurement:
+    value = statistics.median(samples)
+    about: dict[str, Any] = {"n": len(samples), "samples": samples}
+    return Measurement(value=value, unit=NAMES[name], how=f"median; {how}", **about)

@@ -1,0 +1,105 @@
+// Keys and values of the text that a session has read. Both caches have one face: `reserve` room, give a
+// run its past (`feeds`) and where to write its present (`fetches`), `take` what it wrote; `keep` what
+// was read so far, go `back` to it for the next text, or `forget` it.
+
+import { none } from "./half.js";
+
+const BLOCK = 256; // a capacity is a multiple of so many positions
+
+/** The cache's inputs and outputs: names, type, how many heads of which size. */
+const slots = (session) =>
+  session.inputMetadata
+    .filter(({ name }) => name.startsWith("past_key_values"))
+    .map(({ name, type, shape }) => ({ past: name, present: name.replace("past_key_values", "present"), type, heads: shape[1], size: shape[3] }));
+
+/** New, longer tensors with every run: on the CPU, and for graphs whose attention needs them. */
+export class GrowingCache {
+  constructor(session, Tensor) {
+    this.slots = slots(session);
+    this.empty = { length: 0, past: {} };
+    for (const { past, type, heads, size } of this.slots) this.empty.past[past] = new Tensor(type, none(type), [1, heads, 0, size]);
+    this.kept = this.now = this.empty;
+  }
+  get length() {
+    return this.now.length;
+  }
+  reserve() {
+    return true;
+  }
+  feeds() {
+    return this.now.past;
+  }
+  fetches() {
+    return {};
+  }
+  take(outputs, tokens) {
+    const past = Object.fromEntries(this.slots.map((slot) => [slot.past, outputs[slot.present]]));
+    this.#go({ length: this.length + tokens, past });
+  }
+  keep() {
+    this.kept = this.now;
+  }
+  back() {
+    this.#go(this.kept);
+  }
+  forget() {
+    this.back();
+    this.kept = this.empty;
+    this.#go(this.empty);
+  }
+  dispose() {
+    this.forget();
+  }
+  #go(next) {
+    const { now } = this;
+    this.now = next;
+    if (now === next || now === this.kept) return;
+    for (const tensor of Object.values(now.past)) if (tensor.location === "gpu-buffer") tensor.dispose();
+  }
+}
+
+/** Past and present in the same WebGPU buffers of fixed capacity; the attention mask tells the length. */
+export class FixedCache {
+  constructor(session, Tensor, device, context) {
+    Object.assign(this, { slots: slots(session), Tensor, device, context, buffers: [], past: {}, present: {} });
+    this.capacity = this.length = this.kept = 0;
+  }
+  /** Room for `length` positions; false where what was kept is lost for it. */
+  reserve(length) {
+    if (length <= this.capacity) return true;
+    this.dispose();
+    this.capacity = Math.min(this.context, BLOCK * Math.ceil(length / BLOCK));
+    for (const { past, present, type, heads, size } of this.slots) {
+      const dims = [1, heads, this.capacity, size];
+      const { STORAGE, COPY_SRC, COPY_DST } = GPUBufferUsage;
+      const bytes = dims.reduce((all, count) => all * count, type === "float16" ? 2 : 4);
+      const buffer = this.device.createBuffer({ size: bytes, usage: STORAGE | COPY_SRC | COPY_DST });
+      this.buffers.push(buffer);
+      this.past[past] = this.present[present] = this.Tensor.fromGpuBuffer(buffer, { dataType: type, dims });
+    }
+    return false;
+  }
+  feeds() {
+    return this.past;
+  }
+  fetches() {
+    return this.present;
+  }
+  take(_, tokens) {
+    this.length += tokens;
+  }
+  keep() {
+    this.kept = this.length;
+  }
+  back() {
+    this.length = this.kept;
+  }
+  forget() {
+    this.length = this.kept = 0;
+  }
+  dispose() {
+    for (const buffer of this.buffers.splice(0)) buffer.destroy();
+    this.capacity = 0;
+    this.forget();
+  }
+}

@@ -1,0 +1,158 @@
+// The decoding loop, greedy, on the session that Transformers.js made: what it has read stays in its
+// cache, and what texts begin with is read once. Tests compare it with Transformers.js's own `generate`.
+
+import { FixedCache, GrowingCache } from "./cache.js";
+import { floats } from "./half.js";
+import { common } from "./prompt.js";
+
+const WORTH_KEEPING = 16; // as in shared/evaluate/models/chat.py: a shorter beginning is worth no run
+
+/** The place of the largest number, the first of several. */
+function largest(scores) {
+  let best = 0;
+  for (let i = 1; i < scores.length; i += 1) if (scores[i] > scores[best]) best = i;
+  return best;
+}
+
+/** A run's ids as they go in, and the last row of its logits in float32: by way of the CPU. */
+class CpuEnds {
+  constructor(Tensor) {
+    this.int64 = (values) => new Tensor("int64", BigInt64Array.from(values, BigInt), [1, values.length]);
+  }
+  give(ids) {
+    return this.int64(ids);
+  }
+  fetch() {
+    return {};
+  }
+  async last({ logits }) {
+    const width = logits.dims[2];
+    return Float32Array.from(floats(logits.data.subarray(logits.data.length - width)));
+  }
+  dispose() {}
+}
+
+/** The same in buffers of its own, from which the last row alone comes back. */
+class GpuEnds extends CpuEnds {
+  constructor(Tensor, device, type, width) {
+    super(Tensor);
+    Object.assign(this, { Tensor, device, type, width, rowBytes: width * (type === "float16" ? 2 : 4) });
+    this.mapped = device.createBuffer({ size: this.rowBytes, usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST });
+    this.single = this.#buffer(this.rowBytes);
+    this.id = this.#buffer(BigInt64Array.BYTES_PER_ELEMENT);
+  }
+  #buffer(size) {
+    const { STORAGE, COPY_SRC, COPY_DST } = GPUBufferUsage;
+    return this.device.createBuffer({ size, usage: STORAGE | COPY_SRC | COPY_DST });
+  }
+  give(ids) {
+    if (ids.length > 1) return this.int64(ids);
+    this.device.queue.writeBuffer(this.id, 0, BigInt64Array.from(ids, BigInt));
+    return this.Tensor.fromGpuBuffer(this.id, { dataType: "int64", dims: [1, 1] });
+  }
+  fetch(rows) {
+    this.buffer = rows === 1 ? this.single : this.#buffer(rows * this.rowBytes);
+    return { logits: this.Tensor.fromGpuBuffer(this.buffer, { dataType: this.type, dims: [1, rows, this.width] }) };
+  }
+  async last(_, rows) {
+    const encoder = this.device.createCommandEncoder();
+    encoder.copyBufferToBuffer(this.buffer, (rows - 1) * this.rowBytes, this.mapped, 0, this.rowBytes);
+    this.device.queue.submit([encoder.finish()]);
+    if (this.buffer !== this.single) this.buffer.destroy();
+    await this.mapped.mapAsync(GPUMapMode.READ);
+    const bytes = this.mapped.getMappedRange().slice(0);
+    this.mapped.unmap();
+    return floats(new (this.type === "float16" ? Uint16Array : Float32Array)(bytes));
+  }
+  dispose() {
+    for (const buffer of [this.mapped, this.single, this.id]) buffer.destroy();
+  }
+}
+
+export class Decoder {
+  /**
+   * `Tensor`: onnxruntime's own; `device`: the session's GPUDevice if its attention can write the present
+   * into the past's buffers; `context`: how many positions the model has.
+   */
+  constructor({ session, Tensor, device = null, context = Infinity }) {
+    Object.assign(this, { session, kept: [], runs: 0 });
+    const { type, shape } = session.outputMetadata.find(({ name }) => name === "logits");
+    const even = (shape[2] * (type === "float16" ? 2 : 4)) % 4 === 0; // false of a width without a number, too
+    this.cache = device ? new FixedCache(session, Tensor, device, context) : new GrowingCache(session, Tensor);
+    this.ends = device && even ? new GpuEnds(Tensor, device, type, shape[2]) : new CpuEnds(Tensor);
+  }
+
+  /**
+   * Read `ids`, with room for `more` to follow, and return the scores of what comes next. The part of
+   * `prefix` that they begin with is read in a run of its own, and only if it is not there from before.
+   */
+  async begin(ids, prefix = [], more = 0) {
+    const shared = Math.min(common(ids, prefix), ids.length - 1);
+    const prefixed = ids.slice(0, shared < WORTH_KEEPING ? 0 : shared);
+    const known = common(prefixed, this.kept) === Math.max(prefixed.length, this.kept.length);
+    if (this.cache.reserve(ids.length + more) && known) this.cache.back();
+    else await this.#keep(prefixed);
+    return this.read(ids.slice(prefixed.length));
+  }
+
+  async #keep(ids) {
+    this.kept = [];
+    this.cache.forget();
+    if (ids.length) await this.read(ids);
+    this.cache.keep();
+    this.kept = ids;
+  }
+
+  /** The scores after `ids`, which continue the text so far. */
+  async read(ids) {
+    const { cache, ends } = this;
+    const mask = ends.int64(new Array(cache.length + ids.length).fill(1));
+    const feeds = { input_ids: ends.give(ids), attention_mask: mask, ...cache.feeds() };
+    if (this.session.inputNames.includes("position_ids")) feeds.position_ids = ends.int64(ids.map((_, place) => cache.length + place));
+    const fetches = Object.fromEntries(this.session.outputNames.map((name) => [name, null]));
+    Object.assign(fetches, cache.fetches(), ends.fetch(ids.length));
+    const outputs = await this.session.run(feeds, fetches);
+    this.runs += 1;
+    cache.take(outputs, ids.length);
+    return ends.last(outputs, ids.length);
+  }
+
+  dispose() {
+    this.cache.dispose();
+    this.ends.dispose();
+  }
+}
+
+/**
+ * Write up to `most` tokens after `input_ids` into `run`, to the first of `eos` (a Set) or until
+ * `shouldHalt` gives a reason. `prefix`: see Decoder.begin; `more`: min_new_tokens, and logits_processor.
+ */
+export async function write(decoder, run, { input_ids, most, eos, prefix = [], more = {}, shouldHalt = () => null, onToken = () => {} }) {
+  const ran = decoder.runs;
+  let last = performance.now();
+  let scores = await decoder.begin(input_ids, prefix, most);
+  for (;;) {
+    const barred = run.output_ids.length < (more.min_new_tokens ?? 0) ? eos : [];
+    const id = choose([...input_ids, ...run.output_ids], scores, barred, more);
+    const now = performance.now();
+    if (run.ttft_ms === null) run.ttft_ms = now - last;
+    else run.decode_ms.push(now - last);
+    last = now;
+    run.output_ids.push(id);
+    run.model_runs = decoder.runs - ran;
+    onToken(run);
+    const stopped = eos.has(id) ? "eos" : (shouldHalt() ?? (run.output_ids.length === most ? "max_new_tokens" : null));
+    if (stopped) {
+      run.stopped_by = stopped;
+      return;
+    }
+    scores = await decoder.read([id]);
+  }
+}
+
+/** The likeliest token after `ids`, none of `barred`, once the processors have had their say. */
+function choose(ids, scores, barred, { logits_processor = [] }) {
+  for (const id of barred) scores[id] = -Infinity;
+  for (const process of logits_processor) process([ids], { data: scores });
+  return largest(scores);
+}

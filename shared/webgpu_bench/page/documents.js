@@ -1,0 +1,19 @@
+// Whole documents one after the other, as a person has them answered: the prompt stays read, and every
+// answer is held to the grammar.
+
+import { newRun } from "./engine.js";
+import { holdTo } from "./hold.js";
+
+/** Puts a run for each of `texts` into `answered`; ends early once `late` gives a reason. */
+export async function answerDocuments(engine, { name, system, grammar, texts, max_new_tokens }, answered, late, say) {
+  const prefix = engine.prefixIds(system);
+  for (const [index, text] of texts.entries()) {
+    if (late()) return;
+    say(`document ${index + 1} of ${texts.length}`);
+    const input_ids = engine.promptIds(system, text);
+    const run = newRun(`document-${index}`, input_ids);
+    answered.push(run);
+    const more = await holdTo({ name, grammar }, engine);
+    await engine.generate({ run, input_ids, prefix, max_new_tokens, more, shouldHalt: late });
+  }
+}

@@ -1,0 +1,56 @@
+// Answers by the page's own loop beside Transformers.js's `generate`, in Node: `node decode.mjs JOB`. JOB
+// has modules, page, folder, dtype, most and cases of { ids, prefix, grammar?, min_new_tokens? }; prints for
+// each { theirs, ours, runs, positions }: the ids, how often the model ran and how many tokens it read.
+import { existsSync, readFileSync } from "node:fs";
+import { pathToFileURL } from "node:url";
+import { loadXgrammar } from "./xgrammar.mjs";
+
+const job = JSON.parse(readFileSync(process.argv[2], "utf8"));
+const runtime = `${job.modules}/onnxruntime-web/dist/ort-wasm-simd-threaded`;
+Object.defineProperty(process, "release", { value: { ...process.release, name: "page" } });
+const { AutoModelForCausalLM, Tensor, env } = await import(`${job.modules}/@huggingface/transformers/dist/transformers.web.js`);
+const { Decoder, write } = await import(`${job.page}/decode.js`);
+const { compile, hold } = await import(`${job.page}/grammar.js`);
+env.useCustomCache = true;
+env.customCache = { match: served, put: async () => {} };
+env.backends.onnx.wasm.wasmPaths = { mjs: pathToFileURL(`${runtime}.mjs`).href, wasm: pathToFileURL(`${runtime}.wasm`).href };
+env.backends.onnx.wasm.numThreads = 1;
+
+async function served(key) {
+  const path = `${job.folder}/${key.replace(/^.*\/model\/(resolve\/main\/)?/, "")}`;
+  return existsSync(path) ? new Response(readFileSync(path)) : undefined;
+}
+
+const read = (name) => JSON.parse(readFileSync(`${job.folder}/${name}`, "utf8"));
+const eos = new Set([read("generation_config.json").eos_token_id].flat());
+const model = await AutoModelForCausalLM.from_pretrained("model", { device: "wasm", dtype: job.dtype });
+const tensor = (values) => new Tensor("int64", BigInt64Array.from(values, BigInt), [1, values.length]);
+const session = model.sessions.model;
+const decoder = new Decoder({ session, Tensor: tensor([0]).ort_tensor.constructor });
+let positions = 0;
+const counted = { run: (feeds, ...rest) => ((positions += feeds.input_ids.dims[1]), session.run(feeds, ...rest)) };
+decoder.session = Object.assign(Object.create(session, { inputNames: { value: session.inputNames }, outputNames: { value: session.outputNames } }), counted);
+
+const compiled = new Map();
+async function options({ grammar, min_new_tokens }) {
+  if (!grammar) return min_new_tokens ? { min_new_tokens } : {};
+  if (!compiled.has(grammar)) compiled.set(grammar, await compile(await loadXgrammar(job.modules), grammar, read("tokenizer.json"), [...eos]));
+  return hold(compiled.get(grammar));
+}
+
+async function generate(ids, more) {
+  const ones = tensor(ids.map(() => 1));
+  const output = await model.generate({ inputs: tensor(ids), attention_mask: ones, max_new_tokens: job.most, do_sample: false, repetition_penalty: 1, ...more });
+  return Array.from(output.data, Number).slice(ids.length);
+}
+
+const answers = [];
+for (const { ids, prefix, ...asked } of job.cases) {
+  const theirs = await generate(ids, await options(asked));
+  const run = { output_ids: [], ttft_ms: null, decode_ms: [] };
+  positions = 0;
+  await write(decoder, run, { input_ids: ids, most: job.most, eos, prefix, more: await options(asked) });
+  const { output_ids: ours, model_runs: runs, stopped_by, decode_ms } = run;
+  answers.push({ theirs, ours, runs, positions, stopped_by, timed: decode_ms.length + 1 });
+}
+console.log(JSON.stringify(answers));

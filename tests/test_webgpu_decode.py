@@ -1,0 +1,86 @@
+"""The page's own decoding loop on WebGPU: Transformers.js's tokens from a cache that does not grow."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shared.setup.browser import find_browser
+from shared.webgpu_bench import driver
+from shared.webgpu_bench.chromium import open_page
+from shared.webgpu_bench.server import serve
+
+PREFIX = [1, *range(40, 60)]
+REST = [[300, 301], [77, 78, 79], [300, 301]]
+MOST = 4
+ASK = """async ({ prefix, rest, most }) => {
+  const { load, newRun } = await import("/engine.js");
+  const { Tensor } = await import("@huggingface/transformers");
+  const gpu = window.docintelGpu;
+  const engine = await load({ model: "m", dtype: "q4" });
+  const tensor = (ids) => new Tensor("int64", BigInt64Array.from(ids, BigInt), [1, ids.length]);
+  const made = () => [gpu.buffers, gpu.dispatches];
+  const answers = [];
+  for (const ids of rest.map((more) => [...prefix, ...more])) {
+    const ones = tensor(ids.map(() => 1));
+    const asked = { max_new_tokens: most, min_new_tokens: most, do_sample: false };
+    Object.assign(asked, { inputs: tensor(ids), attention_mask: ones });
+    const [before] = made().slice(1);
+    const output = await engine.network.generate(asked);
+    const run = newRun("m", ids);
+    const counts = [made()];
+    const dispatched = counts[0][1] - before;
+    const onToken = () => counts.push(made());
+    const more = { min_new_tokens: most };
+    await engine.generate({ run, input_ids: ids, prefix, max_new_tokens: most, more, onToken });
+    const theirs = Array.from(output.data, Number).slice(ids.length);
+    answers.push({ theirs, ours: run.output_ids, runs: run.model_runs, dispatched, counts });
+  }
+  const { capacity } = engine.decoder.cache;
+  const long = prefix.concat(Array(5000).fill(5));
+  const refused = await engine
+    .generate({ run: newRun("m", long), input_ids: long, max_new_tokens: most })
+    .catch((error) => error.message);
+  await engine.dispose();
+  return { answers, capacity, refused, live: gpu.live_bytes, errors: gpu.uncaptured_errors };
+}"""
+
+
+def ask(package: Path) -> dict[str, Any]:
+    """What ASK finds, in Chromium on a software adapter."""
+    browser = find_browser()
+    assert browser, "no Chrome or Chromium: run `./inv doctor`"
+    mounts = driver.page_mounts() | {"/models/m": package}
+    with (
+        serve(mounts, {"/models/index.json": list}) as url,
+        open_page(browser.path, hardware=False) as tab,
+    ):
+        tab.page.set_default_timeout(0)
+        tab.page.goto(f"{url}?driven")
+        asked = {"prefix": PREFIX, "rest": REST, "most": MOST}
+        found: dict[str, Any] = tab.page.evaluate(ASK, asked)
+    return found
+
+
+@pytest.mark.slow
+def test_its_tokens_are_transformers_jss_and_no_token_needs_new_memory(package: Path) -> None:
+    found = ask(package)
+    first, second, third = found["answers"]
+    for one in found["answers"]:
+        assert one["ours"] == one["theirs"] and len(one["ours"]) == MOST
+    assert first["ours"] == third["ours"], "what the second one left behind is not seen"
+    assert [one["runs"] for one in found["answers"]] == [MOST + 1, MOST, MOST], "begun once"
+    for one in (second, third):
+        buffers = [count for count, _ in one["counts"]]
+        made = [after - before for before, after in pairwise(buffers)]
+        assert max(made[1:]) <= 1, "a token makes one buffer at most, which uploads the mask"
+        dispatches = [count for _, count in one["counts"]]
+        asked = [after - before for before, after in pairwise(dispatches)]
+        assert len(set(asked[1:])) == 1, "each token costs as many dispatches, at any depth"
+        assert sum(asked) < one["dispatched"], "fewer than with a cache that is copied"
+    assert found["capacity"] == 256
+    assert "the model has room for" in found["refused"]
+    assert (found["live"], found["errors"]) == (0, [])

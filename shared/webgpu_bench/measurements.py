@@ -86,7 +86,7 @@ def measurements(result: BrowserResult, cpu: dict[str, list[int]]) -> dict[str, 
         "decode_tokens_per_second": measured(
             "decode_tokens_per_second",
             list(decode.samples) if decode else [],
-            "tokens after the first, from an empty cache",
+            "tokens after the first, from an empty cache, by the page's own loop",
             NO_SPEED if result.software_adapter else LATE,
         ),
         **speeds(result),

@@ -168,7 +168,7 @@ function countSoon() {
 function countTokens() {
   const text = $("text").value.trim();
   const context = page.engine?.context;
-  const found = text && context ? room(page.engine.promptIds($("system").value, text).length, context, SHORTEST_ROOM) : null;
+  const found = text && Number.isFinite(context) ? room(page.engine.promptIds($("system").value, text).length, context, SHORTEST_ROOM) : null;
   page.tooLong = found?.fits === false;
   $("length").hidden = !found;
   $("length").textContent = found?.words ?? "";

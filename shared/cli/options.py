@@ -138,12 +138,12 @@ def chain_options(until: str, rung: str, force: bool, records_file: str = "", **
 def finish(result: Any) -> None:
     """Print how it went; UserError where it did not go well."""
     from shared.base.tables import record
-    from shared.cli.summary import measured, summary
+    from shared.cli.summary import measurements_of, summary
 
     print(summary(result))
     record(
         "measurements",
-        {name: m.model_dump(exclude_none=True) for name, m in measured(result).items()},
+        {name: m.model_dump(exclude_none=True) for name, m in measurements_of(result).items()},
     )
     if not result.ok:
         raise UserError(result.error)

@@ -132,10 +132,11 @@ def _where(result: Result) -> str:
 
 def comparison(results: list[Result], style: str = TERMINAL) -> str:
     """The domains side by side, with what any of them measured: a bench asks for no answers."""
-    known = {name for result in results for name in measured(result)}
+    known = {name for result in results for name in measurements_of(result)}
     names = [name for name in COMPARED if name in known] or list(COMPARED)
     rows = [
-        [r.domain, _rung(r), *(_brief(measured(r).get(name)) for name in names)] for r in results
+        [r.domain, _rung(r), *(_brief(measurements_of(r).get(name)) for name in names)]
+        for r in results
     ]
     return table(("domain", "rung", *(COMPARED[name] for name in names)), rows, style)
 
@@ -150,7 +151,7 @@ def write_comparison(results: list[Result]) -> list[Path]:
             "domain": r.domain,
             "rung": _rung(r),
             "error": r.error,
-            "measurements": {k: m.model_dump() for k, m in measured(r).items()},
+            "measurements": {k: m.model_dump() for k, m in measurements_of(r).items()},
         }
         for r in results
     ]
@@ -174,13 +175,13 @@ def _rung(result: Result) -> str:
     return result.chain.rung.name if result.chain and result.chain.rung else "none"
 
 
-def measured(result: Result) -> dict[str, Measurement]:
+def measurements_of(result: Result) -> dict[str, Measurement]:
     """`<stage>.<name>` → what a run measured."""
     return flatten(result.chain.manifests) if result.chain else {}
 
 
 def _values(result: Result) -> list[str]:
-    values = [m.value if (m := measured(result).get(name)) else None for name in COMPARED]
+    values = [m.value if (m := measurements_of(result).get(name)) else None for name in COMPARED]
     return ["" if value is None else str(value) for value in values]
 
 

@@ -1,4 +1,4 @@
-"""Command output in README.md: run the commands between the markers and put in what they print.
+"""Command output in README.md and docs/results.md: what the commands between the markers print.
 
 <!-- generated: invoke --list -->
 ```text
@@ -17,12 +17,12 @@ from shared.base import paths
 from shared.base.errors import UserError
 
 BLOCK = re.compile(r"<!-- generated: (?P<words>[^\n]*) -->\n.*?<!-- end -->", re.DOTALL)
-README = paths.REPOSITORY / "README.md"
+PAGES = (paths.REPOSITORY / "README.md", paths.REPOSITORY / "docs" / "results.md")
 
 
-def blocks() -> dict[str, str]:
-    """Command → what README.md shows for it now."""
-    text = README.read_text(encoding="utf-8")
+def blocks(page: Path = PAGES[0]) -> dict[str, str]:
+    """Command → what the page shows for it now."""
+    text = page.read_text(encoding="utf-8")
     return {match["words"]: match.group(0) for match in BLOCK.finditer(text)}
 
 
@@ -38,16 +38,17 @@ def render(words: str) -> str:
         env=os.environ | {"COLUMNS": "100"},
     )
     if run.returncode != 0:
-        raise UserError(f"README.md: `{words}` ended with {run.returncode}")
+        raise UserError(f"`{words}` ended with {run.returncode}")
     lines = "\n".join(line.rstrip() for line in run.stdout.strip("\n").splitlines())
     return f"<!-- generated: {words} -->\n```text\n{lines}\n```\n<!-- end -->"
 
 
 def renew() -> list[str]:
-    """Run every command again and write README.md; the commands that were run."""
-    text = README.read_text(encoding="utf-8")
-    commands = list(blocks())
-    for words in commands:
-        text = text.replace(blocks()[words], render(words))
-    README.write_text(text, encoding="utf-8")
-    return commands
+    """Run every command again and write the pages; the commands that were run."""
+    done = []
+    for page in PAGES:
+        for words, shown in blocks(page).items():
+            text = page.read_text(encoding="utf-8")
+            page.write_text(text.replace(shown, render(words)), encoding="utf-8")
+            done.append(words)
+    return done

@@ -55,7 +55,7 @@ Built by default: {built}.
 
 def model_types() -> list[str]:
     """The causal-LM model types that transformers and Mobius share."""
-    from mobius._registry import registry
+    from mobius import registry
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     return sorted(name for name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES if name in registry)

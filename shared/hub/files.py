@@ -1,6 +1,6 @@
 """The local side of a publication: the order, the files with their hashes, and what must not leave."""
 
-import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +8,7 @@ from huggingface_hub import CommitOperationAdd
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import FORBIDDEN_FOLDERS, validate_repo_id
+from huggingface_hub.utils.sha import git_hash
 
 from shared.base.errors import UserError
 from shared.base.hashing import sha256_file
@@ -43,20 +44,24 @@ class LocalFile:
     sha256: str
 
     def is_same_as(self, remote: RepoFile) -> bool:
-        """Whether the Hub's checksum for that file is this file's; sizes alone prove nothing.
-
-        The Hub lists SHA-256 for what it stores as LFS, and git's own hash of the content (SHA-1
-        over `blob <size>\\0` and the bytes) for everything else.
-        """
-        if remote.lfs is not None:
-            return (remote.lfs.size, remote.lfs.sha256) == (self.size, self.sha256)
-        return remote.size == self.size and remote.blob_id == _git_blob_id(self.path)
+        """Whether the Hub's checksum for that file is this file's."""
+        return is_the_hubs(self.path, remote, lambda _: self.sha256)
 
     def addition(self) -> CommitOperationAdd:
         """What a commit needs to add it; its SHA-256 is not computed once more."""
         added = CommitOperationAdd(path_in_repo=self.name, path_or_fileobj=self.path)
         added.upload_info.sha256 = bytes.fromhex(self.sha256)
         return added
+
+
+def is_the_hubs(path: Path, remote: RepoFile, sha256: Callable[[Path], str]) -> bool:
+    """Whether a file is the one that the Hub lists, by its checksum; sizes alone prove nothing.
+
+    The Hub lists SHA-256 for what it stores as LFS, git's own hash of the content for everything else.
+    """
+    if remote.lfs is not None:
+        return (path.stat().st_size, sha256(path)) == (remote.lfs.size, remote.lfs.sha256)
+    return path.stat().st_size == remote.size and git_hash(path.read_bytes()) == remote.blob_id
 
 
 def inspect_folder(folder: Path, repo_id: str) -> list[LocalFile]:
@@ -95,9 +100,3 @@ def _may_go(path: Path, folder: Path) -> bool:
         raise UserError(f"{path}: holds {found}; remove it from the folder")
     need_known(path.parent, [path.name])
     return True
-
-
-def _git_blob_id(path: Path) -> str:
-    """What git calls a file's content, and the Hub every file of its that is not LFS (≤ 10 MB)."""
-    content = path.read_bytes()
-    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()

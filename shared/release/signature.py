@@ -4,16 +4,19 @@ It is a Sigstore bundle around a DSSE envelope, whose payload is an in-toto stat
 each signed file (github.com/secure-systems-lab/dsse, protocol.md; in-toto Statement v1).
 """
 
-import base64
 import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from shared.base import paths
 from shared.base.errors import UserError
 from shared.base.hashing import files_below, sha256_file
+
+if TYPE_CHECKING:
+    from securesystemslib.dsse import Envelope
 
 SIGNATURE_FILE = "model.sig"
 CLIENT_FILES = ".cache/huggingface"
@@ -27,30 +30,21 @@ class SignatureFile:
     """`by`: SHA-256 of the public key's PEM, a claim; `files`: name → SHA-256, also a claim."""
 
     by: str
-    payload_type: str
-    payload: bytes
-    signature: bytes
+    envelope: "Envelope"
     files: dict[str, str]
 
     def is_of(self, public: bytes) -> bool:
-        """Whether this PEM key made the signature over that statement. ECDSA, as the curve asks."""
-        from cryptography.exceptions import InvalidSignature
-        from cryptography.hazmat.primitives import hashes
-        from cryptography.hazmat.primitives.asymmetric import ec
+        """Whether this PEM key made the signature over that statement."""
         from cryptography.hazmat.primitives.serialization import load_pem_public_key
+        from securesystemslib.exceptions import VerificationError
+        from securesystemslib.signer import SSlibKey
 
-        key = load_pem_public_key(public)
-        if not isinstance(key, ec.EllipticCurvePublicKey):
-            return False
-        size = key.curve.key_size
-        digest = hashes.SHA256() if size <= 256 else hashes.SHA384() if size <= 384 else None
-        kind, body = self.payload_type.encode(), self.payload
-        signed = b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(body), body)
         try:
-            key.verify(self.signature, signed, ec.ECDSA(digest or hashes.SHA512()))
-        except InvalidSignature:
+            by = hashlib.sha256(public).hexdigest()
+            self.envelope.verify([SSlibKey.from_crypto(load_pem_public_key(public), by)], 1)
+        except (ValueError, VerificationError):  # a key of another kind, or another key's
             return False
-        return self.by == hashlib.sha256(public).hexdigest()
+        return True
 
     def is_over(self, folder: Path, digest: Callable[[Path], str] = sha256_file) -> bool:
         """Whether the statement lists the folder's files; by default hashes come from the memory."""
@@ -68,19 +62,22 @@ def read_signature(folder: Path) -> SignatureFile | None:
     path = folder / SIGNATURE_FILE
     if not path.exists():
         return None
+    from securesystemslib.dsse import Envelope
+
     try:
         if path.stat().st_size > LARGEST_SIGNATURE:
             raise ValueError
         bundle = json.loads(path.read_bytes())
-        envelope = bundle["dsseEnvelope"]
-        payload = base64.b64decode(envelope["payload"], validate=True)
-        resources = json.loads(payload)["predicate"]["resources"]
-        return SignatureFile(
-            by=str(bundle["verificationMaterial"].get("publicKey", {}).get("hint") or ""),
-            payload_type=str(envelope["payloadType"]),
-            payload=payload,
-            signature=base64.b64decode(envelope["signatures"][0]["sig"], validate=True),
-            files={str(r["name"]): str(r["digest"]) for r in resources},
-        )
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
+        by = str(bundle["verificationMaterial"].get("publicKey", {}).get("hint") or "")
+        signed = bundle["dsseEnvelope"]
+        (signature,) = signed["signatures"]
+        known = {
+            "payloadType": str(signed["payloadType"]),
+            "signatures": [signature | {"keyid": by}],
+        }
+        envelope = Envelope.from_dict(signed | known)
+        resources = json.loads(envelope.payload)["predicate"]["resources"]
+        files = {str(r["name"]): str(r["digest"]) for r in resources}
+        return SignatureFile(by, envelope, files)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError(f"{paths.shown(path)}: is no signature of model-signing") from None

@@ -22,9 +22,8 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 import torch
-from mobius import ModelPackage, build_from_module
+from mobius import ModelPackage, build_from_module, registry
 from mobius._config_resolver import _config_from_hf, _default_task_for_model
-from mobius._registry import registry
 from transformers import AutoConfig
 
 from shared.base import paths

@@ -1,6 +1,5 @@
 """A release on the Hub as a folder: one commit, every file compared with the Hub's checksums."""
 
-import hashlib
 import re
 import shutil
 import time
@@ -18,6 +17,7 @@ from shared.base.formatting import number
 from shared.base.hashing import sha256_now
 from shared.hub.client import single_tries
 from shared.hub.download import REVISION
+from shared.hub.files import is_the_hubs
 from shared.hub.retries import Hub, Sleep, commit_of, transferring
 from shared.release.verify.line import need
 
@@ -87,22 +87,15 @@ def as_the_hub_says(fetched: Fetched) -> str:
         path = fetched.folder / name
         need(path.is_file(), f"{fetched.repo_id}: {name}: was not downloaded")
         words = "what arrived is not what the Hub's tree lists"
-        need(_is_same(path, file), f"{fetched.repo_id}: {name}: {words}")
+        need(is_the_hubs(path, file, sha256_now), f"{fetched.repo_id}: {name}: {words}")
     return f"{fetched.repo_id} at {fetched.revision[:12]}: {len(fetched.files)} files as listed"
 
 
 def _drop_damaged(folder: Path, files: dict[str, RepoFile]) -> None:
     """What lies there from an earlier run and is not whole is fetched anew."""
     for name, file in files.items():
-        if (folder / name).is_file() and not _is_same(folder / name, file):
+        if (folder / name).is_file() and not is_the_hubs(folder / name, file, sha256_now):
             (folder / name).unlink()
-
-
-def _is_same(path: Path, file: RepoFile) -> bool:
-    """Whether a file has the Hub's checksum: SHA-256 for LFS, git's blob id for the small ones."""
-    if file.lfs is not None:
-        return (path.stat().st_size, sha256_now(path)) == (file.lfs.size, file.lfs.sha256)
-    return path.stat().st_size == file.size and _blob_id(path) == file.blob_id
 
 
 def _stays_inside(name: str) -> bool:
@@ -119,9 +112,3 @@ def _need_room(folder: Path, size: int) -> None:
     free = shutil.disk_usage(folder.parent).free
     text = f"{number(size, 'B')} would be downloaded, {number(free, 'B')} are free"
     need(size < free, f"{paths.shown(folder.parent)}: {text}")
-
-
-def _blob_id(path: Path) -> str:
-    """git's name for a small file's content."""
-    content = path.read_bytes()
-    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()

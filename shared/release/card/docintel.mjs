@@ -3,6 +3,15 @@
 
 import { Tensor, pipeline } from "@huggingface/transformers";
 
+function isJson(text) {
+  try {
+    JSON.parse(text);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
 /** Load `org/name` from the Hub; `settings`: further options of Transformers.js's pipeline(). */
 export async function open(repository, settings = {}) {
   const adapter = await navigator.gpu?.requestAdapter();
@@ -37,7 +46,8 @@ export async function open(repository, settings = {}) {
     });
     const written = Array.from(output.data, Number).slice(ids.length);
     const kept = written.filter((id) => !stop.includes(id));
-    return { text: tokenizer.decode(kept, { skip_special_tokens: false }), whole: stop.includes(written.at(-1)) };
+    const text = tokenizer.decode(kept, { skip_special_tokens: false });
+    return { text, whole: stop.includes(written.at(-1)) && (!held || isJson(text)) };
   };
   return { ask };
 }

@@ -80,8 +80,7 @@ def publish(
     """
     with _opened(order, repo_id, endpoint, sleep) as (hub, files):
         account = _account(hub)
-        _need_valid_card(hub, files)
-        before = hub.call(lambda: _look_or_create(hub, order.private))
+        before = _look_or_create(hub, files, order)
         _need_private(hub, order, before)
         number, sent, revision = None, 0, before.revision
         if difference(files, before):
@@ -108,7 +107,6 @@ def plan(
     """What `publish` would do, found out by reading alone."""
     with _opened(order, repo_id, endpoint, sleep) as (hub, files):
         account = _account(hub)
-        _need_valid_card(hub, files)
         before = hub.call(lambda: look_if_there(hub))
         if before is not None:
             return _plan_over(hub, account, files, before, order)
@@ -178,13 +176,22 @@ def _need_valid_card(hub: Hub, files: list[LocalFile]) -> None:
         hub.call(lambda: hub.api._validate_yaml(card.read_text(encoding="utf-8")))
 
 
-def _look_or_create(hub: Hub, private: bool) -> Remote:
-    """main as it is; a new repository has the Hub's own first commit. Safe to do twice."""
-    found = look_if_there(hub)
-    if found is None:
-        hub.api.create_repo(hub.repo_id, private=private, exist_ok=True)
-        found = look(hub)
-    return found
+def _look_or_create(hub: Hub, files: list[LocalFile], order: Order) -> Remote:
+    """main as it is; a new repository has the Hub's own first commit. Safe to do twice.
+
+    Before anything is made or sent the Hub is asked whether it takes the card.
+    """
+    found = hub.call(lambda: look_if_there(hub))
+    if found is not None:
+        _need_private(hub, order, found)
+    if found is None or difference(files, found):
+        _need_valid_card(hub, files)
+    return found or hub.call(lambda: _create(hub, order.private))
+
+
+def _create(hub: Hub, private: bool) -> Remote:
+    hub.api.create_repo(hub.repo_id, private=private, exist_ok=True)
+    return look(hub)
 
 
 def _need_private(hub: Hub, order: Order, before: Remote) -> None:

@@ -373,7 +373,7 @@ class TestAnUntouchedRelease:
             hub.repos[REPO].refs["v1"] = commit
             found = {line.name: line for line in verify(f"{REPO}@v1", endpoint=hub.url)}
             assert [n for n, line in found.items() if line.ok is not True] == ["signature"]
-            assert found["download"].words.startswith(f"{REPO} at {commit[:12]}: 16 files")
+            assert found["download"].words.startswith(f"{REPO} at {commit[:12]}: 17 files")
             hub.requests.clear()
             again = list(verify(f"{REPO}@v1", endpoint=hub.url))
             assert all(line.ok is not False for line in again)

@@ -51,7 +51,7 @@ def command(*, json: bool = True, total: bool = True, **options: Any) -> Callabl
     """A command of ours: a task with --quiet and, where it prints a table, --json.
 
     What a person can act on is printed as one sentence with exit code 1; Ctrl-C leaves with 130. It
-    runs in the project's environment. `total`: say at the end how long it took.
+    runs in the project's environment. `total`: say at the end how long it took, if it did.
     """
     switches = QUIET | (JSON if json else {})
 
@@ -96,10 +96,9 @@ def _run(body: Body, c: Context, given: dict[str, Any], *, quiet: bool, total: b
         raise Exit(f"error: {words}", code=1) from None
     except KeyboardInterrupt:
         raise Exit("interrupted; run the same command again to go on", code=130) from None
-    finally:
-        seconds = time.monotonic() - began
-        if total and seconds >= WORTH_SECONDS:
-            progress.say(f"in all {duration(seconds)}")
+    seconds = time.monotonic() - began
+    if total and seconds >= WORTH_SECONDS:
+        progress.say(f"in all {duration(seconds)}")
 
 
 def as_json(run: Callable[[], None], name: str) -> None:

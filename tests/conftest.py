@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
     from tests.hub_double import HubDouble
 
 set_variables()
-os.environ["COLUMNS"] = "140"  # of a terminal, whatever the tests run in: tables fit it
 
 LONG = (
     *("test_release.py", "test_webgpu_faults.py", "test_schedule.py", "test_schedule_cluster.py"),

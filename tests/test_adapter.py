@@ -279,7 +279,11 @@ class TestEveryReader:
 
 class TestARung:
     def test_names_its_adapter_in_fallback_toml_and_goes_through_the_chain(
-        self, base: Path, root: Path, edit: Callable[[str, str, str], int]
+        self,
+        base: Path,
+        root: Path,
+        edit: Callable[[str, str, str], int],
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         words = 'source = "models/{domain}/merged"'
         edit("fallback.toml", words, 'source = "models/base"\nadapter = "models/{domain}/adapter"')
@@ -296,6 +300,7 @@ class TestARung:
         assert systems["base"].folder == base and systems["parent"].folder == source.folder
         assert "smollm3: models/base + models/legal/adapter" in dry_run("legal", Options())
         assert _label(rung) == "smollm3 (models/base + models/legal/adapter)"
+        monkeypatch.setenv("COLUMNS", "140")  # else the name is wrapped
         assert "in models/base + models/legal/adapter" in inputs_report("legal")[0]
 
     @pytest.mark.parametrize("key", ['base_source = "a"', "prompt_only = true"])

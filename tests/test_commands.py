@@ -213,17 +213,24 @@ def test_h_is_help_of_every_command_and_no_other_short_flag_is_made_up(
 
 
 class TestTables:
-    def test_wrap_between_words_or_are_turned_or_cut(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_wrap_between_words_or_are_turned(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("COLUMNS", "60")
-        words, one, long = "some words " * 9, "unbroken-" * 2, "x" * 200
-        for heads, row in (
-            (("a", "b"), (words, words)),
-            (tuple("abcdef"), (one,) * 6),
-            (("a",), (long,)),
-        ):
+        words, one = "some words " * 9, "unbroken-" * 2
+        for heads, row in ((("a", "b"), (words, words)), (tuple("abcdef"), (one,) * 6)):
             drawn = table(heads, [row], "rounded_outline")
             assert max(map(len, drawn.splitlines())) <= 60
             assert all(text.strip() in drawn for text in row if text == one)
+
+    def test_are_lists_where_a_word_does_not_fit_since_it_would_be_cut(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("COLUMNS", "60")
+        address = "https://huggingface.co/" + "x" * 60
+        drawn = table(
+            ("domain", "where"), [("legal", address), ("tax", address)], "rounded_outline"
+        )
+        assert drawn.count(address) == 2 and "│" not in drawn
+        assert drawn.split("\n\n")[1].splitlines()[0].split() == ["domain", "tax"]
 
 
 def test_a_reader_that_is_gone_ends_it_without_a_word() -> None:

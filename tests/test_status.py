@@ -16,6 +16,12 @@ from tests.test_card import card_of, measured, share, synthetic
 CONTENT = "domain-appropriate structured output"
 
 
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal on which the table stands upright, as `lines` reads it."""
+    monkeypatch.setenv("COLUMNS", "140")
+
+
 def released(root: Path, **changes: Measurement) -> None:
     """A made-up release of legal in its folder, with some measurements replaced."""
     release = synthetic("legal", measurements=measured() | changes)

@@ -1,6 +1,5 @@
 """Tables for people, made by tabulate from measurements; the same rows for terminal and Markdown."""
 
-import operator
 import re
 import shutil
 from collections.abc import Iterator, Sequence
@@ -15,7 +14,7 @@ from shared.base.manifest import Measurement
 Rows = Sequence[Sequence[str]]
 
 
-LEAST_COLUMN, PADDING = 6, "__"
+PADDING = "__"
 """tabulate makes every column two wider than its head."""
 _recorded: dict[str, Any] | None = None
 
@@ -38,7 +37,8 @@ def record(name: str, data: Any) -> None:
 
 
 def table(headers: Sequence[str], rows: Rows, style: str = "github") -> str:
-    """A table in tabulate's style; figures stay text. On a terminal it fits the terminal's width.
+    """A table in tabulate's style; figures stay text. On a terminal it fits the terminal's width, or is
+    a list of its rows: an address in two pieces cannot be copied.
 
     In Markdown every cell is held to its cell: no name or reason can end the row or begin HTML.
     """
@@ -49,8 +49,11 @@ def table(headers: Sequence[str], rows: Rows, style: str = "github") -> str:
     elif _recorded is not None:
         _recorded["tables"].append([dict(zip(headers, row, strict=True)) for row in rows])
         return ""
+    elif fitted := _fitted(headers, rows):
+        headers, rows, widths = fitted
     else:
-        headers, rows, widths = _fitted(headers, rows)
+        lists = [list(zip(headers, row, strict=True)) for row in rows]
+        return "\n\n".join(tabulate(one, tablefmt="plain", disable_numparse=True) for one in lists)
     return tabulate(
         rows,
         headers=list(headers),
@@ -62,20 +65,20 @@ def table(headers: Sequence[str], rows: Rows, style: str = "github") -> str:
     )
 
 
-def _fitted(headers: Sequence[str], rows: Rows) -> tuple[Sequence[str], Rows, list[int]]:
+def _fitted(headers: Sequence[str], rows: Rows) -> tuple[Sequence[str], Rows, list[int]] | None:
     """Headers, rows and widths for this terminal: cells wrap between words; where words do not fit
-    side by side the table is turned, a row a column; what still does not fit is cut within words."""
-    upright, turned = [headers, *rows], list(zip(headers, *rows, strict=True))
-    for whole, cut in ((upright, False), (turned, False), (upright, True)):
+    side by side the table is turned, a row a column. None where they do not fit then either."""
+    for whole in ([headers, *rows], list(zip(headers, *rows, strict=True))):
         columns = list(zip([head + PADDING for head in whole[0]], *whole[1:], strict=True))
         room = _terminal_width() - 3 * len(columns) - 1
-        least = [LEAST_COLUMN if cut else _longest_word(column) for column in columns]
-        if sum(least) <= room:
-            break
-    widths = [max(1, *map(len, column)) for column in columns]
-    while sum(widths) > room and any(map(operator.gt, widths, least)):
-        widths[max(range(len(widths)), key=lambda i: (widths[i] > least[i], widths[i]))] -= 1
-    return whole[0], whole[1:], widths
+        least = [_longest_word(column) for column in columns]
+        if sum(least) > room:
+            continue
+        widths = [max(1, *map(len, column)) for column in columns]
+        while sum(widths) > room:
+            widths[max(range(len(widths)), key=lambda i: (widths[i] > least[i], widths[i]))] -= 1
+        return whole[0], whole[1:], widths
+    return None
 
 
 def _longest_word(column: Sequence[str]) -> int:

@@ -46,7 +46,7 @@ def measurements(result: BrowserResult) -> dict[str, Measurement]:
     seconds = [_seconds(run) for run in after]
     cold = (first[0].ttft_ms or 0) / 1000
     prompt = f"the prompt is read already; {cold:.2g} s for the first document"
-    held = "held to the schema, the prompt read already, from the question to the answer's end"
+    held = "held to the schema, the prompt read already, from the question to the answer's end or limit"
     samples = {
         "seconds_per_document": (seconds, held),
         "documents_per_minute": ([60 / each for each in seconds], held),

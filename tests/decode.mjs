@@ -1,25 +1,14 @@
 // Answers by the page's own loop beside Transformers.js's `generate`, in Node: `node decode.mjs JOB`. JOB
 // has modules, page, folder, dtype, most and cases of { ids, prefix, grammar?, min_new_tokens? }; prints for
 // each { theirs, ours, runs, positions }: the ids, how often the model ran and how many tokens it read.
-import { existsSync, readFileSync } from "node:fs";
-import { pathToFileURL } from "node:url";
+import { readFileSync } from "node:fs";
+import { transformers } from "./transformers.mjs";
 import { loadXgrammar } from "./xgrammar.mjs";
 
 const job = JSON.parse(readFileSync(process.argv[2], "utf8"));
-const runtime = `${job.modules}/onnxruntime-web/dist/ort-wasm-simd-threaded`;
-Object.defineProperty(process, "release", { value: { ...process.release, name: "page" } });
-const { AutoModelForCausalLM, Tensor, env } = await import(`${job.modules}/@huggingface/transformers/dist/transformers.web.js`);
+const { AutoModelForCausalLM, Tensor } = await transformers(job);
 const { Decoder, write } = await import(`${job.page}/decode.js`);
 const { compile, hold } = await import(`${job.page}/grammar.js`);
-env.useCustomCache = true;
-env.customCache = { match: served, put: async () => {} };
-env.backends.onnx.wasm.wasmPaths = { mjs: pathToFileURL(`${runtime}.mjs`).href, wasm: pathToFileURL(`${runtime}.wasm`).href };
-env.backends.onnx.wasm.numThreads = 1;
-
-async function served(key) {
-  const path = `${job.folder}/${key.replace(/^.*\/model\/(resolve\/main\/)?/, "")}`;
-  return existsSync(path) ? new Response(readFileSync(path)) : undefined;
-}
 
 const read = (name) => JSON.parse(readFileSync(`${job.folder}/${name}`, "utf8"));
 const eos = new Set([read("generation_config.json").eos_token_id].flat());

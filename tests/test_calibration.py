@@ -51,7 +51,7 @@ def model(root: Path, tiny: Tiny) -> Path:
 def write_pass(root: Path, settings: dict[str, Any]) -> None:
     path = root / "domains" / "legal" / "olive.json"
     workflow = json.loads(path.read_text())
-    builder = {k: v for k, v in workflow["passes"].items() if v["type"] == "ModelBuilder"}
+    builder = {k: v for k, v in workflow["passes"].items() if v["type"] == "StreamingModelBuilder"}
     path.write_text(json.dumps(workflow | {"passes": {"first": settings} | builder}))
 
 

@@ -230,8 +230,14 @@ MISTAKES = {
         "olive.json: passes.int4.int4_block_size: 33 is not one of 16, 32, 64, 128, 256",
     ),
     "an unknown Olive pass": (
-        ("olive.json", '"ModelBuilder"', '"ModelBilder"'),
-        "passes.int4.type: Olive has no pass 'ModelBilder'; did you mean 'modelbuilder'?",
+        ("olive.json", '"StreamingModelBuilder"', '"StreamingModelBilder"'),
+        "passes.int4.type: Olive has no pass 'StreamingModelBilder'; did you mean "
+        "'streamingmodelbuilder'?",
+    ),
+    "Olive's own builder, which ours had the name of": (
+        ("olive.json", '"StreamingModelBuilder"', '"ModelBuilder"'),
+        "domains/legal/olive.json: passes.int4.type: ModelBuilder is Olive's own, which holds the "
+        "whole model in memory; the one that streams it is 'StreamingModelBuilder'",
     ),
     "an unknown key at the top of olive.json": (
         ("olive.json", '"cache_dir"', '"cachedir"'),
@@ -325,4 +331,4 @@ def test_olive_accepts_our_workflow_by_itself(root: Path) -> None:
 
     config = RunConfig.parse_file_or_obj(root / "domains" / "legal" / "olive.json")
     passes = [p.type.lower() for ps in config.passes.values() for p in ps]
-    assert passes == ["calibratedquant", "modelbuilder"]
+    assert passes == ["calibratedquant", "streamingmodelbuilder"]

@@ -24,6 +24,7 @@ from tests.events import each, held_at
 from tests.hub_double import WRITE_TOKEN, HubDouble
 from tests.stand_ins import read_little, share_embedded
 from tests.test_commands import invoke
+from tests.test_olive_run import need_same_data, olive_run
 from tests.test_schedule import make_world
 
 pytestmark = pytest.mark.slow
@@ -111,6 +112,11 @@ class TestTheEmbeddedRelease:
         assert card.data.eval_results
         for words in ("software adapter", "embedded", "Not to be published", "huggingface/transf"):
             assert words in card.text
+
+    def test_has_the_data_that_plain_olive_gives(self, world: Path, embedded: Path) -> None:
+        done = olive_run(world, embedded)
+        assert done.returncode == 0, done.stderr[-2000:]
+        need_same_data(world, world / "models" / "legal" / "webgpu" / "onnx")
 
     def test_lists_every_file_with_its_hash(self, world: Path) -> None:
         folder = world / "models" / "legal" / "webgpu"

@@ -104,7 +104,7 @@ def test_bits_per_weight_count_scales_and_zero_points_but_no_rotary_table(tmp_pa
 @pytest.mark.parametrize("recipe", load_recipes(), ids=lambda r: r.name)
 def test_every_recipe_has_only_keys_that_olive_reads(domain: str, recipe: Recipe) -> None:
     workflow = recipe.workflow(load_domain(domain))
-    assert list(workflow["passes"].values())[-1]["type"] == "ModelBuilder"
+    assert list(workflow["passes"].values())[-1]["type"] == "StreamingModelBuilder"
     wants_calibration(workflow)
 
 

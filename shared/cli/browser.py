@@ -105,6 +105,7 @@ def preflight(c: Context, domain: str = "", folder: str = "", architectures: boo
 
 @command(
     json=False,
+    log=False,
     help={
         "domain": "only this domain's release",
         "port": "0 takes a free one",

@@ -42,7 +42,7 @@ from shared.setup.browser import find_browser
 from shared.source.embedded import PACKAGE, embedded_model
 from shared.webgpu_bench.chromium import Tab, open_page
 from shared.webgpu_bench.driver import page_mounts
-from shared.webgpu_bench.model_list import listing
+from shared.webgpu_bench.model_list import MANIFEST, listing, page_manifest
 from shared.webgpu_bench.server import serve
 
 DOCUMENT = paths.REPOSITORY / "docs" / "page-answers.md"
@@ -55,7 +55,7 @@ TIED = 1e-4
 ANSWER = """async ({ name, text, held, limit }) => {
   const { load, newRun } = await import("/engine.js");
   const { holdTo } = await import("/hold.js");
-  const listed = (await (await fetch("/models/index.json")).json()).find((m) => m.name === name);
+  const listed = (await (await fetch("/manifest.json")).json()).models.find((m) => m.name === name);
   window.answering ??= await load({ model: name, dtype: "q4" });
   const input_ids = window.answering.promptIds(listed.system_prompt, text);
   const more = held ? await holdTo(listed, window.answering) : {};
@@ -167,7 +167,7 @@ def ask_page(package: Path, asked: Sequence[Asked], limit: int) -> Iterator[dict
     models = {one.domain: package for one in asked}
     mounts = page_mounts() | {f"/models/{name}": path for name, path in models.items()}
     with (
-        serve(mounts, {"/models/index.json": lambda: listing(models)}) as url,
+        serve(mounts, {f"/{MANIFEST}": lambda: page_manifest(listing(models))}) as url,
         open_page(browser.path, hardware=False) as tab,
     ):
         tab.page.set_default_timeout(0)

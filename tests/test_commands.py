@@ -51,7 +51,18 @@ COMMANDS = [
         "status",
         "doctor",
     ),
-    *("serve", "clean", "test", "dev.lint", "preflight", "fidelity", "compare", "show", "tune"),
+    *(
+        "serve",
+        "site",
+        "clean",
+        "test",
+        "dev.lint",
+        "preflight",
+        "fidelity",
+        "compare",
+        "show",
+        "tune",
+    ),
 ]
 
 

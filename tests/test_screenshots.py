@@ -14,7 +14,7 @@ from shared.base import paths
 from shared.domain.grammar.schema import grammar
 from shared.webgpu_bench import driver
 from shared.webgpu_bench.engines.side_by_side import Row
-from shared.webgpu_bench.model_list import listing
+from shared.webgpu_bench.model_list import MANIFEST, listing, page_manifest
 from shared.webgpu_bench.server import serve
 from tests.engine_rows import rows
 from tests.screenshots import WANTED, folders, shoot, tabs
@@ -77,7 +77,7 @@ class TestWhatAPersonSees:
         (released / "schema.json").write_text(schema)
         (released / "release.json").write_text('{"base": "acme/Base-3B"}')
         mounts = {"/": driver.PAGE, "/vendor": driver.VENDOR, "/models/legal": released}
-        index = {"/models/index.json": lambda: listing({"legal": released})}
+        index = {f"/{MANIFEST}": lambda: page_manifest(listing({"legal": released}))}
         where = folders(tmp_path / "shots")
         with serve(mounts, index) as url, tabs() as pages:
             for name, page in pages.items():

@@ -16,7 +16,8 @@ from shared.webgpu_bench import driver
 from shared.webgpu_bench.engines.side_by_side import Row
 from shared.webgpu_bench.model_list import MANIFEST, listing, page_manifest
 from shared.webgpu_bench.server import serve
-from tests.engine_rows import rows
+from tests.axe import violations, violations_everywhere
+from tests.engine_rows import quality, rows
 from tests.screenshots import WANTED, folders, shoot, tabs
 
 LARGEST = 150_000
@@ -42,7 +43,7 @@ class TestWhatAPersonSees:
         from shared.webgpu_bench.report.page import render_page
 
         report = tmp_path / "bench-all.html"
-        report.write_text(render_page(report_rows()), encoding="utf-8")
+        report.write_text(render_page(report_rows(), report_quality()), encoding="utf-8")
         where = folders(tmp_path / "shots")
         with tabs() as pages:
             for name, page in pages.items():
@@ -50,6 +51,7 @@ class TestWhatAPersonSees:
                 page.on("request", lambda request, asked=asked: asked.append(request.url))
                 page.goto(report.as_uri())
                 assert no_wider_than_its_window(page)
+                assert violations(page) == []
                 assert [u for u in asked if not u.startswith(("file:", "data:"))] == []
                 assert shoot(page, f"report-{name}", where).stat().st_size < LARGEST
 

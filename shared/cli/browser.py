@@ -64,6 +64,7 @@ def bench_all(c: Context, rung: str = "", engines: str = "", force: bool = False
     from shared.cli.summary import comparison, overview, write_comparison
     from shared.domain.domain import domain_names
     from shared.pipeline.one_domain import benched, run_until
+    from shared.pipeline.quality import quality_of
     from shared.webgpu_bench.report.bench import bench_report, chosen_engines
 
     names = chosen_engines(engines)
@@ -75,7 +76,12 @@ def bench_all(c: Context, rung: str = "", engines: str = "", force: bool = False
         print(paths.shown(path))
     print(
         bench_report(
-            benched(results), names, "bench-all-engines", html="bench-all.html", force=force
+            benched(results),
+            names,
+            "bench-all-engines",
+            html="bench-all.html",
+            quality=[quality_of(name) for name in domain_names()],
+            force=force,
         )
     )
     if not all(result.ok for result in results):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from shared.webgpu_bench.driver import VENDOR
@@ -22,12 +23,15 @@ def violations(page: Any) -> list[str]:
     return found
 
 
-def violations_everywhere(page: Any) -> list[str]:
-    """The same on desktop and phone, light and dark; the page is left as the first of them."""
-    found = []
+def views(page: Any) -> Iterator[str]:
+    """The page on phone and desktop, dark and light, one after the other; it is left as the last."""
     for size, (width, height) in reversed(SIZES.items()):
         page.set_viewport_size({"width": width, "height": height})
         for scheme in reversed(SCHEMES):
             page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
-            found += [f"{size}, {scheme}: {words}" for words in violations(page)]
-    return found
+            yield f"{size}-{scheme}"
+
+
+def violations_everywhere(page: Any) -> list[str]:
+    """Every rule that the page breaks in any of its views."""
+    return [f"{view}: {words}" for view in views(page) for words in violations(page)]

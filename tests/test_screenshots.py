@@ -51,9 +51,9 @@ def held_up(page: Any, pattern: str) -> Iterator[None]:
     waiting: list[Any] = []
     page.route(pattern, lambda route: waiting.append(route))
     yield
-    page.unroute(pattern)
     for route in waiting:
         route.continue_()
+    page.unroute(pattern)
 
 
 VIEW = """() => {

@@ -79,8 +79,10 @@ def _score(one: Quality) -> dict[str, Any]:
 def _score_chart(measured: Mapping[str, Measurement], floor: Measurement | None) -> str:
     """Each system's field score with its 95 % interval, and the fixed answer's as a broken line."""
 
+    upwards = list(measured.items())[::-1]
+
     def draw(axes: "Axes") -> None:
-        for place, (system, found) in enumerate(reversed(measured.items())):
+        for place, (system, found) in enumerate(upwards):
             value, tone = _percent(found.value), colour(SYSTEMS[system][1])
             ends = (_percent(found.low, value), _percent(found.high, value))
             error = [[value - ends[0]], [ends[1] - value]]
@@ -90,7 +92,7 @@ def _score_chart(measured: Mapping[str, Measurement], floor: Measurement | None)
         if floor is not None:
             axes.axvline(_percent(floor.value), color=INK, linestyle="--", linewidth=1)
         axes.set(xlim=(0, 100), xlabel="field score, %", ylim=(-0.6, len(measured) - 0.4))
-        axes.set_yticks(range(len(measured)), [SYSTEMS[s][0] for s in reversed(measured)])
+        axes.set_yticks(range(len(measured)), [SYSTEMS[system][0] for system, _ in upwards])
         axes.grid(axis="x", alpha=0.2)
 
     return drawn(6, 0.8 + 0.45 * len(measured), draw)

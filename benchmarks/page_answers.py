@@ -94,11 +94,12 @@ class Asked:
     ids: list[int]
 
 
-def small_package(root: Path, steps: int = STEPS, ending: int = ENDING) -> Path:
+def small_package(root: Path, steps: int = STEPS, ending: int | None = ENDING) -> Path:
     """A packaged model of all domains (small_model.py), made by the real stages in the world `root`.
 
     Both sides compute it in float32 (accuracy level 1), so that no token hangs on int8 rounding. The
-    token that stands at `ending` in a domain's first free answer is made one that ends an answer.
+    token that stands at `ending` in a domain's first free answer is made one that ends an answer;
+    None leaves the stop tokens as they are.
     """
     shutil.rmtree(root, ignore_errors=True)
     shutil.copytree(paths.REPOSITORY / "domains", root / "domains")
@@ -114,6 +115,8 @@ def small_package(root: Path, steps: int = STEPS, ending: int = ENDING) -> Path:
     say(f"{model}: written")
     with in_world(root):
         package = run_chain(load_domain("legal"), Options(rung="smollm3", until="package")).package
+    if ending is None:
+        return package
     asked = ask_check(package, domains, 1, ending + 1)
     end_at(package, {one.ids[-1] for one in asked if one.mode == "free"})
     return package

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from shared.base import paths
+from shared.domain.domain import load_domain
 from shared.domain.grammar.schema import grammar
 from shared.webgpu_bench import driver
 from shared.webgpu_bench.engines.side_by_side import Row
@@ -194,7 +195,7 @@ class TestWhatAPersonSees:
         """A small one, which a software adapter can run, asked for all fields but the quotation."""
         from benchmarks.page_answers import small_package
 
-        released = small_package(tmp_path / "world")
+        released = small_package(tmp_path / "world", ending=None)
         schema = json.loads((paths.domains() / "legal" / "schema.json").read_text())
         del schema["properties"]["quote"]
         schema["required"].remove("quote")
@@ -208,7 +209,7 @@ class TestWhatAPersonSees:
             page.wait_for_selector("body[data-state=choosing]")
             page.click("#load")
             page.wait_for_selector("body[data-state=ready]")
-            page.click("#example")
+            page.fill("#text", min((r.input for r in load_domain("legal").records), key=len))
             page.click("#send")
             page.wait_for_selector(".turn.theirs small")
             Eye(folders(tmp_path / "shots")).looks_at(page, "")

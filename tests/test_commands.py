@@ -51,7 +51,18 @@ COMMANDS = [
         "status",
         "doctor",
     ),
-    *("serve", "clean", "test", "dev.lint", "preflight", "fidelity", "compare", "show", "tune"),
+    *(
+        "serve",
+        "site",
+        "clean",
+        "test",
+        "dev.lint",
+        "preflight",
+        "fidelity",
+        "compare",
+        "show",
+        "tune",
+    ),
 ]
 
 
@@ -154,6 +165,7 @@ ENDS: dict[str, tuple[int, tuple[str, ...]]] = {
     "publish": (1, ("--domain", "legal")),
     "publish-collection": (1, ()),
     "show": (1, ("--domain", "legal")),
+    "site": (1, ("--out", "nowhere")),
     "tune": (1, OVER),
     "verify": (1, ("nowhere",)),
 }

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from shared.base import paths
 from shared.base.errors import UserError
 from shared.domain.domain import load_domain
 from shared.evaluate.scoring.statistics import paired

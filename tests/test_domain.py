@@ -148,9 +148,7 @@ class TestABase:
         rung = load_domain("legal").rung("qwen2.5-3b")
         assert rung.commercial_use and rung.licence_link is None and rung.model_type == "qwen2"
 
-    def test_that_no_table_has_leaves_its_licence_to_the_rung(
-        self, root: Path, edit: Edit
-    ) -> None:
+    def test_that_no_table_has_leaves_its_licence_to_the_rung(self, root: Path, edit: Edit) -> None:
         line = edit("fallback.toml", 'base = "HuggingFaceTB/SmolLM3-3B"', 'base = "my/own"')
         words = f"domains/legal/fallback.toml:{line - 3}: rung.0.licence: required, but missing"
         with pytest.raises(UserError, match=re.escape(words)):
@@ -165,7 +163,9 @@ class TestABase:
     def test_that_is_wrong_is_told_with_its_own_line(self, root: Path, edit: Edit) -> None:
         words = 'model_type = "qwen2"'
         line = edit("../defaults.toml", words, words.replace("model_type", "model_typ"))
-        with pytest.raises(UserError, match=rf"defaults.toml:{line}: base.*did you mean 'model_type'"):
+        with pytest.raises(
+            UserError, match=rf"defaults.toml:{line}: base.*did you mean 'model_type'"
+        ):
             load_domain("legal")
 
     def test_is_shown_with_the_line_that_it_stands_in(self, root: Path, edit: Edit) -> None:

@@ -76,7 +76,9 @@ def _merged(under: Any, over: Any) -> Any:
 
 
 def _with_base(rung: Any, bases: Any) -> Any:
-    base = bases.get(rung.get("base")) if isinstance(rung, dict) and isinstance(bases, dict) else None
+    base = (
+        bases.get(rung.get("base")) if isinstance(rung, dict) and isinstance(bases, dict) else None
+    )
     if not isinstance(base, dict):  # Chain says what is wrong
         return rung
     dropped = TERMS if "licence" in rung else set()

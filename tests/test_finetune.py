@@ -207,7 +207,8 @@ class TestTheChain:
 
     @pytest.fixture
     def merged(self, root: Path, embedded: Path) -> Path:
-        shutil.copy(paths.REPOSITORY / "domains/legal/fallback.toml", root / "domains/legal")
+        for file in ("defaults.toml", "legal/fallback.toml"):
+            shutil.copy(paths.REPOSITORY / "domains" / file, root / "domains" / file)
         (root / "build").mkdir()
         (root / "build" / "embedded").symlink_to(embedded.parent)
         return root / "models" / "legal" / "merged"

@@ -20,6 +20,7 @@ from shared.cli.project import settings_of
 from shared.domain.domain import FILES, domain_names, load_domain
 from shared.domain.records import read_records
 from shared.domain.settings import Chain, Defaults, Gate, Rung
+from tests.stand_ins import as_shipped
 
 Edit = Callable[[str, str, str], int]
 PROMPTS = {
@@ -129,6 +130,10 @@ class TestTheDefaults:
 
 class TestABase:
     """What a model's licence and kind are stands once, for every rung that names it as its base."""
+
+    @pytest.fixture(autouse=True)
+    def shipped(self, root: Path) -> None:
+        as_shipped(root)
 
     def rung(self) -> Rung:
         return load_domain("legal").chain.rung[0]

@@ -60,7 +60,8 @@ class Config:
             own = ("gate", self.changed.get(int(key[1]), -1), *key[2:])
         if key[:1] == ("rung",) and len(key) > 2 and self.own.depth(key) == 2:
             of_base = ("base", self.merged["rung"][int(key[1])].get("base"), *key[2:])
-            own = key = max(key, of_base, key=lambda at: self.defaults.depth(at))
+            if max(toml.depth(of_base) for toml in (self.own, self.defaults)) > 2:
+                own = key = of_base
         return max((self.own, own), (self.defaults, key), key=lambda at: at[0].depth(at[1]))
 
     def where(self, key: Key) -> str:

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from pathlib import Path
 
+from benchmarks import any_architecture
 from shared.base import paths
 
 
 def take_any_architecture(domain: Path) -> None:
     """Take `model_type` out of a copied domain's defaults, so that a tiny stand-in of any architecture
     may lie where SmolLM3 belongs."""
-    toml = domain.parent / "defaults.toml"
-    shipped = toml if toml.exists() else paths.REPOSITORY / "domains" / toml.name
-    text = re.sub(r'model_type = "\w+",? ?', "", shipped.read_text(encoding="utf-8"))
-    toml.write_text(text, encoding="utf-8")
+    any_architecture.take_any_architecture(domain.parent)
     read_little(domain)
 
 

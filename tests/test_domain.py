@@ -165,6 +165,12 @@ class TestABase:
         add(root, '[base."HuggingFaceTB/SmolLM3-3B"]\nlicence = "mit"\n')
         assert (self.rung().licence, self.rung().model_type) == ("mit", "smollm3")
 
+    def test_is_wanted_of_the_rung_where_no_file_has_a_table(self, root: Path, edit: Edit) -> None:
+        file = root / "domains" / "defaults.toml"
+        file.write_text(re.sub(r"(?ms)^\[base.*?(?=^\[publish)", "", file.read_text("utf-8")))
+        with pytest.raises(UserError, match=r"fallback.toml:\d+: rung.0.licence: required"):
+            load_domain("legal")
+
     def test_that_is_wrong_is_told_with_its_own_line(self, root: Path, edit: Edit) -> None:
         words = 'model_type = "qwen2"'
         line = edit("../defaults.toml", words, words.replace("model_type", "model_typ"))

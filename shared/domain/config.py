@@ -38,7 +38,7 @@ class Config:
         validate(defaults.data, Defaults, defaults.place)
         merged, gates = _merged(defaults.data, own.data), own.data.get("gate", [])
         if isinstance(rungs := merged.get("rung"), list):
-            merged["rung"] = [_with_base(rung, merged["base"]) for rung in rungs]
+            merged["rung"] = [_with_base(rung, merged.get("base")) for rung in rungs]
         if not isinstance(gates, list):
             return cls(defaults, own, merged, {})
         merged["gate"], changed = _merged_gates(defaults.data["gate"], gates)

@@ -179,9 +179,7 @@ def typed(
     """Exit code, stdout and stderr of a command, in this process, on a terminal of 80 columns."""
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(
-        progress.console, "quiet", False
-    )  # what --quiet makes of it ends with the test
+    monkeypatch.setattr(progress.console, "quiet", False)  # --quiet ends with the test
     monkeypatch.setattr(doctor, "check", lambda: [doctor.Finding("GPU", "warn", "none " * 30)])
 
     def run(*words: str) -> tuple[int, str, str]:

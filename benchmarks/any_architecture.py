@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from shared.base import paths
-from shared.domain.config import DEFAULTS_FILE
+from shared.domain.defaults import DEFAULTS_FILE
 
 
 def take_any_architecture(domains: Path) -> None:

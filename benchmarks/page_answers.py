@@ -37,7 +37,7 @@ from shared.evaluate.models.masks import Masks
 from shared.evaluate.models.onnx import OnnxDecoder
 from shared.evaluate.systems import MODES, Mode
 from shared.pipeline.chain import run_chain
-from shared.pipeline.rung import Options
+from shared.pipeline.stages import Options
 from shared.setup.browser import find_browser
 from shared.source.embedded import PACKAGE, embedded_model
 from shared.webgpu_bench.chromium import Tab, open_page

@@ -32,7 +32,7 @@ from shared.olive.calibration_text import (
     within,
 )
 from shared.pipeline.chain import run_chain
-from shared.pipeline.rung import Options
+from shared.pipeline.stages import Options
 from shared.source.source import source_stage
 from shared.source.tokenizer import Tokenizer
 

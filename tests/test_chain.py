@@ -13,7 +13,7 @@ from shared.base.errors import UserError
 from shared.domain.domain import load_domain
 from shared.evaluate.scoring.statistics import paired
 from shared.pipeline.chain import run_chain, select_records
-from shared.pipeline.rung import Options
+from shared.pipeline.stages import Options
 from tests.stand_ins import as_shipped, share_embedded
 from tests.tiny import write_tiny
 

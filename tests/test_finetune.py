@@ -27,7 +27,7 @@ from shared.domain.domain import load_domain
 from shared.domain.records import Record
 from shared.evaluate.models.chat import Chat
 from shared.pipeline.chain import run_chain
-from shared.pipeline.rung import Options
+from shared.pipeline.stages import Options
 from shared.source.source import base_stage
 
 Tiny = Callable[[str], Path]

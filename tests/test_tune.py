@@ -18,9 +18,9 @@ from shared.base.stage import StageResult
 from shared.domain.domain import Domain, domain_names, load_domain
 from shared.evaluate.compare import Checked
 from shared.olive.calibration_text import wants_calibration
-from shared.pipeline import rung as chain_rung
+from shared.pipeline import stages as chain_rung
 from shared.pipeline.chain import select_records
-from shared.pipeline.rung import WEBGPU_DECODE, Options, RungRun
+from shared.pipeline.stages import WEBGPU_DECODE, Options, RungRun
 from shared.pipeline.tune.report import pareto, put_into, render, write
 from shared.pipeline.tune.tune import (
     Recipe,

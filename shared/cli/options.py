@@ -160,7 +160,7 @@ def as_json(run: Callable[[], None], name: str) -> None:
 
 def chain_options(until: str, rung: str, force: bool, records_file: str = "", **others: Any) -> Any:
     """The chain's Options for one command; an empty word leaves the default."""
-    from shared.pipeline.rung import Options
+    from shared.pipeline.stages import Options
 
     others["records_file"] = Path(records_file).expanduser() if records_file else None
     given = {name: value for name, value in others.items() if value}

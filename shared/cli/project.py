@@ -17,7 +17,7 @@ from shared.cli.options import command
 
 if TYPE_CHECKING:  # `./inv --list` loads none of it
     from shared.base.parsing import Key
-    from shared.domain.config import Config
+    from shared.domain.defaults import Config
     from shared.domain.domain import Domain
     from shared.domain.settings import Rung
 

@@ -123,7 +123,7 @@ Phrase = Annotated[str, Field(min_length=1)]
 
 
 class FieldScoring(Strict):
-    """How one field is scored; the metrics themselves stand in shared/evaluate/scoring/metrics.py.
+    """How one field is scored; the metrics themselves stand in shared/evaluate/scoring/field_score.py.
 
         clause_type = "exact"
         jurisdiction = { metric = "exact", lower = true, drop = ["the"], where = { clause_type = "x" } }

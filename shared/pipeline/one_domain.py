@@ -15,7 +15,7 @@ from shared.evaluate.compare import write_newest
 from shared.pipeline.chain import run_chain
 from shared.pipeline.forecast import total_time
 from shared.pipeline.inputs import need_inputs
-from shared.pipeline.rung import Options, saved_traceback
+from shared.pipeline.stages import Options, saved_traceback
 from shared.release.gates import GateResult, failed, flatten, judge_gates
 from shared.release.model import Attempt, ChainResult, Release, Stage, release_folder
 from shared.webgpu_bench.engines.questions import Benched

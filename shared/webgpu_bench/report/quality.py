@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from shared.base.manifest import Measurement
 from shared.base.tables import shown
-from shared.evaluate.scoring.pairs import better_mode
+from shared.evaluate.scoring.measurements import better_mode
 from shared.webgpu_bench.report.svg import INK, colour, drawn
 
 if TYPE_CHECKING:

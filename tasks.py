@@ -22,6 +22,7 @@ from shared.cli.release import (
     card,
     publish,
     publish_collection,
+    publish_space,
     release,
     release_all,
     verify,
@@ -34,6 +35,7 @@ namespace = Collection(
     *(
         publish,
         publish_collection,
+        publish_space,
         release,
         release_all,
         serve,

@@ -73,7 +73,8 @@ def closed_port() -> str:
 
 
 class HubDouble:
-    """Repositories in memory, served on 127.0.0.1 while the `with` block lasts.
+    """Repositories in memory, served on 127.0.0.1 while the `with` block lasts. A Space's name in
+    `repos` is `spaces/org/name`.
 
     `faults` are consumed once each. A file named in `damaged` is stored with one bit flipped; with
     "lfs" in it that happens to every LFS upload on its way. `page`: entries sent at once.
@@ -181,7 +182,9 @@ class HubDouble:
                 if method in methods and (found := pattern.fullmatch(parts.path)):
                     rest = {name: unquote(text) for name, text in found.groupdict().items()}
                     query = dict(parse_qsl(parts.query))
-                    return function(self, Ask(rest.pop("repo", ""), rest, query, body, token))
+                    kind = "spaces/" if rest.pop("kind", "") == "spaces" else ""
+                    repo = kind + rest.pop("repo", "")
+                    return function(self, Ask(repo, rest, query, body, token))
             raise Refusal(404, f"no such route: {method} {parts.path}")
         except Refusal as refusal:
             return give({"error": str(refusal)}, refusal.status, refusal.headers)

@@ -20,7 +20,7 @@ def told(ask: Ask, pull: Pull) -> dict[str, Any]:
         "author": {"name": pull.author},
         "createdAt": DATE,
         "status": pull.status,
-        "repo": {"name": ask.repo, "type": "model"},
+        "repo": {"name": ask.repo.removeprefix("spaces/"), "type": ask.api.split("/")[0][:-1]},
         "isPullRequest": True,
     }
 

@@ -16,6 +16,8 @@ from tests.hub_store import Refusal, flip_a_bit, is_lfs
 if TYPE_CHECKING:
     from tests.hub_double import HubDouble
 
+FIRST_PAGE = {"README.md": b"---\nsdk: static\n---\n", "index.html": b"<p>", "style.css": b"p{}"}
+"""What the Hub puts into a new static Space."""
 WRITE_TOKEN, READ_TOKEN = "hf_" + "W" * 34, "hf_" + "R" * 34
 
 
@@ -41,6 +43,11 @@ class Ask:
         return json.loads(self.body)
 
     @property
+    def api(self) -> str:
+        """`models/org/name` or `spaces/org/name`, as below /api/."""
+        return self.repo if self.repo.startswith("spaces/") else f"models/{self.repo}"
+
+    @property
     def account(self) -> str:
         return "writer" if self.token == WRITE_TOKEN else "reader"
 
@@ -51,13 +58,16 @@ class Ask:
             raise Refusal(403, "You don't have the rights to write here")
 
 
+NAME = r"(?P<repo>[^/]+/[^/]+)"
 Route = Callable[["HubDouble", Ask], Answer]
 ROUTES: list[tuple[list[str], re.Pattern[str], Route]] = []
 
 
 def route(methods: str, pattern: str) -> Callable[[Route], Route]:
     def add(function: Route) -> Route:
-        full = pattern.replace("REPO", r"(?P<repo>[^/]+/[^/]+)").replace("REV", r"(?P<rev>[^/]+)")
+        full = pattern.replace("/api/models/REPO", r"/api/(?P<kind>models|spaces)/NAME")
+        full = full.replace("/REPO", r"/(?P<repo>(?:spaces/)?[^/]+/[^/]+?)").replace("NAME", NAME)
+        full = full.replace("REV", r"(?P<rev>[^/]+)")
         ROUTES.append((methods.split(), re.compile(full), function))
         return function
 
@@ -79,19 +89,26 @@ def whoami(hub: HubDouble, ask: Ask) -> Answer:
 @route("POST", "/api/repos/create")
 def create(hub: HubDouble, ask: Ask) -> Answer:
     ask.may_write()
-    name = f"{ask.json['organization']}/{ask.json['name']}"
-    url = {"url": f"{hub.url}/{name}", "name": name}
+    space = ask.json.get("type") == "space"
+    if space and ask.json.get("sdk") != "static":
+        raise Refusal(400, "a Space of this double has the sdk static")
+    plain = f"{ask.json['organization']}/{ask.json['name']}"
+    name = f"spaces/{plain}" if space else plain
+    url = {"url": f"{hub.url}/{name}", "name": plain}
     if name in hub.repos:
-        return give({**url, "error": "You already created this model repo"}, 409)
-    hub.add(name, {}, private=ask.json.get("visibility") == "private")
+        return give({**url, "error": "You already created this repo"}, 409)
+    hub.add(name, FIRST_PAGE if space else {}, private=ask.json.get("visibility") == "private")
     return give(url)
 
 
 @route("POST", "/api/validate-yaml")
 def validate_yaml(hub: HubDouble, ask: Ask) -> Answer:
-    if ask.json["content"].startswith("---\n"):
+    _, _, head = ask.json["content"].partition("---\n")
+    wanted = "sdk:" if ask.json["repoType"] == "space" else ""
+    if ask.json["content"].startswith("---\n") and wanted in head.partition("\n---\n")[0]:
         return give({"errors": [], "warnings": []})
-    return give({"errors": [{"message": "empty or missing yaml metadata"}], "warnings": []}, 400)
+    message = f"{wanted} empty or missing yaml metadata".strip()
+    return give({"errors": [{"message": message}], "warnings": []}, 400)
 
 
 @route("GET", "/api/models/REPO")
@@ -149,7 +166,7 @@ def tree(hub: HubDouble, ask: Ask) -> Answer:
         entries = [entry for entry in entries if "/" not in entry["path"]]
     start = int(ask.query.get("cursor", 0))
     end = start + hub.page
-    page = f"{hub.url}/api/models/{ask.repo}/tree/{ask.rest['rev']}"
+    page = f"{hub.url}/api/{ask.api}/tree/{ask.rest['rev']}"
     link = {"Link": f'<{page}?{urlencode({**ask.query, "cursor": end})}>; rel="next"'}
     return give(entries[start:end], 200, link if end < len(entries) else {})
 

@@ -7,7 +7,7 @@ from invoke import Context
 
 from shared.base import paths
 from shared.base.errors import UserError
-from shared.cli.options import DOMAIN, RUNGS, chain_options, command, finish
+from shared.cli.options import DOMAIN, RUNGS, chain_options, chosen_domains, command, finish
 
 ENGINES = {
     "engines": "measure beside WebGPU: all, or some of webgpu-q4f16,webgpu-q4,wasm,native,"
@@ -150,14 +150,12 @@ def site(c: Context, out: str, domain: str = "all", hub: bool = False) -> None:
     from shared.base.formatting import number
     from shared.base.tables import table
     from shared.cli.summary import TERMINAL
-    from shared.domain.domain import domain_names, load_domain
+    from shared.domain.domain import domain_names
     from shared.pipeline.site import write_site
     from shared.release.model import release_folder
 
     released = [name for name in domain_names() if release_folder(name).is_dir()]
-    names = (
-        released if domain == "all" else [load_domain(n.strip()).name for n in domain.split(",")]
-    )
+    names = chosen_domains(domain, released)
     if not names:
         raise UserError("nothing is released yet; run `./inv release --domain <name>` first")
     placed = write_site(Path(out).expanduser(), names, hub=hub)

@@ -167,6 +167,13 @@ def chain_options(until: str, rung: str, force: bool, records_file: str = "", **
     return Options(rung=rung or None, force=force, until=until, **given)  # type: ignore[arg-type]
 
 
+def chosen_domains(words: str, every: list[str]) -> list[str]:
+    """`every` for "all", else the domains of a comma-separated list; UserError for one that is none."""
+    from shared.domain.domain import load_domain
+
+    return every if words == "all" else [load_domain(n.strip()).name for n in words.split(",")]
+
+
 def finish(result: Any) -> None:
     """Print how it went; UserError where it did not go well."""
     from shared.base.tables import record

@@ -1,4 +1,4 @@
-"""The commands of a release: release, release-all, build, card, publish, publish-collection, verify."""
+"""The commands of a release, from release and publish to verify. tasks.py takes them in."""
 
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from shared.cli.options import (
     RUNGS,
     SYSTEMS,
     chain_options,
+    chosen_domains,
     command,
     finish,
 )
@@ -162,6 +163,15 @@ def card(c: Context, domain: str) -> None:
     print((release_folder(domain) / CARD_FILE).read_text(encoding="utf-8"))
 
 
+def _show_plan(plan: Any) -> None:
+    """The plan's table; UserError where it would not be done."""
+    from shared.cli.summary import plan_table
+
+    print(plan_table(plan))
+    if plan.against:
+        raise UserError(plan.against)
+
+
 @command(
     help=DOMAIN | WHERE | WITHOUT_GPU | {"dry_run": "show what would be done, and write nothing"}
 )
@@ -180,19 +190,48 @@ def publish(
     old release. A run that died goes on where it stopped; what the Hub has is not sent again.
     The token is found where huggingface_hub finds it: HF_TOKEN, or `hf auth login`.
     """
-    from shared.cli.summary import plan_table
     from shared.domain.domain import load_domain
     from shared.pipeline.publication import plan_publication, publish_release
 
     options = _publishing(True, org, private, overwrite, without_gpu)
     if dry_run:
-        plan = plan_publication(load_domain(domain), options)
-        print(plan_table(plan))
-        if plan.against:
-            raise UserError(plan.against)
+        _show_plan(plan_publication(load_domain(domain), options))
         return
     done = publish_release(load_domain(domain), options)
     print(f"{done.url} {done.release_version} at {done.revision}")
+
+
+@command(
+    help=WHERE
+    | {
+        "domain": "a domain, several with commas between them, or all that were published",
+        "dry_run": "show what would be done, and send nothing",
+    }
+)
+def publish_space(
+    c: Context,
+    domain: str = "all",
+    dry_run: bool = False,
+    org: str = "",
+    private: bool = False,
+    overwrite: bool = False,
+) -> None:
+    """Publish the page as a static Hugging Face Space, which asks the published models.
+
+    By the same transaction as `publish`: staged, read back, merged, tagged; an unchanged page sends
+    nothing. Each model must be on the Hub already, for everybody to read: a page has no token. The
+    Space is <org>/<space> of [publish] in fallback.toml.
+    """
+    from shared.pipeline.space import plan_space
+    from shared.pipeline.space import publish_space as run
+
+    names = chosen_domains(domain, [])
+    options = _publishing(True, org, private, overwrite)
+    if dry_run:
+        _show_plan(plan_space(names, options))
+        return
+    done = run(names, options)
+    print(f"{done.url} {done.version} at {done.revision}")
 
 
 @command(help={"org": "the owner of the collection, and of the models in it"})

@@ -229,6 +229,7 @@ class PublishSettings(Strict):
     """Where a release goes: `<org>/<name>`; {domain} and {base} are filled in.
 
     `version`: what it is tagged as, "1.2.0" → v1.2.0; without it releases are numbered v1, v2, …
+    `space`: the name of the page's Space, beside `name`, which is the model's.
     `signing_key`: path of an elliptic-curve private key (PEM); DOCINTEL_SIGNING_KEY overrides it.
     """
 
@@ -239,6 +240,7 @@ class PublishSettings(Strict):
     collection: str = Field(
         default="DocIntel: language models for the browser", min_length=1, max_length=60
     )
+    space: str = Field(default="docintel", min_length=1)
     signing_key: str | None = None
 
 

@@ -23,7 +23,8 @@ class Order:
     """What is to be published: `key` names the release, `title` what it is called on the Hub.
 
     `version`: "1.2.0" is tagged v1.2.0; None takes the next number, v1, v2, … `overwrite` allows
-    to replace what others changed on main.
+    to replace what others changed on main. `repo_type`: "model", or "space" for a static Space.
+    `public`: SHA-256 of files that may go as they are, since everybody has them: a page's runtime.
     """
 
     folder: Path
@@ -32,6 +33,8 @@ class Order:
     private: bool = False
     version: str | None = None
     overwrite: bool = False
+    repo_type: str = "model"
+    public: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -64,15 +67,16 @@ def is_the_hubs(path: Path, remote: RepoFile, sha256: Callable[[Path], str]) -> 
     return path.stat().st_size == remote.size and git_hash(path.read_bytes()) == remote.blob_id
 
 
-def inspect_folder(folder: Path, repo_id: str) -> list[LocalFile]:
+def inspect_folder(order: Order, repo_id: str) -> list[LocalFile]:
     """The folder's files with their hashes; UserError where one of them must not leave the machine."""
+    folder = order.folder
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
         raise UserError(str(error)) from None
     if not folder.is_dir():
         raise UserError(f"{folder}: the folder is not there")
-    paths = [path for path in sorted(folder.rglob("*")) if _may_go(path, folder)]
+    paths = [path for path in sorted(folder.rglob("*")) if _may_go(path, order)]
     if not paths:
         raise UserError(f"{folder}: holds no files; publishing it would empty {repo_id}")
     files = []
@@ -84,8 +88,9 @@ def inspect_folder(folder: Path, repo_id: str) -> list[LocalFile]:
     return files
 
 
-def _may_go(path: Path, folder: Path) -> bool:
+def _may_go(path: Path, order: Order) -> bool:
     """Whether it is a file to publish (False: a folder); UserError if it must not be."""
+    folder = order.folder
     if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
         raise UserError(f"{path}: a link that leads out of {folder}; put the file itself there")
     if path.name in FORBIDDEN_FOLDERS:
@@ -94,6 +99,8 @@ def _may_go(path: Path, folder: Path) -> bool:
         return False
     if not path.is_file():
         raise UserError(f"{path}: not a plain file; remove it")
+    if order.public and sha256_file(path) in order.public:
+        return True
     if found := secret_in(path):
         raise UserError(f"{path}: looks like a secret ({found}); remove it from the folder")
     if found := holds(path):

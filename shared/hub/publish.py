@@ -90,7 +90,7 @@ def publish(
         version, tagged = named(hub, files, revision, order)
         return Published(
             repo_id,
-            f"{hub.api.endpoint}/{repo_id}",
+            hub.url,
             revision,
             version,
             files=len(files),
@@ -151,9 +151,9 @@ def _opened(
 ) -> Iterator[tuple[Hub, list[LocalFile]]]:
     """The client and the folder's files; inside, each request is made once and told about."""
     api = HfApi(endpoint=endpoint, token=hub_token())
-    files = inspect_folder(order.folder, repo_id)
+    files = inspect_folder(order, repo_id)
     with single_tries():
-        yield Hub(api, repo_id, writing=True, sleep=sleep), files
+        yield Hub(api, repo_id, writing=True, sleep=sleep, repo_type=order.repo_type), files
 
 
 def _account(hub: Hub) -> str:
@@ -173,7 +173,8 @@ def _need_valid_card(hub: Hub, files: list[LocalFile]) -> None:
     """The client asks this of the Hub as well, but with the last commit, behind gigabytes."""
     card = next((file.path for file in files if file.name == "README.md"), None)
     if card:
-        hub.call(lambda: hub.api._validate_yaml(card.read_text(encoding="utf-8")))
+        text = card.read_text(encoding="utf-8")
+        hub.call(lambda: hub.api._validate_yaml(text, repo_type=hub.repo_type))
 
 
 def _look_or_create(hub: Hub, files: list[LocalFile], order: Order) -> Remote:
@@ -190,7 +191,10 @@ def _look_or_create(hub: Hub, files: list[LocalFile], order: Order) -> Remote:
 
 
 def _create(hub: Hub, private: bool) -> Remote:
-    hub.api.create_repo(hub.repo_id, private=private, exist_ok=True)
+    sdk = "static" if hub.repo_type == "space" else None
+    hub.api.create_repo(
+        hub.repo_id, private=private, exist_ok=True, repo_type=hub.repo_type, space_sdk=sdk
+    )
     return look(hub)
 
 

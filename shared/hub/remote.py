@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.hf_api import GitCommitInfo, RepoFile
 
+from shared.base.errors import UserError
 from shared.hub.files import LocalFile
 from shared.hub.retries import Hub, commit_of
 
@@ -62,9 +63,11 @@ class Difference:
 
 def look(hub: Hub, revision: str = "main") -> Remote:
     """The repository at `revision`, with every file's checksum: two requests, not retried here."""
-    info = hub.api.model_info(hub.repo_id, revision=revision)
+    info = hub.api.repo_info(hub.repo_id, revision=revision, repo_type=hub.repo_type)
     commit = commit_of(hub, info.sha)
-    listing = hub.api.list_repo_tree(hub.repo_id, recursive=True, revision=commit)
+    listing = hub.api.list_repo_tree(
+        hub.repo_id, recursive=True, revision=commit, repo_type=hub.repo_type
+    )
     files = {item.path: item for item in listing if isinstance(item, RepoFile)}
     return Remote(commit, bool(info.private), files)
 
@@ -80,7 +83,24 @@ def look_if_there(hub: Hub) -> Remote | None:
 
 
 def head(hub: Hub, revision: str = "main") -> str:
-    return commit_of(hub, hub.api.model_info(hub.repo_id, revision=revision).sha)
+    info = hub.api.repo_info(hub.repo_id, revision=revision, repo_type=hub.repo_type)
+    return commit_of(hub, info.sha)
+
+
+def need_public(hub: Hub, revision: str) -> None:
+    """UserError unless everybody can read the model at that commit; `hub` asks without a token."""
+
+    def see() -> bool:
+        try:
+            return not hub.api.model_info(hub.repo_id, revision=revision).gated
+        except RepositoryNotFoundError:
+            return False
+
+    if not hub.call(see):
+        raise UserError(
+            f"{hub.repo_id} cannot be read by everybody (it is private, gated or gone), and a page "
+            "asks for it without a token; make it public first"
+        )
 
 
 def difference(files: list[LocalFile], remote: Remote | None) -> Difference:
@@ -98,7 +118,8 @@ def difference(files: list[LocalFile], remote: Remote | None) -> Difference:
 
 def version_tags(hub: Hub) -> dict[str, str]:
     """Version tag → commit, the highest version first."""
-    tags = {tag.name: tag.target_commit for tag in hub.api.list_repo_refs(hub.repo_id).tags}
+    refs = hub.api.list_repo_refs(hub.repo_id, repo_type=hub.repo_type)
+    tags = {tag.name: tag.target_commit for tag in refs.tags}
     ours = [name for name in tags if VERSION_TAG.fullmatch(name)]
     return {name: tags[name] for name in sorted(ours, key=_numbers, reverse=True)}
 
@@ -119,7 +140,9 @@ def foreign_commit(
     """
     if remote.is_blank or remote.revision in tags.values():
         return None
-    newest, *older = hub.api.list_repo_commits(hub.repo_id, revision=remote.revision)
+    newest, *older = hub.api.list_repo_commits(
+        hub.repo_id, revision=remote.revision, repo_type=hub.repo_type
+    )
     mark = _mark(newest, account)
     if mark is None:
         return None if newest.title == INITIAL_COMMIT and not older else newest

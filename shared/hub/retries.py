@@ -56,13 +56,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Hub:
-    """One repository as seen by one client; `failure` is what its sentences are raised as."""
+    """One repository (`repo_type`: a model or a Space) as seen by one client; `failure` is what its
+    sentences are raised as."""
 
     api: HfApi = field(repr=False)
     repo_id: str
     writing: bool = False
     failure: type[UserError] = UserError
     sleep: Sleep = time.sleep
+    repo_type: str = "model"
 
     def call(self, action: Callable[[], T], *, patient: bool = True) -> T:
         """`action()`, up to ATTEMPTS times; it must be safe to do twice.
@@ -102,6 +104,12 @@ class Hub:
     def host(self) -> str:
         """`huggingface.co`, or whatever the endpoint names."""
         return urlsplit(self.api.endpoint).netloc
+
+    @property
+    def url(self) -> str:
+        """The repository's page."""
+        kind = "spaces/" if self.repo_type == "space" else ""
+        return f"{self.api.endpoint}/{kind}{self.repo_id}"
 
     @property
     def org(self) -> str:

@@ -9,6 +9,7 @@ any title, and its author could go on writing to it after it was checked.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, Discussion
 from huggingface_hub.community import DiscussionWithDetails
@@ -49,7 +50,10 @@ class Staging:
 def ours(hub: Hub, account: str, key: str | None = None) -> list[Discussion]:
     """This account's live pull requests for that release, or for any; oldest first."""
     found = []
-    for pull in hub.api.get_repo_discussions(hub.repo_id, discussion_type="pull_request"):
+    pulls = hub.api.get_repo_discussions(
+        hub.repo_id, discussion_type="pull_request", repo_type=hub.repo_type
+    )
+    for pull in pulls:
         mark = RELEASE_MARK.search(pull.title)
         if mark and pull.status in LIVE and pull.author == account and key in (None, mark["key"]):
             found.append(pull)
@@ -73,7 +77,10 @@ def find_or_open(hub: Hub, account: str, key: str, title: str, base: str) -> Sta
         return found
     start = base[:12]
     opened = hub.api.create_pull_request(
-        hub.repo_id, f"{title}, release {key} over {start}", description=DESCRIPTION
+        hub.repo_id,
+        f"{title}, release {key} over {start}",
+        description=DESCRIPTION,
+        repo_type=hub.repo_type,
     )
     say(f"      opened pull request #{opened.num}: {opened.url}")
     return Staging(opened.num, start)
@@ -115,22 +122,34 @@ def merge(hub: Hub, staging: Staging, verified: str) -> str:
     Safe to do twice. The Hub cannot be told "only if main is still there", so main is looked at
     right before, and once more, by the caller, after.
     """
-    pull = hub.api.get_discussion_details(hub.repo_id, staging.number)
+    pull = _details(hub, staging.number)
     if pull.status != "merged":
         _need_mergeable(hub, staging, verified, pull)
         if pull.status == "draft":
-            hub.api.change_discussion_status(hub.repo_id, staging.number, "open")
-        hub.api.merge_pull_request(hub.repo_id, staging.number)
-        pull = hub.api.get_discussion_details(hub.repo_id, staging.number)
+            _set_status(hub, staging.number, "open")
+        hub.api.merge_pull_request(hub.repo_id, staging.number, repo_type=hub.repo_type)
+        pull = _details(hub, staging.number)
     return commit_of(hub, pull.merge_commit_oid or head(hub))
 
 
 def close(hub: Hub, pulls: list[Discussion], comment: str) -> None:
     """Close those pull requests with a word why. Safe to do twice."""
     for pull in pulls:
-        if hub.api.get_discussion_details(hub.repo_id, pull.num).status in LIVE:
-            hub.api.change_discussion_status(hub.repo_id, pull.num, "closed", comment=comment)
+        if _details(hub, pull.num).status in LIVE:
+            _set_status(hub, pull.num, "closed", comment)
             say(f"      closed pull request #{pull.num}: {comment}")
+
+
+def _details(hub: Hub, number: int) -> DiscussionWithDetails:
+    return hub.api.get_discussion_details(hub.repo_id, number, repo_type=hub.repo_type)
+
+
+def _set_status(
+    hub: Hub, number: int, status: Literal["open", "closed"], comment: str | None = None
+) -> None:
+    hub.api.change_discussion_status(
+        hub.repo_id, number, status, comment=comment, repo_type=hub.repo_type
+    )
 
 
 def _commit(
@@ -159,6 +178,7 @@ def _commit(
             commit_message=title,
             revision=staging.revision,
             parent_commit=before.revision,
+            repo_type=hub.repo_type,
         )
     return look(hub, commit_of(hub, made.oid))
 

@@ -55,7 +55,13 @@ def _tag(hub: Hub, files: list[LocalFile], revision: str, order: Order) -> str:
     name = new_name(hub, order)
     message = f"{order.title}, release {order.key}"
     try:
-        hub.api.create_tag(hub.repo_id, tag=name, revision=revision, tag_message=message)
+        hub.api.create_tag(
+            hub.repo_id,
+            tag=name,
+            revision=revision,
+            tag_message=message,
+            repo_type=hub.repo_type,
+        )
     except HfHubHTTPError as error:
         if error.response.status_code != 409 or order.version:
             raise

@@ -1,5 +1,6 @@
 """Publish a domain's release, or say what that would do; remember what was published."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -87,7 +88,7 @@ def publish_collection(org: str | None = None) -> tuple[str, list[str]]:
     """The Hub collection of all that was published from here: its URL, and what is in it."""
     from shared.hub.collection import Entry, renew_collection
 
-    domains = [load_domain(name) for name in domain_names()]
+    domains = [load_domain(name) for name in need_published()]
     found = [(domain, read_publication(domain.name)) for domain in domains]
     entries = [
         Entry(published.repository, f"{domain.name}, {published.release_version or 'no version'}")
@@ -95,9 +96,7 @@ def publish_collection(org: str | None = None) -> tuple[str, list[str]]:
         if published and (org is None or published.repository.split("/")[0] == org)
     ]
     if not entries:
-        raise UserError(
-            "nothing was published from here; run `./inv publish --domain <name>` first"
-        )
+        raise UserError(f"nothing was published to {org} from here")
     settings = domains[0].chain.publish
     owner = org or entries[0].repo_id.split("/")[0]
     return renew_collection(owner, settings.collection, entries, private=settings.private)
@@ -132,6 +131,16 @@ def _order(domain: Domain, options: PublishOptions) -> tuple[Order, str]:
         overwrite=options.overwrite,
     )
     return order, repository
+
+
+def need_published(domains: Sequence[str] = ()) -> list[str]:
+    """These domains, or all that were published from here; UserError where nothing was."""
+    found = list(domains) or [name for name in domain_names() if read_publication(name)]
+    if not found:
+        raise UserError(
+            "nothing was published from here; run `./inv publish --domain <name>` first"
+        )
+    return found
 
 
 def read_publication(domain: str) -> Publication | None:

@@ -24,7 +24,7 @@ from shared.base.hashing import files_below
 from shared.pipeline.publication import read_publication
 from shared.release.model import Release, read_release, release_folder
 from shared.webgpu_bench.driver import PAGE, VENDOR, require_vendor
-from shared.webgpu_bench.model_list import MANIFEST, entry, page_manifest
+from shared.webgpu_bench.model_list import HUB, MANIFEST, entry, page_manifest
 
 WORKER = "sw.js"
 RUNTIME = (
@@ -91,7 +91,8 @@ def write_site(out: Path, domains: Sequence[str], *, hub: bool = False) -> list[
     partial.mkdir(parents=True)
     try:
         made = [_place(partial, name, release, hub) for name, release in releases.items()]
-        _fill(partial, [listed for _, listed in made], list(releases.values()))
+        at = _hub(domains) if hub else HUB
+        _fill(partial, [listed for _, listed in made], list(releases.values()), at)
         swap_in(partial, out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -140,18 +141,35 @@ def _published(name: str, release: Release) -> tuple[str, str]:
     return found.repository, found.revision
 
 
-def _fill(partial: Path, models: list[dict[str, Any]], releases: list[Release]) -> None:
+def _hub(domains: Sequence[str]) -> str:
+    """The Hub that they were published to; UserError where there are two, since a page asks one."""
+    found = [publication for name in domains if (publication := read_publication(name))]
+    hubs = sorted({one.url.removesuffix(f"/{one.repository}") for one in found})
+    if len(hubs) > 1:
+        raise UserError(
+            f"the models are on {' and on '.join(hubs)}; a site takes them from one Hub"
+        )
+    return hubs[0]
+
+
+def runtime() -> list[Path]:
+    """The files of the page's packages that a site has."""
+    return [file for pattern in RUNTIME for file in sorted(VENDOR.glob(pattern))]
+
+
+def _fill(partial: Path, models: list[dict[str, Any]], releases: list[Release], hub: str) -> None:
     """Page, runtime, licence, README.md and manifest.json."""
     shutil.copytree(PAGE, partial, dirs_exist_ok=True)
-    runtime = [file for pattern in RUNTIME for file in sorted(VENDOR.glob(pattern))]
-    for file in runtime:
+    for file in runtime():
         target = partial / "vendor" / file.relative_to(VENDOR)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, target)
     shutil.copyfile(paths.REPOSITORY / "LICENSE", partial / "LICENSE")
     kept = [name for name in files_below(partial) if not name.startswith("models/")]
     (partial / "README.md").write_text(_readme(releases, models), encoding="utf-8")
-    write_json(partial / MANIFEST, page_manifest(models, worker=WORKER, files=["./", *kept]))
+    write_json(
+        partial / MANIFEST, page_manifest(models, worker=WORKER, files=["./", *kept], hub=hub)
+    )
 
 
 def _readme(releases: list[Release], models: list[dict[str, Any]]) -> str:

@@ -15,17 +15,22 @@ from shared.domain.grammar.schema import grammar
 
 MANIFEST = "manifest.json"
 HUB = "https://huggingface.co"
-"""Where a model with a `revision` is fetched from."""
+"""The public one."""
 
 
 def page_manifest(
-    models: Sequence[dict[str, Any]], *, worker: str | None = None, files: Sequence[str] = ()
+    models: Sequence[dict[str, Any]],
+    *,
+    worker: str | None = None,
+    files: Sequence[str] = (),
+    hub: str = HUB,
 ) -> dict[str, Any]:
-    """What the page reads first. `worker`: the service worker of a site; `files`: all that it keeps."""
+    """What the page reads first. `worker`: the service worker of a site; `files`: all that it keeps;
+    `hub`: where a model with a `revision` is fetched from."""
     return {
         "version": 1,
         "worker": worker,
-        "hub": HUB,
+        "hub": hub,
         "files": list(files),
         "models": list(models),
     }

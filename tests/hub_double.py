@@ -220,7 +220,8 @@ def _handler(hub: HubDouble) -> type[BaseHTTPRequestHandler]:
         def send(self, answer: Answer, cut: bool) -> None:
             self.send_response(answer.status)
             size = len(answer.body) + (1000 if cut else 0)
-            for name, text in {"Content-Length": str(size), **answer.headers}.items():
+            headers = {"Content-Length": str(size), "Access-Control-Allow-Origin": "*"}
+            for name, text in (headers | answer.headers).items():
                 self.send_header(name, text)
             self.end_headers()
             if self.command != "HEAD":

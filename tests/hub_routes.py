@@ -246,6 +246,6 @@ def resolve(hub: HubDouble, ask: Ask) -> Answer:
     return Answer(302, b"", {**headers, **linked, "Location": f"{hub.cdn}/{blob.sha256}"})
 
 
-@route("GET", "/cdn/(?P<oid>[0-9a-f]{64})")
+@route("GET HEAD", "/cdn/(?P<oid>[0-9a-f]{64})")
 def cdn(hub: HubDouble, ask: Ask) -> Answer:
     return Answer(200, hub.objects[ask.rest["oid"]], {"ETag": f'"{ask.rest["oid"]}"'})

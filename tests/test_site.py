@@ -20,17 +20,22 @@ from shared.base.errors import UserError
 from shared.base.front_matter import read_front_matter
 from shared.base.hashing import files_below, sha256_file
 from shared.base.manifest import FileRecord
+from shared.domain.domain import load_domain
 from shared.domain.grammar.schema import grammar
-from shared.pipeline.publication import Publication, _publication_file
+from shared.pipeline.publication import Publication, _publication_file, publish_release
 from shared.pipeline.site import is_site, write_site
-from shared.release.model import release_folder
+from shared.pipeline.space import publish_space
+from shared.release.model import RELEASE_FILE, release_folder
 from shared.webgpu_bench.driver import PAGE
 from tests.axe import violations_everywhere
+from tests.hub_double import HubDouble
 from tests.hub_release import write_release as write_files
 from tests.screenshots import tabs
 from tests.test_commands import invoke
+from tests.test_publish_command import hub
 from tests.test_publishable import write_release as write_manifest
 
+__all__ = ["hub"]
 SCHEMA = {
     "type": "object",
     "properties": {"ok": {"enum": ["yes", "no"]}},
@@ -178,15 +183,21 @@ def answered(page: Any) -> None:
     assert page.inner_text(".mark") == "valid: satisfies the schema"
 
 
+@pytest.fixture
+def model(package: Path, root: Path) -> Path:
+    """A release of legal that a browser can load, and whose answers are short."""
+    folder = shutil.copytree(package, release_folder("legal"), copy_function=os.link)
+    (folder / "grammar.ebnf").write_text(grammar(SCHEMA))
+    (folder / "schema.json").write_text(json.dumps(SCHEMA))
+    described(folder)
+    return folder
+
+
 @pytest.mark.slow
 class TestASiteInARealBrowser:
     def test_answers_under_a_sub_path_of_a_plain_server_and_then_without_it(
-        self, package: Path, root: Path, tmp_path: Path
+        self, model: Path, tmp_path: Path
     ) -> None:
-        folder = shutil.copytree(package, release_folder("legal"), copy_function=os.link)
-        (folder / "grammar.ebnf").write_text(grammar(SCHEMA))
-        (folder / "schema.json").write_text(json.dumps(SCHEMA))
-        described(folder)
         write_site(tmp_path / "site", ["legal"])
         host = tmp_path / "host"
         shutil.copytree(tmp_path / "site", host / "some" / "where")
@@ -208,3 +219,31 @@ class TestASiteInARealBrowser:
             assert [
                 u for u in asked if not u.startswith((f"{url}some/where/", "data:", "blob:"))
             ] == []
+
+    @pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+    def test_as_a_space_answers_with_the_model_that_is_on_the_hub_and_then_without_both(
+        self, hub: HubDouble, model: Path, tmp_path: Path
+    ) -> None:
+        release = json.loads((model / RELEASE_FILE).read_text()) | {"key": "0123456789abcdef"}
+        (model / RELEASE_FILE).write_text(json.dumps(release))
+        published = publish_release(load_domain("legal"))
+        publish_space()
+        for name, content in hub.files("spaces/docintel/docintel").items():
+            (tmp_path / "host" / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "host" / name).write_bytes(content)
+        hub.requests.clear()
+        with static_server(tmp_path / "host") as (url, stop), tabs() as pages:
+            page = pages["desktop-light"]
+            page.goto(url)
+            loaded(page)
+            answered(page)
+            asked = {r.path.split("/resolve/")[-1] for r in hub.asked("GET", "/resolve/")}
+            assert {f"{published.revision}/{n}" for n in ("config.json", "tokenizer.json")} <= asked
+            assert not any(r.with_token for r in hub.requests)
+            page.wait_for_selector("#offline")
+            stop()
+            hub.__exit__()
+            second = page.context.new_page()
+            second.goto(url)
+            loaded(second)
+            answered(second)

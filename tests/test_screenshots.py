@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from shared.base import paths
@@ -22,6 +23,8 @@ from shared.webgpu_bench.server import serve
 from tests.axe import views, violations
 from tests.engine_rows import quality, rows
 from tests.screenshots import WANTED, folders, shoot, tabs
+from tests.test_webgpu_faults import TENTH_BUFFER
+from tests.test_webgpu_page import command_line
 
 LARGEST = 150_000
 
@@ -55,6 +58,25 @@ def held_up(page: Any, pattern: str) -> Iterator[None]:
     for route in waiting:
         route.continue_()
     page.unroute(pattern)
+
+
+def kill_the_gpu() -> None:
+    """As a driver that restarts: the browser's GPU process is gone."""
+    for child in psutil.Process().children(recursive=True):
+        if "--type=gpu-process" in command_line(child):
+            child.kill()
+
+
+NO_ROOM = TENTH_BUFFER % "throw new RangeError('Array buffer allocation failed')"
+NO_ROOM_AT_FIRST = f"if (!sessionStorage.poor) {{ sessionStorage.poor = 1; {NO_ROOM} }}"
+
+
+def answer(page: Any) -> None:
+    """The text in the box is answered, held to the schema."""
+    page.fill("#system", "")
+    page.click("#send")
+    page.wait_for_selector(".turn.theirs small")
+    assert page.inner_text(".mark") == "valid: satisfies the schema"
 
 
 VIEW = """() => {
@@ -116,20 +138,61 @@ class TestWhatAPersonSees:
             page.click("#all th:has-text('tg@d0') button")
             assert page.inner_text(first) == "native"
 
-    def test_the_page_in_every_state_can_be_used_by_everyone(
-        self, package: Path, root: Path, tmp_path: Path
-    ) -> None:
+    @pytest.fixture
+    def served(self, package: Path, root: Path, tmp_path: Path) -> Iterator[str]:
+        """The address of the page with a model that any browser can load."""
         released = shutil.copytree(package, tmp_path / "legal", copy_function=os.link)
         (released / "grammar.ebnf").write_text(grammar(SCHEMA))
         (released / "schema.json").write_text(json.dumps(SCHEMA))
         (released / "release.json").write_text('{"base": "acme/Base-3B"}')
         mounts = driver.page_mounts() | {"/models/legal": released}
         index = {f"/{MANIFEST}": lambda: page_manifest(listing({"legal": released}))}
-        (tmp_path / "shots").mkdir()
-        eye = Eye([tmp_path / "shots"])
-        with serve(mounts, index) as url, tabs() as pages:
+        with serve(mounts, index) as url:
+            yield url
+
+    @pytest.fixture
+    def eye(self, tmp_path: Path) -> Eye:
+        return Eye(folders(tmp_path / "shots")[:1])
+
+    def test_a_gpu_that_is_lost_and_memory_that_is_used_up_are_told_and_mended_by_loading_again(
+        self, served: str, eye: Eye
+    ) -> None:
+        with tabs() as pages:
+            poor = pages["desktop-dark"]
+            poor.add_init_script(NO_ROOM_AT_FIRST)
+            poor.goto(served)
+            poor.wait_for_selector("body[data-state=choosing]")
+            poor.click("#load")
+            poor.wait_for_selector("#notice:not([hidden])")
+            assert "not enough memory: close other tabs" in poor.inner_text("#notice")
+            eye.looks_at(poor, "out-of-memory")
+            self._loads_again(poor)
+            poor.fill("#text", "Is it?")
+            answer(poor)
             page = pages["desktop-light"]
-            page.goto(url)
+            page.goto(served)
+            page.wait_for_selector("body[data-state=choosing]")
+            page.click("#load")
+            page.wait_for_selector("body[data-state=ready]")
+            page.fill("#text", "Is it?")
+            kill_the_gpu()
+            page.wait_for_selector("body[data-state=lost]")
+            assert "The GPU was lost" in page.inner_text("#notice")
+            assert page.input_value("#text") == "Is it?" and page.is_disabled("#send")
+            eye.looks_at(page, "gpu-lost")
+            self._loads_again(page)
+            assert page.input_value("#text") == "Is it?", "what was written is still there"
+            answer(page)
+
+    def _loads_again(self, page: Any) -> None:
+        page.click("#load")
+        page.wait_for_selector("body[data-state=ready]")
+        assert page.is_hidden("#notice")
+
+    def test_the_page_in_every_state_can_be_used_by_everyone(self, served: str, eye: Eye) -> None:
+        with tabs() as pages:
+            page = pages["desktop-light"]
+            page.goto(served)
             self._loads(page, eye)
             self._answers_and_measures(page, eye)
             page.route("**/models/**", lambda route: route.abort())
@@ -139,7 +202,7 @@ class TestWhatAPersonSees:
             eye.looks_at(page, "server-gone")
             blind = pages["desktop-dark"]
             blind.add_init_script("Object.defineProperty(navigator, 'gpu', { value: undefined })")
-            blind.goto(url)
+            blind.goto(served)
             blind.wait_for_selector("body[data-state=no-webgpu]")
             eye.looks_at(blind, "no-webgpu")
         with serve(driver.page_mounts()) as url, tabs() as pages:

@@ -2,9 +2,12 @@
 
 const GONE = /failed to fetch|networkerror|load failed|err_connection|network error/i;
 
+/** Whether an error is that of a server which does not answer. */
+export const isGone = ({ message = "" }) => GONE.test(message);
+
 /** The sentence for an error of loading or answering. `outcome`: of an EngineError (engine.js). */
 export function sentence({ outcome = "", message = "" } = {}, isSite = false) {
-  if (GONE.test(message)) return isSite ? NO_SITE : "The server does not answer: start it again with `./inv serve`, then reload this page.";
+  if (isGone({ message })) return isSite ? NO_SITE : "The server does not answer: start it again with `./inv serve`, then reload this page.";
   if (outcome === "out_of_memory") return "There is not enough memory: close other tabs and programs, or choose a smaller model, then load again.";
   if (outcome === "out_of_budget") return `The model is too large for this GPU: ${message}. Choose a smaller model.`;
   if (outcome === "device_lost") return "The GPU was lost, often because it ran out of memory or its driver restarted: load the model again.";

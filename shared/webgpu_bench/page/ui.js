@@ -3,8 +3,9 @@
 
 import { isSoftware } from "./adapter.js";
 import { parsed, shownAnswer, spelt } from "./answer.js";
-import { NO_MODEL, NO_PACKAGES, NO_SERVER, NO_WEBGPU, room, sentence as worded, unfit } from "./failures.js";
+import { isGone, NO_MODEL, NO_PACKAGES, NO_SERVER, NO_WEBGPU, room, sentence as worded, unfit } from "./failures.js";
 import { isolate, keep } from "./offline.js";
+import { begunAnew, beginAnew } from "./anew.js";
 
 const NEW_TOKENS = 512;
 /** Room that a text must leave for its answer. */
@@ -12,7 +13,7 @@ const SHORTEST_ROOM = 160;
 const gpu = window.docintelGpu;
 const $ = (id) => document.getElementById(id);
 
-const page = { state: "checking", manifest: { models: [] }, adapter: null, engine: null, stopping: false, lib: null, tooLong: false };
+const page = { state: "checking", manifest: { models: [] }, adapter: null, engine: null, stopping: false, lib: null, tooLong: false, spoilt: false };
 const sentence = (error) => worded(error, Boolean(page.manifest.worker));
 
 const PLACEHOLDER = {
@@ -20,7 +21,7 @@ const PLACEHOLDER = {
   answering: "Answering…",
   measuring: "Measuring…",
   loading: "Loading…",
-  lost: "The GPU was lost; load the model again",
+  lost: "Load the model again",
 };
 
 function enter(state) {
@@ -97,8 +98,10 @@ async function findAdapter(reached) {
     enter("no-model");
     return reached ? notice(NO_MODEL, "./inv release --domain <name>") : notice(NO_SERVER);
   }
+  const again = begunAnew();
   enter("choosing");
   describe();
+  if (again) loadModel();
 }
 
 function showAdapter(adapter) {
@@ -136,6 +139,7 @@ function describe() {
 }
 
 async function loadModel() {
+  if (page.spoilt) return beginAnew();
   notice("");
   const misfit = unfit(page.adapter, chosen().bytes);
   if (misfit) return notice(misfit);
@@ -155,6 +159,7 @@ async function loadModel() {
     countTokens();
     $("text").focus({ preventScroll: true });
   } catch (error) {
+    page.spoilt = !isGone(error);
     enter(gpu.device_lost ? "lost" : "choosing");
     notice(sentence({ outcome: error.outcome ?? "load_failed", message: error.message }));
   }
@@ -257,12 +262,18 @@ async function answer(turn, text) {
     enter("ready");
     $("text").focus({ preventScroll: true });
   } catch (error) {
-    if (gpu.device_lost) page.engine = null;
-    enter(gpu.device_lost ? "lost" : "ready");
+    broken(error);
     notice(sentence(error));
   }
   clearInterval(reading);
   await finish(turn, run);
+}
+
+/** A run ended in an error: without its device the model is gone, without memory its page is spoilt. */
+function broken({ outcome }) {
+  page.spoilt ||= Boolean(gpu.device_lost) || outcome === "out_of_memory";
+  if (page.spoilt) page.engine = null;
+  enter(page.spoilt ? "lost" : "ready");
 }
 
 /** Options that hold the answer to the model's schema, if the switch is on. */
@@ -286,8 +297,7 @@ async function measure() {
     showFigures(await benchmark(page.engine, text, { software, onProgress, shouldHalt }));
     enter("ready");
   } catch (error) {
-    if (gpu.device_lost) page.engine = null;
-    enter(gpu.device_lost ? "lost" : "ready");
+    broken(error);
     notice(sentence(error).replace("The answer", "The benchmark").replace(/ Your text.*/, ""));
   }
   $("measured").hidden = true;
@@ -347,7 +357,6 @@ function showSpeed(run) {
 
 function deviceLost({ message, reason }) {
   if (["loading", "answering", "measuring"].includes(page.state)) return;
-  page.engine = null;
-  enter("lost");
+  broken({});
   notice(sentence({ outcome: "device_lost", message: message || reason }));
 }

@@ -21,7 +21,7 @@ from shared.webgpu_bench.engines.job import processor
 from shared.webgpu_bench.engines.side_by_side import ENGINES, Row
 from shared.webgpu_bench.report.quality import Quality, quality_parts
 from shared.webgpu_bench.report.svg import colour as inked
-from shared.webgpu_bench.report.svg import drawn
+from shared.webgpu_bench.report.svg import drawn, log_scale
 from shared.webgpu_bench.report.tables import (
     busy_note,
     decode,
@@ -163,7 +163,6 @@ def depth_chart(rows: Sequence[Row]) -> dict[str, Any] | None:
 
 def _drawn(lines: dict[str, list[Figure]]) -> str:
     """The speed on a log scale with its deviation."""
-    from matplotlib.ticker import LogLocator
 
     def draw(axes: "Axes") -> None:
         for engine, found in lines.items():
@@ -175,12 +174,10 @@ def _drawn(lines: dict[str, list[Figure]]) -> str:
         axes.set(yscale="log", xlabel="tokens in the cache", ylabel="tokens/s")
         low, high = map(math.log10, axes.get_ylim())
         axes.set_ylim(10.0 ** math.floor(low), 10.0 ** math.ceil(high))
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.minorticks_off()
+        log_scale(axes)
         axes.grid(alpha=0.2)
 
-    return drawn(6, 3.3, draw)
+    return drawn(2.8, draw)
 
 
 def _reach(found: list[Figure]) -> int:

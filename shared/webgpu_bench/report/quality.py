@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from shared.base.manifest import Measurement
 from shared.base.tables import shown
 from shared.evaluate.scoring.measurements import better_mode
-from shared.webgpu_bench.report.svg import INK, colour, drawn
+from shared.webgpu_bench.report.svg import INK, colour, drawn, log_scale
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -95,7 +95,7 @@ def _score_chart(measured: Mapping[str, Measurement], floor: Measurement | None)
         axes.set_yticks(range(len(measured)), [SYSTEMS[system][0] for system, _ in upwards])
         axes.grid(axis="x", alpha=0.2)
 
-    return drawn(6, 0.8 + 0.45 * len(measured), draw)
+    return drawn(0.7 + 0.4 * len(measured), draw)
 
 
 def _percent(value: Any, otherwise: float = 0.0) -> float:
@@ -120,21 +120,24 @@ def _named(tried: Sequence[Recipe]) -> str:
 
 def _recipe_chart(tried: Sequence[Recipe]) -> str:
     """KL divergence (log scale) over bytes; the chosen recipe in a colour of its own."""
+    sizes = [recipe.bytes / 1e6 for recipe in tried]
+    middle = (min(sizes) + max(sizes)) / 2
 
     def draw(axes: "Axes") -> None:
         for recipe in tried:
             tone = colour(CHOSEN if recipe.chosen else OTHER)
             place = (recipe.bytes / 1e6, recipe.kl)
             axes.errorbar(*place, yerr=_error(recipe), fmt="o", color=tone, capsize=3)
-            apart = {"xytext": (6, 4), "textcoords": "offset points", "fontsize": 8}
-            axes.annotate(recipe.name, place, **apart)  # type: ignore[arg-type]
+            side, away = ("right", -6) if place[0] > middle else ("left", 6)
+            axes.annotate(recipe.name, place, (away, 4), textcoords="offset points", ha=side)
         axes.margins(x=0.15)
         axes.set(yscale="log", xlabel="MB as q4f16", ylabel="KL divergence, nats per token")
         low, high = (math.log10(end) for end in axes.get_ylim())
         axes.set_ylim(10.0 ** (low - 0.05), 10.0 ** (high + 0.1))
+        log_scale(axes)
         axes.grid(alpha=0.2)
 
-    return drawn(6, 3.3, draw)
+    return drawn(2.8, draw)
 
 
 def _error(recipe: Recipe) -> float | None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 INK = "#0000f0"
+WIDTH_INCHES = 4.8
 INKED = (
     "axes.edgecolor",
     "axes.labelcolor",
@@ -28,8 +29,20 @@ def colour(number: int) -> str:
     return f"#0000e{number}"
 
 
-def drawn(width: float, height: float, draw: Callable[["Axes"], None]) -> str:
-    """The SVG of what `draw` puts into one pair of axes of so many inches."""
+def log_scale(axes: "Axes") -> None:
+    """Label 1, 2 and 5 of each decade of y as plain numbers: 0.05, not 5 × 10⁻²."""
+    from matplotlib.ticker import LogLocator
+
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.minorticks_off()
+
+
+def drawn(height: float, draw: Callable[["Axes"], None]) -> str:
+    """The SVG of what `draw` puts into one pair of axes, `height` inches high.
+
+    Its width is one at which the text can be read on a phone and, in the page's widest, on a desk.
+    """
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -37,7 +50,7 @@ def drawn(width: float, height: float, draw: Callable[["Axes"], None]) -> str:
     settings: dict[Any, Any] = dict.fromkeys(INKED, INK)
     settings |= {"svg.fonttype": "none", "svg.hashsalt": "docintel"}
     with matplotlib.rc_context(settings):
-        canvas = Figure(figsize=(width, height), layout="constrained")
+        canvas = Figure(figsize=(WIDTH_INCHES, height), layout="constrained")
         draw(canvas.subplots())
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         canvas.savefig(file, format="svg", transparent=True, metadata=nothing)

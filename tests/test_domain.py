@@ -155,7 +155,9 @@ class TestABase:
 
     def test_that_is_misspelt_is_told_with_the_nearest(self, root: Path, edit: Edit) -> None:
         edit("fallback.toml", '"HuggingFaceTB/SmolLM3-3B"', '"HuggingFaceTB/SmolLM-3B"')
-        words = "no [base] is named 'HuggingFaceTB/SmolLM-3B'; did you mean 'HuggingFaceTB/SmolLM3-3B'?"
+        words = (
+            "no [base] is named 'HuggingFaceTB/SmolLM-3B'; did you mean 'HuggingFaceTB/SmolLM3-3B'?"
+        )
         with pytest.raises(UserError, match=f"rung.0.licence: .*{re.escape(words)}$"):
             self.rung()
 

@@ -132,7 +132,9 @@ def test_a_bar_on_a_terminal_is_logged_as_lines(
 
 def test_no_librarys_progress_bar_gets_into_what_is_said() -> None:
     """Each step of one is a line of the log: transformers draws one for the embedded model's GGUF."""
-    code = "from shared.base.cpu import set_variables as s; s(); from tqdm.auto import tqdm as t; [*t('a')]"
+    code = (
+        "import shared.base.cpu as c; c.set_variables(); from tqdm.auto import tqdm as t; [*t('a')]"
+    )
     clean = {name: value for name, value in os.environ.items() if name not in VARIABLES}
     words = [sys.executable, "-c", code]
     done = subprocess.run(words, cwd=paths.REPOSITORY, env=clean, capture_output=True, text=True)

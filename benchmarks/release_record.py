@@ -117,7 +117,8 @@ def _of_release(domain: str, *, card: bool) -> Record:
         model=taken[0].base,
         parameters=count if isinstance(count, int) else None,
         taken=max(m.finished for m in made.values())[:10],
-        **_machine(),
+        cores=os.cpu_count() or 1,
+        memory_bytes=_memory(),
         adapter=str(adapter.get("description") or ""),
         seconds=round(sum(cost.seconds for cost in costs.values()), 1),
         stages=costs,
@@ -135,12 +136,17 @@ def _of_set_up(root: Path) -> Record:
         raise UserError(f"{VENV_LOG}: no set-up was finished here; run `./inv` in a fresh clone")
     made = (root / ".venv", root / "shared" / "webgpu_bench" / "node_modules")
     when = datetime.fromtimestamp(log.stat().st_mtime, UTC).date().isoformat()
-    return Record(taken=when, **_machine(), seconds=float(said[1]), disk_bytes=on_disk(*made))
+    return Record(
+        taken=when,
+        cores=os.cpu_count() or 1,
+        memory_bytes=_memory(),
+        seconds=float(said[1]),
+        disk_bytes=on_disk(*made),
+    )
 
 
-def _machine() -> dict[str, int]:
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return {"cores": os.cpu_count() or 1, "memory_bytes": memory}
+def _memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def on_disk(*folders: Path) -> int:

@@ -11,7 +11,7 @@ README = paths.REPOSITORY / "README.md"
 PROGRAMS = ("./inv", "inv", "invoke")
 SHELL = re.compile(r"^ *```sh\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
 PICTURE = re.compile(r"!\[.*?\]")
-INLINE = re.compile(r"`((?:\./inv|invoke|hf) [^`]+)`")
+INLINE = re.compile(r"`((?:\./inv|invoke|\.venv/bin/hf) [^`]+)`")
 
 QUICK = {
     "./inv --list": 0,
@@ -23,8 +23,8 @@ QUICK = {
     "./inv status": 0,
     "./inv status --domain legal": 0,
     "./inv clean": 0,
-    "hf auth login": 0,
-    "hf auth whoami": 0,
+    ".venv/bin/hf auth login": 0,
+    ".venv/bin/hf auth whoami": 0,
 }
 """Command → exit code, in a world without weights or a release: tests/test_readme.py."""
 RELEASED = {
@@ -33,7 +33,7 @@ RELEASED = {
     "./inv show --domain legal --id <record>": 0,
     "./inv check --domain legal --records all": 0,
     "./inv bench --domain legal": 0,
-    "./inv publish --domain legal --dry-run": 1,
+    "./inv publish --domain legal --org acme --dry-run": 1,
 }
 """The same, where the embedded model was released as legal: tests/test_release.py."""
 ELSEWHERE = {
@@ -43,10 +43,10 @@ ELSEWHERE = {
     ),
     "cp -r domains/legal domains/tax": "test_readme.py::tax",
     "./inv release --domain tax": "test_release.py::test_a_copied_folder_is_a_new_domain",
-    "./inv publish --domain legal": (
-        "test_publish_command.py::test_plans_publishes_and_names_the_version"
+    "./inv publish --domain legal --org acme": (
+        "test_publish_and_verify.py::test_gets_a_card_that_names_its_own_repository"
     ),
-    "./inv verify org/docintel-legal-smollm3-3b-webgpu@v1": (
+    "./inv verify acme/docintel-legal-smollm3-3b-webgpu@v1": (
         "test_publish_and_verify.py::test_what_is_published_is_verified_by_its_name_and_signature"
     ),
 }

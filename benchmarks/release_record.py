@@ -63,7 +63,7 @@ class StageCost(Strict):
 class Record(Strict):
     """What was measured of one release, or of the set-up, which has no stages.
 
-    `disk_bytes`: what it left behind beside the weights, on blocks of the disk. `download_bytes`: what
+    `disk_bytes`: what its stages or the set-up left behind, on blocks of the disk. `download_bytes`: what
     a user of the release fetches, q4f16. `adapter`: the WebGPU adapter. `unfinished`: what the time did
     not allow. `card`: of the example, the beginning of its card, in Markdown.
     """
@@ -122,7 +122,7 @@ def _of_release(domain: str, *, card: bool) -> Record:
         adapter=str(adapter.get("description") or ""),
         seconds=round(sum(cost.seconds for cost in costs.values()), 1),
         stages=costs,
-        disk_bytes=on_disk(paths.build(), folder),
+        disk_bytes=on_disk(folder, *(paths.build() / stage / key for stage, key in keys.items())),
         download_bytes=size if isinstance(size, int) else None,
         unfinished=next((m.unfinished for m in made.values() if m.unfinished), None),
         card=card_beginning((folder / CARD_FILE).read_text(encoding="utf-8")) if card else "",

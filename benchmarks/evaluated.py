@@ -1,9 +1,9 @@
 """`python -m benchmarks.evaluated`: base, 16-bit parent and 4-bit release over every domain's records.
 
-Writes docs/measured.md: the embedded model on our own held-out records and on public ones
-(`--sets`, a folder with <domain>/eval.jsonl), and the model of examples/finetune wherever a domain has
-it; first how far the release is from its parent, token by token, then how both answer. Answers that
-are there already are not asked for again.
+Writes docs/measured/<domain>-<rung>.md, and from them the figures of docs/measured.md: the embedded
+model on our own held-out records and on public ones (`--sets`, a folder with <domain>/eval.jsonl), and
+the model of examples/finetune wherever a domain has it; first how far the release is from its parent,
+token by token, then how both answer. Answers that are there already are not asked for again.
 """
 
 from __future__ import annotations
@@ -22,19 +22,22 @@ from shared.base.cpu import set_variables
 from shared.base.errors import UserError
 from shared.base.files import write_text
 from shared.base.progress import say
+from shared.cli.readme import renew
 from shared.domain.domain import domain_names, load_domain
 from shared.pipeline.one_domain import run_until
 from shared.pipeline.stages import Options
 from shared.release.card.fidelity import fidelity_note, fidelity_table
 from shared.release.card.quality import quality_note, quality_tables
 
-DOCUMENT = paths.REPOSITORY / "docs" / "measured.md"
+PAGES = paths.REPOSITORY / "docs" / "measured"
+FINDINGS = paths.REPOSITORY / "docs" / "measured.md"
 EMBEDDED, TUNED = "embedded", "smollm2"
-HEAD = """# Base, 16-bit parent, 4-bit release
+HEAD = """# {domain}: {title}
 
 Written by `python -m benchmarks.evaluated` on {taken} ({cores} cores, {machine}, no GPU). What the rows
-mean stands in [scoring.md](scoring.md), how the three are asked in [evaluation.md](evaluation.md).
-The public sets are not part of this repository; each table's note names its records.
+mean stands in [scoring.md](../scoring.md), how the three are asked in
+[evaluation.md](../evaluation.md).
+A public set is not part of this repository; its table's note names its records.
 """
 TITLES = {
     EMBEDDED: "the embedded model, not fine-tuned",
@@ -42,20 +45,24 @@ TITLES = {
 }
 
 
-def evaluate(sets: Path | None, records: str, document: Path = DOCUMENT) -> Path:
-    """Check every domain and rung, renew the document; UserError where one could not be checked."""
-    head = HEAD.format(
-        taken=datetime.now(UTC).date(), cores=os.cpu_count(), machine=platform.machine()
-    )
-    parts = [head]
-    for domain in domain_names():
-        for rung in _rungs(domain):
-            parts.append(f"## {domain}: {TITLES[rung]}")
-            parts += [_trained(domain)] if rung == TUNED else []
-            parts.append(_fidelity(domain, rung))
-            parts += [_section(domain, rung, file, records) for file in _files(domain, sets)]
-    write_text(document, "\n\n".join(parts) + "\n")
-    return document
+def evaluate(sets: Path | None, records: str, folder: Path = PAGES) -> list[Path]:
+    """Check every domain and rung, write a page of each; UserError where one could not be checked, and
+    then none is written."""
+    texts = {
+        f"{domain}-{rung}.md": _page(domain, rung, sets, records)
+        for domain in domain_names()
+        for rung in _rungs(domain)
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    return [write_text(folder / name, text) for name, text in texts.items()]
+
+
+def _page(domain: str, rung: str, sets: Path | None, records: str) -> str:
+    taken, cores, machine = datetime.now(UTC).date(), os.cpu_count(), platform.machine()
+    head = HEAD.format(domain=domain, title=TITLES[rung], taken=taken, cores=cores, machine=machine)
+    parts = [head, *([_trained(domain)] if rung == TUNED else []), _fidelity(domain, rung)]
+    parts += [_section(domain, rung, file, records) for file in _files(domain, sets)]
+    return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
 
 
 def _rungs(domain: str) -> list[str]:
@@ -101,7 +108,7 @@ def _section(domain: str, rung: str, file: Path | None, records: str) -> str:
     made = result.chain.manifests["check"]
     title = "Public records" if file else "Our own records"
     tables = quality_tables(made.measurements, made.facts)
-    return f"### {title}\n\n{quality_note(made.facts)}\n\n{tables}"
+    return f"## {title}\n\n{quality_note(made.facts)}\n\n{tables}"
 
 
 def main() -> None:
@@ -110,7 +117,9 @@ def main() -> None:
     parser.add_argument("--records", default="", help="of each set: a number, or all")
     asked = parser.parse_args()
     set_variables()
-    print(paths.shown(evaluate(asked.sets, asked.records)))
+    for page in evaluate(asked.sets, asked.records):
+        print(paths.shown(page))
+    renew([FINDINGS])
 
 
 if __name__ == "__main__":

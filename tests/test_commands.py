@@ -16,7 +16,6 @@ import tasks
 from shared.base import paths, progress
 from shared.base.tables import table
 from shared.cli.program import Program
-from shared.cli.readme import blocks, render
 from shared.setup import doctor
 from tests.hub_double import HubDouble
 
@@ -89,13 +88,6 @@ class TestHelp:
 
     def test_is_what_a_command_with_help_behind_it_prints(self) -> None:
         assert invoke("check", "--help").stdout == invoke("--help", "check").stdout != ""
-
-    @pytest.mark.parametrize(
-        "words",
-        ["invoke --list", "invoke domains", "python -m benchmarks.architectures --built"],
-    )
-    def test_in_the_readme_is_what_the_command_prints(self, words: str) -> None:
-        assert blocks()[words] == render(words), "run `./inv dev.readme`"
 
 
 def fails(root: Path, *words: str) -> str:

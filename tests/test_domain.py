@@ -153,6 +153,14 @@ class TestABase:
         rung = load_domain("legal").rung("qwen2.5-3b")
         assert rung.commercial_use and rung.licence_link is None and rung.model_type == "qwen2"
 
+    def test_that_is_misspelt_is_told_with_the_nearest(self, root: Path, edit: Edit) -> None:
+        edit("fallback.toml", '"HuggingFaceTB/SmolLM3-3B"', '"HuggingFaceTB/SmolLM-3B"')
+        words = (
+            "no [base] is named 'HuggingFaceTB/SmolLM-3B'; did you mean 'HuggingFaceTB/SmolLM3-3B'?"
+        )
+        with pytest.raises(UserError, match=f"rung.0.licence: .*{re.escape(words)}$"):
+            self.rung()
+
     def test_that_no_table_has_leaves_its_licence_to_the_rung(self, root: Path, edit: Edit) -> None:
         line = edit("fallback.toml", 'base = "HuggingFaceTB/SmolLM3-3B"', 'base = "my/own"')
         words = f"domains/legal/fallback.toml:{line - 3}: rung.0.licence: required, but missing"

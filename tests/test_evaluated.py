@@ -1,4 +1,4 @@
-"""docs/measured.md's benchmark: every domain on its own records and on a set from elsewhere."""
+"""docs/measured/'s benchmark: every domain on its own records and on a set from elsewhere."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import evaluated
+from benchmarks import evaluated, findings
 from shared.base.errors import UserError
 
 
@@ -30,9 +30,13 @@ def test_it_writes_fidelity_and_both_sets_of_a_real_model(
     shutil.copytree(tiny("qwen2"), root / "models" / "legal" / "merged")
     monkeypatch.setattr(evaluated, "_rungs", lambda domain: ["smollm3"])
     monkeypatch.setitem(evaluated.TITLES, "smollm3", "a tiny one")
-    text = evaluated.evaluate(sets, "1", root / "measured.md").read_text()
-    assert "## legal: a tiny one" in text and "KL divergence from the 16-bit model" in text
-    own, _, public = text.partition("### Public records")
+    (page,) = evaluated.evaluate(sets, "1", root / "measured")
+    text = page.read_text()
+    assert "# legal: a tiny one" in text and "KL divergence from the 16-bit model" in text
+    found = findings.read_page(page)
+    assert found.cell(findings.FIDELITY, "same likeliest token", "value").endswith("%")
+    assert "%" in found.cell(findings.HELD, "field score", "4-bit release")
+    own, _, public = text.partition("## Public records")
     assert "1 records (our own held-out records)" in own and "Held to the schema:" in own
     assert "1 records (records of legal/eval.jsonl)" in public and "Free decoding:" in public
 
@@ -43,8 +47,8 @@ def test_a_rung_that_cannot_be_had_leaves_no_document(
     monkeypatch.setattr(evaluated, "_rungs", lambda domain: ["smollm3"])
     monkeypatch.setitem(evaluated.TITLES, "smollm3", "a missing one")
     with pytest.raises(UserError, match="no rung could be taken"):
-        evaluated.evaluate(None, "1", root / "measured.md")
-    assert not (root / "measured.md").exists()
+        evaluated.evaluate(None, "1", root / "measured")
+    assert not (root / "measured").exists()
 
 
 def test_a_tuned_model_is_told_by_the_note_of_its_run(root: Path) -> None:

@@ -9,8 +9,10 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from olive.passes.olive_pass import create_pass_from_dict
 
 from shared.base import paths
 from shared.base.errors import RungFailed
@@ -18,6 +20,7 @@ from shared.base.hashing import sha256_file
 from shared.domain.domain import load_domain
 from shared.domain.olive_json import OWN_PASSES, PASSES_FILE, check_olive_config, passes_text
 from shared.olive.build import build_stage
+from shared.olive.calibrated_pass import CalibratedQuant
 from shared.olive.calibration_text import TOKENS, calibration_stage, token_ids
 from shared.source.source import source_stage
 from shared.source.tokenizer import Tokenizer
@@ -80,6 +83,24 @@ def test_a_mistake_in_the_texts_ends_plain_olive_with_an_error(root: Path, merge
     done = olive_run(root, merged, "mine.json")
     assert done.returncode == 1
     assert "texts.jsonl:1: text: unknown key" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("name", ["calibration.jsonl", "prompt.md", "../general.jsonl"])
+def test_a_changed_text_is_no_hit_in_olives_cache(root: Path, name: str) -> None:
+    """Olive keeps a pass's result under its options."""
+    folder = root / "domains" / "legal"
+
+    def options() -> dict[str, Any]:
+        texts = {"calibration": str(folder / "calibration.jsonl")}
+        made = create_pass_from_dict(CalibratedQuant, texts, disable_search=True)
+        found: dict[str, Any] = made.config.to_json()
+        return found
+
+    before = options()
+    assert before == options() and before["texts"]
+    with (folder / name).open("a", encoding="utf-8") as file:
+        file.write("\n")
+    assert options() != before
 
 
 class TestCalibrationTexts:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import shutil
 import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -18,16 +20,19 @@ import pytest
 from huggingface_hub import ModelCard
 
 from shared.base import paths
+from shared.domain.domain import load_domain
 from shared.release.model import read_release
 from shared.setup.browser import find_browser
 from tests.events import each, held_at
 from tests.hub_double import WRITE_TOKEN, HubDouble
+from tests.readme import RELEASED
 from tests.stand_ins import read_little, share_embedded
 from tests.test_commands import invoke
 from tests.test_olive_run import need_same_data, olive_run
 from tests.test_schedule import make_world
 
 pytestmark = pytest.mark.slow
+ADDRESS = re.compile(r"http://127\.0\.0\.1:\d+\S*")
 Tiny = Callable[[str], Path]
 
 
@@ -157,6 +162,40 @@ ARCHITECTURES = {
     "fused": "phi3",
     "plain": "llama",
 }
+
+
+@pytest.mark.parametrize("words", RELEASED)
+def test_every_command_of_the_readme_on_a_release_ends_as_it_says(world: Path, words: str) -> None:
+    """As it stands there, but with few records; a page that is served is asked for, and ended."""
+    record = load_domain("legal").records[0].id
+    given = words.replace("<record>", record).replace("--records all", "--records 3").split()[1:]
+    given[1:] = [str(world / "site") if word == "site" else word for word in given[1:]]
+    if given[0] == "serve":
+        page = served(world, *given)
+        assert "<!doctype html>" in page.lower()
+        return
+    done = invoke(*given, root=world)
+    assert done.returncode == RELEASED[words], done.stderr
+    if RELEASED[words]:
+        assert "publishable is false" in done.stderr
+
+
+def served(world: Path, *words: str) -> str:
+    """The page that `serve` gives under the address that it prints."""
+    command = [sys.executable, "-m", "invoke", *words]
+    there = os.environ | {"DOCINTEL_ROOT": str(world), "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        command, cwd=paths.REPOSITORY, env=there, stdout=subprocess.PIPE, text=True
+    ) as serving:
+        assert serving.stdout
+        try:
+            lines = iter(serving.stdout.readline, "")
+            address = next(found[0] for line in lines if (found := ADDRESS.search(line)))
+            with urllib.request.urlopen(address) as answer:
+                text: str = answer.read().decode("utf-8")
+        finally:
+            serving.send_signal(signal.SIGINT)
+    return text
 
 
 @pytest.fixture(scope="module")

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from shared.base import progress
+from shared.base import paths, progress
+from shared.base.cpu import VARIABLES
 from shared.base.errors import UserError
 from shared.pipeline import one_domain
 from shared.pipeline.run_log import KEPT, VARIABLE, log_of_caller, run_log
@@ -124,3 +128,16 @@ def test_a_bar_on_a_terminal_is_logged_as_lines(
     with run_log("build") as log, progress.bar("quantise", 3, "weights") as step:
         step("one")
     assert "quantise: 1/3 weights" in log.file.read_text("utf-8")
+
+
+def test_no_librarys_progress_bar_gets_into_what_is_said() -> None:
+    """Each step of one is a line of the log: transformers draws one for the embedded model's GGUF."""
+    code = (
+        "import shared.base.cpu as c; c.set_variables(); from tqdm.auto import tqdm as t; [*t('a')]"
+    )
+    clean = {name: value for name, value in os.environ.items() if name not in VARIABLES}
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, cwd=paths.REPOSITORY, env=clean, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    exports = re.findall(r"^export (.*)", (paths.REPOSITORY / "inv").read_text(), re.MULTILINE)
+    assert {*re.findall(r"(\w+)=", " ".join(exports))} == {*VARIABLES}

@@ -24,7 +24,7 @@ from shared.setup import browser, doctor
 from tests.events import CEILING_SECONDS, wait_until
 
 NEEDED = ("sh", "cat", "cksum", "sed", "tail", "date", "mkdir", "mv", "rm", "rmdir", "sleep",
-          "grep", "dirname", "chmod", "touch", "df", "cut")  # fmt: skip
+          "grep", "dirname", "chmod", "touch", "df", "cut", "uname")  # fmt: skip
 # Stands for python3.11: `-m venv` makes an environment whose programs write down what they are told.
 PYTHON = """#!/bin/sh
 [ "$1" = -c ] && exit 0
@@ -185,6 +185,18 @@ class TestInv:
         assert failed.returncode == 1 and clone.calls() == []
         assert failed.stderr.startswith(f"inv: {clone.root}") and says in failed.stderr
         assert len(failed.stderr.splitlines()) == 1
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="no other build brings CUDA")
+    def test_a_disk_that_cannot_hold_cuda_is_told_before_it_is_fetched(self, clone: Clone) -> None:
+        files = ".venv/lib/python3.11/site-packages/torch-2.13.0.dist-info"
+        brings = f"mkdir -p {files}; echo 'Requires-Dist: nvidia-cudnn' > {files}/METADATA"
+        (clone.stubs / "pip.sh").write_text(f"{PIP}; {brings}")
+        stub = Path(clone.environment["PATH"]) / "df"
+        stub.unlink()
+        executable(stub, "#!/bin/sh\necho x; echo /dev/x 9000000 4000000 5000000 44% /\n")
+        failed = clone.run()
+        assert failed.returncode == 1 and "this build of PyTorch" in failed.stderr.splitlines()[-1]
+        assert [call.split()[0] for call in clone.calls()] == ["venv", "pip"]
 
     def test_names_what_to_install_where_there_is_no_python(self, clone: Clone) -> None:
         (Path(clone.environment["PATH"]) / "python3.11").unlink()

@@ -23,6 +23,7 @@ Key = tuple[int | str, ...]
 Where = str | Callable[[Key], str]
 """A file's name, or what gives the place of a key in it."""
 
+MISSING = "required, but missing"
 LARGEST_TEXT = 64_000_000
 """Bytes. A tokenizer.json with a vocabulary of 250,000 has some 35 MB."""
 LARGEST_RELEASE = 16_000_000
@@ -149,7 +150,7 @@ def sentence(error: ValidationError, model: type[BaseModel], where: Where) -> st
     if first["type"] == "extra_forbidden":
         return f"{place}: unknown key; {nearest(str(key[-1]), _fields_at(model, key[:-1]))}"
     if first["type"] == "missing":
-        return f"{place}: required, but missing"
+        return f"{place}: {MISSING}"
     if first["type"] == "model_type":
         return f"{place}: Input should be an object"
     found = "" if isinstance(first["input"], dict | list) else f" (found {first['input']!r:.200})"

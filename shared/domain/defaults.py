@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from shared.base import paths
-from shared.base.parsing import Key, Toml, validate
+from shared.base.errors import UserError
+from shared.base.parsing import MISSING, Key, Toml, nearest, validate
 from shared.domain.settings import Chain, Defaults
 
 DEFAULTS_FILE = "defaults.toml"
@@ -46,7 +47,22 @@ class Config:
 
     def chain(self) -> Chain:
         """UserError with file, line and key of the first mistake."""
-        return validate(self.merged, Chain, self.place)
+        try:
+            return validate(self.merged, Chain, self.place)
+        except UserError as error:
+            mistake = str(error)
+            raise UserError(mistake + self._base_hint(mistake)) from None
+
+    def _base_hint(self, mistake: str) -> str:
+        """Of a rung without a licence: the known base that its `base` may have been meant for."""
+        rungs, known = self.merged.get("rung"), self.merged.get("base")
+        for at, rung in enumerate(rungs if isinstance(rungs, list) else []):
+            name = rung.get("base") if isinstance(rung, dict) else None
+            if not isinstance(name, str) or not isinstance(known, dict):
+                continue
+            if mistake == f"{self.place(('rung', at, 'licence'))}: {MISSING}":
+                return f", and no [base] is named {name!r}; {nearest(name, list(known))}"
+        return ""
 
     def place(self, key: Key) -> str:
         """`file:line: key` where it is set; in fallback.toml where it is nowhere."""

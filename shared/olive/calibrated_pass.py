@@ -27,7 +27,7 @@ from shared.base.hashing import sha256_json
 from shared.base.manifest import tool_versions
 from shared.base.parsing import read_json
 from shared.base.progress import bar, say
-from shared.olive.calibration_text import token_ids
+from shared.olive.calibration_text import texts_hash, token_ids
 from shared.olive.graph.architecture import build_graph
 from shared.olive.quantise.drift import OFF, MakeUp
 from shared.olive.quantise.gptq import SHRINK, Format
@@ -62,6 +62,7 @@ class CalibratedQuant(Pass):
                 "JSONL of texts (a domain's calibration.jsonl, or a chat a line: "
                 '{"messages": [...]}), or JSON with lists of token ids',
             ),
+            "texts": option(str, None, "filled in by the pass: the hash of what calibration names"),
             "make_up": option(
                 float,
                 OFF.share,
@@ -72,6 +73,13 @@ class CalibratedQuant(Pass):
                 dict, None, "module name, * for any part → {bits, group_size, sym}; the last counts"
             ),
         }
+
+    def __init__(
+        self, accelerator_spec: AcceleratorSpec, config: Any, host_device: Any = None
+    ) -> None:
+        """Olive keeps a result under its pass's options: a changed text must be another of them."""
+        texts = {"texts": texts_hash(config.calibration)}
+        super().__init__(accelerator_spec, config.model_copy(update=texts), host_device)
 
     def _run_for_config(
         self, model: HfModelHandler, config: type[BasePassConfig], output_model_path: str

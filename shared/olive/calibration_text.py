@@ -17,11 +17,12 @@ from typing import Any
 
 from shared.base import paths
 from shared.base.errors import RungFailed, UserError
-from shared.base.hashing import sha256_json
+from shared.base.hashing import sha256_file, sha256_json
 from shared.base.manifest import Measurement, tool_versions
 from shared.base.parsing import read_json
 from shared.base.stage import Plan, Produced, StageResult, run_stage
 from shared.base.text import word_runs
+from shared.domain.defaults import CHAIN_FILE, DEFAULTS_FILE
 from shared.domain.domain import GENERAL_FILE, Domain, load_domain
 from shared.domain.records import (
     Instruction,
@@ -35,6 +36,8 @@ from shared.source.source import Source
 from shared.source.tokenizer import Tokenizer
 
 FILE = "calibration.jsonl"
+OF_A_DOMAIN = ("prompt.md", CHAIN_FILE, f"../{DEFAULTS_FILE}", f"../{GENERAL_FILE}")
+"""What a domain's texts depend on besides, from its folder."""
 KEYS = ("calibration", "data_config")
 """Keys of passes that take calibration text: ours, and Olive's own."""
 
@@ -126,6 +129,16 @@ def token_ids(name: str | None, model: Path) -> list[list[int]]:
         return _ids(tokenizer, domain, *_texts(domain))
     every = ([m.content for m in chat.messages] for chat in read_chats(path))
     return [tokenizer.answered_ids("".join(s), u, a)[:MAX_TOKENS] for *s, u, a in every]
+
+
+def texts_hash(name: str | None) -> str | None:
+    """SHA-256 of the files that token_ids reads the texts from; None where there is none to read."""
+    try:
+        path = _place(name or "")
+    except RungFailed:
+        return None
+    read = [path, *(path.parent / name for name in OF_A_DOMAIN)] if path.name == FILE else [path]
+    return sha256_json([sha256_file(file) for file in read if file.is_file()])
 
 
 def _place(name: str) -> Path:

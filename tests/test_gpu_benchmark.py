@@ -288,7 +288,16 @@ def test_a_small_model_is_measured_there_and_a_second_run_has_nothing_left_to_do
         python = VENV.python()
     except RungFailed as error:
         pytest.skip(f"onnxruntime-webgpu is not to be had: {error}")
-    asked = ["--only", "/released", "--positions", "12", "--graph-seconds", "60"]
+    asked = [
+        "--only",
+        "/released",
+        "--positions",
+        "12",
+        "--graph-seconds",
+        "900",
+        "--seconds",
+        "900",
+    ]
     command = [sys.executable, "measure.py", "--python", str(python), *asked]
     done = subprocess.run(command, cwd=unpacked, capture_output=True, text=True)
     assert done.returncode in (0, 2), done.stderr

@@ -25,6 +25,13 @@ SOFTWARE = (
     "> measuring is known to work. Its speeds are a CPU's: they say nothing of a GPU, and nothing\n"
     "> passes by them.**\n"
 )
+RIGHT_POSITIONS = 4
+"""Behind so many, logits on SwiftShader are wrong, in one pass or several; the cause is not known yet."""
+FAULT = """
+**The last three columns are no figures of a GPU or of the variants.** On SwiftShader the native
+provider's logits agree with the CPU's up to the fourth position and are wrong behind it, with and
+without int8 activations alike; the cause is not established.
+"""
 HEAD = """# Native WebGPU on {device}
 
 {software}
@@ -37,7 +44,7 @@ decode@n is one token after the other behind n others. GPU memory is what nvidia
 last three columns compare {positions} positions with the CPU reading the same weights without any
 rounding of activations (accuracy level 1): mean KL(CPU ‖ WebGPU) over the whole vocabulary, the share
 of positions with the same likeliest token, and the largest difference of a logit over the position's
-largest one; the last {single} of them read one by one, as in decoding. Random weights have the bytes
+largest one; at the end, {single} read one by one, as in decoding. Random weights have the bytes
 and shapes of the real ones; their KL is no measure of quality.
 """
 COLUMNS = {
@@ -117,6 +124,8 @@ def document(results: Results) -> str:
     )
     groups = dict.fromkeys((run.model, run.dtype) for run in results.runs.values())
     sections = [_section(results, model, dtype) for model, dtype in groups]
+    if machine.software_adapter and results.limits["positions"] > RIGHT_POSITIONS:
+        head += FAULT
     return "\n".join([head, *sections, *_rounding(results), *_absent(results)]).rstrip() + "\n"
 
 

@@ -26,7 +26,7 @@ SOFTWARE = (
     "> passes by them.**\n"
 )
 RIGHT_POSITIONS = 4
-"""Behind so many, logits on SwiftShader are wrong, in one pass or several; the cause is not known yet."""
+"""Behind so many, SwiftShader's logits are wrong, in one pass or several; why is not known yet."""
 FAULT = """
 **The last three columns are no figures of a GPU or of the variants.** On SwiftShader the native
 provider's logits agree with the CPU's up to the fourth position and are wrong behind it, with and

@@ -3,7 +3,7 @@
 from invoke import Collection
 
 from shared.base.cpu import set_variables
-from shared.cli.browser import bench, bench_all, preflight, serve
+from shared.cli.browser import bench, bench_all, preflight, serve, site
 from shared.cli.evaluate import check, compare, fidelity, show
 from shared.cli.program import run
 from shared.cli.project import (
@@ -31,7 +31,19 @@ from shared.cli.tune import tune
 set_variables()
 namespace = Collection(
     *(bench, bench_all, build, card, check, clean, compare, doctor, domains, fidelity, preflight),
-    *(publish, publish_collection, release, release_all, serve, show, status, test, tune, verify),
+    *(
+        publish,
+        publish_collection,
+        release,
+        release_all,
+        serve,
+        show,
+        site,
+        status,
+        test,
+        tune,
+        verify,
+    ),
     dev=Collection(bench_build, bench_scaling, lint, readme),
 )
 run(__name__, namespace)

@@ -22,7 +22,7 @@ from shared.base.manifest import Measurement
 from shared.base.progress import say
 from shared.base.tables import measurements_table
 from shared.pipeline.one_domain import benched, run_until
-from shared.pipeline.rung import Options
+from shared.pipeline.stages import Options
 from shared.release.card.tables import gates_table
 from shared.release.model import ChainResult
 from shared.setup.browser import INSTALL_FIREFOX, find_firefox, firefox_version

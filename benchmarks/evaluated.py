@@ -24,7 +24,7 @@ from shared.base.files import write_text
 from shared.base.progress import say
 from shared.domain.domain import domain_names, load_domain
 from shared.pipeline.one_domain import run_until
-from shared.pipeline.rung import Options
+from shared.pipeline.stages import Options
 from shared.release.card.fidelity import fidelity_note, fidelity_table
 from shared.release.card.quality import quality_note, quality_tables
 

@@ -37,12 +37,12 @@ from shared.evaluate.models.masks import Masks
 from shared.evaluate.models.onnx import OnnxDecoder
 from shared.evaluate.systems import MODES, Mode
 from shared.pipeline.chain import run_chain
-from shared.pipeline.rung import Options
+from shared.pipeline.stages import Options
 from shared.setup.browser import find_browser
 from shared.source.embedded import PACKAGE, embedded_model
 from shared.webgpu_bench.chromium import Tab, open_page
 from shared.webgpu_bench.driver import page_mounts
-from shared.webgpu_bench.model_list import listing
+from shared.webgpu_bench.model_list import MANIFEST, listing, page_manifest
 from shared.webgpu_bench.server import serve
 
 DOCUMENT = paths.REPOSITORY / "docs" / "page-answers.md"
@@ -55,7 +55,7 @@ TIED = 1e-4
 ANSWER = """async ({ name, text, held, limit }) => {
   const { load, newRun } = await import("/engine.js");
   const { holdTo } = await import("/hold.js");
-  const listed = (await (await fetch("/models/index.json")).json()).find((m) => m.name === name);
+  const listed = (await (await fetch("/manifest.json")).json()).models.find((m) => m.name === name);
   window.answering ??= await load({ model: name, dtype: "q4" });
   const input_ids = window.answering.promptIds(listed.system_prompt, text);
   const more = held ? await holdTo(listed, window.answering) : {};
@@ -94,11 +94,12 @@ class Asked:
     ids: list[int]
 
 
-def small_package(root: Path, steps: int = STEPS, ending: int = ENDING) -> Path:
+def small_package(root: Path, steps: int = STEPS, ending: int | None = ENDING) -> Path:
     """A packaged model of all domains (small_model.py), made by the real stages in the world `root`.
 
     Both sides compute it in float32 (accuracy level 1), so that no token hangs on int8 rounding. The
-    token that stands at `ending` in a domain's first free answer is made one that ends an answer.
+    token that stands at `ending` in a domain's first free answer is made one that ends an answer;
+    None leaves the stop tokens as they are.
     """
     shutil.rmtree(root, ignore_errors=True)
     shutil.copytree(paths.REPOSITORY / "domains", root / "domains")
@@ -114,6 +115,8 @@ def small_package(root: Path, steps: int = STEPS, ending: int = ENDING) -> Path:
     say(f"{model}: written")
     with in_world(root):
         package = run_chain(load_domain("legal"), Options(rung="smollm3", until="package")).package
+    if ending is None:
+        return package
     asked = ask_check(package, domains, 1, ending + 1)
     end_at(package, {one.ids[-1] for one in asked if one.mode == "free"})
     return package
@@ -167,7 +170,7 @@ def ask_page(package: Path, asked: Sequence[Asked], limit: int) -> Iterator[dict
     models = {one.domain: package for one in asked}
     mounts = page_mounts() | {f"/models/{name}": path for name, path in models.items()}
     with (
-        serve(mounts, {"/models/index.json": lambda: listing(models)}) as url,
+        serve(mounts, {f"/{MANIFEST}": lambda: page_manifest(listing(models))}) as url,
         open_page(browser.path, hardware=False) as tab,
     ):
         tab.page.set_default_timeout(0)

@@ -18,7 +18,7 @@ from shared.base.parsing import loads_strictly, read_text
 from shared.domain.domain import Domain
 from shared.domain.records import Record
 from shared.domain.settings import FieldScoring
-from shared.evaluate.scoring.metrics import dangers, score
+from shared.evaluate.scoring.field_score import dangers, score
 
 GIVE_AWAY = 0.35
 """So much above the majority class, and the words alone decide a field; so does `SURE`."""

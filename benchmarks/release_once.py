@@ -18,7 +18,7 @@ def main(until: str, jobs: str, scheduler: str = "", memory: str = "") -> None:
     from shared.domain.domain import domain_names
     from shared.pipeline.all_domains import release_all
     from shared.pipeline.one_domain import run_until
-    from shared.pipeline.rung import Options
+    from shared.pipeline.stages import Options
 
     options = Options(rung="smollm3", records="1", until=until, on_the_way=until != "gates")  # type: ignore[arg-type]
     budget = int(memory) if memory else None

@@ -15,18 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from shared.domain.domain import domain_names, load_domain
-from shared.domain.olive_json import builder_pass
+from shared.domain.olive_json import OLIVE_BUILDER, builder_pass
 
 OLD = "int4_"
 
 
 def workflow(model: Path, out: Path, block_size: int) -> dict[str, Any]:
-    """Olive's configuration: the builder pass of our domains alone, everything in `out`."""
+    """Olive's configuration: its own builder with our domains' options, everything in `out`."""
     config = load_domain(domain_names()[0]).olive
     name, builder = builder_pass(config)
     return config | {
         "input_model": config["input_model"] | {"model_path": str(model)},
-        "passes": {name: builder | {"int4_block_size": block_size}},
+        "passes": {name: builder | {"type": OLIVE_BUILDER, "int4_block_size": block_size}},
         "output_dir": str(out / "olive"),
         "cache_dir": str(out / "cache"),
     }

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaConfig, SmolLM3Config
 
+from benchmarks.any_architecture import take_any_architecture
 from shared.base import paths
 from shared.source.embedded import PACKAGE, embedded_model
 
@@ -50,10 +51,9 @@ def make_world(root: Path, count: int, shape: dict[str, Any] = SHAPE) -> Path:
 
 
 def fit_for_small_models(domain: Path) -> None:
-    toml = domain / "fallback.toml"
-    lines = toml.read_text(encoding="utf-8").splitlines(keepends=True)
-    kept = (line for line in lines if not line.startswith("model_type"))
-    toml.write_text("".join(kept) + f"\n[check]\nmax_new_tokens = {ANSWER_TOKENS}\n", "utf-8")
+    take_any_architecture(domain.parent)
+    with (domain / "fallback.toml").open("a", encoding="utf-8") as toml:
+        toml.write(f"\n[check]\nmax_new_tokens = {ANSWER_TOKENS}\n")
 
 
 def _write_model(folder: Path, number: int, tokenizer: Path, shape: dict[str, Any]) -> None:

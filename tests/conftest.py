@@ -93,7 +93,7 @@ def package(embedded: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     """A packaged tiny Qwen2 of few tokens, made by the real stages once a session."""
     from shared.domain.domain import load_domain
     from shared.pipeline.chain import run_chain
-    from shared.pipeline.rung import Options
+    from shared.pipeline.stages import Options
     from tests.tiny import FEW_TOKENS, write_tiny
 
     root = tmp_path_factory.mktemp("package")

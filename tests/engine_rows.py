@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from shared.base.manifest import Measurement
 from shared.webgpu_bench.engines.job import EngineRun
 from shared.webgpu_bench.engines.side_by_side import Row
+from shared.webgpu_bench.report.quality import Quality, Recipe
 from shared.webgpu_bench.result import Run
 
 
@@ -59,3 +61,26 @@ def rows() -> list[Row]:
         found.append(Row(**head, engine="webgpu-q4f16", reason=reason))
         found.append(Row(**head, engine="native", run=native(), same_ids="4 of 4"))
     return found
+
+
+def quality() -> list[Quality]:
+    """One domain with scores, gates and two recipes; another without a release."""
+    ends = {"base": (0.2, 0.15, 0.26), "parent": (0.55, 0.47, 0.62), "release": (0.52, 0.44, 0.6)}
+    check = {
+        f"{system}.constrained.field_score": Measurement(
+            value=value, low=low, high=high, n=120, unit="share"
+        )
+        for system, (value, low, high) in ends.items()
+    }
+    check["release.constrained.json_validity"] = Measurement(value=1.0, n=120, unit="share")
+    check["floor.field_score"] = Measurement(value=0.31, n=120, unit="share")
+    gates = {
+        "schema compliance": ("pass", "1 is at least 0.99"),
+        "decode": ("not measured", "no <GPU> here"),
+        "field score": ("fail", "0.52 is below 0.6"),
+    }
+    tried = [Recipe("int4-rtn", 9e7, 0.11, 0.01), Recipe("gptq-32", 1.1e8, 0.04, 0.06, chosen=True)]
+    return [
+        Quality("legal", check, gates, {"embedded": tried}),
+        Quality("medical", missing="no <release> here"),
+    ]

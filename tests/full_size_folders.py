@@ -17,7 +17,7 @@ from typing import Any
 
 from shared.base import paths
 from shared.pipeline.one_domain import release_domain
-from shared.pipeline.rung import Options
+from shared.pipeline.stages import Options
 from shared.source.dense import dense_model
 from shared.source.weights import INDEX, SINGLE
 

@@ -14,7 +14,7 @@ from shared.base.stage import Plan, Produced, run_stage
 from shared.domain.domain import load_domain
 from shared.evaluate.overflow import overflow_stage
 from shared.pipeline.chain import run_chain
-from shared.pipeline.rung import Options
+from shared.pipeline.stages import Options
 from shared.release.folder import make_release
 from shared.release.gates import judge_gates
 from shared.release.model import ChainResult, release_folder

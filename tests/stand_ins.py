@@ -6,16 +6,22 @@ import os
 import shutil
 from pathlib import Path
 
+from benchmarks import any_architecture
 from shared.base import paths
 
 
 def take_any_architecture(domain: Path) -> None:
-    """Take `model_type` out of a copied domain, so that a tiny stand-in of any architecture may lie
-    where SmolLM3 belongs."""
-    toml = domain / "fallback.toml"
-    lines = toml.read_text(encoding="utf-8").splitlines(keepends=True)
-    toml.write_text("".join(line for line in lines if not line.startswith("model_type")), "utf-8")
+    """Take `model_type` out of a copied domain's defaults, so that a tiny stand-in of any architecture
+    may lie where SmolLM3 belongs."""
+    any_architecture.take_any_architecture(domain.parent)
     read_little(domain)
+
+
+def as_shipped(root: Path) -> None:
+    """Give the domain `legal` and the defaults back what they say in the repository."""
+    shipped = paths.REPOSITORY / "domains"
+    shutil.copytree(shipped / "legal", root / "domains" / "legal", dirs_exist_ok=True)
+    shutil.copy(shipped / "defaults.toml", root / "domains")
 
 
 SHORTER = """

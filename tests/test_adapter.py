@@ -25,7 +25,7 @@ from shared.evaluate.token_windows import held_out
 from shared.olive.build import build_stage
 from shared.pipeline.chain import run_chain
 from shared.pipeline.dry_run import dry_run
-from shared.pipeline.rung import Options
+from shared.pipeline.stages import Options
 from shared.source.adapter import CONFIG, WEIGHTS
 from shared.source.merging import Merged, Pair, merge_all
 from shared.source.model import load_model, model_weights

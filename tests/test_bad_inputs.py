@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from shared.pipeline.one_domain import Result, release_domain
-from shared.pipeline.rung import Options
+from shared.pipeline.stages import Options
 
 Tiny = Callable[[str], Path]
 Spoil = Callable[[Path], object]

@@ -16,7 +16,7 @@ from tests.stand_ins import keep_first, measure_little, share_embedded
 def make_little_world(root: Path, count: int) -> Path:
     """The benchmark's domains with smaller models, of which less is read: what runs is the same."""
     make_world(root, count, SHAPE | {"hidden_size": 64, "intermediate_size": 160})
-    for domain in (root / "domains").iterdir():
+    for domain in (root / "domains").glob("*/"):
         keep_first(domain / "calibration.jsonl", 2)
         keep_first(domain / "eval.jsonl", 40)
         measure_little(domain)

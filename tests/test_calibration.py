@@ -32,7 +32,7 @@ from shared.olive.calibration_text import (
     within,
 )
 from shared.pipeline.chain import run_chain
-from shared.pipeline.rung import Options
+from shared.pipeline.stages import Options
 from shared.source.source import source_stage
 from shared.source.tokenizer import Tokenizer
 
@@ -51,7 +51,7 @@ def model(root: Path, tiny: Tiny) -> Path:
 def write_pass(root: Path, settings: dict[str, Any]) -> None:
     path = root / "domains" / "legal" / "olive.json"
     workflow = json.loads(path.read_text())
-    builder = {k: v for k, v in workflow["passes"].items() if v["type"] == "ModelBuilder"}
+    builder = {k: v for k, v in workflow["passes"].items() if v["type"] == "StreamingModelBuilder"}
     path.write_text(json.dumps(workflow | {"passes": {"first": settings} | builder}))
 
 

@@ -122,7 +122,7 @@ def synthetic(domain: str, **changes: Any) -> Release:
             },
             "card": {"language": ["en"], "datasets": []},
             "recipe": {
-                "words": "CalibratedQuant (bits 4, group_size 32, sym true) → ModelBuilder",
+                "words": "CalibratedQuant (bits 4, group_size 32, sym true) → StreamingModelBuilder",
                 "others": {
                     "rows": [["rounded", *"abcde"], ["calibrated, this release", *"fghij"]],
                     "why": "_nearest_",

@@ -11,7 +11,7 @@ import pytest
 from shared.base import paths
 from shared.base.manifest import Measurement
 from shared.base.tables import shown
-from shared.evaluate.scoring.pairs import better_mode
+from shared.evaluate.scoring.measurements import better_mode
 from shared.release.card.quality import difference_words
 from shared.release.card.usage import PACKAGES
 from shared.release.card.verdict import of_check, shown_first, verdict

@@ -34,7 +34,7 @@ def test_every_pass_is_named_with_its_settings_and_what_calibrated_it(root: Path
     (folder / "manifest.json").write_text(text)
     words = recipe_words(build(root, olive=load_domain("legal").olive))
     assert words.startswith(
-        "CalibratedQuant (bits 4, group_size 32, sym true) → ModelBuilder (int4"
+        "CalibratedQuant (bits 4, group_size 32, sym true) → StreamingModelBuilder (int4"
     )
     assert words.endswith("4,874 tokens of 16 records, none of them measured")
 

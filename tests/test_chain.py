@@ -9,13 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from shared.base import paths
 from shared.base.errors import UserError
 from shared.domain.domain import load_domain
 from shared.evaluate.scoring.statistics import paired
 from shared.pipeline.chain import run_chain, select_records
-from shared.pipeline.rung import Options
-from tests.stand_ins import share_embedded
+from shared.pipeline.stages import Options
+from tests.stand_ins import as_shipped, share_embedded
 from tests.tiny import write_tiny
 
 Tiny = Callable[[str], Path]
@@ -95,9 +94,7 @@ class TestAnExample:
     def test_is_not_taken_in_place_of_a_model_that_no_rung_is_made_for(
         self, root: Path, tiny: Tiny
     ) -> None:
-        shutil.copytree(
-            paths.REPOSITORY / "domains" / "legal", root / "domains" / "legal", dirs_exist_ok=True
-        )
+        as_shipped(root)
         give(root, "merged", tiny("qwen2"))
         walked = run_chain(load_domain("legal"), Options(until="source"))
         assert walked.rung is None
@@ -107,9 +104,7 @@ class TestAnExample:
     def test_of_our_own_making_is_taken_from_the_same_folder(
         self, root: Path, embedded: Path
     ) -> None:
-        shutil.copytree(
-            paths.REPOSITORY / "domains" / "legal", root / "domains" / "legal", dirs_exist_ok=True
-        )
+        as_shipped(root)
         give(root, "merged", embedded)
         share_embedded(root)
         walked = run_chain(load_domain("legal"), Options(until="source"))

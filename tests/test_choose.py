@@ -9,7 +9,7 @@ import pytest
 
 from shared.base.manifest import Measurement
 from shared.pipeline.choose import decode_speeds, rank
-from shared.pipeline.rung import CPU_DECODE, WEBGPU_DECODE
+from shared.pipeline.stages import CPU_DECODE, WEBGPU_DECODE
 
 
 def build(

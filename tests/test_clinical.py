@@ -13,7 +13,7 @@ from shared.domain.domain import load_domain
 from shared.domain.records import Record
 from shared.domain.settings import FieldScoring
 from shared.evaluate.scoring.clinical import contradictions
-from shared.evaluate.scoring.metrics import score
+from shared.evaluate.scoring.field_score import score
 from shared.evaluate.scoring.note import facts
 from shared.evaluate.scoring.summary import missing, summarise
 from shared.evaluate.scoring.verdict import Verdict, judge

@@ -143,7 +143,7 @@ from shared.domain.domain import load_domain
 from shared.evaluate.overflow import overflow_stage
 from shared.pipeline.chain import run_chain
 from shared.pipeline.choose import measure_speeds
-from shared.pipeline.rung import Options
+from shared.pipeline.stages import Options
 from shared.webgpu_bench.engines.questions import Benched
 from shared.webgpu_bench.engines.side_by_side import side_by_side
 from shared.webgpu_bench.stage import bench_stage

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import tasks
-from shared.base import paths
+from shared.base import paths, progress
 from shared.base.tables import table
 from shared.cli.program import Program
 from shared.cli.readme import blocks, render
@@ -51,7 +51,18 @@ COMMANDS = [
         "status",
         "doctor",
     ),
-    *("serve", "clean", "test", "dev.lint", "preflight", "fidelity", "compare", "show", "tune"),
+    *(
+        "serve",
+        "site",
+        "clean",
+        "test",
+        "dev.lint",
+        "preflight",
+        "fidelity",
+        "compare",
+        "show",
+        "tune",
+    ),
 ]
 
 
@@ -154,6 +165,7 @@ ENDS: dict[str, tuple[int, tuple[str, ...]]] = {
     "publish": (1, ("--domain", "legal")),
     "publish-collection": (1, ()),
     "show": (1, ("--domain", "legal")),
+    "site": (1, ("--out", "nowhere")),
     "tune": (1, OVER),
     "verify": (1, ("nowhere",)),
 }
@@ -167,6 +179,7 @@ def typed(
     """Exit code, stdout and stderr of a command, in this process, on a terminal of 80 columns."""
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(progress.console, "quiet", False)  # --quiet ends with the test
     monkeypatch.setattr(doctor, "check", lambda: [doctor.Finding("GPU", "warn", "none " * 30)])
 
     def run(*words: str) -> tuple[int, str, str]:

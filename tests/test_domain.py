@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,8 @@ from shared.base.parsing import read_toml
 from shared.cli.project import settings_of
 from shared.domain.domain import FILES, domain_names, load_domain
 from shared.domain.records import read_records
-from shared.domain.settings import Chain, Defaults, Gate
+from shared.domain.settings import Chain, Defaults, Gate, Rung
+from tests.stand_ins import as_shipped
 
 Edit = Callable[[str, str, str], int]
 PROMPTS = {
@@ -103,8 +105,9 @@ class TestTheDefaults:
         assert load_domain("legal").chain.gate == [*before, added]
 
     def test_are_the_repositorys_own_where_the_root_has_none(self, root: Path) -> None:
+        file = shutil.copy(paths.REPOSITORY / "domains" / "defaults.toml", root / "domains")
         before = load_domain("legal").chain
-        (root / "domains" / "defaults.toml").unlink()
+        Path(file).unlink()
         assert load_domain("legal").chain == before
 
     def test_are_no_domain(self, root: Path) -> None:
@@ -123,6 +126,64 @@ class TestTheDefaults:
         line = edit("fallback.toml", "at_least = 64", "at_least = 64")
         assert where["at_least = 64"] == f"domains/legal/fallback.toml:{line}"
         assert where["private = false"] == "built in"
+
+
+class TestABase:
+    """What a model's licence and kind are stands once, for every rung that names it as its base."""
+
+    @pytest.fixture(autouse=True)
+    def shipped(self, root: Path) -> None:
+        as_shipped(root)
+
+    def rung(self) -> Rung:
+        return load_domain("legal").chain.rung[0]
+
+    def test_is_what_a_rung_has_that_names_it(self, root: Path) -> None:
+        assert (self.rung().licence, self.rung().model_type) == ("apache-2.0", "smollm3")
+        assert not load_domain("legal").rung("qwen2.5-3b").commercial_use
+
+    def test_comes_after_what_the_rung_says_itself(self, root: Path, edit: Edit) -> None:
+        edit("fallback.toml", 'name = "smollm3"', 'name = "smollm3"\nmodel_type = "llama"')
+        assert (self.rung().licence, self.rung().model_type) == ("apache-2.0", "llama")
+
+    def test_lends_no_terms_to_a_rung_with_a_licence_of_its_own(
+        self, root: Path, edit: Edit
+    ) -> None:
+        edit("fallback.toml", 'name = "qwen2.5-3b"', 'name = "qwen2.5-3b"\nlicence = "mit"')
+        rung = load_domain("legal").rung("qwen2.5-3b")
+        assert rung.commercial_use and rung.licence_link is None and rung.model_type == "qwen2"
+
+    def test_that_no_table_has_leaves_its_licence_to_the_rung(self, root: Path, edit: Edit) -> None:
+        line = edit("fallback.toml", 'base = "HuggingFaceTB/SmolLM3-3B"', 'base = "my/own"')
+        words = f"domains/legal/fallback.toml:{line - 3}: rung.0.licence: required, but missing"
+        with pytest.raises(UserError, match=re.escape(words)):
+            load_domain("legal")
+        edit("fallback.toml", 'base = "my/own"', 'base = "my/own"\nlicence = "mit"')
+        assert self.rung().licence == "mit" and self.rung().model_type is None
+
+    def test_of_a_domains_own_is_added(self, root: Path) -> None:
+        add(root, '[base."HuggingFaceTB/SmolLM3-3B"]\nlicence = "mit"\n')
+        assert (self.rung().licence, self.rung().model_type) == ("mit", "smollm3")
+
+    def test_is_wanted_of_the_rung_where_no_file_has_a_table(self, root: Path, edit: Edit) -> None:
+        file = root / "domains" / "defaults.toml"
+        file.write_text(re.sub(r"(?ms)^\[base.*?(?=^\[publish)", "", file.read_text("utf-8")))
+        with pytest.raises(UserError, match=r"fallback.toml:\d+: rung.0.licence: required"):
+            load_domain("legal")
+
+    def test_that_is_wrong_is_told_with_its_own_line(self, root: Path, edit: Edit) -> None:
+        words = 'model_type = "qwen2"'
+        line = edit("../defaults.toml", words, words.replace("model_type", "model_typ"))
+        with pytest.raises(
+            UserError, match=rf"defaults.toml:{line}: base.*did you mean 'model_type'"
+        ):
+            load_domain("legal")
+
+    def test_is_shown_with_the_line_that_it_stands_in(self, root: Path, edit: Edit) -> None:
+        line = edit("../defaults.toml", 'model_type = "qwen2"', 'model_type = "qwen2"')
+        text = settings_of(load_domain("legal"))
+        row = next(row for row in text.splitlines() if row.startswith('model_type = "qwen2"'))
+        assert row.endswith(f"# domains/defaults.toml:{line}")
 
 
 class TestTheKeyOfADomain:
@@ -230,8 +291,14 @@ MISTAKES = {
         "olive.json: passes.int4.int4_block_size: 33 is not one of 16, 32, 64, 128, 256",
     ),
     "an unknown Olive pass": (
-        ("olive.json", '"ModelBuilder"', '"ModelBilder"'),
-        "passes.int4.type: Olive has no pass 'ModelBilder'; did you mean 'modelbuilder'?",
+        ("olive.json", '"StreamingModelBuilder"', '"StreamingModelBilder"'),
+        "passes.int4.type: Olive has no pass 'StreamingModelBilder'; did you mean "
+        "'streamingmodelbuilder'?",
+    ),
+    "Olive's own builder, which ours had the name of": (
+        ("olive.json", '"StreamingModelBuilder"', '"ModelBuilder"'),
+        "domains/legal/olive.json: passes.int4.type: ModelBuilder is Olive's own, which holds the "
+        "whole model in memory; the one that streams it is 'StreamingModelBuilder'",
     ),
     "an unknown key at the top of olive.json": (
         ("olive.json", '"cache_dir"', '"cachedir"'),
@@ -325,4 +392,4 @@ def test_olive_accepts_our_workflow_by_itself(root: Path) -> None:
 
     config = RunConfig.parse_file_or_obj(root / "domains" / "legal" / "olive.json")
     passes = [p.type.lower() for ps in config.passes.values() for p in ps]
-    assert passes == ["calibratedquant", "modelbuilder"]
+    assert passes == ["calibratedquant", "streamingmodelbuilder"]

@@ -22,7 +22,7 @@ from shared.pipeline.chain import run_chain, select_records
 from shared.pipeline.dry_run import dry_run
 from shared.pipeline.estimate import Shape, Work, adapter_seconds, estimate
 from shared.pipeline.forecast import total_time, work_of
-from shared.pipeline.rung import Options, RungRun
+from shared.pipeline.stages import Options, RungRun
 
 Tiny = Callable[[str], Path]
 

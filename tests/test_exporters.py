@@ -11,7 +11,7 @@ import pytest
 
 from shared.domain.domain import load_domain
 from shared.pipeline.chain import run_chain
-from shared.pipeline.rung import Options
+from shared.pipeline.stages import Options
 
 pytestmark = pytest.mark.slow
 Edit = Callable[[str, str, str], None]

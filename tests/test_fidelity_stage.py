@@ -27,7 +27,7 @@ from shared.evaluate.models.torch import TorchModel
 from shared.evaluate.reference import passages, predictions, reference_stage
 from shared.evaluate.token_windows import HeldOut, held_out, passages_of
 from shared.pipeline.chain import run_chain
-from shared.pipeline.rung import Options
+from shared.pipeline.stages import Options
 from shared.source.source import source_stage
 from tests.events import each, held_at
 from tests.tiny import FEW_TOKENS, write_tiny
@@ -72,7 +72,7 @@ def test_an_unchanged_run_imports_no_torch(world: Path) -> None:
     code = (
         "import sys; from shared.pipeline.chain import run_chain; "
         "from shared.domain.domain import load_domain; "
-        "from shared.pipeline.rung import Options; "
+        "from shared.pipeline.stages import Options; "
         "w = run_chain(load_domain('legal'), Options(rung='smollm3', until='fidelity')); "
         "assert w.stages['fidelity'].reused; "
         "assert not {'torch', 'olive', 'onnxruntime', 'transformers'} & set(sys.modules)"

@@ -27,7 +27,7 @@ from shared.domain.domain import load_domain
 from shared.domain.records import Record
 from shared.evaluate.models.chat import Chat
 from shared.pipeline.chain import run_chain
-from shared.pipeline.rung import Options
+from shared.pipeline.stages import Options
 from shared.source.source import base_stage
 
 Tiny = Callable[[str], Path]
@@ -207,7 +207,8 @@ class TestTheChain:
 
     @pytest.fixture
     def merged(self, root: Path, embedded: Path) -> Path:
-        shutil.copy(paths.REPOSITORY / "domains/legal/fallback.toml", root / "domains/legal")
+        for file in ("defaults.toml", "legal/fallback.toml"):
+            shutil.copy(paths.REPOSITORY / "domains" / file, root / "domains" / file)
         (root / "build").mkdir()
         (root / "build" / "embedded").symlink_to(embedded.parent)
         return root / "models" / "legal" / "merged"

@@ -148,7 +148,7 @@ def test_a_build_and_its_package_hash_what_they_write_while_they_write_it(
     from shared.base import paths
     from shared.domain.domain import load_domain
     from shared.pipeline.chain import run_chain
-    from shared.pipeline.rung import Options
+    from shared.pipeline.stages import Options
 
     root = tmp_path / "root"
     shutil.copytree(paths.REPOSITORY / "domains" / "legal", root / "domains" / "legal")

@@ -14,10 +14,10 @@ import pytest
 from shared.base.errors import UserError
 from shared.domain.domain import load_domain
 from shared.pipeline import inputs
-from shared.pipeline import rung as rung_module
+from shared.pipeline import stages as rung_module
 from shared.pipeline.inputs import measurable, mistakes, need_inputs
 from shared.pipeline.one_domain import release_domain
-from shared.pipeline.rung import Options
+from shared.pipeline.stages import Options
 
 Edit = Callable[[str, str, str], None]
 TYPO = '\n[[gate]]\nname = "mine"\nmeasurement = "check.release.fre.json_validity"\nat_least = 1\n'

@@ -21,7 +21,7 @@ from shared.domain.grammar.schema import grammar
 from shared.evaluate.models.genai import GenaiModel
 from shared.evaluate.systems import MODES, Mode
 from shared.pipeline.chain import run_chain
-from shared.pipeline.rung import Options
+from shared.pipeline.stages import Options
 from shared.release.card.usage import module, usage_js, usage_python
 from shared.release.model import GRAMMAR_FILE, MODULE_FILE
 from tests.stand_ins import take_any_architecture

@@ -21,7 +21,7 @@ from shared.pipeline import one_domain as pipeline
 from shared.pipeline.all_domains import release_all
 from shared.pipeline.one_domain import Result
 from shared.pipeline.publication import PublishOptions, publish_release, read_publication
-from shared.pipeline.rung import Options
+from shared.pipeline.stages import Options
 from shared.release import folder as making
 from shared.release.model import RELEASE_FILE, ChainResult, read_release, release_folder
 from tests.hub_double import Fault, HubDouble, use_this_machine

@@ -17,7 +17,7 @@ from shared.domain.records import Record
 from shared.evaluate.check import ANSWERS, RECORDS
 from shared.evaluate.compare import Checked, newest_check, write_newest
 from shared.evaluate.models.chat import Answer
-from shared.evaluate.scoring.pairs import Answers, advice, exceptions, measure
+from shared.evaluate.scoring.measurements import Answers, advice, exceptions, measure
 from shared.release.card.quality import quality_note, quality_tables
 from shared.release.folder import check_of
 

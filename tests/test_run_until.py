@@ -17,7 +17,7 @@ from shared.evaluate.check import Selection
 from shared.pipeline import chain
 from shared.pipeline import one_domain as pipeline
 from shared.pipeline.one_domain import run_until
-from shared.pipeline.rung import Options, RungRun
+from shared.pipeline.stages import Options, RungRun
 from shared.release.model import ChainResult, Stage
 
 SLOW = Measurement(value=0.2, unit="tokens/s", software_adapter=True)
@@ -168,8 +168,8 @@ def test_nothing_of_the_file_that_fidelity_reads_may_calibrate(
         kept_out.append(len(measured))
         return done("build")
 
-    monkeypatch.setattr("shared.pipeline.rung.build_stage", build)
-    monkeypatch.setattr("shared.pipeline.rung.prompt_stage", lambda *_, **__: done("prompt"))
+    monkeypatch.setattr("shared.pipeline.stages.build_stage", build)
+    monkeypatch.setattr("shared.pipeline.stages.prompt_stage", lambda *_, **__: done("prompt"))
     domain, options = load_domain("legal"), Options(records="2", records_file=file, until="build")
     selection = chain.select_records(domain, options)
     run = RungRun(domain, domain.chain.rung[0], "olive", selection, options)

@@ -24,9 +24,9 @@ from shared.evaluate.models.genai import genai_options
 from shared.evaluate.models.onnx import session_options
 from shared.pipeline.all_domains import run_units
 from shared.pipeline.one_domain import Result
-from shared.pipeline.rung import Options
 from shared.pipeline.schedule.local import _Chain, _Idle, _Pool, _Running, cores_each, run_local
 from shared.pipeline.schedule.units import Unit, memory_of, run_unit, units_of
+from shared.pipeline.stages import Options
 from shared.release.model import STAGES
 from tests.events import CEILING_SECONDS, each, held_at, wait_until
 from tests.stand_ins import take_any_architecture
@@ -294,7 +294,7 @@ class TestAnUnchangedRelease:
     SCRIPT = """
 import sys
 from unittest.mock import patch
-from shared.pipeline.rung import Options
+from shared.pipeline.stages import Options
 from shared.pipeline.all_domains import release_all
 until, jobs = sys.argv[1], int(sys.argv[2])
 with patch("shared.pipeline.one_domain.need_inputs"):  # which asks for a browser

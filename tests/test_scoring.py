@@ -14,7 +14,7 @@ from shared.base.errors import UserError
 from shared.domain.domain import load_domain
 from shared.domain.records import Record
 from shared.domain.settings import FieldScoring, Metric
-from shared.evaluate.scoring.metrics import f1, score
+from shared.evaluate.scoring.field_score import f1, score
 from shared.evaluate.scoring.normalise import plain, to_number, tokens, words
 from shared.evaluate.scoring.verdict import judge
 

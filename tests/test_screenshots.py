@@ -5,33 +5,79 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from shared.base import paths
+from shared.domain.domain import load_domain
 from shared.domain.grammar.schema import grammar
 from shared.webgpu_bench import driver
 from shared.webgpu_bench.engines.side_by_side import Row
-from shared.webgpu_bench.model_list import listing
+from shared.webgpu_bench.model_list import MANIFEST, listing, page_manifest
 from shared.webgpu_bench.server import serve
-from tests.engine_rows import rows
+from tests.axe import views, violations
+from tests.engine_rows import quality, rows
 from tests.screenshots import WANTED, folders, shoot, tabs
 
 LARGEST = 150_000
 
 
+SCHEMA = {
+    "type": "object",
+    "properties": {"ok": {"enum": ["yes", "no"]}},
+    "required": ["ok"],
+    "additionalProperties": False,
+}
+MEASURED = paths.REPOSITORY / "build" / "reports" / "bench-legal.json"
+
+
 def report_rows() -> list[Row]:
     """For docs/ what was really measured here last; for a test alone, rows made for it."""
-    measured = paths.REPOSITORY / "build" / "reports" / "bench-legal.json"
-    if os.environ.get(WANTED) == "1" and measured.is_file():
-        return [Row.model_validate(row) for row in json.loads(measured.read_bytes())]
+    if MEASURED.is_file() and os.environ.get(WANTED) == "1":
+        return [Row.model_validate(row) for row in json.loads(MEASURED.read_bytes())]
     return rows()
 
 
 def no_wider_than_its_window(page: Any) -> bool:
     return bool(page.evaluate("document.documentElement.scrollWidth <= innerWidth"))
+
+
+@contextmanager
+def held_up(page: Any, pattern: str) -> Iterator[None]:
+    """No request for the pattern is let through before the block ends."""
+    waiting: list[Any] = []
+    page.route(pattern, lambda route: waiting.append(route))
+    yield
+    for route in waiting:
+        route.continue_()
+    page.unroute(pattern)
+
+
+VIEW = """() => {
+  const opened = innerWidth > 760 && document.body.dataset.state !== "no-model";
+  document.getElementById("prompting").open = opened;
+  document.querySelector(".turn:last-child")?.scrollIntoView({ block: "end" });
+}"""
+
+
+class Eye:
+    """Looks at the page in a state: on phone and desktop, light and dark, as a screen reader does."""
+
+    def __init__(self, where: list[Path]) -> None:
+        self.where = where
+
+    def looks_at(self, page: Any, state: str) -> None:
+        """No rule of axe is broken and nothing is wider than the window; a picture of each view."""
+        for view in views(page):
+            page.evaluate(VIEW)
+            assert violations(page) == [], f"{state}, {view}"
+            assert no_wider_than_its_window(page), f"{state}, {view}"
+            name = "-".join(filter(None, ("page", state, view)))
+            assert shoot(page, name, self.where).stat().st_size < LARGEST
 
 
 @pytest.mark.slow
@@ -42,14 +88,17 @@ class TestWhatAPersonSees:
         from shared.webgpu_bench.report.page import render_page
 
         report = tmp_path / "bench-all.html"
-        report.write_text(render_page(report_rows()), encoding="utf-8")
-        where = folders(tmp_path / "shots")
+        report.write_text(render_page(report_rows(), quality()), encoding="utf-8")
+        shots = tmp_path / "shots"
+        where = folders(shots) if MEASURED.is_file() else [shots]
+        shots.mkdir(exist_ok=True)
         with tabs() as pages:
             for name, page in pages.items():
                 asked: list[str] = []
                 page.on("request", lambda request, asked=asked: asked.append(request.url))
                 page.goto(report.as_uri())
                 assert no_wider_than_its_window(page)
+                assert violations(page) == []
                 assert [u for u in asked if not u.startswith(("file:", "data:"))] == []
                 assert shoot(page, f"report-{name}", where).stat().st_size < LARGEST
 
@@ -67,39 +116,61 @@ class TestWhatAPersonSees:
             page.click("#all th:has-text('tg@d0') button")
             assert page.inner_text(first) == "native"
 
-    def test_the_page_loads_a_model_holds_it_to_its_schema_and_measures_it(
+    def test_the_page_in_every_state_can_be_used_by_everyone(
         self, package: Path, root: Path, tmp_path: Path
     ) -> None:
         released = shutil.copytree(package, tmp_path / "legal", copy_function=os.link)
-        schema = '{"type": "object", "properties": {"ok": {"enum": ["yes", "no"]}},'
-        schema += ' "required": ["ok"], "additionalProperties": false}'
-        (released / "grammar.ebnf").write_text(grammar(json.loads(schema)))
-        (released / "schema.json").write_text(schema)
+        (released / "grammar.ebnf").write_text(grammar(SCHEMA))
+        (released / "schema.json").write_text(json.dumps(SCHEMA))
         (released / "release.json").write_text('{"base": "acme/Base-3B"}')
-        mounts = {"/": driver.PAGE, "/vendor": driver.VENDOR, "/models/legal": released}
-        index = {"/models/index.json": lambda: listing({"legal": released})}
-        where = folders(tmp_path / "shots")
+        mounts = driver.page_mounts() | {"/models/legal": released}
+        index = {f"/{MANIFEST}": lambda: page_manifest(listing({"legal": released}))}
+        (tmp_path / "shots").mkdir()
+        eye = Eye([tmp_path / "shots"])
         with serve(mounts, index) as url, tabs() as pages:
-            for name, page in pages.items():
-                page.goto(url)
-                page.wait_for_selector("body[data-state=choosing]")
-                assert "to download, from acme/Base-3B" in page.inner_text("#about")
-                page.click("#load")
-                page.wait_for_selector("body[data-state=ready]")
-                if name == "desktop-light":
-                    self._answers_and_measures(page)
-                assert no_wider_than_its_window(page)
-                assert shoot(page, f"page-{name}", where).stat().st_size < LARGEST
+            page = pages["desktop-light"]
+            page.goto(url)
+            self._loads(page, eye)
+            self._answers_and_measures(page, eye)
+            page.route("**/models/**", lambda route: route.abort())
+            page.click("#load")
+            page.wait_for_selector("#notice:not([hidden])")
+            assert "The server does not answer" in page.inner_text("#notice")
+            eye.looks_at(page, "server-gone")
+            blind = pages["desktop-dark"]
+            blind.add_init_script("Object.defineProperty(navigator, 'gpu', { value: undefined })")
+            blind.goto(url)
+            blind.wait_for_selector("body[data-state=no-webgpu]")
+            eye.looks_at(blind, "no-webgpu")
+        with serve(driver.page_mounts()) as url, tabs() as pages:
+            page = pages["desktop-light"]
+            page.goto(url)
+            page.wait_for_selector("body[data-state=no-model]")
+            eye.looks_at(page, "no-list")
 
-    def _answers_and_measures(self, page: Any) -> None:
+    def _loads(self, page: Any, eye: Eye) -> None:
+        page.wait_for_selector("body[data-state=choosing]")
+        assert "to download, from acme/Base-3B" in page.inner_text("#about")
+        eye.looks_at(page, "start")
+        with held_up(page, "**/model_q4.onnx_data"):
+            page.click("#load")
+            page.wait_for_selector("#loading:not([hidden])")
+            eye.looks_at(page, "loading")
+        page.wait_for_selector("body[data-state=ready]")
+
+    def _answers_and_measures(self, page: Any, eye: Eye) -> None:
         page.fill("#system", "")
         assert page.is_checked("#hold")
         page.fill("#text", "word " * 5000)
         page.wait_for_selector("#length.long")
         assert "Too long" in page.inner_text("#length") and page.is_disabled("#send")
+        eye.looks_at(page, "too-long")
         page.fill("#text", "Is it?")
         page.wait_for_selector("#length:not(.long)")
-        page.click("#send")
+        with held_up(page, "**/vendor/@mlc-ai/**"):
+            page.click("#send")
+            page.wait_for_selector("body[data-state=answering]")
+            eye.looks_at(page, "answering")
         page.wait_for_selector(".turn.theirs small")
         assert page.inner_text(".mark") == "valid: satisfies the schema"
         assert page.inner_text(".fields tbody tr").split() in (["ok", "yes"], ["ok", "no"])
@@ -108,9 +179,37 @@ class TestWhatAPersonSees:
         with page.expect_download() as download:
             page.click("text=Download JSON")
         assert json.loads(download.value.path().read_text())["ok"] in ("yes", "no")
+        eye.looks_at(page, "answered")
         page.click(".raw summary")
         assert '"ok": "' in page.inner_text(".raw pre")
         page.click("#benchmark summary")
         page.click("#measure")
         page.wait_for_selector("#figures tr")
         assert "decode, 0 in the cache" in page.inner_text("#figures")
+        eye.looks_at(page, "measured")
+
+    @pytest.mark.skipif(os.environ.get(WANTED) != "1", reason="only pictures for docs/ come of it")
+    def test_pictures_of_an_answer_are_of_a_model_that_was_trained_on_the_domain(
+        self, tmp_path: Path
+    ) -> None:
+        """A small one, which a software adapter can run, asked for all fields but the quotation."""
+        from benchmarks.page_answers import small_package
+
+        released = small_package(tmp_path / "world", ending=None)
+        schema = json.loads((paths.domains() / "legal" / "schema.json").read_text())
+        del schema["properties"]["quote"]
+        schema["required"].remove("quote")
+        (released / "grammar.ebnf").write_text(grammar(schema))
+        (released / "schema.json").write_text(json.dumps(schema))
+        mounts = driver.page_mounts() | {"/models/legal": released}
+        index = {f"/{MANIFEST}": lambda: page_manifest(listing({"legal": released}))}
+        with serve(mounts, index) as url, tabs() as pages:
+            page = pages["desktop-light"]
+            page.goto(url)
+            page.wait_for_selector("body[data-state=choosing]")
+            page.click("#load")
+            page.wait_for_selector("body[data-state=ready]")
+            page.fill("#text", min((r.input for r in load_domain("legal").records), key=len))
+            page.click("#send")
+            page.wait_for_selector(".turn.theirs small")
+            Eye(folders(tmp_path / "shots")).looks_at(page, "")

@@ -18,9 +18,9 @@ from shared.base.stage import StageResult
 from shared.domain.domain import Domain, domain_names, load_domain
 from shared.evaluate.compare import Checked
 from shared.olive.calibration_text import wants_calibration
-from shared.pipeline import rung as chain_rung
+from shared.pipeline import stages as chain_rung
 from shared.pipeline.chain import select_records
-from shared.pipeline.rung import WEBGPU_DECODE, Options, RungRun
+from shared.pipeline.stages import WEBGPU_DECODE, Options, RungRun
 from shared.pipeline.tune.report import pareto, put_into, render, write
 from shared.pipeline.tune.tune import (
     Recipe,
@@ -104,7 +104,7 @@ def test_bits_per_weight_count_scales_and_zero_points_but_no_rotary_table(tmp_pa
 @pytest.mark.parametrize("recipe", load_recipes(), ids=lambda r: r.name)
 def test_every_recipe_has_only_keys_that_olive_reads(domain: str, recipe: Recipe) -> None:
     workflow = recipe.workflow(load_domain(domain))
-    assert list(workflow["passes"].values())[-1]["type"] == "ModelBuilder"
+    assert list(workflow["passes"].values())[-1]["type"] == "StreamingModelBuilder"
     wants_calibration(workflow)
 
 

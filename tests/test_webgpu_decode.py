@@ -55,7 +55,7 @@ def ask(package: Path) -> dict[str, Any]:
     assert browser, "no Chrome or Chromium: run `./inv doctor`"
     mounts = driver.page_mounts() | {"/models/m": package}
     with (
-        serve(mounts, {"/models/index.json": list}) as url,
+        serve(mounts) as url,
         open_page(browser.path, hardware=False) as tab,
     ):
         tab.page.set_default_timeout(0)

@@ -18,7 +18,7 @@ from shared.base.stage import StageResult
 from shared.domain.domain import load_domain
 from shared.evaluate.models.onnx import OnnxDecoder
 from shared.pipeline import one_domain as pipeline
-from shared.pipeline.rung import Options
+from shared.pipeline.stages import Options
 from shared.release.model import ChainResult
 from shared.webgpu_bench import chromium, driver, layers, parity, server
 from shared.webgpu_bench.parity import Batching, Comparison
@@ -219,7 +219,7 @@ class TestFaults:
     ) -> None:
         """The tenth buffer is not to be had: an exception of the browser's, or the device's error."""
         page = Path(shutil.copytree(driver.PAGE, tmp_path / "page"))
-        script = page / "gpu.js"
+        script = page / "gpu_budget.js"
         script.write_text(f"{TENTH_BUFFER % injected}\n{script.read_text()}")
         monkeypatch.setattr(driver, "PAGE", page)
         result = ask(package, browser, placement=False)

@@ -14,6 +14,7 @@ import pytest
 from shared.setup.browser import find_browser
 from shared.webgpu_bench import driver
 from shared.webgpu_bench.chromium import marked, open_page
+from shared.webgpu_bench.model_list import MANIFEST, page_manifest
 from shared.webgpu_bench.result import BrowserResult
 from shared.webgpu_bench.server import serve
 from tests.events import CEILING_SECONDS
@@ -50,7 +51,7 @@ class TestThePageInARealBrowser:
     def test_says_that_no_model_is_there_and_lets_nothing_out(self, browser: Path) -> None:
         mounts = {"/": driver.PAGE, "/vendor": driver.VENDOR}
         with (
-            serve(mounts, {"/models/index.json": list}) as url,
+            serve(mounts, {f"/{MANIFEST}": lambda: page_manifest([])}) as url,
             open_page(browser, hardware=False) as tab,
         ):
             tab.page.set_default_timeout(CEILING_SECONDS * 1000)

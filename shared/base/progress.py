@@ -23,14 +23,17 @@ Step = Callable[[str], None]
 
 def say(line: str) -> None:
     """Print one line to stderr (stdout is kept for tables and machine-readable output)."""
-    line = printable(line)
-    if _listener is None:
-        console.print(line, markup=False, soft_wrap=True)
-    else:
-        _listener(line)
+    (_listener or _print)(printable(line))
 
 
 _listener: Callable[[str], None] | None = None
+_log: Callable[[str], None] | None = None
+
+
+def _print(line: str) -> None:
+    if _log is not None:
+        _log(line)
+    console.print(line, markup=False, soft_wrap=True)
 
 
 @contextmanager
@@ -45,9 +48,20 @@ def lines_to(listener: Callable[[str], None]) -> Iterator[None]:
 
 
 @contextmanager
+def lines_also_to(log: Callable[[str], None]) -> Iterator[None]:
+    """Within this, all that is printed goes to `log` as well, bars as lines, --quiet or not."""
+    global _log
+    before, _log = _log, log
+    try:
+        yield
+    finally:
+        _log = before
+
+
+@contextmanager
 def lines_labelled(domain: str) -> Iterator[None]:
     """Lines begin with the domain's name: several processes write to one terminal."""
-    with lines_to(lambda line: console.print(labelled(domain, line), markup=False, soft_wrap=True)):
+    with lines_to(lambda line: _print(labelled(domain, line))):
         yield
 
 
@@ -58,12 +72,17 @@ def labelled(domain: str, line: str) -> str:
 @contextmanager
 def bar(label: str, total: int, unit: str = "") -> Iterator[Step]:
     """Yield `step(detail)`, to be called once for each of `total` units of work."""
-    with (
-        _terminal_bar(label, total)
-        if sys.stderr.isatty() and _listener is None
-        else _plain_lines(label, total, unit) as s
-    ):
-        yield s
+    if not sys.stderr.isatty() or _listener is not None:
+        with _plain_lines(label, total, unit, say) as step:
+            yield step
+        return
+    with _terminal_bar(label, total) as drawn, _plain_lines(label, total, unit, _log) as logged:
+
+        def both(detail: str) -> None:
+            drawn(detail)
+            logged(detail)
+
+        yield both
 
 
 @contextmanager
@@ -82,7 +101,7 @@ def _terminal_bar(label: str, total: int) -> Iterator[Step]:
 
 
 @contextmanager
-def _plain_lines(label: str, total: int, unit: str) -> Iterator[Step]:
+def _plain_lines(label: str, total: int, unit: str, tell: Step | None) -> Iterator[Step]:
     started = last = time.monotonic()
     done = 0
 
@@ -90,9 +109,9 @@ def _plain_lines(label: str, total: int, unit: str) -> Iterator[Step]:
         nonlocal done, last
         done += 1
         now = time.monotonic()
-        if now - last >= PLAIN_EVERY_SECONDS and done < total:
+        if tell and now - last >= PLAIN_EVERY_SECONDS and done < total:
             last = now
             left = (now - started) / done * (total - done)
-            say(f"      {label}: {done}/{total}{unit and ' ' + unit}, about {left:.0f} s left")
+            tell(f"      {label}: {done}/{total}{unit and ' ' + unit}, about {left:.0f} s left")
 
     yield step

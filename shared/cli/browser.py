@@ -1,6 +1,7 @@
-"""The commands of the browser: bench, bench-all, preflight, serve. tasks.py takes them in."""
+"""The commands of the browser: bench, bench-all, preflight, serve, site. tasks.py takes them in."""
 
 from dataclasses import replace
+from pathlib import Path
 
 from invoke import Context
 
@@ -63,6 +64,7 @@ def bench_all(c: Context, rung: str = "", engines: str = "", force: bool = False
     from shared.cli.summary import comparison, overview, write_comparison
     from shared.domain.domain import domain_names
     from shared.pipeline.one_domain import benched, run_until
+    from shared.pipeline.quality import quality_of
     from shared.webgpu_bench.report.bench import bench_report, chosen_engines
 
     names = chosen_engines(engines)
@@ -74,7 +76,12 @@ def bench_all(c: Context, rung: str = "", engines: str = "", force: bool = False
         print(paths.shown(path))
     print(
         bench_report(
-            benched(results), names, "bench-all-engines", html="bench-all.html", force=force
+            benched(results),
+            names,
+            "bench-all-engines",
+            html="bench-all.html",
+            quality=[quality_of(name) for name in domain_names()],
+            force=force,
         )
     )
     if not all(result.ok for result in results):
@@ -105,6 +112,7 @@ def preflight(c: Context, domain: str = "", folder: str = "", architectures: boo
 
 @command(
     json=False,
+    log=False,
     help={
         "domain": "only this domain's release",
         "port": "0 takes a free one",
@@ -124,3 +132,38 @@ def serve(c: Context, domain: str = "", port: int = 0, open_browser: bool = Fals
     if not found:
         raise UserError("nothing is released yet; run `./inv release --domain <name>` first")
     serve_page(found, port=port, open_browser=open_browser)
+
+
+@command(
+    help={
+        "out": "the folder to write; one that holds a site already is replaced",
+        "domain": "a domain, several with commas between them, or all that are released",
+        "hub": "name the models by their Hub repositories instead of copying them",
+    }
+)
+def site(c: Context, out: str, domain: str = "all", hub: bool = False) -> None:
+    """Write the page with released models as a folder that any static web host serves.
+
+    It works under any path; a second visit works offline. Its README.md is that of a static Hugging
+    Face Space. The page needs HTTPS, or localhost.
+    """
+    from shared.base.formatting import number
+    from shared.base.tables import table
+    from shared.cli.summary import TERMINAL
+    from shared.domain.domain import domain_names, load_domain
+    from shared.pipeline.site import write_site
+    from shared.release.model import release_folder
+
+    released = [name for name in domain_names() if release_folder(name).is_dir()]
+    names = (
+        released if domain == "all" else [load_domain(n.strip()).name for n in domain.split(",")]
+    )
+    if not names:
+        raise UserError("nothing is released yet; run `./inv release --domain <name>` first")
+    placed = write_site(Path(out).expanduser(), names, hub=hub)
+    rows = [(one.domain, one.base, one.where, number(one.bytes, "B")) for one in placed]
+    print(table(("domain", "base", "where", "in the site"), rows, TERMINAL))
+    for one in placed:
+        if one.not_publishable_because:
+            print(f"{one.domain} is not to be published: {one.not_publishable_because}")
+    print(f"to look at: python -m http.server --bind 127.0.0.1 --directory {out}")

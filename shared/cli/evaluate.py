@@ -70,7 +70,11 @@ def check(
     finish(result)
 
 
-@command(positional=["a", "b"], help={"a": "a domain or a release folder", "b": "the other one"})
+@command(
+    log=False,
+    positional=["a", "b"],
+    help={"a": "a domain or a release folder", "b": "the other one"},
+)
 def compare(c: Context, a: str, b: str) -> None:
     """Hold two releases against each other on the records that both answered.
 
@@ -83,7 +87,7 @@ def compare(c: Context, a: str, b: str) -> None:
     print(comparison_text(check_of(a), check_of(b), (a, b), TERMINAL))
 
 
-@command(help=DOMAIN | {"id": "the record's id; without it the ids are listed"})
+@command(log=False, help=DOMAIN | {"id": "the record's id; without it the ids are listed"})
 def show(c: Context, domain: str, id: str = "") -> None:
     """Print a record of the newest check with its gold and each system's answer, side by side."""
     from shared.cli.show import ids_text, sample_text

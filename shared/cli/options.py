@@ -15,7 +15,7 @@ from typing import Any
 from invoke import Context, Exit, Task, task
 
 from shared.base.environment import number_mistake
-from shared.base.errors import UserError
+from shared.base.errors import UserError, printable
 from shared.base.formatting import duration
 from shared.cli.program import enter_environment
 
@@ -47,11 +47,14 @@ QUIET = {"quiet": "say nothing on the way; errors are still said"}
 JSON = {"json": "print one JSON object, tables and figures, and nothing else on stdout"}
 
 
-def command(*, json: bool = True, total: bool = True, **options: Any) -> Callable[[Body], Task]:
+def command(
+    *, json: bool = True, total: bool = True, log: bool = True, **options: Any
+) -> Callable[[Body], Task]:
     """A command of ours: a task with --quiet and, where it prints a table, --json.
 
     What a person can act on is printed as one sentence with exit code 1; Ctrl-C leaves with 130. It
-    runs in the project's environment. `total`: say at the end how long it took, if it did.
+    runs in the project's environment. `total`: say at the end how long it took, if it did. `log`: keep
+    what it said in build/logs, which the sentence of a failure names.
     """
     switches = QUIET | (JSON if json else {})
 
@@ -59,7 +62,8 @@ def command(*, json: bool = True, total: bool = True, **options: Any) -> Callabl
         @functools.wraps(body)
         def wrapped(c: Context, quiet: bool = False, json: bool = False, **given: Any) -> None:
             enter_environment()
-            run = functools.partial(_run, body, c, given, quiet=quiet, total=total)
+            logs = log and not given.get("dry_run")
+            run = functools.partial(_run, body, c, given, quiet=quiet, total=total, log=logs)
             as_json(run, body.__name__) if json else run()
 
         own = inspect.signature(body)
@@ -72,11 +76,40 @@ def command(*, json: bool = True, total: bool = True, **options: Any) -> Callabl
     return decorate
 
 
-def _run(body: Body, c: Context, given: dict[str, Any], *, quiet: bool, total: bool) -> None:
+def _run(
+    body: Body, c: Context, given: dict[str, Any], *, quiet: bool, total: bool, log: bool
+) -> None:
     """The body, in whose place every error that a person can act on is an Exit."""
     from shared.base import progress
+    from shared.base.text import first_line
+    from shared.pipeline.run_log import run_log
 
     progress.console.quiet = quiet
+    if not log:
+        return _ended(body, c, given, total=total)
+    with run_log(body.__name__.replace("_", "-")) as kept:
+        try:
+            _ended(body, c, given, total=total)
+        except Exit as end:
+            if end.code != 1 or not end.message or not kept.named():
+                raise
+            kept.add(end.message)
+            raise Exit(f"{end.message}{kept.named()}", code=1) from None
+        except BrokenPipeError:
+            raise
+        except Exception as error:
+            kept.add_traceback(error)
+            if not kept.named():
+                raise
+            from shared.hub.token import scrub
+
+            words = printable(scrub(f"{type(error).__name__}: {first_line(error)}"))
+            raise Exit(f"error: a defect of ours: {words}{kept.named()}", code=1) from None
+
+
+def _ended(body: Body, c: Context, given: dict[str, Any], *, total: bool) -> None:
+    from shared.base import progress
+
     began = time.monotonic()
     try:
         if mistake := number_mistake():
@@ -127,7 +160,7 @@ def as_json(run: Callable[[], None], name: str) -> None:
 
 def chain_options(until: str, rung: str, force: bool, records_file: str = "", **others: Any) -> Any:
     """The chain's Options for one command; an empty word leaves the default."""
-    from shared.pipeline.rung import Options
+    from shared.pipeline.stages import Options
 
     others["records_file"] = Path(records_file).expanduser() if records_file else None
     given = {name: value for name, value in others.items() if value}
@@ -139,7 +172,8 @@ def finish(result: Any) -> None:
     from shared.base.tables import record
     from shared.cli.summary import measurements_of, summary
 
-    print(summary(result))
+    if told := summary(result):
+        print(told)
     record(
         "measurements",
         {name: m.model_dump(exclude_none=True) for name, m in measurements_of(result).items()},

@@ -17,7 +17,7 @@ from shared.cli.options import command
 
 if TYPE_CHECKING:  # `./inv --list` loads none of it
     from shared.base.parsing import Key
-    from shared.domain.config import Config
+    from shared.domain.defaults import Config
     from shared.domain.domain import Domain
     from shared.domain.settings import Rung
 
@@ -63,7 +63,7 @@ def bench_scaling(c: Context, domains: str = "1,2,4,8,16") -> None:
     print(paths.shown(DOCUMENT))
 
 
-@command(help={"domain": "its settings, each with the file and line that sets it"})
+@command(log=False, help={"domain": "its settings, each with the file and line that sets it"})
 def domains(c: Context, domain: str = "") -> None:
     """List the domains, their rungs, and how many held-out records they have.
 
@@ -122,7 +122,7 @@ def _toml(value: Any) -> str:
     return json.dumps(int(value) if whole else value, ensure_ascii=False, separators=(", ", " = "))
 
 
-@command(help={"domain": "only this one"})
+@command(log=False, help={"domain": "only this one"})
 def status(c: Context, domain: str = "") -> None:
     """Show the acceptance list of every domain: done, failed or not measured."""
     from shared.cli.summary import status as report
@@ -132,7 +132,8 @@ def status(c: Context, domain: str = "") -> None:
 
 
 @command(
-    help={"domain": "only what `release --domain` checks before stage 1, and each rung's folder"}
+    log=False,
+    help={"domain": "only what `release --domain` checks before stage 1, and each rung's folder"},
 )
 def doctor(c: Context, domain: str = "") -> None:
     """Say what is installed, what is missing, and the command that mends it.
@@ -156,7 +157,7 @@ def doctor(c: Context, domain: str = "") -> None:
         raise UserError("something that is needed is missing; see the table")
 
 
-@command(json=False, help={"releases": "the release folders in models/ as well"})
+@command(json=False, log=False, help={"releases": "the release folders in models/ as well"})
 def clean(c: Context, releases: bool = False) -> None:
     """Delete build/ (everything in it can be made again); never touches merged weights."""
     shutil.rmtree(paths.build(), ignore_errors=True)
@@ -169,6 +170,7 @@ def clean(c: Context, releases: bool = False) -> None:
 
 @command(
     json=False,
+    log=False,
     help={"fast": "leave out the slow tests (real model, real browser)", "k": "pytest's -k"},
 )
 def test(c: Context, fast: bool = False, k: str = "") -> None:
@@ -184,7 +186,7 @@ def test(c: Context, fast: bool = False, k: str = "") -> None:
             raise Exit(code=1)
 
 
-@command(json=False)
+@command(json=False, log=False)
 def readme(c: Context) -> None:
     """Renew the command output that README.md shows; the tests check that it is current."""
     from shared.cli.readme import renew
@@ -193,7 +195,7 @@ def readme(c: Context) -> None:
         print(words)
 
 
-@command(json=False)
+@command(json=False, log=False)
 def lint(c: Context) -> None:
     """Run ruff and mypy, and refuse any file over 400 lines."""
     with c.cd(str(paths.REPOSITORY)):

@@ -153,7 +153,7 @@ def build(
     finish(run_until(domain, chain_options("package", rung, force, keep_onnx=keep_onnx)))
 
 
-@command(json=False, help=DOMAIN)
+@command(json=False, log=False, help=DOMAIN)
 def card(c: Context, domain: str) -> None:
     """Print the model card of the present release."""
     from shared.release.model import CARD_FILE, read_release, release_folder

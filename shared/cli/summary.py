@@ -15,7 +15,7 @@ from shared.base.tables import shown, table
 from shared.domain.domain import domain_names, load_domain
 from shared.domain.settings import Rung
 from shared.evaluate.compare import newest_file
-from shared.evaluate.scoring.pairs import better_mode
+from shared.evaluate.scoring.measurements import better_mode
 from shared.pipeline.inputs import mistakes
 from shared.pipeline.one_domain import Result, read_attempts
 from shared.pipeline.publication import read_publication

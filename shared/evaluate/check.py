@@ -19,7 +19,7 @@ from shared.base.stage import Plan, Produced, StageResult, run_stage
 from shared.domain.domain import Domain
 from shared.domain.records import Record, spread
 from shared.domain.settings import Rung
-from shared.evaluate.scoring.pairs import Answers, Judged, advice, exceptions, measure
+from shared.evaluate.scoring.measurements import Answers, Judged, advice, exceptions, measure
 from shared.evaluate.systems import (
     MODES,
     NAMES,
@@ -69,7 +69,7 @@ def check_stage(
     *,
     force: bool = False,
 ) -> StageResult:
-    """Answer, judge and compare; shared.evaluate.scoring.pairs says what is measured."""
+    """Answer, judge and compare; shared.evaluate.scoring.measurements says what is measured."""
     systems = all_systems(domain, rung, source, package)
     settings = {
         "prompt": domain.prompt,

@@ -17,7 +17,7 @@ from shared.base.manifest import FILE_NAME, Manifest, Measurement
 from shared.domain.records import Record
 from shared.domain.settings import FieldScoring
 from shared.evaluate.check import ANSWERS, RECORDS
-from shared.evaluate.scoring.pairs import NOT_PAIRED, compare
+from shared.evaluate.scoring.measurements import NOT_PAIRED, compare
 from shared.evaluate.scoring.summary import stands_twice, summarise
 from shared.evaluate.scoring.verdict import Verdict, judge
 from shared.evaluate.systems import MODES, Mode, Name

@@ -18,7 +18,7 @@ from shared.base.manifest import Measurement, tool_versions
 from shared.base.progress import say
 from shared.base.stage import Plan, Produced, StageResult, run_stage
 from shared.domain.domain import Domain
-from shared.domain.olive_json import OLIVE_PASS, OWN_PASSES, with_overrides
+from shared.domain.olive_json import OWN_PASSES, with_overrides
 from shared.domain.records import Record
 from shared.domain.settings import Exporter, Rung
 from shared.olive.calibration_text import TOKENS, bound, calibration_stage, wants_calibration
@@ -91,7 +91,7 @@ def build_stage(
 def _refuse_whole_models(workflow: dict[str, Any], rung: Rung) -> None:
     """RungFailed where a pass of Olive's own would read the base without the rung's adapter."""
     for name, settings in workflow["passes"].items():
-        if settings["type"] not in (OLIVE_PASS, *OWN_PASSES):
+        if settings["type"] not in OWN_PASSES:
             raise RungFailed(
                 f"olive.json: passes.{name}: {settings['type']} reads a whole model, but rung "
                 f"{rung.name} merges its adapter while it is read; merge it first, with peft's "

@@ -1,4 +1,4 @@
-"""Olive's ModelBuilder pass, streaming: the same options and the same bytes, a tenth of the memory.
+"""A pass like Olive's ModelBuilder, streaming: the same options and bytes, a tenth of the memory.
 
 Olive's own pass calls onnxruntime-genai's builder, which holds the whole model several times over
 and, with the versions pinned here, does not run (the options were renamed). This one keeps Olive's
@@ -11,15 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from mobius.integrations.ort_genai import write_ort_genai_config
+from olive.hardware.accelerator import AcceleratorSpec
 from olive.model import HfModelHandler, ONNXModelHandler
 from olive.passes.onnx.model_builder import ModelBuilder
+from olive.passes.pass_config import PassConfigParam
 
 from shared.base.errors import RungFailed
 from shared.base.progress import bar
 from shared.olive.graph.architecture import build_graph
 from shared.olive.graph.weights import Int4Options, quantizable, write_together
 from shared.olive.quantise.checkpoint import Checkpoint
-from shared.olive.workflow import failures
+from shared.olive.workflow import in_olive
 
 ALGORITHMS = (None, "default")
 FLOAT_TYPES = {"model_q4f16.onnx": "f16", "model_q4.onnx": "f32"}
@@ -32,29 +34,31 @@ SUPPORTED = {
     "int4_algo_config",
     "use_webgpu_fp32",
     "extra_options",
+    "both",
 }
 
 
 class StreamingModelBuilder(ModelBuilder):
-    """Stands in for ModelBuilder (see `shared.olive.workflow.package_config`)."""
+    """4-bit ONNX for the browser, each weight written as soon as it is quantised."""
 
-    both = False
+    @classmethod
+    def _default_config(cls, accelerator_spec: AcceleratorSpec) -> dict[str, PassConfigParam]:
+        words = "write model_q4f16.onnx and, beside it, model_q4.onnx for adapters without fp16"
+        both = PassConfigParam(type_=bool, default_value=False, description=words)
+        return {**super()._default_config(accelerator_spec), "both": both}
 
     def _run_for_config(
         self, model: HfModelHandler, config: Any, output_model_path: str
     ) -> ONNXModelHandler:
-        try:
+        with in_olive():
             return self._stream(model, config, output_model_path)
-        except RungFailed as error:
-            failures.append(error)
-            raise
 
     def _stream(
         self, model: HfModelHandler, config: Any, output_model_path: str
     ) -> ONNXModelHandler:
         options = _options(config)
         folder, out = Path(model.model_name_or_path), Path(output_model_path)
-        names = list(FLOAT_TYPES) if self.both else [_name(config)]
+        names = list(FLOAT_TYPES) if config.both else [_name(config)]
         out.mkdir(parents=True, exist_ok=True)
         graphs = {out / name: build_graph(folder, FLOAT_TYPES[name]) for name in names}
         last = graphs[out / names[-1]]
@@ -66,12 +70,6 @@ class StreamingModelBuilder(ModelBuilder):
             onnx_file_name=names[0],
             model_attributes={"additional_files": [str(out / "genai_config.json")]},
         )
-
-
-class StreamingModelBuilderOfBoth(StreamingModelBuilder):
-    """The same for q4f16 and q4 at once; the second lies beside the first, for whoever asked."""
-
-    both = True
 
 
 def _name(config: Any) -> str:

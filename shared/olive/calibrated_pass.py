@@ -22,17 +22,18 @@ from olive.passes import Pass
 from olive.passes.pass_config import BasePassConfig, PassConfigParam
 
 from shared.base.code import code_hash
-from shared.base.errors import RungFailed, UserError
+from shared.base.errors import RungFailed
 from shared.base.hashing import sha256_json
 from shared.base.manifest import tool_versions
 from shared.base.parsing import read_json
 from shared.base.progress import bar, say
+from shared.olive.calibration_text import token_ids
 from shared.olive.graph.architecture import build_graph
 from shared.olive.quantise.drift import OFF, MakeUp
 from shared.olive.quantise.gptq import SHRINK, Format
 from shared.olive.quantise.layer_files import LayerFiles
 from shared.olive.quantise.layerwise import quantize_decoder
-from shared.olive.workflow import failures, layer_folder
+from shared.olive.workflow import in_olive, layer_folder
 from shared.source.merging import address
 from shared.source.model import load_model, model_weights
 from shared.source.source import weights_hash
@@ -56,7 +57,10 @@ class CalibratedQuant(Pass):
             "search": option(bool, True, "search each block's scale instead of taking its extreme"),
             "feedback": option(bool, True, "GPTQ: later columns make up for earlier ones' errors"),
             "calibration": option(
-                str, None, "a JSON file with token ids; domains/<name>/calibration.jsonl, bound"
+                str,
+                None,
+                "JSONL of texts (a domain's calibration.jsonl, or a chat a line: "
+                '{"messages": [...]}), or JSON with lists of token ids',
             ),
             "make_up": option(
                 float,
@@ -72,16 +76,13 @@ class CalibratedQuant(Pass):
     def _run_for_config(
         self, model: HfModelHandler, config: type[BasePassConfig], output_model_path: str
     ) -> HfModelHandler:
-        try:
+        with in_olive():
             return self._quantise(model, config, Path(output_model_path))
-        except UserError as error:
-            failures.append(error)
-            raise
 
     def _quantise(self, model: HfModelHandler, config: Any, out: Path) -> HfModelHandler:
         folder = Path(model.model_name_or_path)
         out.mkdir(parents=True, exist_ok=True)
-        texts = read_tokens(config.calibration) if config.feedback else []
+        texts = token_ids(config.calibration, folder) if config.feedback else []
         make_up = _make_up(config)
         build_graph(folder, "f16")  # what has no graph should fail now, not after an hour's work
         loaded = load_model(folder, lazily=True)
@@ -152,16 +153,6 @@ def _left(formats: dict[str, Format], finished: int) -> int:
     elif finished:
         say("      calibration goes on behind the last layer")
     return sum(part in parts[finished:] for part in part_of.values())
-
-
-def read_tokens(path: str | None) -> list[list[int]]:
-    """Token ids of the calibration texts; RungFailed where none were bound."""
-    if not path:
-        raise RungFailed("olive.json: calibration: required where feedback is on, but missing")
-    texts = read_json(Path(path))
-    if not isinstance(texts, list) or not texts:
-        raise RungFailed(f"{path}: holds no token ids")
-    return texts
 
 
 def _formats(model: Any, form: Callable[[str], Format]) -> dict[str, Format]:

@@ -7,6 +7,7 @@ that is also measured would let the quantiser fit what it is judged by; so every
 all records that are measured, by id and by runs of words, and one in common is an error.
 """
 
+import argparse
 import copy
 import json
 from collections.abc import Iterable, Sequence
@@ -15,13 +16,21 @@ from pathlib import Path
 from typing import Any
 
 from shared.base import paths
-from shared.base.errors import UserError
+from shared.base.errors import RungFailed, UserError
 from shared.base.hashing import sha256_json
 from shared.base.manifest import Measurement, tool_versions
+from shared.base.parsing import read_json
 from shared.base.stage import Plan, Produced, StageResult, run_stage
 from shared.base.text import word_runs
-from shared.domain.domain import GENERAL_FILE, Domain
-from shared.domain.records import Instruction, Record, read_instructions, read_records, spread
+from shared.domain.domain import GENERAL_FILE, Domain, load_domain
+from shared.domain.records import (
+    Instruction,
+    Record,
+    read_chats,
+    read_instructions,
+    read_records,
+    spread,
+)
 from shared.source.source import Source
 from shared.source.tokenizer import Tokenizer
 
@@ -77,10 +86,7 @@ def calibration_stage(
             f"{paths.shown(path)}: olive.json calibrates on it, but it is missing; write a few dozen "
             "records of your training data into it, or take that pass out of olive.json"
         )
-    records, general = read_records(path, domain.schema), general_instructions()
-    held_out = [*domain.records, *measured]
-    refuse_common(records, held_out, paths.shown(path))
-    refuse_common(general, held_out, paths.shown(paths.domains() / GENERAL_FILE))
+    records, general = _texts(domain, measured)
     tokenizer = source.done.manifest
     plan = Plan(
         "calibration",
@@ -96,6 +102,57 @@ def calibration_stage(
     return run_stage(
         plan, lambda work: _tokenise(source, domain, records, general, work), force=force
     )
+
+
+def token_ids(name: str | None, model: Path) -> list[list[int]]:
+    """Token ids of the calibration texts that a pass is given, by the tokenizer in `model`.
+
+    JSON: lists of token ids. JSONL: a domain's calibration.jsonl, read as its build reads it, or one of
+    chats, with the model's template. RungFailed where it is neither, or not there.
+    """
+    if not name:
+        raise RungFailed("olive.json: calibration: required where feedback is on, but missing")
+    path = _place(name)
+    if path.suffix != ".jsonl":
+        texts = read_json(path)
+        if not isinstance(texts, list) or not all(_are_ids(text) for text in texts) or not texts:
+            raise RungFailed(
+                f"{paths.shown(path)}: must hold lists of token ids, or be JSONL of chats"
+            )
+        return texts
+    tokenizer = Tokenizer(model)
+    if path.parent.parent == paths.domains().resolve() and path.name == FILE:
+        domain = load_domain(path.parent.name)
+        return _ids(tokenizer, domain, *_texts(domain))
+    every = ([m.content for m in chat.messages] for chat in read_chats(path))
+    return [tokenizer.answered_ids("".join(s), u, a)[:MAX_TOKENS] for *s, u, a in every]
+
+
+def _place(name: str) -> Path:
+    """The file of a relative name: beside what `olive run --config` names, else in this folder."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--run-config", "--config", nargs="?")
+    config = parser.parse_known_args()[0].run_config or ""
+    for folder in (Path(config).parent, Path()):
+        if (folder / name).is_file():
+            return (folder / name).resolve()
+    raise RungFailed(f"olive.json: calibration: no file {name}; give its whole path")
+
+
+def _are_ids(text: Any) -> bool:
+    return isinstance(text, list) and bool(text) and all(type(token) is int for token in text)
+
+
+def _texts(
+    domain: Domain, measured: Iterable[Record] = ()
+) -> tuple[tuple[Record, ...], tuple[Instruction, ...]]:
+    """The domain's calibration records and the general ones; UserError where one is also measured."""
+    path = domain.folder / FILE
+    records, general = read_records(path, domain.schema), general_instructions()
+    held_out = [*domain.records, *measured]
+    refuse_common(records, held_out, paths.shown(path))
+    refuse_common(general, held_out, paths.shown(paths.domains() / GENERAL_FILE))
+    return records, general
 
 
 def general_instructions() -> tuple[Instruction, ...]:
@@ -132,22 +189,27 @@ def chat_tokens(tokenizer: Tokenizer, prompt: str, record: Record) -> list[int]:
 def _tokenise(
     source: Source,
     domain: Domain,
-    records: Iterable[Record],
-    general: Iterable[Instruction],
+    records: Sequence[Record],
+    general: Sequence[Instruction],
     work: Path,
 ) -> Produced:
-    tokenizer = Tokenizer(source.folder)
-    every = [chat_tokens(tokenizer, domain.prompt, record) for record in records]
-    texts = within(every, domain.chain.calibration.tokens)
-    texts += [tokenizer.answered_ids("", g.input, g.answer)[:MAX_TOKENS] for g in general]
+    texts = _ids(Tokenizer(source.folder), domain, records, general)
     (work / TOKENS).write_text(json.dumps(texts))
-    how = f"of the domain's {len(every)} calibration texts, evenly spread, and the general ones"
+    how = f"of the domain's {len(records)} calibration texts, evenly spread, and the general ones"
     return Produced(
         {
             "records": Measurement(value=len(texts), unit="records", how=how),
             "tokens": Measurement(value=sum(map(len, texts)), unit="tokens", how=how),
         }
     )
+
+
+def _ids(
+    tokenizer: Tokenizer, domain: Domain, records: Iterable[Record], general: Iterable[Instruction]
+) -> list[list[int]]:
+    every = [chat_tokens(tokenizer, domain.prompt, record) for record in records]
+    texts = within(every, domain.chain.calibration.tokens)
+    return texts + [tokenizer.answered_ids("", g.input, g.answer)[:MAX_TOKENS] for g in general]
 
 
 def within(texts: Sequence[list[int]], tokens: int) -> list[list[int]]:

@@ -16,13 +16,32 @@ from typing import Any
 from shared.base.errors import RungFailed, UserError
 from shared.base.hashing import sha256_file
 from shared.base.text import first_line
-from shared.domain.olive_json import package_config
-
-failures: list[UserError] = []
-"""What passes of ours raised: Olive's engine swallows it and goes on to end without a model."""
+from shared.domain.olive_json import PASSES_FILE, builder_pass
 
 layer_folder: ContextVar[Path | None] = ContextVar("layer_folder", default=None)
 """Where passes of ours keep the layers that are finished, for a run after this one is killed."""
+
+
+class Refused(UserError, ValueError):
+    """A mistake found within a pass of ours. Of all exceptions Olive's engine lets go through only
+    ValueError and four like it; of others it ends without a model, and `olive run` with exit code 0."""
+
+
+class RungRefused(RungFailed, ValueError):
+    """The same where another rung may do."""
+
+
+@contextmanager
+def in_olive() -> Iterator[None]:
+    """Around a pass of ours: whatever it raises goes through Olive, with its own words."""
+    try:
+        yield
+    except RungFailed as error:
+        raise RungRefused(str(error)) from error
+    except UserError as error:
+        raise Refused(str(error)) from error
+    except Exception as error:
+        raise RungRefused(f"olive.json: the workflow failed: {first_line(error)}") from error
 
 
 def run_workflow(
@@ -49,11 +68,13 @@ def run_workflow(
         "cache_dir": str(out / ".olive-cache"),
         "log_severity_level": 1,
     }
-    failures.clear()
+    if both:
+        _, builder = builder_pass(bound)
+        builder.get("config", builder)["both"] = True
     token = layer_folder.set(layers)
     try:
         with _log_to(out / "olive.log"), _without_reading_or_copying():
-            result = run(bound, package_config=package_config(both))
+            result = run(bound, package_config=str(PASSES_FILE))
     except UserError:
         raise
     except Exception as error:
@@ -119,9 +140,7 @@ def _log_to(path: Path) -> Iterator[None]:
 
 
 def _swallowed(log: Path) -> UserError:
-    """The failure that Olive swallowed: our pass's own, else the last error in Olive's log."""
-    if failures:
-        return failures[-1]
+    """The failure that Olive swallowed: the last error in its log."""
     errors = [line for line in log.read_text(errors="replace").splitlines() if "rror" in line]
     last = errors[-1].strip() if errors else "no reason in Olive's log"
     return RungFailed(f"olive.json: the workflow ended without a model: {last[:300]}")

@@ -11,8 +11,8 @@ from shared.base.progress import lines_to, say
 from shared.domain.domain import domain_names, load_domain
 from shared.pipeline.one_domain import Result, record_failure, release_domain, run_until
 from shared.pipeline.publication import PublishOptions, publish_release
-from shared.pipeline.rung import Options
 from shared.pipeline.schedule.units import units_of
+from shared.pipeline.stages import Options
 
 
 def release_all(

@@ -14,7 +14,7 @@ from shared.evaluate.models.device import parse_device
 from shared.evaluate.systems import parse_constrained, parse_minutes, parse_systems
 from shared.evaluate.token_windows import sample
 from shared.pipeline.choose import measure_speeds, rank
-from shared.pipeline.rung import Options, RungRun
+from shared.pipeline.stages import Options, RungRun
 from shared.release.model import STAGES, ChainResult
 
 OWN = "our own held-out records"

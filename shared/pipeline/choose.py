@@ -21,7 +21,7 @@ from shared.base.manifest import Measurement, tool_versions
 from shared.base.progress import bar
 from shared.base.stage import Plan, Produced, run_stage
 from shared.olive.calibration_text import chat_tokens
-from shared.pipeline.rung import CPU_DECODE, WEBGPU_DECODE, RungRun
+from shared.pipeline.stages import CPU_DECODE, WEBGPU_DECODE, RungRun
 from shared.source.tokenizer import Tokenizer
 
 GRAPH = "onnx/model_q4f16.onnx"

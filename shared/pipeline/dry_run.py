@@ -17,7 +17,7 @@ from shared.domain.domain import Domain, load_domain
 from shared.domain.settings import Rung
 from shared.pipeline.chain import select_records
 from shared.pipeline.forecast import configuration, cost_of, finished, lines
-from shared.pipeline.rung import Options, RungRun
+from shared.pipeline.stages import Options, RungRun
 from shared.release.model import STAGES
 from shared.source.embedded import embedded_config
 from shared.source.source import inspected, refuse_bad_adapter

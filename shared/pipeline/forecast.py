@@ -62,7 +62,7 @@ def total_time() -> Iterator[None]:
 
 
 class Run(Protocol):
-    """shared.pipeline.rung.RungRun, which has a Forecast."""
+    """shared.pipeline.stages.RungRun, which has a Forecast."""
 
     domain: Domain
     rung: Rung

@@ -16,13 +16,13 @@ from shared.base.errors import UserError
 from shared.base.formatting import number
 from shared.base.parsing import nearest, read_json, read_text
 from shared.base.text import trimmed
-from shared.domain.config import Config
+from shared.domain.defaults import Config
 from shared.domain.domain import GENERAL_FILE, load_domain
 from shared.domain.grammar.schema import grammar
 from shared.domain.records import read_records
 from shared.domain.settings import Chain
 from shared.evaluate.fidelity import MEASURED
-from shared.evaluate.scoring.pairs import COMPARISONS, NOT_PAIRED, SPEED
+from shared.evaluate.scoring.measurements import COMPARISONS, NOT_PAIRED, SPEED
 from shared.evaluate.scoring.summary import missing
 from shared.evaluate.systems import MODES, NAMES
 from shared.hub.names import repository_name
@@ -34,7 +34,7 @@ from shared.olive.calibration_text import (
     wants_calibration,
 )
 from shared.prompt.renderers import require_node
-from shared.release.card.template import check_template
+from shared.release.card.sandbox import check_template
 from shared.setup.browser import require_browser
 from shared.webgpu_bench import measurements
 

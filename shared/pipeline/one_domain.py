@@ -15,7 +15,7 @@ from shared.evaluate.compare import write_newest
 from shared.pipeline.chain import run_chain
 from shared.pipeline.forecast import total_time
 from shared.pipeline.inputs import need_inputs
-from shared.pipeline.rung import Options, saved_traceback
+from shared.pipeline.stages import Options, saved_traceback
 from shared.release.gates import GateResult, failed, flatten, judge_gates
 from shared.release.model import Attempt, ChainResult, Release, Stage, release_folder
 from shared.webgpu_bench.engines.questions import Benched
@@ -80,9 +80,14 @@ def run_until(name: str, options: Options) -> Result:
 
 
 def _none_taken(chain: ChainResult) -> str:
-    """Why there is no release, by the first rung that was tried and failed."""
-    failed = next((a for a in chain.attempts if a.outcome == "failed"), None)
-    why = f": {failed.rung} failed at {failed.stage}: {failed.reason}" if failed else ""
+    """Why there is no release, by the first rung that was tried and failed, or the only one."""
+    tried = [a for a in chain.attempts if a.outcome == "failed"] or chain.attempts
+    alone = tried and (tried[0].outcome == "failed" or len(tried) == 1)
+    why = (
+        f": {tried[0].rung} {tried[0].outcome} at {tried[0].stage}: {tried[0].reason}"
+        if alone
+        else ""
+    )
     return f"{chain.domain.name}: no rung could be taken; see the table{why}"
 
 

@@ -23,7 +23,7 @@ from shared.base.progress import say
 from shared.base.text import first_line
 from shared.webgpu_bench.chromium import SOFTWARE_NAMES, Tab, flags, has_gpu, open_page
 from shared.webgpu_bench.kernels import EVENT, read_kernels
-from shared.webgpu_bench.model_list import listing
+from shared.webgpu_bench.model_list import MANIFEST, listing, page_manifest
 from shared.webgpu_bench.placement import Unreadable, read_placement
 from shared.webgpu_bench.result import Adapter, BrowserResult, Parity, ParityPiece
 from shared.webgpu_bench.server import serve
@@ -81,7 +81,7 @@ def serve_page(models: dict[str, Path], port: int = 0, open_browser: bool = Fals
         raise UserError(f"--port: a number from 0 to {LARGEST_PORT} is wanted, not {port}")
     require_vendor()
     mounts = page_mounts() | {f"/models/{name}": path for name, path in models.items()}
-    documents = {"/models/index.json": lambda: listing(models)}
+    documents = {f"/{MANIFEST}": lambda: page_manifest(listing(models))}
     try:
         with serve(mounts, documents, port) as url:
             print(url, flush=True)
@@ -133,7 +133,7 @@ class _Attempt:
 
     def run(self, hardware: bool) -> BrowserResult:
         mounts = page_mounts() | {f"/models/{self.request['model']}": self.package} | self.extra
-        with serve(mounts, {"/models/index.json": list}) as url:
+        with serve(mounts) as url:
             tab, problem = self._drive(url, hardware)
         result = self._result(tab, problem)
         result.flags = flags(hardware=hardware)

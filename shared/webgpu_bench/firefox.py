@@ -86,7 +86,7 @@ def run_in_firefox(
     require_vendor()
     mounts = page_mounts() | {f"/models/{request['model']}": package}
     until = time.monotonic() + timeout_s
-    with serve(mounts, {"/models/index.json": list}) as url, _session(firefox) as tab:
+    with serve(mounts) as url, _session(firefox) as tab:
         result = _answered(tab, url, request | {"placement": False}, until, on_progress)
     result.software_adapter = is_software(result.adapter)
     result.placement_reason = "Firefox's console was not read for it"

@@ -1,6 +1,10 @@
-"""What the person's page may choose from: each model with its domain's prompt and an example."""
+"""The page's manifest.json: the models to choose from, each with its prompt and an example.
+
+The server of `serve` makes it on request; in a site it is a file. The page is the same in both.
+"""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +13,34 @@ from shared.base.errors import UserError
 from shared.base.text import trimmed
 from shared.domain.grammar.schema import grammar
 
+MANIFEST = "manifest.json"
+HUB = "https://huggingface.co"
+"""Where a model with a `revision` is fetched from."""
+
+
+def page_manifest(
+    models: Sequence[dict[str, Any]], *, worker: str | None = None, files: Sequence[str] = ()
+) -> dict[str, Any]:
+    """What the page reads first. `worker`: the service worker of a site; `files`: all that it keeps."""
+    return {
+        "version": 1,
+        "worker": worker,
+        "hub": HUB,
+        "files": list(files),
+        "models": list(models),
+    }
+
 
 def listing(models: dict[str, Path]) -> list[dict[str, Any]]:
     """One entry a model. The domain is the folder in domains/ of the model's own name, if any."""
-    return [_entry(name, path) for name, path in models.items()]
+    return [entry(name, path) for name, path in models.items()]
 
 
-def _entry(name: str, package: Path) -> dict[str, Any]:
-    domain = paths.domains() / name
+def entry(name: str, package: Path, model: str = "", revision: str | None = None) -> dict[str, Any]:
+    """What the page knows of a package. `model`: its folder below models/, by default its name; with a
+    `revision`, its repository on the Hub at that commit."""
+    domain, release = paths.domains() / name, _json(_text(package / "release.json"))
+    example = release["example"] if "example" in release else _first_input(domain)
     files = {p.name: p.stat().st_size for p in (package / "onnx").glob("model_*") if p.is_file()}
     sizes = {
         dtype: sum(size for file, size in files.items() if file.startswith(f"model_{dtype}.onnx"))
@@ -24,11 +48,13 @@ def _entry(name: str, package: Path) -> dict[str, Any]:
     }
     return {
         "name": name,
+        "model": model or name,
+        "revision": revision,
         "system_prompt": trimmed(_own_or(domain, package, "prompt.md")).replace("{domain}", name),
         "grammar": _text(package / "grammar.ebnf") or _grammar(domain / "schema.json"),
         "schema": _json(_own_or(domain, package, "schema.json")),
-        "base": _json(_text(package / "release.json")).get("base"),
-        "example": _first_input(_text(domain / "eval.jsonl")),
+        "base": release.get("base"),
+        "example": example,
         "bytes": {dtype: size for dtype, size in sizes.items() if size},
     }
 
@@ -60,8 +86,8 @@ def _text(path: Path) -> str:
         return ""
 
 
-def _first_input(lines: str) -> str:
+def _first_input(domain: Path) -> str:
     try:
-        return str(json.loads(lines.split("\n")[0])["input"])
+        return str(json.loads(_text(domain / "eval.jsonl").split("\n")[0])["input"])
     except (IndexError, KeyError, ValueError):
         return ""

@@ -44,7 +44,7 @@ def pieces_in_browser(
     end = time.monotonic() + seconds + GRACE_SECONDS
     try:
         with (
-            serve(page_mounts(), {"/models/index.json": list}, joined=joined) as url,
+            serve(page_mounts(), joined=joined) as url,
             open_page(browser, hardware=hardware) as tab,
             _ended_at(end, tab),
         ):

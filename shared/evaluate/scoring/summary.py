@@ -18,7 +18,7 @@ from shared.base.manifest import Measurement
 from shared.base.parsing import nearest
 from shared.domain.records import Record
 from shared.domain.settings import FieldScoring
-from shared.evaluate.scoring.metrics import score
+from shared.evaluate.scoring.field_score import score
 from shared.evaluate.scoring.statistics import mean, rate
 from shared.evaluate.scoring.verdict import Verdict, is_judged, judge
 

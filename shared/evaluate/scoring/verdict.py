@@ -17,7 +17,7 @@ import jsonschema
 from shared.base.parsing import loads_strictly
 from shared.domain.records import Record
 from shared.domain.settings import FieldScoring
-from shared.evaluate.scoring.metrics import dangers, score, second_score
+from shared.evaluate.scoring.field_score import dangers, score, second_score
 
 WHITE_SPACE = " \t\n\r"
 FENCE = re.compile(r"```(?:json)?[ \t]*\n(.*?)\n?[ \t]*```", re.DOTALL)

@@ -21,6 +21,7 @@ from shared.base import progress
 from shared.base.cpu import cores, use_cores
 from shared.base.formatting import number
 from shared.pipeline.one_domain import Result
+from shared.pipeline.run_log import log_of_caller
 from shared.pipeline.schedule.units import Unit, run_unit
 
 ATTEMPTS = 3
@@ -176,7 +177,7 @@ def _work(unit: Unit) -> tuple[Result, int]:
     global _at_work
     _at_work = True
     try:
-        with progress.lines_labelled(unit.domain):
+        with log_of_caller(), progress.lines_labelled(unit.domain):
             result = run_unit(unit)
     except KeyboardInterrupt:
         os._exit(143)

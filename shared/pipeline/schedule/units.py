@@ -24,7 +24,7 @@ from shared.pipeline.one_domain import (
     run_until,
     write_attempts,
 )
-from shared.pipeline.rung import Options
+from shared.pipeline.stages import Options
 from shared.release.model import STAGES, Stage
 
 FIRST: Stage = "package"

@@ -13,7 +13,7 @@ from shared.base.manifest import Measurement
 from shared.base.tables import shown, table
 from shared.base.text import put_block
 from shared.evaluate.compare import compare_checks
-from shared.pipeline.rung import CPU_DECODE, WEBGPU_DECODE
+from shared.pipeline.stages import CPU_DECODE, WEBGPU_DECODE
 from shared.pipeline.tune.tune import Tried, Tuning, load_recipes
 from shared.release.card.quality import difference_words
 from shared.release.card.recipe import report_file

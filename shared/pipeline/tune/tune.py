@@ -27,7 +27,7 @@ from shared.domain.olive_json import builder_pass, check_olive_config, with_over
 from shared.evaluate.compare import Checked, read_checked
 from shared.pipeline.chain import select_records
 from shared.pipeline.choose import GRAPH, measure_speeds, rank
-from shared.pipeline.rung import WEBGPU_DECODE, Options, RungRun
+from shared.pipeline.stages import WEBGPU_DECODE, Options, RungRun
 from shared.release.folder import costs
 from shared.source.source import weights_hash
 

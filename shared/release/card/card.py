@@ -9,13 +9,13 @@ from typing import Any
 
 from shared.base.hashing import sha256_json
 from shared.base.tables import fenced, measurements_table, shown, table, words
-from shared.evaluate.scoring.pairs import better_mode
+from shared.evaluate.scoring.measurements import better_mode
 from shared.release.card import tables, verdict
 from shared.release.card.fidelity import fidelity_section
 from shared.release.card.front_matter import front_matter
 from shared.release.card.quality import quality_note, quality_tables
 from shared.release.card.recipe import comparison
-from shared.release.card.template import fill_in
+from shared.release.card.sandbox import fill_in
 from shared.release.card.usage import usage_install, usage_js, usage_python, usage_verify
 from shared.release.gates import unproven
 from shared.release.model import Attempt, Release

@@ -10,7 +10,7 @@ from typing import Any, TypeGuard
 from shared.base.formatting import interval
 from shared.base.manifest import Measurement
 from shared.base.tables import shown, table
-from shared.evaluate.scoring.pairs import COMPARISONS, SPEED
+from shared.evaluate.scoring.measurements import COMPARISONS, SPEED
 from shared.evaluate.scoring.statistics import NO_DIFFERENCE
 from shared.evaluate.scoring.summary import DANGEROUS, stands_twice
 from shared.evaluate.systems import MODES, NAMES, Mode

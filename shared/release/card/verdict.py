@@ -9,7 +9,7 @@ from typing import Any
 
 from shared.base.manifest import Measurement
 from shared.base.tables import shown, words
-from shared.evaluate.scoring.pairs import better_mode
+from shared.evaluate.scoring.measurements import better_mode
 from shared.evaluate.scoring.statistics import NO_DIFFERENCE
 from shared.evaluate.systems import Mode
 from shared.release.card.quality import FIRST, MODE_WORDS, difference_words, first_table, measured

@@ -1,5 +1,5 @@
 // Load one packaged model with Transformers.js on WebGPU and let it write, greedily and timed.
-// Everything comes from this server: no CDN, no Hub, no cache left behind.
+// Everything comes from beside this page, no CDN; a model from the Hub only where the manifest says so.
 
 import { AutoModelForCausalLM, AutoTokenizer, env } from "@huggingface/transformers";
 import { Tensor } from "onnxruntime-web/webgpu";
@@ -7,13 +7,12 @@ import { Decoder, write } from "./decode.js";
 import { controlTokens, prefixIds, promptIds } from "./prompt.js";
 
 const gpu = window.docintelGpu;
-const RUNTIME = new URL("/vendor/onnxruntime-web/dist/ort-wasm-simd-threaded", location.href).href;
+const RUNTIME = new URL("./vendor/onnxruntime-web/dist/ort-wasm-simd-threaded", import.meta.url).href;
+const MODELS = new URL("./models/", import.meta.url);
 /** The WebGPU build lacks CPU kernels (GatherBlockQuantized) that a model on wasm needs. */
 const BUILDS = { webgpu: `${RUNTIME}.asyncify`, wasm: RUNTIME };
 
-env.allowRemoteModels = false;
-env.allowLocalModels = true;
-env.localModelPath = "/models/";
+env.localModelPath = MODELS.pathname;
 env.useBrowserCache = false;
 env.useWasmCache = false;
 
@@ -100,7 +99,7 @@ export function failure(error, otherwise) {
 
 /** What V8 and SpiderMonkey say where an ArrayBuffer cannot be had, and wasm where its heap cannot grow. */
 const NO_MEMORY = /array buffer allocation failed|invalid array buffer length|out of memory|std::bad_alloc/i;
-const MISSING = /file was not found locally at "\/models\/[^/]+\/([^"]+)"/;
+const MISSING = /file was not found locally at "[^"]*\/models\/(?:[^/"]+\/)*?((?:onnx\/)?[^/"]+)"/;
 
 const firstSentence = (text) => text.split("\n")[0].slice(0, 400);
 
@@ -136,15 +135,26 @@ async function unlessRejected(work) {
   }
 }
 
-/** A JSON file of the package; empty where it has none. */
-const named = (model, name) => fetch(`/models/${model}/${name}`).then((answer) => (answer.ok ? answer.json() : {}));
+/** The address of a model's files: a folder below models/, or a repository at a commit (`revision`) of `hub`. */
+const place = ({ model, revision, hub }) => (revision ? `${hub}/${model}/resolve/${revision}/` : new URL(`${model}/`, MODELS).href);
+
+/** Reads JSON files of a package; empty where it has none of that name. */
+const reader = (asked) => async (name) => {
+  const answer = await fetch(place(asked) + name);
+  return answer.ok ? answer.json() : {};
+};
 
 /**
- * Load `model` from /models/<model>/; `onProgress(loaded, total)` in bytes. `verbose` makes
- * onnxruntime-web log each node's provider, but then also every dispatch of every run: never time it.
+ * Load `model` from models/<model>/ beside this page, or, with `revision`, from that repository of `hub`;
+ * `onProgress(loaded, total)` in bytes. `verbose` makes onnxruntime-web log each node's provider, but
+ * then also every dispatch of every run: never time it.
  */
-export async function load({ model, dtype, device = "webgpu", verbose = false, profiling = false, onProgress = () => {} }) {
+export async function load({ model, revision = null, hub = null, dtype, device = "webgpu", verbose = false, profiling = false, onProgress = () => {} }) {
   useBuild(device);
+  env.allowRemoteModels = revision !== null;
+  env.allowLocalModels = revision === null;
+  if (revision) env.remoteHost = `${hub}/`;
+  const json = reader({ model, revision, hub });
   const started = performance.now();
   const files = new Map();
   const progress_callback = (info) => {
@@ -154,26 +164,27 @@ export async function load({ model, dtype, device = "webgpu", verbose = false, p
     onProgress(sum(0), sum(1));
   };
   const session_options = verbose ? { logSeverityLevel: 0 } : profiling ? { enableProfiling: true } : {};
-  const options = { device, dtype, progress_callback, session_options };
+  const from = { progress_callback, ...(revision && { revision }) };
   const loading = Promise.all([
-    AutoTokenizer.from_pretrained(model, { progress_callback }),
-    AutoModelForCausalLM.from_pretrained(model, options),
-    named(model, "tokenizer.json").then(controlTokens),
-    device === "webgpu" && named(model, "genai_config.json").then(({ search }) => search?.past_present_share_buffer),
+    AutoTokenizer.from_pretrained(model, from),
+    AutoModelForCausalLM.from_pretrained(model, { ...from, device, dtype, session_options }),
+    json("tokenizer.json").then(controlTokens),
+    device === "webgpu" && json("genai_config.json").then(({ search }) => search?.past_present_share_buffer),
   ]);
   try {
     const [tokenizer, network, controls, shared] = await unlessLost(unlessRejected(loading));
     const seconds = (performance.now() - started) / 1000;
     const bytes_fetched = [...files.values()].reduce((all, [loaded]) => all + loaded, 0);
-    return new Engine(tokenizer, network, controls, { seconds, bytes_fetched }, shared ? gpu.device : null);
+    return new Engine(tokenizer, network, controls, { seconds, bytes_fetched }, shared ? gpu.device : null, json);
   } catch (error) {
     throw failure(error, "load_failed");
   }
 }
 
 export class Engine {
-  constructor(tokenizer, network, controls, loadFacts, device) {
-    Object.assign(this, { tokenizer, network, controls, load: loadFacts });
+  /** `json(name)`: a JSON file of its package. */
+  constructor(tokenizer, network, controls, loadFacts, device, json) {
+    Object.assign(this, { tokenizer, network, controls, load: loadFacts, json });
     const ends = network.generation_config?.eos_token_id ?? network.config.eos_token_id;
     this.eos = new Set([ends].flat().filter((id) => id !== null && id !== undefined).map(Number));
     this.context = network.config.max_position_embeddings ?? Infinity;

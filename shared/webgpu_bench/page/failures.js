@@ -3,8 +3,8 @@
 const GONE = /failed to fetch|networkerror|load failed|err_connection|network error/i;
 
 /** The sentence for an error of loading or answering. `outcome`: of an EngineError (engine.js). */
-export function sentence({ outcome = "", message = "" } = {}) {
-  if (GONE.test(message)) return "The server does not answer: start it again with `./inv serve`, then reload this page.";
+export function sentence({ outcome = "", message = "" } = {}, isSite = false) {
+  if (GONE.test(message)) return isSite ? NO_SITE : "The server does not answer: start it again with `./inv serve`, then reload this page.";
   if (outcome === "out_of_memory") return "There is not enough memory: close other tabs and programs, or choose a smaller model, then load again.";
   if (outcome === "out_of_budget") return `The model is too large for this GPU: ${message}. Choose a smaller model.`;
   if (outcome === "device_lost") return "The GPU was lost, often because it ran out of memory or its driver restarted: load the model again.";
@@ -17,6 +17,7 @@ const plain = (message) => (message || "the reason is not known").replace(/[.\s]
 export const NO_WEBGPU =
   "This browser offers no WebGPU: open this page in a current Chrome, Edge, Safari or Firefox on a machine with a GPU, and see that hardware acceleration is on.";
 export const NO_SERVER = "The list of models cannot be read: start the server again with `./inv serve`, then reload this page.";
+const NO_SITE = "The model cannot be fetched: see that you are online, then load it again; what was loaded once works offline.";
 export const NO_PACKAGES = "The page's packages are not installed; run";
 export const NO_MODEL = "No model is served here yet; make one with";
 

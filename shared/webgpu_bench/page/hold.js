@@ -14,12 +14,11 @@ export async function accepts(model, engine, text) {
 }
 
 async function compiledFor({ name, grammar }, engine) {
-  if (!compiled.has(name)) compiled.set(name, await prepare(name, grammar, [...engine.eos]));
+  if (!compiled.has(name)) compiled.set(name, await prepare(grammar, engine));
   return compiled.get(name);
 }
 
-async function prepare(name, grammar, stop) {
-  await import("/vendor/@mlc-ai/web-xgrammar/lib/index.js"); // no exports: it puts itself on globalThis
-  const tokenizer = await (await fetch(`/models/${name}/tokenizer.json`)).json();
-  return compile(globalThis.xgrammar, grammar, tokenizer, stop);
+async function prepare(grammar, engine) {
+  await import("./vendor/@mlc-ai/web-xgrammar/lib/index.js"); // no exports: it puts itself on globalThis
+  return compile(globalThis.xgrammar, grammar, await engine.json("tokenizer.json"), [...engine.eos]);
 }

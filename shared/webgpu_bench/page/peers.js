@@ -16,8 +16,8 @@ async function loadWasm({ model, dtype }) {
 }
 
 async function loadWllama({ gguf, context, threads }) {
-  const { Wllama, LoggerWithoutDebug } = await import("/vendor/@wllama/wllama/esm/index.js");
-  const wasm = "/vendor/@wllama/wllama/esm/wasm/wllama.wasm";
+  const { Wllama, LoggerWithoutDebug } = await import("./vendor/@wllama/wllama/esm/index.js");
+  const wasm = new URL("./vendor/@wllama/wllama/esm/wasm/wllama.wasm", import.meta.url).href;
   const wllama = new Wllama({ default: wasm }, { suppressNativeLog: true, logger: LoggerWithoutDebug });
   const started = performance.now();
   const blob = await (await fetch(gguf)).blob();

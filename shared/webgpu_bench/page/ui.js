@@ -3,7 +3,8 @@
 
 import { isSoftware } from "./adapter.js";
 import { parsed, shownAnswer, spelt } from "./answer.js";
-import { NO_MODEL, NO_PACKAGES, NO_SERVER, NO_WEBGPU, room, sentence, unfit } from "./failures.js";
+import { NO_MODEL, NO_PACKAGES, NO_SERVER, NO_WEBGPU, room, sentence as worded, unfit } from "./failures.js";
+import { isolate, keep } from "./offline.js";
 
 const NEW_TOKENS = 512;
 /** Room that a text must leave for its answer. */
@@ -11,7 +12,8 @@ const SHORTEST_ROOM = 160;
 const gpu = window.docintelGpu;
 const $ = (id) => document.getElementById(id);
 
-const page = { state: "checking", models: [], adapter: null, engine: null, stopping: false, lib: null, tooLong: false };
+const page = { state: "checking", manifest: { models: [] }, adapter: null, engine: null, stopping: false, lib: null, tooLong: false };
+const sentence = (error) => worded(error, Boolean(page.manifest.worker));
 
 const PLACEHOLDER = {
   ready: "Paste a text…",
@@ -51,7 +53,7 @@ function notice(text, command = "") {
   if (command) box.append(" ", Object.assign(document.createElement("code"), { textContent: command }));
 }
 
-const chosen = () => page.models.find(({ name }) => name === $("model").value);
+const chosen = () => page.manifest.models.find(({ name }) => name === $("model").value);
 const megabytes = (bytes) => (bytes / 1e6).toFixed(bytes < 1e7 ? 1 : 0);
 const rate = (value) => (value >= 100 ? value.toFixed(0) : value.toFixed(value < 1 ? 2 : 1));
 
@@ -68,12 +70,14 @@ export async function startPage() {
   setInterval(showBytes, 500);
   let reached = true;
   try {
-    page.models = await (await fetch("/models/index.json")).json();
+    page.manifest = await (await fetch("./manifest.json")).json();
   } catch {
     reached = false;
   }
+  await isolate(page.manifest.worker);
   fillModels();
   await findAdapter(reached);
+  if (await keep(page.manifest)) $("offline").hidden = false;
 }
 
 async function findAdapter(reached) {
@@ -89,7 +93,7 @@ async function findAdapter(reached) {
     enter("no-webgpu");
     return notice(NO_WEBGPU);
   }
-  if (!page.models.length) {
+  if (!page.manifest.models.length) {
     enter("no-model");
     return reached ? notice(NO_MODEL, "./inv release --domain <name>") : notice(NO_SERVER);
   }
@@ -110,13 +114,13 @@ function showAdapter(adapter) {
 function fillModels() {
   const select = $("model");
   const option = (text, value) => Object.assign(document.createElement("option"), { textContent: text, value });
-  select.replaceChildren(...page.models.map(({ name }) => option(name, name)));
-  if (!page.models.length) select.append(option("no model", ""));
+  select.replaceChildren(...page.manifest.models.map(({ name }) => option(name, name)));
+  if (!page.manifest.models.length) select.append(option("no model", ""));
   chooseModel();
 }
 
 function chooseModel() {
-  $("prompting").open = matchMedia("(min-width: 761px)").matches && page.models.length > 0;
+  $("prompting").open = matchMedia("(min-width: 761px)").matches && page.manifest.models.length > 0;
   $("system").value = chosen()?.system_prompt ?? "";
   $("holding").hidden = !chosen()?.grammar;
   describe();
@@ -143,7 +147,8 @@ async function loadModel() {
     page.engine = null;
     gpu.device_lost = gpu.out_of_memory = null;
     const { dtype } = pickDtype();
-    page.engine = await page.lib.load({ model: chosen().name, dtype, onProgress: showProgress });
+    const { model, revision } = chosen();
+    page.engine = await page.lib.load({ model, revision, hub: page.manifest.hub, dtype, onProgress: showProgress });
     $("dtype").textContent = dtype;
     enter("ready");
     say("The model is loaded");

@@ -1,11 +1,14 @@
 """What `bench` and `bench-all` print last, and the files they name."""
 
+from collections.abc import Sequence
+
 from shared.base import paths
 from shared.base.errors import UserError
 from shared.base.progress import say
 from shared.webgpu_bench.engines.questions import Benched
 from shared.webgpu_bench.engines.side_by_side import Row, parse_engines, side_by_side
 from shared.webgpu_bench.report.page import render_page
+from shared.webgpu_bench.report.quality import Quality
 from shared.webgpu_bench.report.tables import (
     SOFTWARE_NOTE,
     busy_note,
@@ -26,7 +29,13 @@ def chosen_engines(engines: str, browser: str = "") -> list[str]:
 
 
 def bench_report(
-    models: list[Benched], names: list[str], stem: str, *, html: str = "", force: bool = False
+    models: list[Benched],
+    names: list[str],
+    stem: str,
+    *,
+    html: str = "",
+    quality: Sequence[Quality] = (),
+    force: bool = False,
 ) -> str:
     """The table for the terminal; writes <stem>.{md,csv,json,jsonl} and, if named, the page, to which
     the last line links."""
@@ -40,5 +49,5 @@ def bench_report(
     notes = filter(None, (SOFTWARE_NOTE, busy_note(rows)))
     lines = [table, *notes, *(paths.shown(path) for path in written)]
     if html:
-        lines.append(f"to look at: {write_report(html, render_page(rows)).as_uri()}")
+        lines.append(f"to look at: {write_report(html, render_page(rows, quality)).as_uri()}")
     return "\n".join(lines)

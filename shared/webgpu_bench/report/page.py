@@ -4,15 +4,13 @@ Bars are computed here and lines drawn by matplotlib; the template (sandboxed Ji
 escaped) places them.
 """
 
-import io
 import math
 import platform
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 from jinja2 import FileSystemLoader, StrictUndefined
@@ -21,6 +19,9 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from shared.base.formatting import number
 from shared.webgpu_bench.engines.job import processor
 from shared.webgpu_bench.engines.side_by_side import ENGINES, Row
+from shared.webgpu_bench.report.quality import Quality, quality_parts
+from shared.webgpu_bench.report.svg import colour as inked
+from shared.webgpu_bench.report.svg import drawn
 from shared.webgpu_bench.report.tables import (
     busy_note,
     decode,
@@ -34,9 +35,11 @@ from shared.webgpu_bench.report.tables import (
 )
 from shared.webgpu_bench.speed import Figure
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 SHALLOW = 64
 """Tokens between an engine's depths below which a line would say nothing."""
-INKED = ("axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "grid.color")
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Bar:
     reason: str = ""
 
 
-def render_page(rows: Sequence[Row]) -> str:
+def render_page(rows: Sequence[Row], quality: Sequence[Quality] = ()) -> str:
     """The whole page as HTML."""
     environment = ImmutableSandboxedEnvironment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -62,7 +65,9 @@ def render_page(rows: Sequence[Row]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("page.html").render(_context(rows))
+    return environment.get_template("page.html").render(
+        _context(rows) | {"quality": quality_parts(quality)}
+    )
 
 
 def _context(rows: Sequence[Row]) -> dict[str, Any]:
@@ -157,25 +162,14 @@ def depth_chart(rows: Sequence[Row]) -> dict[str, Any] | None:
 
 
 def _drawn(lines: dict[str, list[Figure]]) -> str:
-    """The speed on a log scale with its deviation; the same bytes for the same figures.
-
-    Its text is currentColor and its lines are the page's own colours, which follow light and dark:
-    matplotlib is given one colour for each, that is replaced in what it wrote.
-    """
-    import matplotlib
-    from matplotlib.figure import Figure as Canvas
+    """The speed on a log scale with its deviation."""
     from matplotlib.ticker import LogLocator
 
-    ink, file = "#0000f0", io.StringIO()
-    settings: dict[Any, Any] = dict.fromkeys(INKED, ink)
-    settings |= {"svg.fonttype": "none", "svg.hashsalt": "docintel"}
-    with matplotlib.rc_context(settings):
-        canvas = Canvas(figsize=(6, 3.3), layout="constrained")
-        axes = canvas.subplots()
+    def draw(axes: "Axes") -> None:
         for engine, found in lines.items():
             x, y = [f.tokens for f in found], [f.mean for f in found]
             down, up = [f.mean - _least(f) for f in found], [f.sd or 0.0 for f in found]
-            line = f"#0000e{colour(engine)}"
+            line = inked(colour(engine))
             axes.errorbar(x, y, yerr=(down, up), marker="o", color=line, clip_on=False)
         axes.margins(y=0)
         axes.set(yscale="log", xlabel="tokens in the cache", ylabel="tokens/s")
@@ -185,11 +179,8 @@ def _drawn(lines: dict[str, list[Figure]]) -> str:
         axes.yaxis.set_major_formatter("{x:g}")
         axes.minorticks_off()
         axes.grid(alpha=0.2)
-        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        canvas.savefig(file, format="svg", transparent=True, metadata=nothing)
-    svg = file.getvalue()
-    svg = svg[svg.index("<svg ") :].replace("xlink:href", "href").replace(ink, "currentColor")
-    return re.sub("#0000e([0-9])", r"var(--e\1)", re.sub(r' xmlns:xlink="[^"]*"', "", svg))
+
+    return drawn(6, 3.3, draw)
 
 
 def _reach(found: list[Figure]) -> int:

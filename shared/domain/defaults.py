@@ -1,6 +1,7 @@
 """A domain's settings: its fallback.toml over domains/defaults.toml, key by key.
 
 A `[[gate]]` goes by its name: of one that the defaults have the given keys change, another is added.
+A `[[rung]]` has what `[base."org/name"]` says of its `base`, under what it says itself.
 """
 
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from shared.domain.settings import Chain, Defaults
 DEFAULTS_FILE = "defaults.toml"
 CHAIN_FILE = "fallback.toml"
 BOUNDS = {"at_least", "at_most", "equals"}
+TERMS = {"licence", "licence_name", "licence_link", "commercial_use"}
+"""Of one licence: a rung that names its own has none of its base's."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,8 @@ class Config:
         defaults, own = Toml.read(file), Toml.read(folder / CHAIN_FILE)
         validate(defaults.data, Defaults, defaults.place)
         merged, gates = _merged(defaults.data, own.data), own.data.get("gate", [])
+        if isinstance(rungs := merged.get("rung"), list):
+            merged["rung"] = [_with_base(rung, merged.get("base")) for rung in rungs]
         if not isinstance(gates, list):
             return cls(defaults, own, merged, {})
         merged["gate"], changed = _merged_gates(defaults.data["gate"], gates)
@@ -53,6 +58,10 @@ class Config:
         own = key
         if key[:1] == ("gate",) and len(key) > 1:
             own = ("gate", self.changed.get(int(key[1]), -1), *key[2:])
+        if key[:1] == ("rung",) and len(key) > 2 and self.own.depth(key) == 2:
+            of_base = ("base", self.merged["rung"][int(key[1])].get("base"), *key[2:])
+            if max(toml.depth(of_base) for toml in (self.own, self.defaults)) > 2:
+                own = key = of_base
         return max((self.own, own), (self.defaults, key), key=lambda at: at[0].depth(at[1]))
 
     def where(self, key: Key) -> str:
@@ -65,6 +74,16 @@ def _merged(under: Any, over: Any) -> Any:
     if isinstance(under, dict) and isinstance(over, dict):
         return under | {key: _merged(under.get(key), value) for key, value in over.items()}
     return over
+
+
+def _with_base(rung: Any, bases: Any) -> Any:
+    base = (
+        bases.get(rung.get("base")) if isinstance(rung, dict) and isinstance(bases, dict) else None
+    )
+    if not isinstance(base, dict):  # Chain says what is wrong
+        return rung
+    dropped = TERMS if "licence" in rung else set()
+    return {k: v for k, v in base.items() if k not in dropped} | rung
 
 
 def _merged_gates(under: list[Any], over: list[Any]) -> tuple[list[Any], dict[int, int]]:

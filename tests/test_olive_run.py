@@ -1,0 +1,127 @@
+"""A domain's workflow run by plain Olive in a process of its own, and our passes in anybody's."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from shared.base import paths
+from shared.base.errors import RungFailed
+from shared.base.hashing import sha256_file
+from shared.domain.domain import load_domain
+from shared.domain.olive_json import OWN_PASSES, PASSES_FILE, check_olive_config, passes_text
+from shared.olive.build import build_stage
+from shared.olive.calibration_text import TOKENS, calibration_stage, token_ids
+from shared.source.source import source_stage
+from shared.source.tokenizer import Tokenizer
+
+Tiny = Callable[[str], Path]
+LEGAL = "domains/legal/olive.json"
+CHAT = [
+    {"role": "system", "content": "Answer in one word."},
+    {"role": "user", "content": "What floats?"},
+    {"role": "assistant", "content": "Cork."},
+]
+
+
+def olive_run(root: Path, model: Path, config: str = LEGAL) -> subprocess.CompletedProcess[str]:
+    """`olive run` in the folder `root`, as docs/olive.md has it, with the model's folder given."""
+    words = ("run", "--config", config, "--package-config", str(PASSES_FILE), "-m", str(model))
+    return subprocess.run(
+        [sys.executable, "-m", "olive", *words],
+        cwd=root,
+        env=os.environ | {"DOCINTEL_ROOT": str(root), "PYTHONPATH": str(paths.REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def need_same_data(root: Path, build: Path) -> None:
+    """The external data of Olive's q4f16 graph are those of the build, byte for byte."""
+    (data,) = (root / "olive-output").rglob("model_q4f16.onnx_data")
+    assert sha256_file(data) == sha256_file(build / data.name)
+
+
+@pytest.fixture
+def merged(root: Path, tiny: Tiny) -> Path:
+    folder = root / "models" / "legal" / "merged"
+    shutil.copytree(tiny("qwen2"), folder)
+    return folder
+
+
+def test_the_list_of_passes_is_that_of_the_installed_olive_and_ours() -> None:
+    assert PASSES_FILE.read_text("utf-8") == passes_text(), "python -m shared.domain.olive_json"
+    assert json.loads(passes_text())["passes"].keys() >= {*OWN_PASSES, "Gptq", "ModelBuilder"}
+
+
+def test_plain_olive_gives_the_bytes_of_a_build(root: Path, merged: Path) -> None:
+    domain = load_domain("legal")
+    rung = domain.rung("smollm3")
+    done = olive_run(root, merged)
+    assert done.returncode == 0, done.stderr[-2000:]
+    need_same_data(root, build_stage(domain, rung, source_stage(rung)).folder)
+
+
+def test_a_mistake_in_the_texts_ends_plain_olive_with_an_error(root: Path, merged: Path) -> None:
+    """With the workflow of docs/olive.md."""
+    text = (paths.REPOSITORY / "docs" / "olive.md").read_text("utf-8")
+    shown = text.split("```json\n")[1].split("```")[0]
+    check_olive_config(json.loads(shown), root / "mine.json")
+    (root / "mine.json").write_text(shown)
+    (root / "texts.jsonl").write_text(json.dumps({"text": "Cork floats."}))
+    done = olive_run(root, merged, "mine.json")
+    assert done.returncode == 1
+    assert "texts.jsonl:1: text: unknown key" in done.stderr.splitlines()[-1]
+
+
+class TestCalibrationTexts:
+    """What CalibratedQuant takes outside of a release."""
+
+    def test_of_a_domain_are_read_as_its_build_reads_them(self, root: Path, merged: Path) -> None:
+        domain = load_domain("legal")
+        made = calibration_stage(domain, source_stage(domain.rung("smollm3")))
+        found = token_ids(str(domain.folder / "calibration.jsonl"), merged)
+        assert found == json.loads((made.folder / TOKENS).read_text())
+
+    def test_of_ones_own_are_chats_in_the_models_template(self, root: Path, tiny: Tiny) -> None:
+        (root / "chats.jsonl").write_text(
+            "\n".join(json.dumps({"messages": turns}) for turns in (CHAT, CHAT[1:]))
+        )
+        first, second = token_ids(str(root / "chats.jsonl"), tiny("qwen2"))
+        tokenizer = Tokenizer(tiny("qwen2"))
+        assert first == tokenizer.answered_ids("Answer in one word.", "What floats?", "Cork.")
+        assert second == tokenizer.answered_ids("", "What floats?", "Cork.")
+
+    @pytest.mark.parametrize(
+        ("name", "text", "sentence"),
+        [
+            ("a.jsonl", '{"messages": [', "a.jsonl:1: not valid JSON"),
+            ("a.jsonl", json.dumps({"messages": CHAT[:2]}), "a.jsonl: chat 1: messages: must be"),
+            ("a.jsonl", "\n", "a.jsonl: holds no chats"),
+            ("a.json", '{"messages": []}', "a.json: must hold lists of token ids, or be JSONL"),
+            ("a.json", '[["Cork"]]', "a.json: must hold lists of token ids, or be JSONL"),
+        ],
+    )
+    def test_that_are_neither_are_refused_with_file_and_line(
+        self, root: Path, tiny: Tiny, name: str, text: str, sentence: str
+    ) -> None:
+        (root / name).write_text(text)
+        with pytest.raises(Exception, match=sentence):
+            token_ids(str(root / name), tiny("qwen2"))
+
+    def test_are_looked_for_beside_the_workflow(
+        self, root: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (root / "chats.jsonl").write_text(json.dumps({"messages": CHAT}))
+        monkeypatch.setattr(sys, "argv", ["olive", "run", "--config", str(root / "mine.json")])
+        assert len(token_ids("chats.jsonl", tiny("qwen2"))) == 1
+        with pytest.raises(RungFailed, match=r"calibration: no file other\.jsonl; give its whole"):
+            token_ids("other.jsonl", tiny("qwen2"))

@@ -18,7 +18,7 @@ from benchmarks.gpu import graphs
 from benchmarks.gpu.__main__ import main
 from benchmarks.gpu.carried import FILES, Refused, join_pieces
 from benchmarks.gpu.document import Results, document
-from benchmarks.gpu.measure import FIGURES
+from benchmarks.gpu.measure import FIGURES, NOT_RUN
 from benchmarks.gpu.memory import GpuMemory
 from benchmarks.gpu.pack import SCRIPTS, pack, write_parts
 from benchmarks.gpu.reader import PARITY, compared
@@ -247,6 +247,7 @@ class TestTheDocument:
             "smollm3/q4f16/released": run("released", prefill=fast),
             "smollm3/q4f16/exact": run("exact", prefill=fast | {"value": 100.0}),
         }
+        runs["smollm3/q4f16/zeros"] = run("zeros") | NOT_RUN
         head = {"version": 1, "machine": machine, "made": "2026-01-01", "date": "2026-01-02"}
         limits = {"prompt": 512, "positions": 256, "single": 4}
         return Results.model_validate({**head, "limits": limits, "runs": runs})
@@ -265,8 +266,14 @@ class TestTheDocument:
     def test_what_is_missing_is_not_measured_with_its_reason(self) -> None:
         text = document(self.results(software=False))
         assert "not measured: the time was up" in text
-        assert "- phi3: not measured: no run of it came back" in text
-        assert "- smollm3 (zeros, blocks-64, head-8): not measured" in text
+        assert "- phi3: not packed" in text
+        assert "- smollm3, q4f16 (zeros): packed, not run" in text
+
+    def test_an_adapter_without_f16_is_one_sentence_and_no_table(self) -> None:
+        results = self.results(software=True)
+        runs = {n: r.model_copy(update={"no_f16": True}) for n, r in results.runs.items()}
+        text = document(results.model_copy(update={"runs": runs}))
+        assert "Not measured: the time was up" in text and "|" not in text.split("## Not")[0]
 
     def test_results_of_another_kind_are_refused_by_the_key(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]

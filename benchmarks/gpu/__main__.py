@@ -1,4 +1,4 @@
-"""`python -m benchmarks.gpu pack` and `… document`; see the package's docstring."""
+"""`python -m benchmarks.gpu pack`, `… measure` and `… document`; see the package's docstring."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from benchmarks.full_size import ARCHITECTURES
 from benchmarks.gpu.document import DOCUMENT, read_results, write_document
 from benchmarks.gpu.graphs import MODELS
+from benchmarks.gpu.measure import main as measure
 from benchmarks.gpu.pack import pack
 from benchmarks.gpu.variants import VARIANTS
 from shared.base import paths
@@ -20,6 +21,8 @@ EVERY = "; more than once for several"
 
 def main(words: list[str]) -> int:
     """Do it, or say in one sentence why not."""
+    if words[:1] == ["measure"]:
+        return measure(words[1:])
     asked = _parser().parse_args(words)
     try:
         if asked.what == "pack":
@@ -50,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     packing.add_argument("--python", default="3.12", help="its version there; Linux on x86-64")
     packing.add_argument("--without-wheels", action="store_true")
+    kinds.add_parser("measure", help="what measure.py does there, here: --root is the folder")
     document = kinds.add_parser("document", help="docs/gpu.md from what came back")
     document.add_argument("--results", type=Path, required=True)
     document.add_argument("--out", type=Path, default=DOCUMENT)

@@ -25,12 +25,10 @@ SOFTWARE = (
     "> measuring is known to work. Its speeds are a CPU's: they say nothing of a GPU, and nothing\n"
     "> passes by them.**\n"
 )
-RIGHT_POSITIONS = 4
-"""Behind so many, SwiftShader's logits are wrong, in one pass or several; why is not known yet."""
-FAULT = """
-**The last three columns are no figures of a GPU or of the variants.** On SwiftShader the native
-provider's logits agree with the CPU's up to the fourth position and are wrong behind it, with and
-without int8 activations alike; the cause is not established.
+ONE_BY_ONE = """
+With subgroups of 4, as SwiftShader has them, onnxruntime's attention kernel for several tokens is wrong
+for all after the fourth, and the native provider cannot be kept from subgroups. So here every compared
+token is a pass of its own, whose kernel is another one; what prefill computed was not compared.
 """
 HEAD = """# Native WebGPU on {device}
 
@@ -40,12 +38,12 @@ on {made} by `python -m benchmarks.gpu pack`. Adapter: {adapter}; the CPU beside
 {cores} cores; {runtime}, Dawn on Vulkan, no browser.
 
 Prefill is one pass of {prompt} tokens, the download of all its logits counted in, as a page has it;
-decode@n is one token after the other behind n others. GPU memory is what nvidia-smi saw taken. The
-last three columns compare {positions} positions with the CPU reading the same weights without any
-rounding of activations (accuracy level 1): mean KL(CPU ‖ WebGPU) over the whole vocabulary, the share
-of positions with the same likeliest token, and the largest difference of a logit over the position's
-largest one; at the end, {single} read one by one, as in decoding. Random weights have the bytes
-and shapes of the real ones; their KL is no measure of quality.
+decode@n is one token after the other behind n others (a cache of zeros: their number alone takes time).
+GPU memory is what nvidia-smi saw taken. The last three columns compare {positions} positions, {single}
+of them read one by one as in decoding, with the CPU reading the same weights without any rounding of
+activations (accuracy level 1): mean KL(CPU ‖ WebGPU) over the whole vocabulary, the share of positions
+with the same likeliest token, and the largest difference of a logit over the position's largest one.
+Random weights have the bytes and shapes of the real ones; their KL is no measure of quality.
 """
 COLUMNS = {
     "prefill": "prefill",
@@ -122,26 +120,25 @@ def document(results: Results) -> str:
         **machine.model_dump(include={"adapter", "cpu", "cores"}),
         **{key: results.limits[key] for key in ("prompt", "positions", "single")},
     )
-    groups = dict.fromkeys((run.model, run.dtype) for run in results.runs.values())
+    groups = dict.fromkeys((r.model, r.dtype) for r in results.runs.values() if r.figures)
     sections = [_section(results, model, dtype) for model, dtype in groups]
-    if machine.software_adapter and results.limits["positions"] > RIGHT_POSITIONS:
-        head += FAULT
+    if machine.software_adapter:
+        head += ONE_BY_ONE
     return "\n".join([head, *sections, *_rounding(results), *_absent(results)]).rstrip() + "\n"
 
 
 def _section(results: Results, model: str, dtype: str) -> str:
     """One model's variants; a reason stands once, below the table."""
-    runs = [r for r in results.runs.values() if (r.model, r.dtype) == (model, dtype)]
+    found = [r for r in results.runs.values() if (r.model, r.dtype) == (model, dtype)]
+    runs = [run for run in found if run.figures]
+    weights = ", ".join(dict.fromkeys(run.weights for run in runs))
+    title = f"## {model}, {dtype}, {weights} weights\n"
+    if all(run.no_f16 for run in runs):
+        return f"{title}\nNot measured: {runs[0].figure('parity_kl').reason}\n"
     reasons: dict[str, int] = {}
     rows = [(run.words, *(_cell(run.figure(n), reasons) for n in COLUMNS)) for run in runs]
     notes = [f"{index}. not measured: {reason}" for reason, index in reasons.items()]
-    weights = ", ".join(dict.fromkeys(run.weights for run in runs))
-    parts = [
-        f"## {model}, {dtype}, {weights} weights",
-        "",
-        table(("", *COLUMNS.values()), rows),
-        "",
-    ]
+    parts = [title, table(("", *COLUMNS.values()), rows), ""]
     return "\n".join([*parts, *notes, ""] if notes else parts)
 
 
@@ -157,7 +154,7 @@ def _rounding(results: Results) -> Iterator[str]:
     rows = []
     for name, released in results.runs.items():
         exact = results.runs.get(name.removesuffix(RELEASED) + ROUNDING_OFF)
-        if released.variant == RELEASED and exact:
+        if released.variant == RELEASED and exact and not released.no_f16:
             kl = [shown(run.figure("parity_kl")) for run in (released, exact)]
             rows.append(
                 (f"{released.model}, {released.dtype}", *kl, _times(results, released, exact))
@@ -183,13 +180,13 @@ def _times(results: Results, released: Run, exact: Run) -> str:
 
 
 def _absent(results: Results) -> Iterator[str]:
-    """Models and variants of which no run came back."""
-    have = {(run.model, run.variant) for run in results.runs.values()}
-    lines = []
-    for model in MODELS:
-        missing = [v.name for v in VARIANTS if (model, v.name) not in have]
-        if missing:
-            which = "" if len(missing) == len(VARIANTS) else f" ({', '.join(missing)})"
-            lines.append(f"- {model}{which}: not measured: no run of it came back")
+    """What was planned and not run, and models of which nothing was planned."""
+    planned: dict[str, list[str]] = {}
+    for run in results.runs.values():
+        if not run.figures:
+            planned.setdefault(f"{run.model}, {run.dtype}", []).append(run.variant)
+    have = {run.model for run in results.runs.values()}
+    lines = [f"- {name} ({', '.join(v)}): packed, not run" for name, v in planned.items()]
+    lines += [f"- {model}: not packed" for model in MODELS if model not in have]
     if lines:
         yield "\n".join(["## Not measured", "", *lines])

@@ -34,8 +34,8 @@ EMBEDDED = "embedded"
 MODELS = (*ARCHITECTURES, EMBEDDED)
 CONTEXT = 4096
 """Positions of the rotary tables, which travel inside the graph; more than is measured."""
-IDS = 2304
-"""Tokens of text that are carried: the greatest depth and what is decoded there."""
+IDS = 512
+"""Tokens of text that are carried: the longest prompt."""
 DEVIATION = 0.02
 """Standard deviation of a random weight, transformers' own; full_size.py has the same."""
 

@@ -129,11 +129,11 @@ def double_scale(graph: Path, weight: str, block: int) -> None:
         )
     place = ExternalDataInfo(scales[weight])
     kind = onnx.helper.tensor_dtype_to_np_dtype(scales[weight].data_type)
-    count = place.length // kind.itemsize
+    count = int(place.length or 0) // kind.itemsize
     if not 0 <= block < count:
         raise UserError(f"{graph.name}: {weight} has {count} blocks; there is no block {block}")
     data = graph.parent / place.location
-    values = np.memmap(data, kind, "r+", place.offset, (count,))
+    values = np.memmap(data, kind, "r+", int(place.offset or 0), (count,))
     values[block] *= 2
     values.flush()
 

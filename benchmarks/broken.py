@@ -89,7 +89,8 @@ def planted(serve: Serve, what: str) -> Iterator[None]:
 
     `what` goes into the bench's key, so that no release takes this bench for its own.
     """
-    run, compare = driver.run_in_browser, layers.compare_layers
+    run: Callable[..., Any] = driver.run_in_browser
+    compare: Callable[..., Any] = layers.compare_layers
 
     def plan(stage: str, *, settings: dict[str, Any], **more: Any) -> Plan:
         return Plan(stage, settings=settings | {"planted": what}, **more)

@@ -25,14 +25,15 @@ def planned_graph(config: Path, dtype: str, options: Int4Options) -> onnx.ModelP
     """The graph for the model of `config` (a folder with config.json), its initializers without
     data; `dtype` is "q4f16" or "q4". Raises RungFailed for an architecture that is not known."""
     graph = build_graph(config, GRAPH_TYPES[dtype])
-    rewriter = Rewriter(graph, _meta_weights(config), _Shapes(), options)
+    rewriter = Rewriter(graph, meta_weights(config), _Shapes(), options)
     rewriter.quantizer = _ShapeQuantizer(options.block_size)
     for _ in rewriter.steps():
         pass
     return graph.proto
 
 
-def _meta_weights(folder: Path) -> StateDict:
+def meta_weights(folder: Path) -> StateDict:
+    """The state dict of the model of `folder`/config.json: shapes without memory."""
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(

@@ -10,17 +10,12 @@ from shared.base.errors import RungFailed
 from shared.base.venv import Venv
 from shared.webgpu_bench.engines.job import EngineRun, Job
 from shared.webgpu_bench.engines.process import run_child
+from shared.webgpu_bench.engines.vulkan import ONLY_GPUS, swiftshader
 
 VENV = Venv(".venv-webgpu", "native WebGPU", Path(__file__).with_name("requirements.lock"))
 """onnxruntime-webgpu shares its import name with onnxruntime, so the two cannot live together. Half a
 minute, 150 MB."""
 SCRIPT = Path(__file__).with_name("webgpu_child.py")
-ONLY_GPUS = {"VK_LOADER_DRIVERS_DISABLE": "*lvp*,*swiftshader*"}
-"""For the Vulkan loader: without it Mesa's lavapipe, a CPU, could answer in the GPU's name."""
-SWIFTSHADER = (
-    Path("/usr/lib/chromium/vk_swiftshader_icd.json"),
-    Path("/opt/google/chrome/vk_swiftshader_icd.json"),
-)
 
 
 def run(job: Job) -> EngineRun:
@@ -43,7 +38,7 @@ def run(job: Job) -> EngineRun:
 
 
 def _software_icd() -> Path:
-    icd = next((path for path in SWIFTSHADER if path.is_file()), None)
+    icd = swiftshader()
     if icd is None:
         raise RungFailed("no GPU, and no SwiftShader of a Chromium to stand in for one")
     return icd

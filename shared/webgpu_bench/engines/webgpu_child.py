@@ -67,8 +67,8 @@ def by_provider(events: list[dict[str, Any]]) -> dict[str, int]:
 class Model:
     """A decoder graph whose cache stays where the provider keeps it."""
 
-    def __init__(self, made: Any) -> None:
-        self.session = made
+    def __init__(self, made: Any, device: str = "webgpu") -> None:
+        self.session, self.device = made, device
         self.inputs = {i.name: i for i in self.session.get_inputs()}
         self.outputs = [o.name for o in self.session.get_outputs()]
         self.reset()
@@ -79,6 +79,10 @@ class Model:
 
     def feed(self, ids: list[int]) -> int:
         """The likeliest token after `ids`, which continue the text so far."""
+        return int(np.asarray(self.logits(ids)[-1], np.float32).argmax())
+
+    def logits(self, ids: list[int]) -> np.ndarray:
+        """Logits [len(ids), vocab], in the graph's type, after each of `ids`."""
         end = self.length + len(ids)
         binding = self.session.io_binding()
         binding.bind_cpu_input("input_ids", np.array([ids], np.int64))
@@ -94,14 +98,14 @@ class Model:
                     empty = np.zeros((1, spec.shape[1], 0, spec.shape[3]), FLOATS[spec.type])
                     binding.bind_cpu_input(name, empty)
         for name in self.outputs:
-            device = ("cpu", 0) if name == "logits" else ("webgpu", 0)
+            device = ("cpu", 0) if name == "logits" else (self.device, 0)
             binding.bind_output(name, *device)
         self.session.run_with_iobinding(binding)
         found = dict(zip(self.outputs, binding.get_outputs(), strict=True))
         logits = found.pop("logits").numpy()
         self.cache = {n.replace("present", "past_key_values"): v for n, v in found.items()}
         self.length = end
-        return int(np.asarray(logits[0, -1], np.float32).argmax())
+        return np.asarray(logits[0])
 
     def answer(self, question: dict[str, Any], until: float) -> dict[str, Any]:
         """One run, as result.Run has it; stop tokens do not stop it."""

@@ -14,8 +14,9 @@ from urllib.request import urlopen
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
 
+from benchmarks.planted import Fault, faults, found_by, whole
+from shared.domain.domain import load_domain
 from shared.evaluate.models.onnx import OnnxDecoder
 from shared.webgpu_bench import pieces_in_browser as in_browser
 from shared.webgpu_bench.cut import (
@@ -47,12 +48,9 @@ from tests.test_webgpu_page import browser
 
 __all__ = ["browser"]
 Tiny = Callable[[str], Path]
-Fault = Callable[[onnx.ModelProto, Path], None]
 
 IDS = [(7919 * i + 13) % 40_000 + 100 for i in range(24)]
 ROWS = np.array([IDS], np.int64)
-UNREAD = 7
-"""The row of a token that is not among IDS."""
 
 
 @pytest.fixture(scope="module")
@@ -113,114 +111,7 @@ def fetched(ranges: list[FileRange]) -> bytes:
         return bytes(answer.read())
 
 
-def stored(model: onnx.ModelProto, name: str) -> onnx.TensorProto:
-    return next(t for t in model.graph.initializer if t.name == f"model.{name}")
-
-
-def change(name: str, spoil: Callable[[np.ndarray], None]) -> Fault:
-    """One tensor, changed; the graph holds it itself, the released file stays as it is."""
-
-    def plant(model: onnx.ModelProto, folder: Path) -> None:
-        tensor = stored(model, name)
-        values = numpy_helper.to_array(tensor, str(folder)).copy()
-        spoil(values)
-        tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
-
-    return plant
-
-
-def doubled(row: int = 5) -> Callable[[np.ndarray], None]:
-    def spoil(scales: np.ndarray) -> None:
-        assert scales[row, 1]
-        scales[row, 1] *= 2
-
-    return spoil
-
-
-def one_code_off(packed: np.ndarray) -> None:
-    packed[5, 1, 3] ^= 1
-
-
-def one_percent(weight: np.ndarray) -> None:
-    weight[7] *= 1.01
-
-
-def permuted(scales: np.ndarray) -> None:
-    scales[:] = np.roll(scales, 1, axis=0)
-
-
-def swapped(one: str, other: str) -> Fault:
-    """Each of two matrices is read where the other lies."""
-
-    def plant(model: onnx.ModelProto, folder: Path) -> None:
-        for kind in ("weight_q4", "weight_scales"):
-            a, b = (stored(model, f"layers.{name}.{kind}") for name in (one, other))
-            places = list(a.external_data), list(b.external_data)
-            for tensor, place in zip((b, a), map(_copies, places), strict=True):
-                del tensor.external_data[:]
-                tensor.external_data.extend(place)
-
-    return plant
-
-
-def _copies(entries: list[onnx.StringStringEntryProto]) -> list[onnx.StringStringEntryProto]:
-    return [onnx.StringStringEntryProto(key=e.key, value=e.value) for e in entries]
-
-
-def attention(name: str, new: Callable[[float], float]) -> Fault:
-    """An attribute of layer 1's attention, changed."""
-
-    def plant(model: onnx.ModelProto, folder: Path) -> None:
-        node = [n for n in model.graph.node if n.op_type == "GroupQueryAttention"][1]
-        found = next(a for a in node.attribute if a.name == name)
-        value = new(onnx.helper.get_attribute_value(found))
-        found.CopyFrom(onnx.helper.make_attribute(name, value))
-
-    return plant
-
-
-FAULTS: dict[str, tuple[Fault, list[str]]] = {
-    **{
-        f"one scale doubled in {name}": (
-            change(f"layers.1.{name}.weight_scales", doubled()),
-            ["layer 1"],
-        )
-        for name in (
-            *("self_attn.qkv_proj", "self_attn.o_proj"),
-            *("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),
-        )
-    },
-    "one scale doubled in the table": (
-        change("embed_tokens.weight_scales", doubled(UNREAD)),
-        ["head"],
-    ),
-    "and in a row that is read": (
-        change("embed_tokens.weight_scales", doubled(IDS[3])),
-        ["embeddings", "head"],
-    ),
-    "one code off": (change("layers.1.mlp.down_proj.weight_q4", one_code_off), ["layer 1"]),
-    "one code of q, k, v off": (
-        change("layers.1.self_attn.qkv_proj.weight_q4", one_code_off),
-        ["layer 1"],
-    ),
-    "a weight of the first norm": (
-        change("layers.1.input_layernorm.weight", one_percent),
-        ["layer 1"],
-    ),
-    "a weight of the second norm": (
-        change("layers.1.post_attention_layernorm.weight", one_percent),
-        ["layer 1"],
-    ),
-    "a weight of the last norm": (change("norm.weight", one_percent), ["head"]),
-    "the attention's scale": (attention("scale", lambda scale: scale * 1.01), ["layer 1"]),
-    "rotary flipped": (attention("rotary_interleaved", lambda old: 1 - old), ["layer 1"]),
-    "scales permuted": (change("layers.1.mlp.up_proj.weight_scales", permuted), ["layer 1"]),
-    "gate and up swapped": (swapped("1.mlp.gate_proj", "1.mlp.up_proj"), ["layer 1"]),
-    "the next layer's o_proj": (
-        swapped("1.self_attn.o_proj", "2.self_attn.o_proj"),
-        ["layer 1", "layer 2"],
-    ),
-}
+FAULTS = faults(read=IDS[3], unread=7)
 IN_THE_BROWSER = (
     *("one scale doubled in self_attn.o_proj", "one code of q, k, v off"),
     *("a weight of the first norm", "the attention's scale", "one scale doubled in the table"),
@@ -250,6 +141,17 @@ class TestAPlantedFault:
         found = compared(package, planted(package, fault), run)
         assert wrong(found) == where
         assert all(x.worst_token == x.worst_channel == 0 for x in found if x.ok)
+
+    @pytest.mark.parametrize("name", FAULTS)
+    def test_fails_the_gates_of_the_whole_model(self, name: str, package: Path) -> None:
+        model = read_graph(package / GRAPH)
+        FAULTS[name][0](model, (package / GRAPH).parent)
+        gates = load_domain("legal").chain.gate
+        assert found_by(whole(package, model, [IDS]), gates, soft=True) == "yes"
+
+    def test_of_nothing_passes_them(self, package: Path) -> None:
+        compared = whole(package, read_graph(package / GRAPH), [IDS])
+        assert found_by(compared, load_domain("legal").chain.gate, soft=True) == "no"
 
     @pytest.mark.slow
     def test_is_found_in_the_browser_where_the_intact_model_passes(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -63,6 +63,19 @@ class TestOnePosition:
         _, agreement, _, error = parity.compare_position(self.LOGITS, summary(other, 64))
         assert error[3] > 1 and np.delete(error, 3).max() < 1e-6
         assert agreement.sum() == len(self.LOGITS) - 1 and agreement[3] == 0
+
+    def test_a_token_that_is_never_likely_is_seen_in_all_logits_of_one_position(self) -> None:
+        ours = self.LOGITS.copy()
+        ours[:, 7] -= 20
+        other = ours.copy()
+        other[:, 7] -= 0.01
+        theirs = summary(other, 64)
+        assert parity.compare_position(ours, theirs)[3].max() < 1e-6
+        error = parity.compare_position(ours, replace(theirs, whole=other[-1]))[3]
+        assert error[-1] == pytest.approx(0.01 / np.abs(ours[-1]).max(), rel=1e-3)
+        other[-1, 7] = np.inf
+        error = parity.compare_position(ours, replace(theirs, whole=other[-1]))[3]
+        assert math.isinf(error[-1])
 
     def test_what_is_not_a_number_never_agrees(self) -> None:
         theirs = summary(self.LOGITS, 64)

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ from shared.domain.records import Record
 from shared.evaluate.check import ANSWERS, RECORDS
 from shared.evaluate.compare import Checked, newest_check, write_newest
 from shared.evaluate.models.chat import Answer
-from shared.evaluate.scoring.measurements import Answers, advice, exceptions, measure
+from shared.evaluate.scoring.measurements import Answers, advice, exceptions, measure, works
 from shared.release.card.quality import quality_note, quality_tables
 from shared.release.folder import check_of
 
@@ -106,6 +107,41 @@ class TestTheFigures:
         assert (better.value, better.how) == (1, "better")
         same = found["release_vs_parent.constrained.field_score"]
         assert (same.value, same.how) == (0, "no difference shown")
+
+
+class TestWhetherItWorks:
+    """Two gates: the release knows more than one fixed answer, and than its base."""
+
+    def works(self, ours: Measurement, other: Measurement) -> tuple[Any, str]:
+        found = dict.fromkeys(("release.free.field_score", "release.constrained.field_score"), ours)
+        pair = "release_vs_base.constrained.field_score"
+        found |= {"floor.field_score": other, pair: ours}
+        told = works(found)
+        assert told["better_than_base"].value == ((ours.low or 0) > 0 if ours.low else None)
+        one = told["better_than_one_answer"]
+        return one.value, one.reason or one.how
+
+    def test_is_true_where_the_whole_interval_lies_above(self) -> None:
+        ours = Measurement(value=0.8, low=0.72, high=0.88, unit="share", n=40)
+        told = self.works(ours, Measurement(value=0.7, unit="share"))
+        assert told == (True, "80.0 % (72–88 %) against 70.0 %")
+
+    def test_is_false_where_its_lower_end_does_not(self) -> None:
+        ours = Measurement(value=0.8, low=0.62, high=0.98, unit="share", n=4)
+        told = self.works(ours, Measurement(value=0.7, unit="share"))
+        assert told == (False, "not shown to be: 80.0 % (62–98 %) against 70.0 %, n = 4")
+
+    def test_is_not_measured_without_an_interval_or_a_score(self) -> None:
+        alone = Measurement(value=0.8, unit="share", n=1)
+        assert self.works(alone, alone) == (None, "it has no interval")
+        assert self.works(Measurement.missing("not asked for"), alone) == (None, "not asked for")
+
+    def test_of_these_answers_is_not_known_where_the_base_was_not_had(
+        self, answers: Answers
+    ) -> None:
+        found = measure(answers, answers.judged())
+        assert found["better_than_base"].value is None
+        assert "the base could not be had" in (found["better_than_base"].reason or "")
 
 
 class TestExceptions:

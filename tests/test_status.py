@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,7 @@ CONTENT = "domain-appropriate structured output"
 @pytest.fixture(autouse=True)
 def wide(monkeypatch: pytest.MonkeyPatch) -> None:
     """A terminal on which the table stands upright, as `lines` reads it."""
-    monkeypatch.setenv("COLUMNS", "140")
+    monkeypatch.setenv("COLUMNS", "180")
 
 
 def released(root: Path, **changes: Measurement) -> None:
@@ -64,24 +63,52 @@ def test_a_gates_line_names_gate_and_bound(root: Path) -> None:
 class TestStructuredOutput:
     """The grammar forces the form of any model's answers; what they say is judged."""
 
-    @pytest.mark.parametrize(
-        ("floor", "state"), [(0.3, "done"), (0.78, "not measured"), (0.95, "failed")]
-    )
-    def test_is_judged_by_its_score_against_one_fixed_answer(
-        self, root: Path, floor: float, state: str
-    ) -> None:
-        full = share(1.0)
-        name = "check.release.constrained.schema_compliance"
-        released(root, **{"check.floor.field_score": share(floor), name: full})
+    def test_is_done_where_it_beats_one_fixed_answer_and_its_base(self, root: Path) -> None:
+        judged(root)
         found, by, evidence = lines()[CONTENT]
-        assert (found, by) == (state, "score above one fixed answer's")
-        assert re.search(r"held to the schema: 78\.9 % .* against ", evidence)
-        assert ("too few records to tell" in evidence) == (state == "not measured")
+        assert (found, by) == ("done", "better than one fixed answer; better than its base")
+        assert "78.9 % against 30.0 %; 38.1 % against" in evidence
+
+    @pytest.mark.parametrize("gate", ["one_answer", "base"])
+    def test_is_failed_where_one_of_them_is_not_shown(self, root: Path, gate: str) -> None:
+        why = "not shown to be: 30.1 % (25–35 %) against 30.0 %, n = 40"
+        judged(root, **{f"check.better_than_{gate}": Measurement(value=False, reason=why)})
+        found, by, evidence = lines()[CONTENT]
+        assert found == "failed" and by.startswith("better than") and evidence == why
+
+    def test_is_failed_where_the_schema_is_broken_all_the_same(self, root: Path) -> None:
+        judged(root, **{"check.release.constrained.schema_compliance": share(0.9)})
+        assert lines()[CONTENT][:2] == ("failed", "schema compliance ≥ 95.0 %")
 
     def test_that_was_not_scored_is_not_measured_for_its_reason(self, root: Path) -> None:
-        missing = Measurement.missing("no time was left", "share")
-        names = [f"check.release.constrained.{n}" for n in ("schema_compliance", "field_score")]
-        more = {"check.release.free.field_score": missing}
-        released(root, **dict.fromkeys(names, missing), **more)
-        found, _, evidence = lines()[CONTENT]
-        assert found == "not measured" and "not measured: no time was left" in evidence
+        judged(root, **{"check.better_than_base": Measurement.missing("no time was left")})
+        found, by, evidence = lines()[CONTENT]
+        assert (found, by, evidence) == (
+            "not measured",
+            "better than its base",
+            "no time was left",
+        )
+
+    def test_of_a_base_with_a_prompt_is_not_held_against_itself(self, root: Path) -> None:
+        judged(root, but="check.better_than_base")
+        assert lines()[CONTENT][:2] == ("done", "better than one fixed answer")
+
+    def test_of_a_release_from_before_these_gates_is_not_measured(self, root: Path) -> None:
+        judged(root, but="check.better_than_one_answer")
+        assert lines()[CONTENT][0] == "not measured"
+
+
+def judged(root: Path, *, but: str = "", **changes: Measurement) -> None:
+    """As `released`, with legal's gates on its content judged, but one."""
+    from shared.domain.domain import load_domain
+
+    measurements = (
+        measured() | {"check.release.constrained.schema_compliance": share(1.0)} | changes
+    )
+    names = ("schema_compliance", "better_than_one_answer", "better_than_base")
+    gates = [g for g in load_domain("legal").chain.gate if g.measurement.endswith(names)]
+    results = [judge(g, measurements[g.measurement]) for g in gates if g.measurement != but]
+    released(root, **measurements)
+    path = root / "models" / "legal" / "webgpu" / RELEASE_FILE
+    release = Release.model_validate_json(path.read_text())
+    path.write_text(release.model_copy(update={"gates": results}).model_dump_json())

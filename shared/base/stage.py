@@ -25,8 +25,11 @@ from shared.base.code import code_hash
 from shared.base.files import swap_in
 from shared.base.hashing import files_below, refuse_work, save_hashes, sha256_file, sha256_json
 from shared.base.manifest import FILE_NAME, FileRecord, Manifest, Measurement
-from shared.base.processes import peak_memory
+from shared.base.processes import give_back_memory, peak_memory
 from shared.base.progress import say
+
+LARGE_BYTES = 2_000_000_000
+"""After a stage that took more, what was freed is given back to the system: it takes a moment."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +128,8 @@ def _measured(plan: Plan, produce: Produce, work: Path) -> Manifest:
     started = time.monotonic()
     with peak_memory() as peak:
         produced = produce(work)
+    if peak[0] > LARGE_BYTES:  # of a 3B model 3 GB stayed, beside the browser of the next stage
+        give_back_memory()
     manifest = Manifest(
         stage=plan.stage,
         key=plan.key,

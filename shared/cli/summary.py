@@ -15,13 +15,12 @@ from shared.base.tables import shown, table
 from shared.domain.domain import domain_names, load_domain
 from shared.domain.settings import Rung
 from shared.evaluate.compare import newest_file
-from shared.evaluate.scoring.measurements import better_mode
+from shared.evaluate.scoring.measurements import WORKS
 from shared.pipeline.inputs import mistakes
 from shared.pipeline.one_domain import Result, read_attempts
 from shared.pipeline.publication import read_publication
-from shared.release.card.quality import MODE_WORDS, measured, quality_note, quality_tables
+from shared.release.card.quality import quality_note, quality_tables
 from shared.release.card.tables import attempts_table, builds_table, gates_table
-from shared.release.card.verdict import above_floor, of_check
 from shared.release.gates import GateResult, Outcome, flatten
 from shared.release.model import CARD_FILE, Release, read_release, release_folder
 from shared.release.signing import signed_by
@@ -224,6 +223,7 @@ ACCEPTANCE = {
 }
 """What is accepted → the measurement whose gate judges it."""
 SCHEMA_HOLDS = "check.release.constrained.schema_compliance"
+CONTENT = tuple(f"check.{name}" for name in WORKS)
 State = Literal["done", "failed", "not measured"]
 STATES: dict[Outcome, State] = {"pass": "done", "fail": "failed", "not measured": "not measured"}
 Line = tuple[str, State, str, str]
@@ -266,17 +266,14 @@ def _verdict(gates: list[GateResult], measurement: str) -> tuple[State, str, str
 def _appropriate(release: Release) -> Line:
     """By what the answers know: the grammar alone makes any model's answers satisfy the schema."""
     words = "domain-appropriate structured output"
-    form, by, reason = _verdict(release.gates, SCHEMA_HOLDS)
-    if form == "failed":
-        return words, form, by, reason
-    found = of_check(release)
-    mode = better_mode(found)
-    ours, floor = found.get(f"release.{mode}.field_score"), found.get("floor.field_score")
-    above = above_floor(ours, floor)
-    state: State = "not measured" if above is None else "done" if above else "failed"
-    unsure = ": too few records to tell" * (above is None and measured(ours) and measured(floor))
-    evidence = f"{MODE_WORDS[mode].lower()}: {shown(ours)} against {shown(floor)}{unsure}"
-    return words, state, "score above one fixed answer's", evidence
+    judging = {g.gate.measurement for g in release.gates} | {CONTENT[0]}  # some are for tuned rungs
+    names = [name for name in CONTENT if name in judging]
+    judged = [_verdict(release.gates, name) for name in (SCHEMA_HOLDS, *names)]
+    for state in ("failed", "not measured"):
+        if lines := [line for line in judged if line[0] == state]:
+            return words, *lines[0]
+    evidence = "; ".join(release.measurements[name].how for name in names)
+    return words, "done", "; ".join(by for _, by, _ in judged[1:]), evidence
 
 
 def _uploaded(domain: str, release: Release) -> Line:

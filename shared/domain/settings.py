@@ -31,6 +31,7 @@ class Gate(Strict):
     `with_confidence`: the whole 95 % interval must lie on the right side to pass, and on the wrong
     one to fail; in between, there were too few records to tell, and it counts as not measured.
     `hardware_only`, `software_only`: it is for what was measured on such a WebGPU adapter alone.
+    `fine_tuned_only`: it does not judge a rung that is its base model with a prompt.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Gate(Strict):
     blocks: Literal["release", "publish", "nothing"] = "release"
     hardware_only: bool = False
     software_only: bool = False
+    fine_tuned_only: bool = False
     with_confidence: bool = False
 
     @model_validator(mode="after")
@@ -288,6 +290,11 @@ class Chain(Defaults):
     prompt_version: int = Field(default=1, ge=1)
     metrics: dict[str, FieldScoring] = Field(default_factory=dict)
     rung: list[Rung] = Field(min_length=1)
+
+    def gates_of(self, rung: Rung | None) -> list[Gate]:
+        """The gates that judge this rung; all where it is not known."""
+        not_tuned = rung is not None and rung.prompt_only
+        return [gate for gate in self.gate if not (gate.fine_tuned_only and not_tuned)]
 
 
 def mistakes(

@@ -22,7 +22,7 @@ from shared.domain.grammar.schema import grammar
 from shared.domain.records import read_records
 from shared.domain.settings import Chain
 from shared.evaluate.fidelity import MEASURED
-from shared.evaluate.scoring.measurements import COMPARISONS, NOT_PAIRED, SPEED
+from shared.evaluate.scoring.measurements import COMPARISONS, NOT_PAIRED, SPEED, WORKS
 from shared.evaluate.scoring.summary import missing
 from shared.evaluate.systems import MODES, NAMES
 from shared.hub.names import repository_name
@@ -136,6 +136,7 @@ def measurable(chain: Chain) -> Iterator[str]:
     yield from (f"check.floor.{name}" for name in scored)
     paired = [name for name in scored if name not in NOT_PAIRED]
     yield from (f"check.{pair}.{name}" for pair in COMPARISONS for name in paired)
+    yield from (f"check.{name}" for name in WORKS)
 
 
 def _need_calibration(name: str) -> None:

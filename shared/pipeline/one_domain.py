@@ -96,7 +96,8 @@ def _gates_on(chain: ChainResult, last: Stage) -> list[GateResult]:
     stages = ("bench", "overflow") if last == "bench" else (last,)
     found = {name: m for name, m in chain.manifests.items() if name in stages}
     known = flatten(found)
-    return judge_gates([g for g in chain.domain.chain.gate if g.measurement in known], found)
+    gates = chain.domain.chain.gates_of(chain.rung)
+    return judge_gates([g for g in gates if g.measurement in known], found)
 
 
 def _run(domain: Domain, options: Options) -> ChainResult:

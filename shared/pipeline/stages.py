@@ -218,7 +218,7 @@ class RungRun:
 
     def _judge(self) -> None:
         manifests = {stage: done.manifest for stage, done in self.stages.items()}
-        self.gates = judge_gates(self.domain.chain.gate, manifests)
+        self.gates = judge_gates(self.domain.chain.gates_of(self.rung), manifests)
         fatal = failed(self.gates, "release")
         if fatal:
             raise RungFailed(f"gate {fatal[0].name!r}: {fatal[0].reason}")

@@ -1,11 +1,11 @@
 """WebGPU compared with the CPU: top-1 agreement and KL divergence, teacher-forced on the same file.
 
 The browser reads windows of whole chats (record and gold answer) and sends back, for every position,
-its `TOP_K` largest logits and the log-sum-exp of all; onnxruntime's CPU reads the same ids with the
-int8 rounding of activations switched off. Reported are top-1 agreement, KL(CPU ‖ WebGPU), taken
-over the browser's TOP_K likeliest tokens and all others as one: a lower bound
-(shared/evaluate/distribution.py), beside which stands the probability the CPU gives to the others;
-and the largest difference of a logit over the position's largest logit.
+its `TOP_K` largest logits and the log-sum-exp of all, and for one position all logits; onnxruntime's
+CPU reads the same ids with the int8 rounding of activations switched off. Reported are top-1 agreement;
+KL(CPU ‖ WebGPU), taken over the browser's TOP_K likeliest tokens and all others as one: a lower bound
+(shared/evaluate/distribution.py), beside which stands the probability the CPU gives to the others; and
+the largest difference of a logit over the position's largest logit.
 
 A software adapter computes in float32, as the CPU does here: what it reads differs by rounding alone,
 and a single wrong block shows. A GPU computes in int8 and fp16, so its bounds are others.
@@ -109,11 +109,13 @@ def compare(cpu: Decoder, rows: list[list[int]], parity: Parity) -> Comparison:
 
 @dataclass(frozen=True)
 class Summary:
-    """The browser's side of some positions: ids and logits [tokens, k], log_sums [tokens]."""
+    """The browser's side of some positions: ids and logits [tokens, k], log_sums [tokens]; `whole`
+    [vocab]: all logits of the last of them."""
 
     ids: np.ndarray
     logits: np.ndarray
     log_sums: np.ndarray
+    whole: np.ndarray | None = None
 
 
 def _of_row(pieces: list[ParityPiece], number: int) -> Iterator[tuple[int, Summary]]:
@@ -124,7 +126,8 @@ def _of_row(pieces: list[ParityPiece], number: int) -> Iterator[tuple[int, Summa
             ids = _array(piece.ids, np.int32, shape)
             logits = _array(piece.logits, np.float32, shape)
             at = number - piece.row
-            yield piece.start, Summary(ids[at], logits[at], log_sums[at].astype(np.float64))
+            whole = _array(piece.whole, np.float32, (-1,)) if piece.whole and not at else None
+            yield piece.start, Summary(ids[at], logits[at], log_sums[at].astype(np.float64), whole)
 
 
 def _array(text: str, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
@@ -148,6 +151,10 @@ def compare_position(cpu: np.ndarray, theirs: Summary) -> tuple[np.ndarray, ...]
     ours = np.take_along_axis(cpu, np.maximum(theirs.ids, 0), axis=-1)
     with np.errstate(invalid="ignore"):
         error = np.abs(theirs.logits - ours).max(axis=-1) / np.abs(cpu).max(axis=-1)
+    if theirs.whole is not None:  # a row of the head that is never likely shows nowhere else
+        off = np.abs(theirs.whole - cpu[-1]).max() / np.abs(cpu[-1]).max()
+        error[-1] = np.fmax(error[-1], off)
+        broken[-1] |= not np.isfinite(theirs.whole).all()
     wrong = (np.where(broken, np.inf, values) for values in (divergence, error))
     return next(wrong), agreement.astype(np.float64), p_rest, next(wrong)
 
@@ -189,8 +196,8 @@ def measurements(
         "parity_logits_error": Measurement(
             value=float(compared.error.max()) if finite else None,
             unit="relative",
-            how=f"largest |difference| of the browser's {TOP_K} likeliest tokens' logits over the "
-            f"position's largest |logit|, worst position; {how}",
+            how=f"largest |difference| of {TOP_K} likeliest tokens' logits, of all at one position, "
+            f"over the position's largest |logit|, worst position; {how}",
             reason=not_numbers,
             **common,
         ),

@@ -117,7 +117,8 @@ class ParityPiece(Strict):
     """One pass of page/parity.js: `rows` texts from `row` on, `tokens` positions from `start` on.
 
     Base64 of little-endian ids [rows, tokens, top_k] int32, logits alike float32, log_sums
-    [rows, tokens] float32.
+    [rows, tokens] float32. `whole` [vocab] float32: all logits of the first row's last position, in a
+    run's first pass.
     """
 
     row: int
@@ -127,6 +128,7 @@ class ParityPiece(Strict):
     ids: str
     logits: str
     log_sums: str
+    whole: str | None = None
     ms: float
 
 

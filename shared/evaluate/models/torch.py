@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from transformers import DynamicCache
 
+from shared.base.processes import give_back_memory
 from shared.evaluate.models.chat import Answer, Chat, common_prefix, room
 from shared.evaluate.models.device import (
     CACHE_BYTES,
@@ -88,6 +89,8 @@ class TorchModel:
             rows = _Rows(self, [list(prompts[i]) for i in batch], prefix, cache, masks)
             for row, answer in rows.run([self._room(prompts[i], limit) for i in batch], share):
                 yield batch[row], answer
+            del rows
+            give_back_memory()  # its cache, between what lives longer
 
     def _batches(
         self, order: Sequence[int], prompts: Sequence[Sequence[int]], limit: int

@@ -1,15 +1,16 @@
 """The check's measurements: each system in each mode, the floor, and paired comparisons.
 
 `<system>.<mode>.<metric>`, `floor.<metric>`, `parent_vs_base.<mode>.<metric>`,
-`release_vs_parent.<mode>.<metric>`, `release_vs_base.<mode>.<metric>` and
-`release_constrained_vs_free.<metric>`; the metrics are those of shared.evaluate.scoring.summary. What
-was not asked for is there as "not measured", so that a gate on it is no typo.
+`release_vs_parent.<mode>.<metric>`, `release_vs_base.<mode>.<metric>`,
+`release_constrained_vs_free.<metric>` and `WORKS`; the metrics are those of
+shared.evaluate.scoring.summary. What was not asked for is there as "not measured", so that a gate on it
+is no typo.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from shared.base.formatting import number
+from shared.base.formatting import interval, number
 from shared.base.manifest import Measurement
 from shared.domain.domain import Domain
 from shared.domain.records import Record
@@ -29,6 +30,7 @@ from shared.evaluate.systems import MODES, NAMES, Mode, Name
 Judged = dict[tuple[Name, Mode], list[Verdict]]
 NOT_PAIRED = (CHARACTERS, DANGEROUS, "fenced", "degenerate", "empty", "refusal")
 SPEED = "decode_tokens_per_second"
+ZERO = Measurement(value=0.0)
 
 COMPARISONS: dict[str, tuple[tuple[Name, Mode], tuple[Name, Mode]]] = {
     **{f"parent_vs_base.{m}": (("parent", m), ("base", m)) for m in MODES},
@@ -37,6 +39,9 @@ COMPARISONS: dict[str, tuple[tuple[Name, Mode], tuple[Name, Mode]]] = {
     "release_constrained_vs_free": (("release", "constrained"), ("release", "free")),
 }
 """Name → (ours, other); the difference is ours less the other's."""
+
+WORKS = ("better_than_one_answer", "better_than_base")
+"""Whether the release's field score is shown to lie above one fixed answer's, and above its base's."""
 
 
 @dataclass
@@ -78,7 +83,29 @@ def measure(answers: Answers, judged: Judged) -> dict[str, Measurement]:
     found |= {f"floor.{name}": measurement for name, measurement in fixed.items()}
     for comparison in COMPARISONS:
         found |= _pairs(answers, judged, comparison)
-    return found
+    return found | works(found)
+
+
+def works(found: Mapping[str, Measurement]) -> dict[str, Measurement]:
+    """WORKS, in the mode that is recommended."""
+    mode = better_mode(found)
+    score, one = (found[f"{name}.field_score"] for name in (f"release.{mode}", "floor"))
+    above = (_shown_above(score, one), _shown_above(found[f"release_vs_base.{mode}.field_score"]))
+    return dict(zip(WORKS, above, strict=True))
+
+
+def _shown_above(ours: Measurement, bound: Measurement = ZERO) -> Measurement:
+    """Whether the whole 95 % interval lies above the bound."""
+    missing = next((m for m in (ours, bound) if m.value is None), None)
+    if missing is not None:
+        return Measurement.missing(missing.reason or "not measured")
+    if ours.low is None or ours.high is None:
+        return Measurement.missing("it has no interval")
+    low, least = float(ours.low), float(bound.value or 0)
+    found = f"{number(ours.value, ours.unit)} ({interval(low, ours.high, ours.unit)})"
+    against = f"{found} against {number(least, ours.unit)}"
+    reason = None if low > least else f"not shown to be: {against}, n = {ours.n}"
+    return Measurement(value=low > least, how=against, n=ours.n, reason=reason)
 
 
 def _of_system(answers: Answers, judged: Judged, who: tuple[Name, Mode]) -> dict[str, Measurement]:

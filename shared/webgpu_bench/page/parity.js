@@ -38,7 +38,8 @@ const base64 = (array) => {
  * rows at once go on token by token: onnxruntime-web's attention reads more with a cache for one row only.
  * Stops between rows, where the longest pass so far would no longer end in time: `late(ms)`.
  * Fills `answer.pieces`: each the row and position it starts at, its extent, and base64 of its
- * ids [rows, tokens, top_k] int32, logits alike float32, log_sums [rows, tokens] float32.
+ * ids [rows, tokens, top_k] int32, logits alike float32, log_sums [rows, tokens] float32; the first also
+ * `whole` [vocab] float32: all logits of its first row's last position, so that each row of the head is seen.
  */
 export async function readTexts(network, { rows, batch, piece, top_k, offset = 0 }, answer, late, onPiece) {
   const length = rows[0].length;
@@ -51,7 +52,8 @@ export async function readTexts(network, { rows, batch, piece, top_k, offset = 0
       const began = performance.now();
       end = Math.min(length, start + (start && some.length > 1 ? 1 : piece));
       const outputs = await pass(network, some, start, end, cache);
-      const read = { row: offset + first, start, ...packed(outputs.logits, top_k), ms: performance.now() - began };
+      const whole = first || start ? {} : { whole: base64(lastLogits(outputs.logits)) };
+      const read = { row: offset + first, start, ...packed(outputs.logits, top_k), ...whole, ms: performance.now() - began };
       answer.pieces.push(read);
       longest = Math.max(longest, read.ms);
       cache = carried(outputs, cache);
@@ -73,6 +75,10 @@ function carried(outputs, cache) {
   if (!cache) return new DynamicCache(entries);
   cache.update(entries);
   return cache;
+}
+
+function lastLogits({ dims: [, tokens, size], data }) {
+  return floats(data).slice((tokens - 1) * size, tokens * size);
 }
 
 function packed(logits, top_k) {

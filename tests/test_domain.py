@@ -393,11 +393,3 @@ def test_an_override_of_a_key_that_olive_lacks_is_refused(root: Path, edit: Edit
     domain = load_domain("legal")
     with pytest.raises(UserError, match=r"no 'int5'; did you mean 'int4'"):
         with_overrides(domain.olive, domain.rung("phi3-mini").olive, "fallback.toml")
-
-
-def test_olive_accepts_our_workflow_by_itself(root: Path) -> None:
-    from olive.workflows.run.config import RunConfig
-
-    config = RunConfig.parse_file_or_obj(root / "domains" / "legal" / "olive.json")
-    passes = [p.type.lower() for ps in config.passes.values() for p in ps]
-    assert passes == ["calibratedquant", "streamingmodelbuilder"]

@@ -60,6 +60,14 @@ def merged(root: Path, tiny: Tiny) -> Path:
     return folder
 
 
+def test_olive_accepts_our_workflow_by_itself(root: Path) -> None:
+    from olive.workflows.run.config import RunConfig
+
+    config = RunConfig.parse_file_or_obj(root / "domains" / "legal" / "olive.json")
+    passes = [p.type.lower() for ps in config.passes.values() for p in ps]
+    assert passes == ["calibratedquant", "streamingmodelbuilder"]
+
+
 def test_the_list_of_passes_is_that_of_the_installed_olive_and_ours() -> None:
     assert PASSES_FILE.read_text("utf-8") == passes_text(), "python -m shared.domain.olive_json"
     assert json.loads(passes_text())["passes"].keys() >= {*OWN_PASSES, "Gptq", "ModelBuilder"}

@@ -64,8 +64,8 @@ class Record(Strict):
     """What was measured of one release, or of the set-up, which has no stages.
 
     `disk_bytes`: what its stages or the set-up left behind, on blocks of the disk. `download_bytes`:
-    what a user of the release fetches, q4f16. `adapter`: the WebGPU adapter. `unfinished`: what the time did
-    not allow. `card`: of the example, the beginning of its card, in Markdown.
+    what a user of the release fetches, q4f16. `adapter`: the WebGPU adapter. `unfinished`: what the
+    time did not allow. `card`: of the example, the beginning of its card, in Markdown.
     """
 
     model: str = ""

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from shared.base import paths
+from shared.cli.readme import BLOCK
 
 README = paths.REPOSITORY / "README.md"
 PROGRAMS = ("./inv", "inv", "invoke")
@@ -54,8 +55,12 @@ ELSEWHERE = {
 
 
 def shown_commands(page: Path) -> list[str]:
-    """Once each: lines of its shell blocks, and what begins so in a text; not what names a picture."""
-    text = PICTURE.sub("", page.read_text(encoding="utf-8")).replace("\n--", " --")
+    """Once each: lines of its shell blocks, and what begins so in a text.
+
+    What is generated, and a picture's name, is left out.
+    """
+    text = BLOCK.sub("", page.read_text(encoding="utf-8"))
+    text = PICTURE.sub("", text).replace("\n--", " --")
     lines = [line for block in SHELL.findall(text) for line in _lines(block)]
     return list(dict.fromkeys([*lines, *(_words(found) for found in INLINE.findall(text))]))
 

@@ -153,12 +153,9 @@ class TestABase:
         rung = load_domain("legal").rung("qwen2.5-3b")
         assert rung.commercial_use and rung.licence_link is None and rung.model_type == "qwen2"
 
-    def test_that_is_misspelt_is_told_with_the_nearest(self, root: Path, edit: Edit) -> None:
+    def test_that_is_misspelt_is_told_with_the_nearest(self, edit: Edit) -> None:
         edit("fallback.toml", '"HuggingFaceTB/SmolLM3-3B"', '"HuggingFaceTB/SmolLM-3B"')
-        words = (
-            "no [base] is named 'HuggingFaceTB/SmolLM-3B'; did you mean 'HuggingFaceTB/SmolLM3-3B'?"
-        )
-        with pytest.raises(UserError, match=f"rung.0.licence: .*{re.escape(words)}$"):
+        with pytest.raises(UserError, match=r"0.licence: .*SmolLM-3B'; did you mean .*SmolLM3-3B'"):
             self.rung()
 
     def test_that_no_table_has_leaves_its_licence_to_the_rung(self, root: Path, edit: Edit) -> None:

@@ -47,6 +47,9 @@ ELSEWHERE = {
     "./inv publish --domain legal --org acme": (
         "test_publish_and_verify.py::test_gets_a_card_that_names_its_own_repository"
     ),
+    "./inv publish-space": (
+        "test_publish_space.py::test_plans_then_publishes_the_whole_page_and_names_its_address"
+    ),
     "./inv verify acme/docintel-legal-smollm3-3b-webgpu@v1": (
         "test_publish_and_verify.py::test_what_is_published_is_verified_by_its_name_and_signature"
     ),

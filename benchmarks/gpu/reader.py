@@ -90,7 +90,7 @@ class Reader:
 
     def parity(self) -> None:
         """The first positions compared with the CPU's; the last `single` ones read one by one."""
-        right = np.load(self.job["reference"])
+        right = np.load(self.job["reference"], allow_pickle=False)
         self.model.reset()
         first = len(right) - self.job["single"]
         passes = [self.ids[:first], *([i] for i in self.ids[first : len(right)])]

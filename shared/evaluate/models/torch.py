@@ -26,6 +26,8 @@ from shared.evaluate.models.device import (
 )
 from shared.evaluate.models.masks import Masks
 
+LARGE = 1_000_000_000
+"""Weights, from which on a batch's memory is given back: looking for it takes a moment."""
 TOKENS_AT_ONCE = 1024
 """Of all rows' prompts, so that a long text's activations take no memory worth a word."""
 
@@ -90,7 +92,8 @@ class TorchModel:
             for row, answer in rows.run([self._room(prompts[i], limit) for i in batch], share):
                 yield batch[row], answer
             del rows
-            give_back_memory()  # its cache, between what lives longer
+            if self._model.num_parameters() > LARGE:
+                give_back_memory()  # its cache, between what lives longer
 
     def _batches(
         self, order: Sequence[int], prompts: Sequence[Sequence[int]], limit: int

@@ -74,8 +74,10 @@ MEASURED = [
     ("smollm3", "build", CALIBRATED, 1547, 3.228e9),
     ("smollm3", "fidelity", {}, 143, None),
     ("smollm3", "check", {}, 977, 7.75e9),
+    ("smollm3", "bench", {}, 1148, None),
+    ("qwen2.5", "bench", {}, 1248, 7.41e9),
 ]
-"""docs/full-size.md, and the first release of a 3B: seconds and bytes of memory."""
+"""docs/full-size.md, and the first releases of a 3B: seconds and bytes of memory."""
 
 
 @pytest.mark.parametrize(("architecture", "stage", "changes", "seconds", "memory"), MEASURED)

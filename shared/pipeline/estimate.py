@@ -138,7 +138,6 @@ class Work:
     optimum: bool
     packed: bool
     bench: Profile
-    bench_seconds: float
     minutes: float = math.inf
 
 
@@ -318,7 +317,7 @@ def bench(shape: Shape, work: Work, machine: Machine) -> Cost:
     size = shape.release(work.block, 4)
     seconds = RECORDS * TOKENS * shape.flops / machine.float32 + 2 * _load(size, machine)
     seconds += _own(BROWSER, machine) + 2 * _load(size, machine)
-    seconds += min(work.bench_seconds, browser_seconds(shape, work, machine))
+    seconds += min(work.bench.seconds, browser_seconds(shape, work, machine))
     seconds += work.bench.parity_tokens * shape.flops / machine.float32
     return Cost(seconds, PROCESS + 3 * size)
 

@@ -178,7 +178,6 @@ def work_of(run: Run) -> Work:
         optimum=run.exporter == "optimum",
         packed=run.rung.source.startswith("pypi:"),
         bench=Profile.of(domain, has_gpu()),
-        bench_seconds=chain.bench.time_budget_seconds,
         minutes=selection.minutes or math.inf,
     )
 

@@ -101,11 +101,19 @@ def _shown_above(ours: Measurement, bound: Measurement = ZERO) -> Measurement:
         return Measurement.missing(missing.reason or "not measured")
     if ours.low is None or ours.high is None:
         return Measurement.missing("it has no interval")
-    low, least = float(ours.low), float(bound.value or 0)
-    found = f"{number(ours.value, ours.unit)} ({interval(low, ours.high, ours.unit)})"
+    least = float(bound.value or 0)
+    found = f"{number(ours.value, ours.unit)} ({interval(ours.low, ours.high, ours.unit)})"
     against = f"{found} against {number(least, ours.unit)}"
-    reason = None if low > least else f"not shown to be: {against}, n = {ours.n}"
-    return Measurement(value=low > least, how=against, n=ours.n, reason=reason)
+    above = is_above(ours, least) is True
+    reason = None if above else f"not shown to be: {against}, n = {ours.n}"
+    return Measurement(value=above, how=against, n=ours.n, reason=reason)
+
+
+def is_above(ours: Measurement, bound: float) -> bool | None:
+    """True or False where the whole interval lies on one side of the bound."""
+    if ours.low is None or ours.high is None:
+        return None
+    return True if ours.low > bound else False if ours.high < bound else None
 
 
 def _of_system(answers: Answers, judged: Judged, who: tuple[Name, Mode]) -> dict[str, Measurement]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from shared.base.manifest import Measurement
 from shared.base.tables import shown, words
-from shared.evaluate.scoring.measurements import better_mode
+from shared.evaluate.scoring.measurements import better_mode, is_above
 from shared.evaluate.scoring.statistics import NO_DIFFERENCE
 from shared.evaluate.systems import Mode
 from shared.release.card.quality import FIRST, MODE_WORDS, difference_words, first_table, measured
@@ -85,10 +85,9 @@ def _against_one_answer(found: Mapping[str, Measurement], mode: Mode) -> str:
 
 def above_floor(ours: Measurement | None, floor: Measurement | None) -> bool | None:
     """True or False where the whole interval lies on one side of the fixed answer's score."""
-    if not measured(ours) or not measured(floor) or ours.low is None or ours.high is None:
+    if not measured(ours) or not measured(floor):
         return None
-    bound = float(floor.value or 0)
-    return True if ours.low > bound else False if ours.high < bound else None
+    return is_above(ours, float(floor.value or 0))
 
 
 def _why(pair: Measurement | None) -> str:

@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import platform
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
@@ -29,9 +30,10 @@ from shared.pipeline.stages import Options
 from shared.release.card.fidelity import fidelity_note, fidelity_table
 from shared.release.card.quality import quality_note, quality_tables
 
+NOTE = "finetune.json"
 PAGES = paths.REPOSITORY / "docs" / "measured"
 FINDINGS = paths.REPOSITORY / "docs" / "measured.md"
-EMBEDDED, TUNED = "embedded", "smollm2"
+EMBEDDED, TUNED, EXAMPLE = "embedded", "smollm2", "example"
 HEAD = """# {domain}: {title}
 
 Written by `python -m benchmarks.evaluated` on {taken} ({cores} cores, {machine}, no GPU). What the rows
@@ -42,16 +44,20 @@ A public set is not part of this repository; its table's note names its records.
 TITLES = {
     EMBEDDED: "the embedded model, not fine-tuned",
     TUNED: "the model of examples/finetune",
+    EXAMPLE: "the embedded model with the adapter in examples/adapters",
 }
 
 
-def evaluate(sets: Path | None, records: str, folder: Path = PAGES) -> list[Path]:
+def evaluate(
+    sets: Path | None, records: str, folder: Path = PAGES, rungs: Sequence[str] | None = None
+) -> list[Path]:
     """Check every domain and rung, write a page of each; UserError where one could not be checked, and
     then none is written."""
     texts = {
         f"{domain}-{rung}.md": _page(domain, rung, sets, records)
         for domain in domain_names()
         for rung in _rungs(domain)
+        if not rungs or rung in rungs
     }
     folder.mkdir(parents=True, exist_ok=True)
     return [write_text(folder / name, text) for name, text in texts.items()]
@@ -60,14 +66,20 @@ def evaluate(sets: Path | None, records: str, folder: Path = PAGES) -> list[Path
 def _page(domain: str, rung: str, sets: Path | None, records: str) -> str:
     taken, cores, machine = datetime.now(UTC).date(), os.cpu_count(), platform.machine()
     head = HEAD.format(domain=domain, title=TITLES[rung], taken=taken, cores=cores, machine=machine)
-    parts = [head, *([_trained(domain)] if rung == TUNED else []), _fidelity(domain, rung)]
+    parts = [head, *([_trained(domain, rung)] if rung in (TUNED, EXAMPLE) else [])]
+    parts += [_fidelity(domain, rung)]
     parts += [_section(domain, rung, file, records) for file in _files(domain, sets)]
     return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
 
 
 def _rungs(domain: str) -> list[str]:
-    tuned = (paths.models(domain) / "adapter" / "finetune.json").is_file()
-    return [EMBEDDED, TUNED] if tuned else [EMBEDDED]
+    return [EMBEDDED, *(rung for rung in (TUNED, EXAMPLE) if _note(domain, rung).is_file())]
+
+
+def _note(domain: str, rung: str) -> Path:
+    """Where examples/finetune notes its run."""
+    examples = paths.root() / "examples" / "adapters" / domain
+    return (examples if rung == EXAMPLE else paths.models(domain) / "adapter") / NOTE
 
 
 def _files(domain: str, sets: Path | None) -> list[Path | None]:
@@ -77,9 +89,9 @@ def _files(domain: str, sets: Path | None) -> list[Path | None]:
     return [None, write_set(load_domain(domain), sets)[0]]
 
 
-def _trained(domain: str) -> str:
+def _trained(domain: str, rung: str) -> str:
     """What examples/finetune noted of its run."""
-    note = json.loads((paths.models(domain) / "adapter" / "finetune.json").read_bytes())
+    note = json.loads(_note(domain, rung).read_bytes())
     losses, near = note["losses_nats_per_token"], "left_out_as_near_copies_of_held_out_records"
     return (
         f"Trained on {note['records']:,} records ({len(note[near])} more were left out as near copies "
@@ -115,9 +127,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--sets", type=Path, default=SETS, help="a folder with <domain>/eval.jsonl")
     parser.add_argument("--records", default="", help="of each set: a number, or all")
+    parser.add_argument("--rung", choices=list(TITLES), action="append", help="default: all")
     asked = parser.parse_args()
     set_variables()
-    for page in evaluate(asked.sets, asked.records):
+    for page in evaluate(asked.sets, asked.records, rungs=asked.rung):
         print(paths.shown(page))
     renew([FINDINGS])
 

@@ -60,6 +60,10 @@ def test_a_tuned_model_is_told_by_the_note_of_its_run(root: Path) -> None:
     near = {"left_out_as_near_copies_of_held_out_records": ["a", "b"]}
     note.write_text(json.dumps(run | losses | near))
     assert evaluated._rungs("legal") == ["embedded", "smollm2"]
-    told = evaluated._trained("legal")
+    example = root / "examples" / "adapters" / "legal" / "finetune.json"
+    example.parent.mkdir(parents=True)
+    example.write_text("{}")
+    assert evaluated._rungs("legal") == ["embedded", "smollm2", "example"]
+    told = evaluated._trained("legal", "smollm2")
     assert "1,200 records (2 more" in told and "3 steps over 30 examples in 1.5 minutes" in told
     assert "Loss: 0.7 nats" in told and "0.5 over the last ten" in told

@@ -50,7 +50,9 @@ def examples(root: Path, tiny: Tiny) -> list[Example]:
 
 
 class TestAPack:
-    def test_has_the_loss_of_its_examples_alone(self, examples: list[Example], tiny: Tiny) -> None:
+    def test_has_the_loss_of_its_examples_alone(
+        self, examples: list[Example], tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         model = load(tiny("llama"))
         alone = []
         for example in examples:
@@ -59,9 +61,30 @@ class TestAPack:
             labels[0, : len(example.prompt)] = -100
             alone.append(float(model(input_ids=ids, labels=labels).loss.detach()))
         assert len({round(loss, 3) for loss in alone}) == len(alone)
+        monkeypatch.setattr(training, "is_bfloat16_fast", lambda: False)
         assert float(answer_loss(model, examples).detach()) == pytest.approx(
             sum(alone) / 5, abs=1e-4
         )
+        monkeypatch.setattr(training, "is_bfloat16_fast", lambda: True)
+        assert float(answer_loss(model, examples).detach()) == pytest.approx(sum(alone) / 5, rel=0.01)
+
+    def test_gives_each_matrix_the_gradient_of_its_examples_alone(
+        self, examples: list[Example], tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(training, "is_bfloat16_fast", lambda: False)
+        together, alone = load(tiny("llama")), load(tiny("llama"))
+        answer_loss(together, examples).backward()
+        for example in examples:
+            (answer_loss(alone, [example]) / len(examples)).backward()
+        theirs = dict(alone.named_parameters())
+        for name, parameter in together.named_parameters():
+            assert torch.allclose(parameter.grad, theirs[name].grad, atol=1e-5), name
+
+    def test_leaves_the_model_its_own_attention(self, examples: list[Example], tiny: Tiny) -> None:
+        model = load(tiny("llama"))
+        before = model.config._attn_implementation
+        answer_loss(model, examples)
+        assert model.config._attn_implementation == before != "packed"
 
     def test_holds_the_prompt_once(self, examples: list[Example]) -> None:
         whole = sum(len(e.prompt) + len(e.answer) for e in examples)
@@ -133,7 +156,7 @@ class TestTrainingRecords:
         for name in ("train.jsonl", "eval.jsonl"):
             (tmp_path / name).write_text(record(1).model_dump_json() + "\n")
         with pytest.raises(UserError, match="own-1: is a held-out record"):
-            training_records(load_domain("legal"), tmp_path / "train.jsonl")
+            training_records(load_domain("legal"), [tmp_path / "train.jsonl"])
 
 
 @pytest.fixture
@@ -142,7 +165,7 @@ def job(root: Path, tiny: Tiny) -> Job:
     texts = [f"Matter {i}: " + " ".join(f"w{i}x{j}" for j in range(12)) for i in range(9)]
     lines = [record(i, text).model_dump_json() for i, text in enumerate(texts)]
     file.write_text("\n".join(lines))
-    return Job("legal", file, recipe=SHORT, base=tiny("llama"))
+    return Job("legal", (file,), recipe=SHORT, base=tiny("llama"))
 
 
 class TestTheExample:

@@ -19,7 +19,13 @@ def main() -> None:
     """Parse, train, say where the model lies; what a person can act on is one sentence."""
     parser = argparse.ArgumentParser("python -m examples.finetune", description=finetune.__doc__)
     parser.add_argument("--domain", required=True, help="a folder in domains/")
-    parser.add_argument("--records", required=True, type=Path, help="training records, JSONL")
+    parser.add_argument(
+        "--records",
+        required=True,
+        type=Path,
+        action="append",
+        help="training records, JSONL; may be given again",
+    )
     parser.add_argument(
         "--heldout",
         type=Path,
@@ -34,9 +40,10 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, default=Recipe.epochs)
     parser.add_argument("--seed", type=int, default=Recipe.seed)
     parser.add_argument("--replace", action="store_true", help="replace a merged/ made elsewhere")
+    parser.add_argument("--to", type=Path, help="write the adapter alone, into this folder")
     a = parser.parse_args()
     recipe = Recipe(minutes=a.minutes, epochs=a.epochs, seed=a.seed)
-    job = Job(a.domain, a.records, tuple(a.heldout), recipe, replace=a.replace)
+    job = Job(a.domain, tuple(a.records), tuple(a.heldout), recipe, replace=a.replace, to=a.to)
     try:
         print(paths.shown(finetune(job)))
     except UserError as error:

@@ -11,8 +11,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.utils.rnn import pad_sequence
+from transformers import AttentionInterface, AttentionMaskInterface
 
 from shared.domain.records import Record
 from shared.evaluate.models.chat import Chat, common_length
@@ -28,15 +32,18 @@ class Example:
 
 @dataclass(frozen=True)
 class Pack:
-    """One row. Shapes: ids, positions [1, n]; mask [1, 1, n, n], 0 where seen, else -inf.
+    """One row. Shapes: ids, positions [1, n]; the first `shared` tokens are the common prompt.
 
-    `predicts` [m]: the positions whose next token belongs to an answer; `targets` [m]: that token;
-    `weights` [m]: 1 / (examples · the answer's length), so that each example counts the same.
+    `own` [examples, longest]: where each example's own tokens stand in the row, `is_own` which of them
+    are not padding. `predicts` [m]: the positions whose next token belongs to an answer; `targets` [m]:
+    that token; `weights` [m]: 1 / (examples · the answer's length): each example counts the same.
     """
 
     ids: torch.Tensor
     positions: torch.Tensor
-    mask: torch.Tensor
+    shared: int
+    own: torch.Tensor
+    is_own: torch.Tensor
     predicts: torch.Tensor
     targets: torch.Tensor
     weights: torch.Tensor
@@ -52,21 +59,25 @@ def encode(chat: Chat, system: str, record: Record) -> Example:
 def pack(examples: Sequence[Example]) -> Pack:
     """Put examples with a common beginning into one row."""
     shared = _common(examples)
-    ids, positions, owner = list(examples[0].prompt[:shared]), list(range(shared)), [0] * shared
+    ids, positions = list(examples[0].prompt[:shared]), list(range(shared))
     predicts: list[int] = []
     weights: list[float] = []
-    for number, example in enumerate(examples, start=1):
+    rows: list[torch.Tensor] = []
+    for example in examples:
         own = [*example.prompt[shared:], *example.answer[:-1]]
         first = len(ids) + len(example.prompt) - shared - 1
         predicts += range(first, first + len(example.answer))
         weights += [1 / (len(examples) * len(example.answer))] * len(example.answer)
+        rows.append(torch.arange(len(ids), len(ids) + len(own)))
         ids += own
         positions += range(shared, shared + len(own))
-        owner += [number] * len(own)
+    own_tokens = pad_sequence(rows, batch_first=True, padding_value=-1)
     return Pack(
         torch.tensor([ids]),
         torch.tensor([positions]),
-        _mask(torch.tensor(owner)),
+        shared,
+        own_tokens.clamp(min=0),
+        own_tokens >= 0,
         torch.tensor(predicts),
         torch.tensor([token for example in examples for token in example.answer]),
         torch.tensor(weights),
@@ -78,9 +89,46 @@ def _common(examples: Sequence[Example]) -> int:
     return common_length([example.prompt[:-1] for example in examples])
 
 
-def _mask(owner: torch.Tensor) -> torch.Tensor:
-    """A token sees what stands before it, of the prompt (owner 0) and of its own example."""
-    n = len(owner)
-    earlier = torch.ones(n, n, dtype=torch.bool).tril()
-    seen = earlier & ((owner[None] == owner[:, None]) | (owner[None] == 0))
-    return torch.zeros(n, n).masked_fill(~seen, float("-inf"))[None, None]
+def packed_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    pack: Pack,
+    scaling: float,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """A pack's attention by its parts: the prompt on itself, each example on the prompt and itself.
+
+    Signature and shapes as transformers' AttentionInterface has them: query, key, value
+    [1, heads, n, head size], out [1, n, heads, head size].
+    """
+    groups = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    shared, longest = pack.shared, pack.own.shape[1]
+    prompt = scaled_dot_product_attention(
+        *(x[:, :, :shared] for x in (query, key, value)), is_causal=True, scale=scaling
+    )
+    everything = torch.ones(longest, shared, dtype=torch.bool)
+    seen = torch.cat([everything, torch.ones(longest, longest, dtype=torch.bool).tril()], 1)
+    own = scaled_dot_product_attention(
+        _own(query, pack), _with_prompt(key, pack), _with_prompt(value, pack), seen, scale=scaling
+    )
+    rows = [prompt.transpose(1, 2)[0], own.transpose(1, 2)[pack.is_own]]
+    return torch.cat(rows)[None], None
+
+
+def _own(states: torch.Tensor, pack: Pack) -> torch.Tensor:
+    """[1, heads, n, size] → [examples, heads, longest, size]."""
+    return states[0][:, pack.own].transpose(0, 1)
+
+
+def _with_prompt(states: torch.Tensor, pack: Pack) -> torch.Tensor:
+    prompt = states[:, :, : pack.shared].expand(len(pack.own), -1, -1, -1)
+    return torch.cat([prompt, _own(states, pack)], 2)
+
+
+AttentionInterface.register("packed", packed_attention)
+AttentionMaskInterface.register("packed", lambda *_, **__: None)

@@ -24,6 +24,7 @@ from benchmarks.party_admissions import contradictions
 from benchmarks.public_sets import rows_of
 from shared.base import paths
 from shared.base.files import write_text
+from shared.base.progress import say
 from shared.domain.domain import Domain, load_domain
 from shared.evaluate.scoring.normalise import to_number
 
@@ -110,16 +111,22 @@ def _is_number(gold: dict[str, Any]) -> bool:
     return all(value is not None for value in values) and not years
 
 
+def write_rows(domain: Domain, file: Path) -> Path:
+    """build/public/<domain>/train.jsonl, from a public set's train.jsonl."""
+    rows = rows_of(file)
+    found = converted(domain, rows)
+    target = paths.build() / "public" / domain.name / "train.jsonl"
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in found]
+    say(f"      {paths.shown(target)}: {len(found)} of {len(rows)} rows")
+    return write_text(target, "".join(lines))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--domain", required=True)
     parser.add_argument("--records", type=Path, required=True, help="a public set's train.jsonl")
     asked = parser.parse_args()
-    rows = rows_of(asked.records)
-    found = converted(load_domain(asked.domain), rows)
-    file = paths.build() / "public" / asked.domain / "train.jsonl"
-    write_text(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found))
-    print(f"{paths.shown(file)}: {len(found)} of {len(rows)} rows")
+    print(paths.shown(write_rows(load_domain(asked.domain), asked.records)))
 
 
 if __name__ == "__main__":

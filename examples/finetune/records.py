@@ -27,18 +27,26 @@ class Training:
     left_out: tuple[str, ...]
 
 
-def training_records(domain: Domain, path: Path, heldout: Sequence[Path] = ()) -> Training:
-    """Read `path`; near copies of held-out records are left out, real ones are an error.
+def training_records(
+    domain: Domain, files: Sequence[Path], heldout: Sequence[Path] = ()
+) -> Training:
+    """Read the files; near copies of held-out records are left out, real ones are an error.
 
-    Held out are the domain's own records, an eval.jsonl beside `path`, and the files of `heldout`.
+    Held out are the domain's own records, an eval.jsonl beside a file, and the files of `heldout`.
     Raises UserError where an id or a whole text is a held-out one: that is the wrong file.
     """
-    files = [*heldout, path.parent / "eval.jsonl"]
     kept_apart = list(domain.records)
-    for file in dict.fromkeys(files):
+    for file in dict.fromkeys([*heldout, *(path.parent / "eval.jsonl" for path in files)]):
         if file in heldout or file.exists():
             kept_apart += read_records(file, domain.schema, partial=True)
-    return keep_apart(read_records(path, domain.schema), kept_apart, paths.shown(path))
+    found = [
+        keep_apart(read_records(path, domain.schema), kept_apart, paths.shown(path))
+        for path in files
+    ]
+    return Training(
+        tuple(record for part in found for record in part.records),
+        tuple(name for part in found for name in part.left_out),
+    )
 
 
 def keep_apart(records: Sequence[Record], heldout: Sequence[Record], where: str) -> Training:

@@ -1,4 +1,4 @@
-"""From records to models/<domain>/merged and adapter/, each visible only when it is whole."""
+"""From records to an adapter, and to the merged model, each visible only when it is whole."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ from examples.finetune.records import Training, training_records
 from examples.finetune.train import Course, Recipe, train, with_adapter
 from shared.base import paths
 from shared.base.errors import UserError
-from shared.base.files import swap_in
+from shared.base.files import swap_in, write_json
 from shared.base.hashing import sha256_json
 from shared.base.manifest import tool_versions
 from shared.base.progress import say
 from shared.domain.domain import Domain, load_domain
 from shared.evaluate.models.chat import Chat
+from shared.source.adapter import WEIGHTS
 from shared.source.embedded import PACKAGE, embedded_model
 from shared.source.model import load_model
 from shared.source.source import OPTIONAL_FILES, TOKENIZER_FILES, weights_hash
+from shared.source.training import RECORD
 
 BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
 NOTE = "finetune.json"
@@ -29,39 +31,49 @@ NOTE = "finetune.json"
 
 @dataclass(frozen=True)
 class Job:
-    """What the command line asked for. `base`: a model folder; the embedded model if None."""
+    """What the command line asked for. `base`: a model folder; the embedded model if None. `to`: where the
+    adapter alone goes; if None, it and the merged model go into models/<domain>. `data`: the data sets'
+    names and licences, for the card."""
 
     domain: str
-    records: Path
+    records: tuple[Path, ...]
     heldout: tuple[Path, ...] = ()
     recipe: Recipe = field(default_factory=Recipe)
     base: Path | None = None
     replace: bool = False
+    to: Path | None = None
+    data: tuple[str, ...] = ()
 
 
 def finetune(job: Job) -> Path:
-    """Train, merge, write; gives back models/<domain>/merged. UserError where that is taken."""
+    """Train and write; gives back `to`, or models/<domain>/merged. UserError where that is taken."""
     domain = load_domain(job.domain)
     target = paths.models(domain.name)
     training = training_records(domain, job.records, job.heldout)
     base = job.base or embedded_model(PACKAGE)
     key = _key(domain, training, job.recipe, base)
-    _need_room(target, job.replace)
-    if _is_done(target, key):
-        say(f"      unchanged: {paths.shown(target / 'merged')}")
-        return target / "merged"
+    goal = job.to or target / "merged"
+    if not job.to:
+        _need_room(target, job.replace)
+    if _is_done(job.to, key) if job.to else _is_ours(target) and _is_done(target / "adapter", key):
+        say(f"      unchanged: {paths.shown(goal)}")
+        return goal
     left = f", {len(training.left_out)} left out" if training.left_out else ""
     say(
         f"      {len(training.records)} training records{left}; {job.recipe.minutes:.0f} min at most"
     )
     chat = Chat(base)
     examples = [encode(chat, domain.prompt, record) for record in training.records]
-    # float32: on a CPU bfloat16 is slower, and Adam's small steps vanish in it
+    # float32 weights: Adam's small steps vanish in bfloat16; products are in it where the CPU has them
     model = with_adapter(load_model(base, "float32"), job.recipe)
     course = train(model, examples, job.recipe, _state(key))
-    _write(model, base, target, _note(job, training, course, key))
+    note = _note(job, training, course, key)
+    if job.to:
+        write_adapter(model, base, job.to, note)
+    else:
+        _write(model, base, target, note)
     _state(key).unlink()
-    return target / "merged"
+    return goal
 
 
 def _key(domain: Domain, training: Training, recipe: Recipe, base: Path) -> str:
@@ -83,20 +95,23 @@ def _need_room(target: Path, replace: bool) -> None:
         )
 
 
-def _is_done(target: Path, key: str) -> bool:
-    return _is_ours(target) and _read_note(target)["key"] == key
+def _is_done(adapter: Path, key: str) -> bool:
+    try:
+        return bool(_read_note(adapter)["key"] == key)
+    except (OSError, ValueError, KeyError):
+        return False
 
 
 def _is_ours(target: Path) -> bool:
     """Whether merged/ holds the very weights that the note in adapter/ tells of."""
     try:
-        return bool(weights_hash(target / "merged") == _read_note(target)["merged"])
+        return bool(weights_hash(target / "merged") == _read_note(target / "adapter")["merged"])
     except (OSError, ValueError, KeyError, UserError):  # no model, or no note on it
         return False
 
 
-def _read_note(target: Path) -> dict[str, Any]:
-    note: dict[str, Any] = json.loads((target / "adapter" / NOTE).read_bytes())
+def _read_note(adapter: Path) -> dict[str, Any]:
+    note: dict[str, Any] = json.loads((adapter / NOTE).read_bytes())
     return note
 
 
@@ -110,6 +125,7 @@ def _note(job: Job, training: Training, course: Course, key: str) -> dict[str, A
         "recipe": asdict(job.recipe),
         "steps": course.step,
         "examples_seen": course.step * job.recipe.examples_per_pack,
+        "data": list(job.data),
         "seconds": round(course.seconds, 1),
         "losses_nats_per_token": losses,
     }
@@ -123,20 +139,58 @@ def _write(model: Any, base: Path, target: Path, note: dict[str, Any]) -> None:
     import torch
 
     target.mkdir(parents=True, exist_ok=True)
-    adapter, merged = target / ".adapter.partial", target / ".merged.partial"
-    for folder in (adapter, merged):
-        shutil.rmtree(folder, ignore_errors=True)
-    model.peft_config["default"].base_model_name_or_path = note["base"]
-    model.save_pretrained(adapter, save_embedding_layers=False)  # else it asks the Hub
-    (adapter / "README.md").write_text(_words(note), encoding="utf-8")
-    model.merge_and_unload().to(torch.bfloat16).save_pretrained(merged)
+    partial = target / ".merged.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    adapter = _partial_adapter(model, base, target / "adapter", note)
+    model.merge_and_unload().to(torch.bfloat16).save_pretrained(partial)
     for name in (*TOKENIZER_FILES, *OPTIONAL_FILES):
-        if (base / name).is_file() and not (merged / name).exists():
-            shutil.copyfile(base / name, merged / name)
-    note = {**note, "merged": weights_hash(merged)}
-    (adapter / NOTE).write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
+        if (base / name).is_file() and not (partial / name).exists():
+            shutil.copyfile(base / name, partial / name)
+    _write_note(adapter, {**note, "merged": weights_hash(partial)})
     swap_in(adapter, target / "adapter")
-    swap_in(merged, target / "merged")
+    swap_in(partial, target / "merged")
+
+
+def write_adapter(model: Any, base: Path, folder: Path, note: dict[str, Any]) -> None:
+    """The adapter alone, as a rung's `adapter` takes it: peft's two files in 16 bits, and the note."""
+    partial = _partial_adapter(model, base, folder, note)
+    _write_note(partial, note)
+    swap_in(partial, folder)
+
+
+def _partial_adapter(model: Any, base: Path, folder: Path, note: dict[str, Any]) -> Path:
+    """Everything but the note, beside `folder`. float16: a matrix's numbers are small and near zero."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    model.peft_config["default"].base_model_name_or_path = note["base"]
+    model.save_pretrained(partial, save_embedding_layers=False)  # else it asks the Hub
+    weights = load_file(partial / WEIGHTS)
+    halves = {name: tensor.to(torch.float16) for name, tensor in weights.items()}
+    save_file(halves, partial / WEIGHTS, {"format": "pt"})
+    (partial / "README.md").write_text(_words(note), encoding="utf-8")
+    write_json(partial / RECORD, {**_record(note), "base_weights": weights_hash(base)})
+    return partial
+
+
+def _write_note(adapter: Path, note: dict[str, Any]) -> None:
+    (adapter / NOTE).write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
+
+
+def _record(note: dict[str, Any]) -> dict[str, Any]:
+    """What the card of a release tells of the training (shared.source.training)."""
+    recipe = note["recipe"]
+    return {
+        "training_records": note["records"],
+        "data": note["data"],
+        "steps": note["steps"],
+        "examples_seen": note["examples_seen"],
+        "learning_rate": recipe["learning_rate"],
+        "minutes": round(note["seconds"] / 60, 1),
+        "seed": recipe["seed"],
+    }
 
 
 def _words(note: dict[str, Any]) -> str:
@@ -149,5 +203,5 @@ def _words(note: dict[str, Any]) -> str:
         f"{note['records']} records: {note['steps']} steps, {note['examples_seen']:,} examples, "
         f"{note['seconds'] / 60:.1f} minutes; loss {losses[0]:.3f} nats a token of answer in the "
         f"first step, {sum(last) / len(last):.3f} over the last {len(last)}. "
-        f"{NOTE} has the recipe and every step's loss; the merged model lies in ../merged.\n"
+        f"{NOTE} has the recipe and every step's loss.\n"
     )

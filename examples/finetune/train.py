@@ -10,7 +10,8 @@ import json
 import math
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from examples.finetune.packing import Example, pack
 from shared.base.progress import say
+from shared.evaluate.models.device import is_bfloat16_fast
 
 SAVE_EVERY_SECONDS = 60.0
 TELL_EVERY_SECONDS = 15.0
@@ -32,8 +34,8 @@ class Recipe:
 
     minutes: float = 15.0
     epochs: float = 3.0
-    rank: int = 16
-    first_layer: int = 6
+    rank: int = 8
+    first_layer: int = 0
     learning_rate: float = 1e-3
     warm_up_steps: int = 5
     examples_per_pack: int = 10
@@ -113,15 +115,27 @@ def train(model: Any, examples: Sequence[Example], recipe: Recipe, state: Path) 
 def answer_loss(model: Any, examples: Sequence[Example]) -> torch.Tensor:
     """Mean over the examples of the mean negative log-likelihood of the answer's tokens, in nats."""
     row = pack(examples)
-    logits = model(
-        input_ids=row.ids,
-        position_ids=row.positions,
-        attention_mask=row.mask,
-        logits_to_keep=row.predicts,
-        use_cache=False,
-    ).logits[0]
+    with attention(model, "packed"), torch.autocast("cpu", torch.bfloat16, is_bfloat16_fast()):
+        logits = model(
+            input_ids=row.ids,
+            position_ids=row.positions,
+            logits_to_keep=row.predicts,
+            use_cache=False,
+            pack=row,
+        ).logits[0]
     losses = torch.nn.functional.cross_entropy(logits.float(), row.targets, reduction="none")
     return (losses * row.weights).sum()
+
+
+@contextmanager
+def attention(model: Any, name: str) -> Iterator[None]:
+    """The model with another of transformers' attention functions, for as long as that."""
+    before = model.config._attn_implementation
+    model.config._attn_implementation = name
+    try:
+        yield
+    finally:
+        model.config._attn_implementation = before
 
 
 def pace(course: Course, steps: int, recipe: Recipe) -> float:

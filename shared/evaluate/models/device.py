@@ -72,7 +72,7 @@ def computing(folder: Path, device: str = "auto") -> Computing:
         found = _accelerator() if has_gpu() else "cpu"
         needed = ROOM * size * (2 if small else 1)
         device = found if found == "cpu" or needed < _free_bytes(found) else "cpu"
-    wide = small or (device == "cpu" and not _is_bfloat16_fast())
+    wide = small or (device == "cpu" and not is_bfloat16_fast())
     return Computing(device, "float32" if wide else "bfloat16")
 
 
@@ -125,7 +125,7 @@ def _free_bytes(device: str) -> int:
     return int(torch.cuda.mem_get_info()[0])
 
 
-def _is_bfloat16_fast() -> bool:
+def is_bfloat16_fast() -> bool:
     import torch
 
     return any(torch.cpu.get_capabilities().get(name) for name in FAST_BFLOAT16)

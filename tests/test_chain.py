@@ -63,7 +63,7 @@ class TestSkippedRungs:
         walked = run_chain(load_domain("legal"), Options(until="source"))
         reasons = {a.rung: a.reason for a in walked.attempts}
         assert walked.rung and walked.rung.name == "embedded"
-        assert [a.outcome for a in walked.attempts] == ["skipped"] * 5 + ["taken"]
+        assert [a.outcome for a in walked.attempts] == ["skipped"] * 6 + ["taken"]
         assert "models/legal/merged: the folder is not there" in reasons["smollm3"]
         assert "HF_HUB_OFFLINE" in reasons["base-with-prompt"]
         assert all("\n" not in reason for reason in reasons.values())
@@ -88,7 +88,7 @@ class TestAnExample:
         ends = {a.rung: (a.outcome, a.reason) for a in walked.attempts}
         assert walked.rung is None and ends["smollm3"][0] == "failed"
         assert ends["base-with-prompt"][1] != "", "a real rung is tried all the same"
-        for name in ("smollm2", "embedded"):
+        for name in ("smollm2", "example", "embedded"):
             assert ends[name][0] == "skipped" and "in place of smollm3" in ends[name][1]
 
     def test_is_not_taken_in_place_of_a_model_that_no_rung_is_made_for(

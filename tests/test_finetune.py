@@ -66,7 +66,9 @@ class TestAPack:
             sum(alone) / 5, abs=1e-4
         )
         monkeypatch.setattr(training, "is_bfloat16_fast", lambda: True)
-        assert float(answer_loss(model, examples).detach()) == pytest.approx(sum(alone) / 5, rel=0.01)
+        assert float(answer_loss(model, examples).detach()) == pytest.approx(
+            sum(alone) / 5, rel=0.01
+        )
 
     def test_gives_each_matrix_the_gradient_of_its_examples_alone(
         self, examples: list[Example], tiny: Tiny, monkeypatch: pytest.MonkeyPatch

@@ -31,9 +31,9 @@ RECORDS = Path(__file__).parent / "own"
 
 
 def train_example(name: str, sets: Path, recipe: Recipe, to: Path = ADAPTERS) -> Path:
-    """Train a domain's adapter and put it into `to`/<domain>; nothing of `sets`'s eval is learnt from."""
+    """Train a domain's adapter and put it into `to`/<domain>. Nothing held out is learnt from."""
     domain = load_domain(name)
-    write_set(domain, sets)  # public.jsonl lies beside this eval.jsonl, and so is held apart from it
+    write_set(domain, sets)  # lies beside the rows below, and so is held apart
     files = (
         write_rows(domain, sets / name / "train.jsonl"),
         domain.folder / "calibration.jsonl",
@@ -46,7 +46,9 @@ def train_example(name: str, sets: Path, recipe: Recipe, to: Path = ADAPTERS) ->
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--domain", choices=domain_names(), action="append", help="default: all")
-    parser.add_argument("--sets", type=Path, default=SETS, help="a folder with <domain>/train.jsonl")
+    parser.add_argument(
+        "--sets", type=Path, default=SETS, help="a folder with <domain>/train.jsonl"
+    )
     parser.add_argument("--minutes", type=float, default=Recipe.minutes)
     parser.add_argument("--epochs", type=float, default=Recipe.epochs)
     asked = parser.parse_args()

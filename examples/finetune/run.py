@@ -31,9 +31,10 @@ NOTE = "finetune.json"
 
 @dataclass(frozen=True)
 class Job:
-    """What the command line asked for. `base`: a model folder; the embedded model if None. `to`: where the
-    adapter alone goes; if None, it and the merged model go into models/<domain>. `data`: the data sets'
-    names and licences, for the card."""
+    """What the command line asked for. `base`: a model folder; the embedded model if None.
+
+    `to`: where the adapter alone goes; if None, it and the merged model go into models/<domain>.
+    `data`: names and licences of what is trained on, for the card."""
 
     domain: str
     records: tuple[Path, ...]

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.adapted`: a full-size SmolLM3 and a LoRA of rank 32, built without a merged copy.
+"""`python -m benchmarks.adapted`: a full-size SmolLM3 and a LoRA, built without a merged copy.
 
 Random base, random adapter over all linear layers. Built once from base and adapter, merged as each
 weight is read, and once from the folder that peft's `merge_and_unload` in float32 leaves; both by the
@@ -117,11 +117,11 @@ def compare(work: Path) -> str:
         "on the CPU",
     )
     same = "the same" if hashes[0] == hashes[1] else "**not the same**"
+    size = number((adapter / WEIGHTS).stat().st_size, "B")
     return (
         f"# An adapter for a full-size SmolLM3\n\nWritten by `python -m benchmarks.adapted` on "
-        f"{datetime.now(UTC).date()}: random weights in SmolLM3-3B's shape, a random LoRA of rank {RANK} "
-        f"over its linear layers ({number((adapter / WEIGHTS).stat().st_size, 'B')}). The builder alone, "
-        f"without calibration, in q4f16. By SHA-256 of graph and data, both builds are {same}.\n\n"
+        f"{datetime.now(UTC).date()}: random weights in SmolLM3-3B's shape, a random LoRA of rank "
+        f"{RANK} over its linear layers ({size}). The builder alone, without calibration, in q4f16. By SHA-256 of graph and data, both builds are {same}.\n\n"
         f"{tabulate(rows, heads, tablefmt='github')}\n"
     )
 

@@ -1,4 +1,4 @@
-"""The adapters in examples/adapters: what a domain's rung `example` takes, and what they learnt from."""
+"""The adapters in examples/adapters: what the rung `example` takes, and what they learnt from."""
 
 from __future__ import annotations
 

@@ -121,7 +121,8 @@ def compare(work: Path) -> str:
     return (
         f"# An adapter for a full-size SmolLM3\n\nWritten by `python -m benchmarks.adapted` on "
         f"{datetime.now(UTC).date()}: random weights in SmolLM3-3B's shape, a random LoRA of rank "
-        f"{RANK} over its linear layers ({size}). The builder alone, without calibration, in q4f16. By SHA-256 of graph and data, both builds are {same}.\n\n"
+        f"{RANK} over its linear layers ({size}). The builder alone, without calibration, in q4f16. By "
+        f"SHA-256 of graph and data, both builds are {same}.\n\n"
         f"{tabulate(rows, heads, tablefmt='github')}\n"
     )
 

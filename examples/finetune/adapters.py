@@ -8,6 +8,7 @@ people's text under their own licences and are not part of this repository; NOTI
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from benchmarks.public_sets import SETS, write_set
@@ -15,6 +16,7 @@ from examples.finetune.public import write_rows
 from examples.finetune.run import Job, finetune
 from examples.finetune.train import Recipe
 from shared.base import paths
+from shared.base.errors import UserError
 from shared.base.progress import say
 from shared.domain.domain import domain_names, load_domain
 
@@ -54,7 +56,11 @@ def main() -> None:
     asked = parser.parse_args()
     for name in asked.domain or domain_names():
         say(f"{name}")
-        print(paths.shown(train_example(name, asked.sets, Recipe(asked.minutes, asked.epochs))))
+        try:
+            folder = train_example(name, asked.sets, Recipe(asked.minutes, asked.epochs))
+        except UserError as error:
+            sys.exit(f"error: {error}")
+        print(paths.shown(folder))
 
 
 if __name__ == "__main__":

@@ -108,8 +108,9 @@ def packed_attention(
     groups = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     shared, longest = pack.shared, pack.own.shape[1]
+    first = slice(None), slice(None), slice(shared)
     prompt = scaled_dot_product_attention(
-        *(x[:, :, :shared] for x in (query, key, value)), is_causal=True, scale=scaling
+        query[first], key[first], value[first], is_causal=True, scale=scaling
     )
     everything = torch.ones(longest, shared, dtype=torch.bool)
     seen = torch.cat([everything, torch.ones(longest, longest, dtype=torch.bool).tril()], 1)

@@ -22,6 +22,7 @@ import jsonschema
 
 from benchmarks.party_admissions import contradictions
 from benchmarks.public_sets import rows_of
+from examples.finetune.records import plain_words
 from shared.base import paths
 from shared.base.files import write_text
 from shared.base.progress import say
@@ -112,10 +113,14 @@ def _is_number(gold: dict[str, Any]) -> bool:
 
 
 def write_rows(domain: Domain, file: Path) -> Path:
-    """build/public/<domain>/train.jsonl, from a public set's train.jsonl."""
-    rows = rows_of(file)
-    found = converted(domain, rows)
-    target = paths.build() / "public" / domain.name / "train.jsonl"
+    """build/public/<domain>/train.jsonl, from a public set's train.jsonl, without texts that are held out:
+    the domain's own, and those of an eval.jsonl beside it."""
+    rows, target = rows_of(file), paths.build() / "public" / domain.name / "train.jsonl"
+    beside = target.with_name("eval.jsonl")
+    judged = [r.input for r in domain.records]
+    judged += [row["input"] for row in rows_of(beside)] if beside.is_file() else []
+    texts = {plain_words(text) for text in judged}
+    found = [row for row in converted(domain, rows) if plain_words(row["input"]) not in texts]
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in found]
     say(f"      {paths.shown(target)}: {len(found)} of {len(rows)} rows")
     return write_text(target, "".join(lines))

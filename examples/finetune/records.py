@@ -51,9 +51,9 @@ def training_records(
 
 def keep_apart(records: Sequence[Record], heldout: Sequence[Record], where: str) -> Training:
     """The records that may be trained on, by id, by text and by common runs of words."""
-    ids, texts = {r.id for r in heldout}, {_plain(r.input) for r in heldout}
+    ids, texts = {r.id for r in heldout}, {plain_words(r.input) for r in heldout}
     for record in records:
-        if record.id in ids or _plain(record.input) in texts:
+        if record.id in ids or plain_words(record.input) in texts:
             raise UserError(
                 f"{where}: {record.id}: is a held-out record; what is trained on cannot be judged on"
             )
@@ -70,6 +70,6 @@ def is_near(runs: Runs, others: Iterable[Runs]) -> bool:
     return any(len(runs & other) >= OVERLAP * min(len(runs), len(other)) for other in others)
 
 
-def _plain(text: str) -> str:
+def plain_words(text: str) -> str:
     """Lower case, letters and digits only, single spaces."""
     return " ".join("".join(c if c.isalnum() else " " for c in text.lower()).split())

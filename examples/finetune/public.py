@@ -113,8 +113,10 @@ def _is_number(gold: dict[str, Any]) -> bool:
 
 
 def write_rows(domain: Domain, file: Path) -> Path:
-    """build/public/<domain>/train.jsonl, from a public set's train.jsonl, without texts that are held out:
-    the domain's own, and those of an eval.jsonl beside it."""
+    """build/public/<domain>/train.jsonl, from a public set's train.jsonl.
+
+    Without held-out texts: the domain's own, and those of an eval.jsonl beside it.
+    """
     rows, target = rows_of(file), paths.build() / "public" / domain.name / "train.jsonl"
     beside = target.with_name("eval.jsonl")
     judged = [r.input for r in domain.records]

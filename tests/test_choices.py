@@ -43,7 +43,7 @@ def test_along_gold_answers_it_is_the_token_of_mask_and_argmax(
 ) -> None:
     """Whatever the scores: ties, forbidden tokens before all others, rows of no token, nothing."""
     domain, tokens = load_domain(name), Tokenizer.from_file(str(tokenizer))
-    gold = [json.dumps(record.gold, ensure_ascii=False) for record in domain.records[:2]]
+    gold = [json.dumps(record.gold, ensure_ascii=False) for record in domain.records[:1]]
     answers = [tokens.encode(text, add_special_tokens=False).ids for text in gold]
     ending = tokens.encode(ORDINARY, add_special_tokens=False).ids[0]
     assert not any(ending in ids for ids in answers)
@@ -64,7 +64,7 @@ def test_along_gold_answers_it_is_the_token_of_mask_and_argmax(
     (found,) = json.loads(run.stdout)
     assert found["wrong"] == []
     assert found["steps"] == sum(map(len, answers)) + len(answers)
-    assert found["ending"] == [0, [3, 3]], "it can end after the answer, and do nothing else"
+    assert found["ending"] == [0, [3]], "it can end after the answer, and do nothing else"
     masks = found["masks"]
     assert (masks["likeliest"], masks["lastTried"]) == (0, 0), "one of the likeliest fits: no mask"
     assert masks["manyForbidden"] == found["steps"], "as before where none of the likeliest fits"

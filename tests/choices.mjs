@@ -1,6 +1,7 @@
 // Tokens that the page chooses under a grammar, beside mask and argmax: `node choices.mjs JOB`. JOB has
 // modules, page, tokenizer, stop, width and cases of { grammar, answers: [ids] }. Before each token of each
-// answer and after its last, scores of several kinds are put to both. Prints for each case { steps, ending:
+// answer and after its last, scores of several kinds are put to both; the mask, which can take a second, is
+// made once, and once more after tokens were refused. Prints for each case { steps, ending:
 // [how many steps before the last allow a stop token, how many tokens the last ones allow], wrong, masks }.
 import { readFileSync } from "node:fs";
 import { loadXgrammar } from "./xgrammar.mjs";
@@ -30,9 +31,12 @@ const KINDS = {
 
 function stepped(matcher, compiled, right, found) {
   const mask = new Float32Array(job.width);
-  forbid(matcher, compiled.tokens.length, mask);
+  const words = matcher.handle.GetNextTokenBitmask(compiled.tokens.length);
+  const once = { get: (place) => words.get(place), size: () => words.size(), delete: () => {} };
+  forbid({ handle: { GetNextTokenBitmask: () => once } }, compiled.tokens.length, mask);
   const [allowed, forbidden] = [0, -Infinity].map((value) => [...mask.keys()].filter((id) => mask[id] === value));
-  const handle = { GetNextTokenBitmask: (size) => ((found.masks[found.kind] += 1), matcher.handle.GetNextTokenBitmask(size)) };
+  const again = (size) => (found.kind === "manyForbidden" ? matcher.handle.GetNextTokenBitmask(size) : once);
+  const handle = { GetNextTokenBitmask: (size) => ((found.masks[found.kind] += 1), again(size)) };
   let accepted = 0;
   const watched = { handle, acceptToken: (id) => (matcher.acceptToken(id) ? ((accepted += 1), true) : false) };
   for (const [kind, made] of Object.entries(KINDS)) {
@@ -44,6 +48,7 @@ function stepped(matcher, compiled, right, found) {
     if (chosen !== wanted || accepted !== Number(mask[wanted] === 0)) found.wrong.push({ kind, step: found.steps, wanted, chosen, accepted });
     if (accepted) matcher.rollBack(accepted);
   }
+  words.delete();
   found.steps += 1;
   return allowed;
 }

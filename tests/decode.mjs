@@ -2,13 +2,14 @@
 // has modules, page, folder, dtype, most and cases of { ids, prefix, grammar?, min_new_tokens? }; prints for
 // each { theirs, ours, runs, positions }: the ids, how often the model ran and how many tokens it read.
 import { readFileSync } from "node:fs";
+import { holdByMasks } from "./hold.mjs";
 import { transformers } from "./transformers.mjs";
 import { loadXgrammar } from "./xgrammar.mjs";
 
 const job = JSON.parse(readFileSync(process.argv[2], "utf8"));
 const { AutoModelForCausalLM, Tensor } = await transformers(job);
 const { Decoder, write } = await import(`${job.page}/decode.js`);
-const { compile, hold } = await import(`${job.page}/grammar.js`);
+const page = await import(`${job.page}/grammar.js`);
 
 const read = (name) => JSON.parse(readFileSync(`${job.folder}/${name}`, "utf8"));
 const eos = new Set([read("generation_config.json").eos_token_id].flat());
@@ -21,9 +22,9 @@ const counted = { run: (feeds, ...rest) => ((positions += feeds.input_ids.dims[1
 decoder.session = Object.assign(Object.create(session, { inputNames: { value: session.inputNames }, outputNames: { value: session.outputNames } }), counted);
 
 const compiled = new Map();
-async function options({ grammar, min_new_tokens }) {
+async function options({ grammar, min_new_tokens }, hold) {
   if (!grammar) return min_new_tokens ? { min_new_tokens } : {};
-  if (!compiled.has(grammar)) compiled.set(grammar, await compile(await loadXgrammar(job.modules), grammar, read("tokenizer.json"), [...eos]));
+  if (!compiled.has(grammar)) compiled.set(grammar, await page.compile(await loadXgrammar(job.modules), grammar, read("tokenizer.json"), [...eos]));
   return hold(compiled.get(grammar));
 }
 
@@ -35,10 +36,10 @@ async function generate(ids, more) {
 
 const answers = [];
 for (const { ids, prefix, ...asked } of job.cases) {
-  const theirs = await generate(ids, await options(asked));
+  const theirs = await generate(ids, await options(asked, (compiled) => holdByMasks(page, compiled)));
   const run = { output_ids: [], ttft_ms: null, decode_ms: [] };
   positions = 0;
-  await write(decoder, run, { input_ids: ids, most: job.most, eos, prefix, more: await options(asked) });
+  await write(decoder, run, { input_ids: ids, most: job.most, eos, prefix, more: await options(asked, page.hold) });
   const { output_ids: ours, model_runs: runs, stopped_by, decode_ms } = run;
   answers.push({ theirs, ours, runs, positions, stopped_by, timed: decode_ms.length + 1 });
 }

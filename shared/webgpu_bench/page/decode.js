@@ -2,17 +2,11 @@
 // cache, and what texts begin with is read once. Tests compare it with Transformers.js's own `generate`.
 
 import { FixedCache, GrowingCache } from "./cache.js";
+import { largest } from "./grammar.js";
 import { floats } from "./half.js";
 import { common } from "./prompt.js";
 
 const WORTH_KEEPING = 16; // as in shared/evaluate/models/chat.py: a shorter beginning is worth no run
-
-/** The place of the largest number, the first of several. */
-function largest(scores) {
-  let best = 0;
-  for (let i = 1; i < scores.length; i += 1) if (scores[i] > scores[best]) best = i;
-  return best;
-}
 
 /** A run's ids as they go in, and the last row of its logits in float32: by way of the CPU. */
 class CpuEnds {

@@ -1,6 +1,9 @@
 // Answers held to the model's grammar: at each step only tokens that keep within it can be chosen.
 // The same text, vocabulary and engine as in shared/evaluate/models/masks.py, so the masks are equal.
 
+/** So many of the likeliest tokens are tried before all are masked. */
+const TRIED = 16;
+
 /** The tokens of a tokenizer.json by id, and how they stand for bytes; special ones are empty. */
 export function vocabulary({ model, added_tokens, decoder }) {
   const tokens = [];
@@ -18,25 +21,48 @@ export async function compile(xgrammar, grammar, tokenizer, stop) {
   const info = await xgrammar.TokenizerInfo.createTokenizerInfo(tokens, kind, false, tokens.length, stop);
   const compiler = await xgrammar.GrammarCompiler.createGrammarCompiler(info);
   const compiled = await compiler.compileGrammar(grammar);
-  return { matcher: () => xgrammar.GrammarMatcher.createGrammarMatcher(compiled), size: tokens.length };
+  return { matcher: () => xgrammar.GrammarMatcher.createGrammarMatcher(compiled), tokens, stop };
 }
 
-/** Further options for `generate` that hold one answer; a matcher remembers how far it has come. */
-export async function hold({ matcher, size }) {
-  const held = await matcher();
-  let started = false;
-  const mask = (ids, logits) => {
-    if (started) held.acceptToken(Number(ids[0].at(-1)));
-    started = true;
-    forbid(held, size, logits.data);
+/** The place of the largest number, the first of several. */
+export function largest(scores) {
+  let best = 0;
+  for (let i = 1; i < scores.length; i += 1) if (scores[i] > scores[best]) best = i;
+  return best;
+}
+
+/** Options for a greedy `generate` that hold one answer: of a step's scores only the chosen token's stays. */
+export async function hold(compiled) {
+  const matcher = await compiled.matcher();
+  const only = (_, logits) => {
+    const id = choose(matcher, compiled, logits.data);
+    const score = logits.data[id];
+    logits.data.fill(-Infinity)[id] = score;
     return logits;
   };
-  return { logits_processor: [mask] };
+  return { logits_processor: [only] };
 }
 
-/** Transformers.js asks for its mask at once, but getNextTokenBitmask() is async: so its inside is used. */
-function forbid(held, size, scores) {
-  const words = held.handle.GetNextTokenBitmask(size);
+/**
+ * The likeliest token that the grammar allows, which `matcher` has accepted then. The first few are tried
+ * one by one: to mask all tokens takes seconds within a string of bounded length, to try one microseconds.
+ */
+export function choose(matcher, { tokens, stop }, scores) {
+  const named = (id) => id < tokens.length && (tokens[id] !== "" || stop.includes(id)); // XGrammar warns of others
+  for (let tried = 0; tried < TRIED; tried += 1) {
+    const id = largest(scores);
+    if (named(id) && matcher.acceptToken(id)) return id;
+    scores[id] = -Infinity;
+  }
+  forbid(matcher, tokens.length, scores);
+  const id = largest(scores);
+  matcher.acceptToken(id);
+  return id;
+}
+
+/** No score for what may not come next. getNextTokenBitmask() is async, a step is not: so its inside is used. */
+export function forbid(matcher, size, scores) {
+  const words = matcher.handle.GetNextTokenBitmask(size);
   for (let word = 0; word < words.size(); word++) {
     const allowed = words.get(word);
     if (allowed === -1) continue;

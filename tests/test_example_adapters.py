@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -82,6 +83,14 @@ class TestTheRung:
         reasons = {attempt.rung: attempt.reason for attempt in walked.attempts}
         assert walked.rung and walked.rung.name == "embedded"
         assert "examples/adapters/tax: the folder is not there" in reasons["example"]
+
+    def test_that_fails_leaves_the_embedded_model_to_be_tried(self, examples: Path) -> None:
+        """Nobody brought it: an example is taken in an example's place."""
+        config = examples / "examples" / "adapters" / DOMAINS[0] / "adapter_config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"use_dora": True}))
+        walked = run_chain(load_domain(DOMAINS[0]), Options(until="source"))
+        ends = {attempt.rung: attempt.outcome for attempt in walked.attempts}
+        assert (ends["example"], ends["embedded"]) == ("failed", "taken")
 
 
 def test_training_reads_public_rows_calibration_and_our_own_records(

@@ -49,12 +49,14 @@ def run_chain(domain: Domain, options: Options) -> ChainResult:
 
 def _brought(tried: list[RungRun], example: Rung) -> RungRun | None:
     """The first model that was brought and not taken. Another model's weights in the example's own
-    place are the example's."""
+    place are the example's; an example from the installation was brought by nobody."""
     return next(
         (
             run
             for run in tried
-            if run.was_brought() and not (run.other_weights and run.rung.source == example.source)
+            if run.was_brought()
+            and not (run.other_weights and run.rung.source == example.source)
+            and not (run.rung.example and run.rung.source.startswith("pypi:"))
         ),
         None,
     )

@@ -150,7 +150,8 @@ class _Bench:
             say("      reading the given text on the CPU")
             from shared.evaluate.models.onnx import OnnxDecoder
 
-            compared = parity.compare(OnnxDecoder(graph, exact=True), rows, result.parity)
+            cpu = OnnxDecoder(graph, exact=True)
+            compared = parity.compare(cpu, rows, result.parity, float32=soft)
             found = parity.measurements(compared, sum(map(len, rows)), where, soft)
         layers = Measurement.missing("a GPU computes in other types", "")
         if soft:

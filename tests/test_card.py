@@ -123,6 +123,11 @@ def synthetic(domain: str, **changes: Any) -> Release:
                 "exceptions": [{"system": "base", "id": "r7", "cause": "cut off after 160 tokens"}],
             },
             "card": {"language": ["en"], "datasets": []},
+            "sample": {
+                "fields": ["issue", "conclusion"],
+                "input": "A question, as a reader of the card would ask it.",
+                "answer": '{"issue": "other", "conclusion": "unclear"}',
+            },
             "recipe": {
                 "words": "CalibratedQuant (bits 4, group_size 32, sym true) → StreamingModelBuilder",
                 "others": {

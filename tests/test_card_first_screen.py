@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -81,6 +81,39 @@ class TestTheFirstScreenOf:
         assert body(card_of(domain)).endswith("</details>")
 
 
+class TestTheSample:
+    """An answer that was given, so that a reader sees what comes back."""
+
+    SAMPLE: ClassVar = {
+        "fields": ["issue", "quote"],
+        "input": "Wilmot. " * 90,
+        "answer": '{"issue": 1}',
+    }
+
+    def shown(self, **sample: Any) -> str:
+        return parts(facts=synthetic("legal").facts | {"sample": self.SAMPLE | sample})[0]
+
+    def test_stands_behind_the_first_snippet_with_the_fields_and_the_document_cut(self) -> None:
+        first = self.shown()
+        place = first.index("one JSON object with `issue`, `quote`.")
+        assert first.index("JSON.parse") < place < first.index("held: false")
+        assert '```json\n{"issue": 1}\n```' in first
+        assert "Wilmot. …”, was answered:" in first and first.count("Wilmot") < 40
+
+    def test_cannot_end_its_block_or_become_the_cards_own_words(self) -> None:
+        card = html(self.shown(input="<b>x</b> # y", answer="```\n# Not a title\n<i>z</i>"))
+        assert "<b>" not in card and "<i>" not in card and "Not a title</h1>" not in card
+
+    def test_is_told_to_be_an_examples(self) -> None:
+        first = self.shown(example=True)
+        assert "> **An example**: the fine-tuned model of choice" in first
+        assert "An example" not in self.shown(example=False)
+
+    def test_has_its_fields_alone_where_nothing_was_asked(self) -> None:
+        first = parts(facts=synthetic("legal").facts | {"sample": {"fields": ["issue"]}})[0]
+        assert "An answer is one JSON object with `issue`." in first and "answered:" not in first
+
+
 def test_a_prompt_cannot_close_a_fold() -> None:
     template = "{{ details }}"
     card = card_of("legal", card_template=template, why="x </details> y")
@@ -112,7 +145,7 @@ class TestTheVerdict:
             ("worse", "Quantising to 4 bits makes it worse: -3.0 points"),
             (
                 "no difference shown",
-                "Quantising to 4 bits loses nothing that is shown: -3.0 points",
+                "Quantising to 4 bits shows no loss: -3.0 points",
             ),
         ],
     )

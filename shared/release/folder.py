@@ -7,7 +7,7 @@ see the old release or the new one.
 
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,9 @@ from shared.base.manifest import FILE_NAME, FileRecord, Manifest, Measurement
 from shared.base.parsing import read_text
 from shared.base.progress import say
 from shared.domain.grammar.schema import grammar
+from shared.domain.records import Record
 from shared.evaluate.compare import Checked, read_checked
+from shared.evaluate.scoring.measurements import better_mode
 from shared.hub.names import repository_name
 from shared.release.card.recipe import recipe_facts
 from shared.release.card.usage import module
@@ -147,7 +149,7 @@ def _describe(result: ChainResult, key: str, files: dict[str, FileRecord]) -> Re
         measurements=flatten(manifests) | costs(manifests),
         facts={stage: m.facts for stage, m in manifests.items()}
         | _devices(result.package)
-        | {"card": result.domain.chain.card.model_dump()}
+        | {"card": result.domain.chain.card.model_dump(), "sample": _sample(result)}
         | {"recipe": recipe_facts(result.domain.name, rung.name, manifests["build"])},
         gates=result.gates,
         attempts=result.attempts,
@@ -173,10 +175,27 @@ def costs(manifests: Mapping[str, Manifest]) -> dict[str, Measurement]:
     return costs
 
 
+def _sample(result: ChainResult) -> dict[str, Any]:
+    """The fields of an answer, and what was answered to the first record of our own that was asked."""
+    found: dict[str, Any] = {"fields": list(result.domain.schema["properties"])}
+    found["example"] = bool(result.rung and result.rung.example)
+    check = result.manifests.get("check")
+    if check is None:
+        return found
+    answers = read_checked(check.key, result.domain.name).of(
+        "release", better_mode(check.measurements)
+    )
+    own = (r for r in _own_records(result) if r.id in answers)
+    return found | next(({"input": r.input, "answer": answers[r.id]["text"]} for r in own), {})
+
+
+def _own_records(result: ChainResult) -> Iterator[Record]:
+    return (r for r in result.domain.records if r.source is None and r.licence is None)
+
+
 def _example(result: ChainResult) -> str | None:
     """An input for the Hub's widget: the first held-out record that is our own text."""
-    own = (r.input for r in result.domain.records if r.source is None and r.licence is None)
-    return next(own, None)
+    return next((record.input for record in _own_records(result)), None)
 
 
 def not_publishable(result: ChainResult) -> str | None:

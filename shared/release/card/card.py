@@ -5,6 +5,7 @@ The card is a function of release.json and prompt.md, which lie beside it, and o
 """
 
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from shared.base.hashing import sha256_json
@@ -24,6 +25,8 @@ FOLDS = Path(__file__).with_name("folds.md")
 """What stands below the first screen, in <details>: the same for every domain."""
 ADAPTER = "adapter/adapter_model.safetensors"
 """An adapter's weights among a release's source files (shared.source.source)."""
+SAMPLE_LENGTH = 240
+"""Characters of a document that the card shows beside its answer."""
 BROWSER = {
     "bench.loads": "loads on WebGPU",
     "bench.greedy_agreement": "greedy tokens as on the CPU",
@@ -58,8 +61,27 @@ def _usage(release: Release) -> str:
     """What to install and the better mode's snippet; then the other mode's."""
     first, what, second = usage_js(release.repository, better_mode(verdict.of_check(release)))
     install = usage_install(release.repository)
-    blocks = (fenced(install, "sh"), fenced(first, "js"), what, fenced(second, "js"))
+    blocks = (
+        fenced(install, "sh"),
+        fenced(first, "js"),
+        *_sample(release),
+        what,
+        fenced(second, "js"),
+    )
     return "\n\n".join(("In a page, with any bundler:", *blocks))
+
+
+def _sample(release: Release) -> tuple[str, ...]:
+    """What an answer is made of, and one that was given."""
+    found = release.facts.get("sample") or {}
+    if not found.get("fields"):
+        return ()
+    fields = ", ".join(f"`{words(name)}`" for name in found["fields"])
+    if "answer" not in found:
+        return (f"An answer is one JSON object with {fields}.",)
+    asked = words(shorten(found["input"], SAMPLE_LENGTH, placeholder=" …"))
+    text = f"An answer is one JSON object with {fields}. The first record, “{asked}”, was answered:"
+    return (text, fenced(found["answer"], "json"))
 
 
 def _below(release: Release, prompt: str) -> dict[str, Any]:
@@ -95,13 +117,15 @@ def _below(release: Release, prompt: str) -> dict[str, Any]:
 def _summary(release: Release) -> str:
     kind = "The base model with a prompt" if release.prompt_only else "A fine-tuned model"
     base = words(release.base)
-    return f"{kind} for {release.domain} documents, from {base}, quantised to 4 bits."
+    return f"{kind} for the domain {release.domain}, from {base}, quantised to 4 bits."
 
 
 def _notices(release: Release) -> str:
     notes = [_not_taken(attempt, release.rung) for attempt in _failed(release)]
     if release.not_publishable_because:
         notes.append(f"**Not to be published**: {words(release.not_publishable_because)}")
+    elif (release.facts.get("sample") or {}).get("example"):
+        notes.append(f"**An example**: {words(release.why)}")
     if release.facts.get("bench", {}).get("software_adapter"):
         notes.append(
             "**No GPU was at hand**: the browser ran on a software adapter. Loading, placement and "

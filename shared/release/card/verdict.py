@@ -25,7 +25,7 @@ AGAINST_BASE = {
 FOUR_BITS = {
     "better": "makes it better",
     "worse": "makes it worse",
-    NO_DIFFERENCE: "loses nothing that is shown",
+    NO_DIFFERENCE: "shows no loss",
 }
 
 
@@ -49,12 +49,13 @@ def verdict(release: Release) -> str:
     """Better than its base or not, what 4 bits cost, and what the score is worth: in plain words."""
     found, facts = of_check(release), release.facts.get("check", {})
     mode = better_mode(found)
-    forced = " The schema forces the form of an answer; the field score is what it knows."
+    forced = " (the schema forces the form of an answer, not what stands in it)"
     base = "its base without the prompt" if release.prompt_only else "its base"
     return (
         f"{MODE_WORDS[mode]}, on {words(str(facts.get('origin', 'held-out records')))}, it is "
         f"{_against_base(found, mode, base)}. {_of_four_bits(found, mode)}. "
-        f"{_against_one_answer(found, mode)}.{forced * (mode == 'constrained')}"
+        f"{_against_one_answer(found, mode)}. The field score is the mean share of an answer's fields "
+        f"that are right{forced * (mode == 'constrained')}; in brackets are 95 % intervals."
     )
 
 

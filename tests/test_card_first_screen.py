@@ -95,7 +95,7 @@ class TestTheSample:
 
     def test_stands_behind_the_first_snippet_with_the_fields_and_the_document_cut(self) -> None:
         first = self.shown()
-        place = first.index("one JSON object with `issue`, `quote`.")
+        place = first.index("one JSON object with `clause_type`, `a b`.")
         assert first.index("JSON.parse") < place < first.index("held: false")
         assert '```json\n{"issue": 1}\n```' in first
         assert "Wilmot. …”, was answered:" in first and first.count("Wilmot") < 40

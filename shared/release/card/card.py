@@ -76,7 +76,7 @@ def _sample(release: Release) -> tuple[str, ...]:
     found = release.facts.get("sample") or {}
     if not found.get("fields"):
         return ()
-    fields = ", ".join(f"`{words(name)}`" for name in found["fields"])
+    fields = ", ".join(f"`{' '.join(name.replace('`', ' ').split())}`" for name in found["fields"])
     if "answer" not in found:
         return (f"An answer is one JSON object with {fields}.",)
     asked = words(shorten(found["input"], SAMPLE_LENGTH, placeholder=" …"))

@@ -85,7 +85,7 @@ class TestTheSample:
     """An answer that was given, so that a reader sees what comes back."""
 
     SAMPLE: ClassVar = {
-        "fields": ["issue", "quote"],
+        "fields": ["clause_type", "a`b"],
         "input": "Wilmot. " * 90,
         "answer": '{"issue": 1}',
     }

@@ -115,9 +115,10 @@ def _below(release: Release, prompt: str) -> dict[str, Any]:
 
 
 def _summary(release: Release) -> str:
-    kind = "The base model with a prompt" if release.prompt_only else "A fine-tuned model"
-    base = words(release.base)
-    return f"{kind} for the domain {release.domain}, from {base}, quantised to 4 bits."
+    domain, base = release.domain, words(release.base)
+    if release.prompt_only:
+        return f"A {domain} model: {base} with a prompt, not fine-tuned, quantised to 4 bits."
+    return f"A fine-tuned {domain} model, from {base}, quantised to 4 bits."
 
 
 def _notices(release: Release) -> str:

@@ -107,7 +107,7 @@ def footprint(release: Release) -> str:
     speed = words(shown(release.measurements.get(SPEED)))
     return (
         f"**Size**: {large} to download as q4f16, or {small} as q4 where the GPU lacks shader-f16. "
-        f"**Speed**, decode in the browser by the page of `./inv serve`: {speed}. "
+        f"**Speed** of decoding in the browser: {speed}. "
         f"Measured on: {where(release)}."
     )
 

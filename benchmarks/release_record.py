@@ -160,8 +160,9 @@ def on_disk(*folders: Path) -> int:
 
 
 def card_beginning(card: str) -> str:
-    """The card's first screen: from its title to how it is used."""
-    return card.partition("\n# ")[2].partition("\n")[2].partition("\n## Use it")[0].strip()
+    """What the card says first: from its title to its table, without sizes and use."""
+    said = card.partition("\n# ")[2].partition("\n")[2].partition("\n## Use it")[0]
+    return said.partition("\n**Size**")[0].strip()
 
 
 def cost_table() -> str:

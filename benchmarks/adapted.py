@@ -44,7 +44,7 @@ def write_random_adapter(base: Path, folder: Path) -> Path:
     """A LoRA over every linear layer but the head, N(0, 0.02²), as peft's two files."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(
-            AutoConfig.from_pretrained(base), trust_remote_code=False
+            AutoConfig.from_pretrained(base, trust_remote_code=False), trust_remote_code=False
         )
     generator = torch.Generator().manual_seed(7)
     tensors, names = dict[str, torch.Tensor](), set[str]()

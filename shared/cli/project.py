@@ -84,7 +84,8 @@ def domains(c: Context, domain: str = "") -> None:
 
 
 def _label(rung: Rung) -> str:
-    return f"{rung.name} ({rung.weights})" if rung.adapter else rung.name
+    brought = rung.adapter and not rung.example
+    return f"{rung.name} ({rung.weights})" if brought else rung.name
 
 
 def settings_of(domain: Domain) -> str:

@@ -34,7 +34,7 @@ from shared.base.progress import say
 from shared.source.adapter import CONFIG, WEIGHTS, read_adapter
 from shared.source.joined import joined_folder
 from shared.source.model import load_model
-from shared.source.weights import weight_files
+from shared.source.weights import weight_names
 
 ARCHITECTURE, RANK = "smollm3", 32
 DOCUMENT = paths.REPOSITORY / "docs" / "adapter-at-size.md"
@@ -93,7 +93,7 @@ def compare(work: Path) -> str:
         built = measured(ARCHITECTURE, label, [*words, str(BLOCK_SIZE[ARCHITECTURE])], out)
         names = sorted(path.name for path in out.glob("model*.onnx*"))
         hashes.append(sha256_files(out, names))
-        copied = sum((place / name).stat().st_size for name in weight_files(place))
+        copied = sum((place / name).stat().st_size for name in weight_names(place))
         before = number(round(seconds), "s") if place == merged else "none"
         rows.append(
             [

@@ -165,7 +165,9 @@ def whole(package: Path, model: onnx.ModelProto, rows: list[list[int]]) -> parit
         sums = scipy.special.logsumexp(logits, axis=-1)
         all_of_one = None if found else logits[-1]
         seen = parity.Summary(best, np.take_along_axis(logits, best, axis=-1), sums, all_of_one)
-        found.append(parity.compare_position(right.feed(row), seen))
+        ours = right.feed(row)
+        compared = parity.compare_position(ours, seen)
+        found.append((*compared, parity.unsteady(right, row, ours, compared[-1])))
     return parity.Comparison(*map(np.concatenate, zip(*found, strict=True)))
 
 

@@ -33,8 +33,9 @@ NAMES = {
     "parity_tokens": "tokens",
     "parity_finite": "share",
 }
-UNSTEADY, UNSTEADY_SHARE = 1e-5, 0.01
-"""The relative error from which on rounding is looked at; the most positions that may be rounding."""
+UNSTEADY, UNSTEADY_SHARE, AMPLIFIED = 1e-5, 0.01, 10
+"""The relative error from which on rounding is looked at; the share of positions that may be rounding;
+how many times the CPU's own difference from itself an error may reach and be rounding."""
 LARGE_BYTES = 500_000_000
 TINY = 1e-12
 """The least probability a merged outcome is given: what float32's log-sum-exp cannot tell from 0."""
@@ -122,16 +123,15 @@ def compare(
         if compared:
             one = tuple(np.concatenate(column) for column in zip(*compared, strict=True))
             steady = np.zeros(len(one[-1]), bool)
-            unsteady = _unsteady(cpu, row, logits, one[-1]) if float32 else steady
-            found.append((*one, unsteady))
+            off = unsteady(cpu, row, np.concatenate(logits), one[-1]) if float32 else steady
+            found.append((*one, off))
     columns = zip(*found, strict=True) if found else ([], [], [], [], [])
     return Comparison(*(np.concatenate(list(c)) if c else np.zeros(0) for c in columns))
 
 
-def _unsteady(
-    cpu: Decoder, row: list[int], logits: list[np.ndarray], error: np.ndarray
-) -> np.ndarray:
-    """Positions at which the CPU, once by pieces and once token by token, is as far from itself.
+def unsteady(cpu: Decoder, row: list[int], logits: np.ndarray, error: np.ndarray) -> np.ndarray:
+    """Positions whose error is rounding: so far, or nearly, is the CPU from itself there, which read
+    `logits` [tokens, vocab] by pieces and reads the row again token by token.
 
     A model can amplify what float32 rounds away a hundred times at single positions, most often at the
     first tokens of a text: there no two orders of summation agree, and the error tells of neither.
@@ -140,10 +140,11 @@ def _unsteady(
     if not off.any():
         return off
     read = int(np.flatnonzero(off)[-1]) + 1
-    ours = np.concatenate(logits)[:read]
+    ours = logits[:read]
     cpu.reset()
     again = np.concatenate([cpu.feed([token]) for token in row[:read]])
-    off[:read] &= np.abs(again - ours).max(axis=-1) / np.abs(ours).max(axis=-1) > UNSTEADY
+    own = np.abs(again - ours).max(axis=-1) / np.abs(ours).max(axis=-1)
+    off[:read] &= (own > UNSTEADY) & (error[:read] < AMPLIFIED * own)
     return off
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -12,7 +13,9 @@ from shared.base.errors import UserError
 from shared.base.manifest import FileRecord
 from shared.domain.domain import load_domain
 from shared.domain.settings import Gate
+from shared.evaluate.compare import Checked
 from shared.pipeline.publication import PublishOptions, publish_release
+from shared.release import folder
 from shared.release.folder import not_publishable
 from shared.release.gates import GateResult
 from shared.release.model import ChainResult, Release
@@ -116,3 +119,23 @@ def write_release(
         files=files,
     )
     (folder / "release.json").write_text(release.model_dump_json())
+
+
+class TestTheSampleOfACard:
+    @pytest.mark.parametrize(("text", "is_shown"), [(None, True), ("Another document.", False)])
+    def test_is_an_answer_to_the_domains_own_document_and_not_to_one_of_its_name(
+        self, root: Path, monkeypatch: pytest.MonkeyPatch, text: str | None, is_shown: bool
+    ) -> None:
+        """Records of --records-file may have the ids of ours."""
+        domain = load_domain("legal")
+        first = domain.records[0]
+        asked = {first.id: first.model_dump() | ({"input": text} if text else {})}
+        mode = folder.better_mode({})
+        line = {"id": first.id, "system": "release", "mode": mode, "text": "{}"}
+        checked = Checked(cast(Any, None), asked, [line])
+        monkeypatch.setattr(folder, "read_checked", lambda key, whose: checked)
+        check = SimpleNamespace(key="k", measurements={})
+        result = SimpleNamespace(domain=domain, rung=None, manifests={"check": check})
+        found = folder._sample(cast(Any, result))
+        assert found["fields"][0] == "issue"
+        assert found.get("input") == (first.input if is_shown else None)

@@ -182,10 +182,9 @@ def _sample(result: ChainResult) -> dict[str, Any]:
     check = result.manifests.get("check")
     if check is None:
         return found
-    answers = read_checked(check.key, result.domain.name).of(
-        "release", better_mode(check.measurements)
-    )
-    own = (r for r in _own_records(result) if r.id in answers)
+    checked = read_checked(check.key, result.domain.name)
+    answers = checked.of("release", better_mode(check.measurements))
+    own = (r for r in _own_records(result) if checked.records.get(r.id, {}).get("input") == r.input)
     return found | next(({"input": r.input, "answer": answers[r.id]["text"]} for r in own), {})
 
 

@@ -28,7 +28,9 @@ from shared.domain.records import Record
 from shared.evaluate.models.chat import Chat
 from shared.pipeline.chain import run_chain
 from shared.pipeline.stages import Options
+from shared.source.adapter import WEIGHTS, read_adapter
 from shared.source.source import base_stage
+from shared.source.training import training_details
 
 Tiny = Callable[[str], Path]
 SHORT = Recipe(epochs=2, rank=4, first_layer=1, examples_per_pack=3, warm_up_steps=1)
@@ -220,6 +222,28 @@ class TestTheExample:
         with pytest.raises(UserError, match="--replace puts the new one in its place"):
             finetune(job)
         assert (merged / "model.safetensors").read_bytes() == theirs
+
+    def test_writes_the_adapter_alone_where_it_is_told_to_and_does_nothing_twice(
+        self, job: Job, root: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        alone = replace(job, to=root / "examples" / "legal", data=("A set CC-BY-4.0",))
+        folder = finetune(alone)
+        assert read_adapter(folder).pairs and not paths.models("legal").exists()
+        assert {t.dtype for t in load_file(folder / WEIGHTS).values()} == {torch.float16}
+        assert training_details(folder)["data"] == "A set CC-BY-4.0"
+        capsys.readouterr()
+        finetune(alone)
+        assert "unchanged" in capsys.readouterr().err
+        finetune(replace(alone, recipe=replace(SHORT, seed=7)))
+        assert json.loads((folder / "finetune.json").read_bytes())["recipe"]["seed"] == 7
+
+    def test_takes_no_folder_with_something_else_in_it(self, job: Job, root: Path) -> None:
+        for name in ("theirs.txt", "adapter_model.safetensors"):
+            (root / name / "x").mkdir(parents=True)
+            (root / name / "x" / name).write_text("theirs")
+            with pytest.raises(UserError, match="x: holds a model that this example did not write"):
+                finetune(replace(job, to=root / name / "x"))
+            assert (root / name / "x" / name).read_text() == "theirs"
 
     def test_replaces_its_own_model_by_another_unasked(self, job: Job) -> None:
         before = (finetune(job) / "model.safetensors").read_bytes()

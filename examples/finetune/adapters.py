@@ -18,7 +18,7 @@ from examples.finetune.train import Recipe
 from shared.base import paths
 from shared.base.errors import UserError
 from shared.base.progress import say
-from shared.domain.domain import domain_names, load_domain
+from shared.domain.domain import load_domain
 
 PUBLIC = {
     "contracts": "CUAD v1 CC-BY-4.0",
@@ -47,15 +47,15 @@ def train_example(name: str, sets: Path, recipe: Recipe, to: Path = ADAPTERS) ->
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--domain", choices=domain_names(), action="append", help="default: all")
+    parser.add_argument("--domain", choices=sorted(PUBLIC), action="append", help="default: all")
     parser.add_argument(
         "--sets", type=Path, default=SETS, help="a folder with <domain>/train.jsonl"
     )
     parser.add_argument("--minutes", type=float, default=Recipe.minutes)
     parser.add_argument("--epochs", type=float, default=Recipe.epochs)
     asked = parser.parse_args()
-    for name in asked.domain or domain_names():
-        say(f"{name}")
+    for name in asked.domain or sorted(PUBLIC):
+        say(name)
         try:
             folder = train_example(name, asked.sets, Recipe(asked.minutes, asked.epochs))
         except UserError as error:

@@ -19,7 +19,7 @@ from shared.base.manifest import tool_versions
 from shared.base.progress import say
 from shared.domain.domain import Domain, load_domain
 from shared.evaluate.models.chat import Chat
-from shared.source.adapter import WEIGHTS
+from shared.source.adapter import CONFIG, WEIGHTS
 from shared.source.embedded import PACKAGE, embedded_model
 from shared.source.model import load_model
 from shared.source.source import OPTIONAL_FILES, TOKENIZER_FILES, weights_hash
@@ -54,9 +54,12 @@ def finetune(job: Job) -> Path:
     base = job.base or embedded_model(PACKAGE)
     key = _key(domain, training, job.recipe, base)
     goal = job.to or target / "merged"
-    if not job.to:
-        _need_room(target, job.replace)
-    if _is_done(job.to, key) if job.to else _is_ours(target) and _is_done(target / "adapter", key):
+    adapter, ours = (
+        job.to or target / "adapter",
+        _is_ours_alone(job.to) if job.to else _is_ours(target),
+    )
+    _need_room(goal, ours or job.replace)
+    if ours and _is_done(adapter, key):
         say(f"      unchanged: {paths.shown(goal)}")
         return goal
     left = f", {len(training.left_out)} left out" if training.left_out else ""
@@ -87,13 +90,19 @@ def _state(key: str) -> Path:
     return paths.build() / "finetune" / f"{key}.safetensors"
 
 
-def _need_room(target: Path, replace: bool) -> None:
-    merged = target / "merged"
-    if merged.exists() and not replace and not _is_ours(target):
+def _need_room(goal: Path, may_replace: bool) -> None:
+    if goal.exists() and not may_replace:
         raise UserError(
-            f"{paths.shown(merged)}: holds a model that this example did not write; "
+            f"{paths.shown(goal)}: holds a model that this example did not write; "
             "--replace puts the new one in its place"
         )
+
+
+def _is_ours_alone(adapter: Path) -> bool:
+    """Whether the folder holds nothing but an adapter that this example wrote, or nothing at all."""
+    found = {path.name for path in adapter.glob("*")}
+    written = {NOTE, RECORD, CONFIG, WEIGHTS, "README.md"}
+    return adapter.is_dir() and found <= written and (NOTE in found or not found)
 
 
 def _is_done(adapter: Path, key: str) -> bool:

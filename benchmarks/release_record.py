@@ -193,13 +193,20 @@ def _row(name: str, record: Record | None) -> tuple[str, ...]:
 
 
 def _below(records: dict[str, Record]) -> str:
-    return " ".join(_about(name, record) for name, record in records.items())
+    """How they were taken; the machine once, where it was one."""
+    machines = {_machine(record) for record in records.values()}
+    one = len(machines) == 1
+    told = [f"All on {machines.pop()}."] if one else []
+    return " ".join([*told, *(_about(name, record, one) for name, record in records.items())])
 
 
-def _about(name: str, record: Record) -> str:
+def _machine(record: Record) -> str:
+    return f"{record.cores} cores, {record.memory_bytes / 1e9:.0f} GB of memory"
+
+
+def _about(name: str, record: Record, one: bool) -> str:
     size = f", {record.parameters / 1e9:.3g} billion parameters" if record.parameters else ""
-    where = f"{record.cores} cores, {record.memory_bytes / 1e9:.0f} GB of memory"
-    parts = [f"{record.model}{size}" if record.model else "", where]
+    parts = [f"{record.model}{size}" if record.model else "", "" if one else _machine(record)]
     parts += [f"browser on {record.adapter}" if record.adapter else "", record.taken, record.note]
     left = f" Left for want of time: {record.unfinished}." if record.unfinished else ""
     return f"*{ROWS[name].split(':')[0]}*: {'; '.join(p for p in parts if p)}.{left}"

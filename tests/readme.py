@@ -29,17 +29,19 @@ QUICK = {
 }
 """Command → exit code, in a world without weights or a release: tests/test_readme.py."""
 RELEASED = {
-    "./inv serve --domain legal": 0,
+    "./inv serve --domain contracts": 0,
     "./inv site --out site": 0,
     "./inv show --domain legal --id <record>": 0,
     "./inv check --domain legal --records all": 0,
     "./inv bench --domain legal": 0,
     "./inv publish --domain legal --org acme --dry-run": 1,
 }
-"""The same, where the embedded model was released as legal: tests/test_release.py."""
+"""The same in a world where the embedded model was released as legal: tests/test_release.py."""
 ELSEWHERE = {
-    "./inv release --domain legal": "test_release.py::world",
-    "invoke release --domain legal": (
+    "./inv release --domain contracts": (
+        "test_example_adapters.py::test_is_taken_where_nobody_brought_a_model"
+    ),
+    "invoke release --domain contracts": (
         "test_bare_invoke.py::test_a_command_goes_on_in_the_environment_of_inv"
     ),
     "cp -r domains/legal domains/tax": "test_readme.py::tax",

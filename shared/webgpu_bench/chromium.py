@@ -40,6 +40,7 @@ QUIET = (
     "--no-first-run",
     "--no-default-browser-check",
     "--no-pings",
+    "--js-flags=--expose-gc",  # page/driven.js
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost",
 )
 SOFTWARE = ("--use-webgpu-adapter=swiftshader",)

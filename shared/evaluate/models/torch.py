@@ -28,6 +28,8 @@ from shared.evaluate.models.masks import Masks
 
 LARGE = 1_000_000_000
 """Weights, from which on a batch's memory is given back: looking for it takes a moment."""
+STEPS = 32
+"""After which a batch's memory is given back: each makes a new, longer cache of every layer."""
 TOKENS_AT_ONCE = 1024
 """Of all rows' prompts, so that a long text's activations take no memory worth a word."""
 
@@ -92,8 +94,12 @@ class TorchModel:
             for row, answer in rows.run([self._room(prompts[i], limit) for i in batch], share):
                 yield batch[row], answer
             del rows
-            if self._model.num_parameters() > LARGE:
-                give_back_memory()  # its cache, between what lives longer
+            self.tidy()
+
+    def tidy(self) -> None:
+        """Give back what caches left between what lives longer; of a small model it is no matter."""
+        if self._model.num_parameters() > LARGE:
+            give_back_memory()
 
     def _batches(
         self, order: Sequence[int], prompts: Sequence[Sequence[int]], limit: int
@@ -193,6 +199,8 @@ class _Rows:
                 yield row, self._answer(row, prefill, decode)
             if all(ended):
                 return
+            if count % STEPS == 0:
+                self.model.tidy()
             if any(ended):
                 self._keep([place for place, end in enumerate(ended) if not end])
             chosen = self.model.tensor([[self.answers[row][-1]] for row in self.rows])

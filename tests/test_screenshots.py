@@ -182,6 +182,16 @@ class TestWhatAPersonSees:
             eye.looks_at(page, "gpu-lost")
             self._loads_again(page)
             assert page.input_value("#text") == "Is it?", "what was written is still there"
+            with held_up(page, "**/vendor/@mlc-ai/**"):
+                page.click("#send")
+                page.wait_for_selector("body[data-state=answering]")
+                kill_the_gpu()
+            page.wait_for_selector("body[data-state=lost]")
+            assert "The GPU was lost" in page.inner_text("#notice"), (
+                "in the middle of an answer too"
+            )
+            assert page.inner_text(".turn.theirs small").endswith("0 out · broken off")
+            self._loads_again(page)
             answer(page)
 
     def _loads_again(self, page: Any) -> None:

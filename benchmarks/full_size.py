@@ -2,7 +2,7 @@
 
 Random weights say nothing about quality; they have the bytes, the tensors and the names. The
 configurations are those of HuggingFaceTB/SmolLM3-3B, microsoft/Phi-3-mini-4k-instruct and
-Qwen/Qwen2.5-3B-Instruct; the tokenizer is the embedded model's, which is enough to load.
+Qwen/Qwen2.5-3B-Instruct; the tokenizer is the embedded model's, cut to the rows that the model has.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ BLOCK_SIZE = {"smollm3": 32, "phi3": 128, "qwen2.5": 32}
 """As the rungs of fallback.toml have it."""
 
 SHARD_BYTES = 2_000_000_000
+TOKENIZER = "tokenizer.json"
 
 ARCHITECTURES: dict[str, tuple[type[PretrainedConfig], dict[str, Any]]] = {
     "smollm3": (
@@ -115,9 +116,22 @@ def write_random(config: PretrainedConfig, tokenizer: Path, work: Path) -> Produ
                 step(tensor)
     index = {"metadata": {}, "weight_map": where}
     (work / "model.safetensors.index.json").write_text(json.dumps(index))
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+    for name in ("tokenizer_config.json", "chat_template.jinja"):
         shutil.copyfile(tokenizer / name, work / name)
+    text = (tokenizer / TOKENIZER).read_text(encoding="utf-8")
+    (work / TOKENIZER).write_text(json.dumps(cut(json.loads(text), config.vocab_size)))
     return Produced()
+
+
+def cut(tokenizer: dict[str, Any], rows: int) -> dict[str, Any]:
+    """A byte-level BPE tokenizer.json with the ids below `rows` only: a model's table must hold them all.
+
+    Ids are in the order of the merges, so what is left still splits any text, into smaller pieces.
+    """
+    model = tokenizer["model"]
+    kept = {token: i for token, i in model["vocab"].items() if i < rows}
+    merges = [pair for pair in model["merges"] if "".join(pair) in kept]
+    return {**tokenizer, "model": {**model, "vocab": kept, "merges": merges}}
 
 
 def _shards(shapes: dict[str, torch.Size]) -> Iterator[dict[str, torch.Tensor]]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+import tokenizers
 
 from benchmarks.build_report import CALIBRATED, OURS, STOCK, Build, document
 from benchmarks.build_report import render as build_table
+from benchmarks.full_size import ARCHITECTURES, cut
 from benchmarks.scaling import CLUSTER, WAYS, Report, Run, bench_scaling, render
 from benchmarks.worlds import SHAPE, disk_floor, make_world
 from tests.stand_ins import keep_first, measure_little, share_embedded
@@ -111,3 +114,15 @@ def test_the_full_size_document_says_where_the_time_goes_for_every_architecture(
     text = document([], parts)
     assert "| part" in text and "4.2 s" in text and "4.5 s" in text
     assert text.index("phi3") < text.index("smollm3")
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_full_size_model_has_rows_for_every_token_of_its_tokenizer(
+    architecture: str, embedded: Path
+) -> None:
+    rows = ARCHITECTURES[architecture][1]["vocab_size"]
+    whole = json.loads((embedded / "tokenizer.json").read_text(encoding="utf-8"))
+    tokenizer = tokenizers.Tokenizer.from_str(json.dumps(cut(whole, rows)))
+    assert tokenizer.get_vocab_size() == min(rows, len(whole["model"]["vocab"]))
+    text = '{"governing_law": "Ärger, naïve 漢字"}'
+    assert tokenizer.decode(tokenizer.encode(text).ids) == text

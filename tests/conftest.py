@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +32,28 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The long files first; all others in their order."""
     place = {name: index for index, name in enumerate(LONG)}
     items.sort(key=lambda item: place.get(item.path.name, len(LONG)))
+
+
+FEW_MODULES = 50
+"""So few that were imported since are looked through again and again."""
+
+
+class Imported:
+    """What stays is not looked through again: torch, transformers, Olive and pytest's own items are a
+    million objects, and the code looks for garbage after each layer and each stage."""
+
+    modules = 0
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self) -> None:
+        if len(sys.modules) > self.modules + FEW_MODULES:
+            gc.collect()
+            gc.freeze()
+            self.modules = len(sys.modules)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Imported())
 
 
 @pytest.fixture(scope="session")

@@ -175,24 +175,31 @@ class TestWhatAPersonSees:
             page.click("#load")
             page.wait_for_selector("body[data-state=ready]")
             page.fill("#text", "Is it?")
-            kill_the_gpu()
+            with self._answering(pages["phone-light"], served) as busy:
+                kill_the_gpu()
+            busy.wait_for_selector("body[data-state=lost]")
+            assert "The GPU was lost" in busy.inner_text("#notice")
+            assert busy.inner_text(".turn.theirs small").endswith("0 out · broken off")
             page.wait_for_selector("body[data-state=lost]")
             assert "The GPU was lost" in page.inner_text("#notice")
             assert page.input_value("#text") == "Is it?" and page.is_disabled("#send")
             eye.looks_at(page, "gpu-lost")
             self._loads_again(page)
             assert page.input_value("#text") == "Is it?", "what was written is still there"
-            with held_up(page, "**/vendor/@mlc-ai/**"):
-                page.click("#send")
-                page.wait_for_selector("body[data-state=answering]")
-                kill_the_gpu()
-            page.wait_for_selector("body[data-state=lost]")
-            assert "The GPU was lost" in page.inner_text("#notice"), (
-                "in the middle of an answer too"
-            )
-            assert page.inner_text(".turn.theirs small").endswith("0 out · broken off")
-            self._loads_again(page)
             answer(page)
+
+    @contextmanager
+    def _answering(self, page: Any, served: str) -> Iterator[Any]:
+        """The page in the middle of an answer, which does not go on before the block ends."""
+        page.goto(served)
+        page.wait_for_selector("body[data-state=choosing]")
+        page.click("#load")
+        page.wait_for_selector("body[data-state=ready]")
+        page.fill("#text", "Is it?")
+        with held_up(page, "**/vendor/@mlc-ai/**"):
+            page.click("#send")
+            page.wait_for_selector("body[data-state=answering]")
+            yield page
 
     def _loads_again(self, page: Any) -> None:
         page.click("#load")

@@ -48,7 +48,7 @@ class TestTheHash:
     @pytest.mark.parametrize(
         ("roots", "file", "old", "new"),
         [
-            (BUILD, "olive/quantise/nearest.py", "extreme / -8.0", "extreme / -7.0"),
+            (BUILD, "olive/quantise/nearest.py", "extreme / -middle", "extreme / -7.0"),
             (BUILD, "olive/quantise/gptq.py", "DAMP = 0.01", "DAMP = 0.02"),
             (BENCH, "webgpu_bench/cpu_nodes.toml", "Shape", "Shapes"),
             (BENCH, "webgpu_bench/page/bench.js", "run", "ran"),

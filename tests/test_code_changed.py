@@ -15,6 +15,7 @@ from shared.base import paths
 from shared.base.code import INFRASTRUCTURE, code_hash, covered, imports, is_infrastructure, modules
 from shared.base.stage import Plan
 from shared.evaluate.systems import RUNTIMES
+from shared.olive.attach import PASS
 from shared.olive.build import PASSES
 from shared.release.model import CARD_CODE
 from shared.webgpu_bench.server import PAGE_CODE
@@ -117,6 +118,7 @@ def test_every_plan_names_its_code() -> None:
 STARTED = {
     "shared.release.verify.load": "by verify, in a process of its own",
     "shared.olive.graph.shapes": "by benchmarks.preflight",
+    "shared.pipeline.family": "by the tests alone, until a command builds a family",
     "shared.domain.toml_schema": "by hand where settings.py has changed; test_toml_schema says when",
 }
 """Modules that nothing in shared/ imports or names beside itself, besides the commands."""
@@ -125,7 +127,9 @@ STARTED = {
 def test_what_nothing_imports_is_a_program_or_named_where_it_is_run() -> None:
     known = modules(paths.REPOSITORY)
     used = {name for path in known.values() for name in imports(path, known)}
-    used |= covered(*BUILD).keys() | covered("shared.webgpu_bench.engines.side_by_side").keys()
+    used |= (
+        covered(*BUILD, PASS).keys() | covered("shared.webgpu_bench.engines.side_by_side").keys()
+    )
     left = {n for n in known.keys() - used if known[n].name != "__init__.py"}
     assert {name for name in left if not name.startswith("shared.cli.")} == STARTED.keys()
 

@@ -13,10 +13,11 @@ from olive.passes import Pass
 from olive.passes.pass_config import PassConfigParam
 
 from shared.base.errors import RungFailed
+from shared.base.hashing import sha256_file, sha256_json
 from shared.olive.attach import Form, attach_files
 from shared.olive.graph.adapters import Precision
 from shared.olive.workflow import in_olive
-from shared.source.adapter import read_adapter
+from shared.source.adapter import CONFIG, WEIGHTS, read_adapter
 
 CHOICES = {"form": get_args(Form), "precision": get_args(Precision)}
 
@@ -28,13 +29,23 @@ class AttachAdapter(Pass):
     def _default_config(cls, accelerator_spec: AcceleratorSpec) -> dict[str, PassConfigParam]:
         form = "initializers: one adapter, in a further data file; inputs: one graph for all"
         precision = "how A and B are stored: f16, int8 or int4"
+        files = "filled in by the pass: the hash of what adapters names"
         return {
             "adapters": PassConfigParam(
                 type_=list, required=True, description="folders as peft saves them, of one base"
             ),
             "form": PassConfigParam(type_=str, default_value="initializers", description=form),
             "precision": PassConfigParam(type_=str, default_value="int8", description=precision),
+            "files": PassConfigParam(type_=str, default_value=None, description=files),
         }
+
+    def __init__(
+        self, accelerator_spec: AcceleratorSpec, config: Any, host_device: Any = None
+    ) -> None:
+        """Olive keeps a result under its pass's options: a changed adapter must be another of them."""
+        files = [Path(folder) / name for folder in config.adapters for name in (CONFIG, WEIGHTS)]
+        digest = sha256_json([sha256_file(file) for file in files if file.is_file()])
+        super().__init__(accelerator_spec, config.model_copy(update={"files": digest}), host_device)
 
     def _run_for_config(
         self, model: ONNXModelHandler, config: Any, output_model_path: str

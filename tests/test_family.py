@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -162,6 +163,37 @@ class TestADomainOfAFamily:
         wanted = {name: alone(package.folder) for name, package in family.packages.items()}
         for name in ("legal", "medical", "legal"):
             assert answer(name)[: len(wanted[name])] == wanted[name]
+
+    @pytest.mark.parametrize("dtype", ["q4", "q4f16"])
+    def test_is_switched_to_and_back_in_one_session_of_transformers_js(
+        self, family: Family, tmp_path: Path, dtype: str
+    ) -> None:
+        """In Node, by the page's own module; each time with the tokens of the domain's own package."""
+        bench = paths.REPOSITORY / "shared" / "webgpu_bench"
+        turns = ("legal", "medical", "legal")
+        job = {
+            "modules": str(bench / "node_modules"),
+            "page": str(bench / "page"),
+            "family": str(family.folder),
+            "packages": {name: str(package.folder) for name, package in family.packages.items()},
+            "dtype": dtype,
+            "most": 12,
+            "ids": IDS,
+            "turns": turns,
+        }
+        (tmp_path / "job.json").write_text(json.dumps(job))
+        command = ["node", str(Path(__file__).with_name("swap.mjs")), str(tmp_path / "job.json")]
+        run = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert run.returncode == 0, run.stderr[-2000:]
+        found = json.loads(run.stdout)
+        assert [turn["ids"] for turn in found["turns"]] == [found["alone"][name] for name in turns]
+        assert found["alone"]["legal"] != found["alone"]["medical"]
+        fetched = [turn["fetched"] for turn in found["turns"]]
+        graph = {"config.json", f"onnx/swap_{dtype}.onnx", f"onnx/model_{dtype}.onnx_data"}
+        assert graph < {*fetched[0]} and "adapters/legal.safetensors" in fetched[0]
+        assert fetched[1:] == [["adapters/medical.safetensors"], []]
+        chosen = "no adapter was chosen"
+        assert [chosen in text for text in found["errors"]] == [True, False, True]
 
 
 class TestAFurtherDomain:

@@ -35,7 +35,7 @@ class AttachAdapter(Pass):
                 type_=list, required=True, description="folders as peft saves them, of one base"
             ),
             "form": PassConfigParam(type_=str, default_value="initializers", description=form),
-            "precision": PassConfigParam(type_=str, default_value="int8", description=precision),
+            "precision": PassConfigParam(type_=str, default_value="int4", description=precision),
             "files": PassConfigParam(type_=str, default_value=None, description=files),
         }
 

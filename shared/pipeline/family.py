@@ -85,7 +85,7 @@ def read_family(folder: Path) -> FamilyRecord:
 
 
 def build_family(
-    members: Sequence[Member], precision: Precision = "int8", *, grown_from: Path | None = None
+    members: Sequence[Member], precision: Precision = "int4", *, grown_from: Path | None = None
 ) -> Family:
     """Build the base once and put each member's adapter beside it.
 

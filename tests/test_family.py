@@ -19,6 +19,7 @@ from shared.base.errors import RungFailed, UserError
 from shared.base.hashing import files_below, sha256_now
 from shared.domain.domain import load_domain
 from shared.evaluate.models.genai import GenaiModel
+from shared.olive.graph.adapters import Precision
 from shared.pipeline.family import Family, Member, build_family, read_family
 from shared.source.adapter import CONFIG
 from tests.stand_ins import take_any_architecture
@@ -164,11 +165,14 @@ class TestADomainOfAFamily:
         for name in ("legal", "medical", "legal"):
             assert answer(name)[: len(wanted[name])] == wanted[name]
 
-    @pytest.mark.parametrize("dtype", ["q4", "q4f16"])
+    @pytest.mark.parametrize(
+        ("dtype", "precision"), [("q4", "int4"), ("q4f16", "int4"), ("q4", "int8"), ("q4", "f16")]
+    )
     def test_is_switched_to_and_back_in_one_session_of_transformers_js(
-        self, family: Family, tmp_path: Path, dtype: str
+        self, world: Path, tmp_path: Path, dtype: str, precision: Precision
     ) -> None:
         """In Node, by the page's own module; each time with the tokens of the domain's own package."""
+        family = build_family([member("legal"), member("medical")], precision)
         bench = paths.REPOSITORY / "shared" / "webgpu_bench"
         turns = ("legal", "medical", "legal")
         job = {

@@ -211,7 +211,8 @@ def attach(
         for product in found.values()
         if (beside := _beside(product, tensors, f"{product.output}.base"))
     }
-    nodes = [*_shape_of_output(model, behind), *graph.node]
+    turned = [p for p in found.values() if f"{p.stem}.lora_A" in tensors]
+    nodes = [*_shapes(model, turned), *graph.node]
     del graph.node[:]
     for node in nodes:
         new = behind.get(node.output[0], [])
@@ -220,18 +221,25 @@ def attach(
         graph.node.extend([node, *new])
 
 
-def _shape_of_output(
-    model: onnx.ModelProto, behind: Mapping[str, list[onnx.NodeProto]]
-) -> list[onnx.NodeProto]:
-    """Gemm takes matrices: [batch, sequence, -1], once for all that is turned back."""
-    if not any(SHAPE in node.input for new in behind.values() for node in new):
-        return []
-    last = helper.make_tensor(f"{SHAPE}_last", onnx.TensorProto.INT64, [1], [-1])
-    model.graph.initializer.append(last)
-    return [
-        helper.make_node("Shape", ["input_ids"], [f"{SHAPE}_ids"], name=f"{SHAPE}_ids"),
-        helper.make_node("Concat", [f"{SHAPE}_ids", last.name], [SHAPE], name=SHAPE, axis=0),
-    ]
+def _shapes(model: onnx.ModelProto, turned: Iterable[Product]) -> list[onnx.NodeProto]:
+    """Gemm takes matrices, which are turned back into [batch, -1, width]: a node for each width.
+
+    The batch is the mask's, whose shape is read on the CPU anyway; the ids lie on the GPU.
+    onnxruntime-web 1.31 takes the width for 0 where the graph does not tell it.
+    """
+    graph, kind = model.graph, model.graph.output[0].type.tensor_type.elem_type
+    sizes = {product.output: product.size for product in turned}
+    for name, size in sizes.items():
+        shape = ["batch_size", "sequence_length", size]
+        graph.value_info.append(helper.make_tensor_value_info(name, kind, shape))
+    nodes = []
+    if sizes:
+        nodes.append(helper.make_node("Shape", ["attention_mask"], [SHAPE], name=SHAPE, end=1))
+    for size in sorted({*sizes.values()}):
+        name, last = f"{SHAPE}.{size}", f"{SHAPE}.{size}.last"
+        graph.initializer.append(helper.make_tensor(last, onnx.TensorProto.INT64, [2], [-1, size]))
+        nodes.append(helper.make_node("Concat", [SHAPE, last], [name], name=name, axis=0))
+    return nodes
 
 
 def _beside(
@@ -241,12 +249,13 @@ def _beside(
     stem, middle = f"{product.stem}.lora", f"{product.stem}.lora_A_x"
     if f"{stem}_A" in tensors:
         rows, added, both = f"{stem}_x", f"{stem}_y", f"{stem}_z"
+        shape = f"{SHAPE}.{product.size}"
         return [
             helper.make_node("Flatten", [product.source], [rows], name=rows, axis=2),
             helper.make_node("Flatten", [base], [added], name=added, axis=2),
             helper.make_node("Gemm", [rows, f"{stem}_A"], [middle], name=middle, transB=1),
             helper.make_node("Gemm", [middle, f"{stem}_B", added], [both], name=both, transB=1),
-            helper.make_node("Reshape", [both, SHAPE], [product.output], name=f"{stem}_add"),
+            helper.make_node("Reshape", [both, shape], [product.output], name=f"{stem}_add"),
         ]
     if f"{stem}_A_codes" not in tensors:
         return []

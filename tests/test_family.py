@@ -20,7 +20,9 @@ from shared.base.hashing import files_below, sha256_now
 from shared.domain.domain import load_domain
 from shared.evaluate.models.genai import GenaiModel
 from shared.olive.graph.adapters import Precision
-from shared.pipeline.family import Family, Member, build_family, read_family
+from shared.pipeline.family import Family, Member, build_family, read_family, run_member
+from shared.pipeline.stages import Options
+from shared.release.card.recipe import recipe_words
 from shared.source.adapter import CONFIG
 from tests.stand_ins import take_any_architecture
 from tests.test_family_graph import ALL, SOME, logits, trained
@@ -198,6 +200,19 @@ class TestADomainOfAFamily:
         assert fetched[1:] == [["adapters/medical.safetensors"], []]
         chosen = "no adapter was chosen"
         assert [chosen in text for text in found["errors"]] == [True, False, True]
+
+    def test_is_measured_as_any_rung_with_base_and_adapter_as_its_parent(
+        self, family: Family
+    ) -> None:
+        found = run_member(family, member("legal"), Options(until="fidelity", on_the_way=True))
+        assert found.rung and found.stages["package"].folder == family.packages["legal"].folder
+        figures = found.manifests["fidelity"].measurements
+        divergence = figures["kl_divergence"].value
+        assert isinstance(divergence, float) and divergence > 0
+        assert found.manifests["package"].inputs["build"] == found.manifests["build"].key
+        words = recipe_words(found.manifests["build"])
+        assert "CalibratedQuant" in words and "→ AttachAdapter; calibrated on" in words
+        assert found.attempts[0].source == "models/base + models/legal/adapter"
 
 
 class TestAFurtherDomain:

@@ -61,15 +61,24 @@ def adapter_on(source: Source, weights: str) -> Adapter:
 def attached_stage(
     build: StageResult, source: Source, precision: Precision, *, force: bool = False
 ) -> StageResult:
-    """The base's build with the source's adapter in it, for the package stage as any build."""
-    adapter = _fitting(build, source)
-    settings = {"form": "initializers", "precision": precision}
+    """The base's build with the source's adapter in it: as any build for the stages after it.
+
+    Its settings tell the whole recipe, and its inputs what calibrated the base.
+    """
+    adapter, made = _fitting(build, source), build.manifest
+    workflow, step = made.settings["olive"], _pass("initializers", precision)
+    settings = made.settings | {
+        "olive": workflow | {"passes": workflow["passes"] | {"attach": step}},
+        "passes": [*made.settings["passes"], "attach"],
+    }
+    inputs = {"weights": weights_hash(source.folder)}
+    inputs |= {key: made.inputs[key] for key in ("calibration",) if key in made.inputs}
 
     def produce(work: Path) -> Produced:
         _by_olive(build.folder, work, [adapter], "initializers", precision)
         return Produced(_sizes(work, build.folder))
 
-    return run_stage(_plan("attached", build, adapter, settings), produce, force=force)
+    return run_stage(_plan("attached", build, inputs, settings), produce, force=force)
 
 
 def swap_stage(
@@ -90,7 +99,7 @@ def swap_stage(
             data.unlink()
         return Produced(facts={"ranks": ranks})
 
-    return run_stage(_plan("swap", build, None, settings), produce, force=force)
+    return run_stage(_plan("swap", build, {}, settings), produce, force=force)
 
 
 def adapter_stage(
@@ -112,24 +121,26 @@ def adapter_stage(
         size = (work / FILES[0]).stat().st_size
         return Produced({"adapter_bytes": Measurement(value=size, unit="B", how=FILES[0])})
 
-    return run_stage(_plan("adapter", build, adapter, settings), produce, force=force)
+    files = sha256_files(adapter.folder, (CONFIG, WEIGHTS))
+    return run_stage(_plan("adapter", build, files, settings), produce, force=force)
 
 
 def _fitting(build: StageResult, source: Source) -> Adapter:
     return adapter_on(source, build.manifest.inputs["weights"])
 
 
-def _plan(
-    stage: str, build: StageResult, adapter: Adapter | None, settings: dict[str, Any]
-) -> Plan:
-    files = sha256_files(adapter.folder, (CONFIG, WEIGHTS)) if adapter else {}
+def _plan(stage: str, build: StageResult, inputs: dict[str, str], settings: dict[str, Any]) -> Plan:
     return Plan(
         stage,
-        inputs={"build": build.manifest.key, **files},
+        inputs={"base": build.manifest.key, **inputs},
         settings=settings,
         tools=tool_versions(*TOOLS, "onnxruntime"),
         code=(__name__, PASS),
     )
+
+
+def _pass(form: Form, precision: Precision) -> dict[str, Any]:
+    return {"type": "AttachAdapter", "form": form, "precision": precision}
 
 
 def _by_olive(
@@ -137,10 +148,9 @@ def _by_olive(
 ) -> None:
     from shared.olive.workflow import run_workflow
 
-    settings = {"adapters": [str(adapter.folder) for adapter in adapters]}
-    attaching = {"type": "AttachAdapter", "form": form, "precision": precision, **settings}
+    step = _pass(form, precision) | {"adapters": [str(adapter.folder) for adapter in adapters]}
     graph = {"type": "ONNXModel", "onnx_file_name": f"model_{DTYPES[0]}.onnx"}
-    run_workflow({"input_model": graph, "passes": {"attach": attaching}}, build, work)
+    run_workflow({"input_model": graph, "passes": {"attach": step}}, build, work)
     stem = "model" if form == "initializers" else SWAP
     (work / "model.onnx").rename(work / f"{stem}_{DTYPES[0]}.onnx")  # Olive's name for the first
     if (build / "genai_config.json").is_file() and form == "initializers":

@@ -3,6 +3,7 @@
 >>> family = build_family([Member(legal, legal.rung("smollm3")), Member(medical, …)])
 >>> family.folder               # the base once, graphs to swap in, adapters by domain
 >>> family.packages["legal"]    # a package of its own as any rung's; its base data are the family's
+>>> run_member(family, Member(legal, …), Options())  # measured, judged and released as any rung
 
     family.json   what is shared and of each adapter its files, with their hashes
     config.json … the base's package, which can be loaded as it is
@@ -26,11 +27,15 @@ from shared.base.stage import Plan, Produced, StageResult, run_stage
 from shared.domain.domain import Domain
 from shared.domain.olive_json import with_overrides
 from shared.domain.settings import Rung
+from shared.evaluate.check import Selection
 from shared.olive.attach import FILES, SWAP, adapter_on, adapter_stage, attached_stage, swap_stage
 from shared.olive.build import DTYPES, build_stage
 from shared.olive.graph.adapters import Precision
 from shared.olive.package import package_stage
+from shared.pipeline.chain import record, select_records
+from shared.pipeline.stages import Options, RungRun
 from shared.prompt.stage import prompt_stage
+from shared.release.model import ChainResult
 from shared.source.adapter import CONFIG, WEIGHTS
 from shared.source.source import Source, source_stage, weights_hash
 
@@ -67,12 +72,14 @@ class FamilyRecord(Strict):
 
 @dataclass(frozen=True)
 class Family:
-    """A built family: its folder as a stage, and the sources and packages of its domains by name."""
+    """A built family: its folder as a stage, the base's build and package, and the packages of its
+    domains by name."""
 
     done: StageResult
+    build: StageResult
     base: StageResult
-    sources: dict[str, Source]
     packages: dict[str, StageResult]
+    precision: Precision
 
     @property
     def folder(self) -> Path:
@@ -112,7 +119,7 @@ def build_family(
     }
     swap = swap_stage(build, list(sources.values()), precision)
     adapters = {name: adapter_stage(build, swap, s, precision) for name, s in sources.items()}
-    record = FamilyRecord(
+    told = FamilyRecord(
         base=rung.base,
         base_weights=weights_hash(base.folder),
         calibrated=[domain.name for domain in (first, *beside)],
@@ -120,7 +127,31 @@ def build_family(
         shared={},
         adapters={},
     )
-    return Family(_family_stage(record, package, swap, adapters), package, sources, packages)
+    done = _family_stage(told, package, swap, adapters)
+    return Family(done, build, package, packages, precision)
+
+
+class MemberRun(RungRun):
+    """A domain of a family on its way through the stages; its build is the base's with its adapter."""
+
+    def __init__(
+        self, family: Family, member: Member, selection: Selection, options: Options
+    ) -> None:
+        super().__init__(member.domain, member.rung, "olive", selection, options)
+        self.family = family
+
+    def _built(self, source: Source) -> StageResult:
+        return attached_stage(self.family.build, source, self.family.precision)
+
+
+def run_member(family: Family, member: Member, options: Options) -> ChainResult:
+    """Measure a domain of the family by every stage up to `options.until`, as any rung: its parent is
+    the 16-bit base with the adapter merged."""
+    result = ChainResult(member.domain)
+    run = MemberRun(family, member, select_records(member.domain, options), options)
+    run.finish()
+    record(result, run)
+    return result
 
 
 def _refuse_other_recipes(members: Sequence[Member]) -> None:
@@ -156,9 +187,9 @@ def _refuse_other_prompts(
 ) -> None:
     """One session has one tokenizer and one chat template."""
     for name, prompt in prompts.items():
-        for file, record in base.manifest.outputs.items():
+        for file, ours in base.manifest.outputs.items():
             other = prompt.manifest.outputs.get(file)
-            if other is None or other.sha256 != record.sha256:
+            if other is None or other.sha256 != ours.sha256:
                 raise RungFailed(
                     f"{paths.shown(sources[name].folder)}: {file}: {name}'s is not the base's; a "
                     "family has one tokenizer and one chat template"

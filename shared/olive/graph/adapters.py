@@ -230,7 +230,7 @@ def _shapes(model: onnx.ModelProto, turned: Iterable[Product]) -> list[onnx.Node
     graph, kind = model.graph, model.graph.output[0].type.tensor_type.elem_type
     sizes = {product.output: product.size for product in turned}
     for name, size in sizes.items():
-        shape = ["batch_size", "sequence_length", size]
+        shape: list[str | int | None] = ["batch_size", "sequence_length", size]
         graph.value_info.append(helper.make_tensor_value_info(name, kind, shape))
     nodes = []
     if sizes:

@@ -19,8 +19,9 @@ from shared.base.errors import RungFailed, UserError
 from shared.base.hashing import files_below, sha256_now
 from shared.domain.domain import load_domain
 from shared.evaluate.models.genai import GenaiModel
+from shared.olive.family import read_family
 from shared.olive.graph.adapters import Precision
-from shared.pipeline.family import Family, Member, build_family, read_family, run_member
+from shared.pipeline.family import Family, Member, build_family, run_member
 from shared.pipeline.stages import Options
 from shared.release.card.recipe import recipe_words
 from shared.source.adapter import CONFIG
@@ -213,6 +214,16 @@ class TestADomainOfAFamily:
         words = recipe_words(found.manifests["build"])
         assert "CalibratedQuant" in words and "→ AttachAdapter; calibrated on" in words
         assert found.attempts[0].source == "models/base + models/legal/adapter"
+
+    def test_is_not_measured_on_what_calibrated_the_base(
+        self, family: Family, world: Path, tmp_path: Path
+    ) -> None:
+        text = (world / "domains" / "medical" / "calibration.jsonl").read_text().splitlines()[0]
+        record = {"id": "other", "input": json.loads(text)["input"], "gold": {}}
+        (tmp_path / "records.jsonl").write_text(json.dumps(record) + "\n")
+        asked = Options(until="build", records_file=tmp_path / "records.jsonl")
+        with pytest.raises(UserError, match=r"medical.*is also in the held-out record other"):
+            run_member(family, member("legal"), asked)
 
 
 class TestAFurtherDomain:

@@ -99,7 +99,7 @@ def calibration_stage(
                 "dozen records of your training data into it, or take that pass out of olive.json"
             )
     held_out = [*measured, *(record for d in domains for record in d.records)]
-    texts = [(d, _texts(d, held_out)[0]) for d in domains]
+    texts = [(d, calibration_records(d, held_out)[0]) for d in domains]
     tokenizer, general = source.done.manifest, general_instructions()
     records = [record for _, own in texts for record in own]
     plan = Plan(
@@ -135,7 +135,7 @@ def token_ids(name: str | None, model: Path) -> list[list[int]]:
     tokenizer = Tokenizer(model)
     if path.parent.parent == paths.domains().resolve() and path.name == FILE:
         domain = load_domain(path.parent.name)
-        own, general = _texts(domain)
+        own, general = calibration_records(domain)
         return _ids(tokenizer, [(domain, own)], general)
     every = ([m.content for m in chat.messages] for chat in read_chats(path))
     return [tokenizer.answered_ids("".join(s), u, a)[:MAX_TOKENS] for *s, u, a in every]
@@ -166,7 +166,7 @@ def _are_ids(text: Any) -> bool:
     return isinstance(text, list) and bool(text) and all(type(token) is int for token in text)
 
 
-def _texts(
+def calibration_records(
     domain: Domain, measured: Iterable[Record] = ()
 ) -> tuple[tuple[Record, ...], tuple[Instruction, ...]]:
     """The domain's calibration records and the general ones; UserError where one is also measured."""

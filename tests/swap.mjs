@@ -1,6 +1,7 @@
 // A family's domains in one session, and each by its own package, in Node: `node swap.mjs JOB`. JOB has
 // modules, page, family (folder), packages { domain: folder }, dtype, most, ids and turns (domains in
-// order). Prints { alone: { domain: ids }, turns: [{ ids, fetched }], errors }: what was read for each.
+// order). Prints { alone: { domain: ids }, turns: [{ ids, fetched }], errors, two }: what was read for each
+// turn, and the data files of a base that has two.
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { transformers } from "./transformers.mjs";
 
@@ -45,7 +46,8 @@ for (const [domain, place] of Object.entries(job.packages)) {
   await model.dispose();
 }
 
-const model = await load(job.family, swapOptions(job.dtype));
+const config = JSON.parse(readFileSync(`${job.family}/config.json`, "utf8"));
+const model = await load(job.family, swapOptions(job.dtype, config));
 const session = model.sessions.model;
 const adapters = new Adapters(session, new Tensor("int64", [0n], [1]).ort_tensor.constructor);
 model.sessions.model = adapters.session;
@@ -60,4 +62,6 @@ for (const domain of job.turns) {
 }
 adapters.remove(job.turns.at(-1));
 errors.push(await thrown(() => answer(model)));
-writeFileSync(1, JSON.stringify({ alone, turns, errors }));
+const large = { "transformers.js_config": { use_external_data_format: { "model_q4.onnx": 2 } } };
+const two = swapOptions("q4", large).session_options.externalData.map(({ data }) => data);
+writeFileSync(1, JSON.stringify({ alone, turns, errors, two }));

@@ -199,6 +199,7 @@ class TestADomainOfAFamily:
         graph = {"config.json", f"onnx/swap_{dtype}.onnx", f"onnx/model_{dtype}.onnx_data"}
         assert graph < {*fetched[0]} and "adapters/legal.safetensors" in fetched[0]
         assert fetched[1:] == [["adapters/medical.safetensors"], []]
+        assert found["two"] == ["onnx/model_q4.onnx_data", "onnx/model_q4.onnx_data_1"]
         chosen = "no adapter was chosen"
         assert [chosen in text for text in found["errors"]] == [True, False, True]
 

@@ -173,6 +173,13 @@ class TestAnAdapterBesideA4BitGraph:
         assert sha256(Path(f"{file}_data")) == data and Path(f"{file}_data_1").is_file()
 
 
+def test_a_base_of_several_data_files_gets_one_more(tmp_path: Path) -> None:
+    with ExternalDataWriter(tmp_path / "model.onnx", behind=2) as data:
+        told = data.add("a", torch.ones(4))
+    assert [path.name for path in data.chunks] == ["model.onnx_data_2"]
+    assert {e.key: e.value for e in told.external_data}["location"] == "model.onnx_data_2"
+
+
 @pytest.mark.parametrize("precision", ROUNDED)
 def test_the_product_of_its_halves_is_pefts_but_for_their_rounding(
     precision: Precision, tiny: Tiny, tmp_path: Path

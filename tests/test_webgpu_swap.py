@@ -40,7 +40,8 @@ ASK = """async ({ turns, ids, most, packages }) => {
     if (name !== packages.at(-1)) await engine.dispose();
     else {
       const { tokenizer } = engine;
-      const options = { device: "webgpu", dtype: "q4", ...swapOptions("q4") };
+      const config = await engine.json("config.json");
+      const options = { device: "webgpu", dtype: "q4", ...swapOptions("q4", config) };
       const made = await AutoModelForCausalLM.from_pretrained("family", options);
       const Ort = new Tensor("int64", [0n], [1]).ort_tensor.constructor;
       const adapters = new Adapters(made.sessions.model, Ort, gpu.device);

@@ -17,8 +17,8 @@ import torch
 
 from shared.base import paths
 from shared.base.errors import RungFailed
-from shared.base.files import link_or_copy, write_json
-from shared.base.hashing import sha256_file, sha256_files
+from shared.base.files import link_or_copy, write_bytes, write_json
+from shared.base.hashing import sha256_files
 from shared.base.manifest import Measurement, tool_versions
 from shared.base.stage import Plan, Produced, StageResult, run_stage
 from shared.olive.build import DTYPES, TOOLS
@@ -215,13 +215,13 @@ def _write(
     base: str,
     precision: Precision,
 ) -> None:
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     page, told, genai = (work / name for name in FILES)
-    save_file(dict(tensors), page)
+    digest = write_bytes(page, save(dict(tensors)))
     shapes = {n: [str(t.dtype).removeprefix("torch."), *t.shape] for n, t in tensors.items()}
     record = {"version": 1, "base_weights": base, "precision": precision}
-    record |= {"sha256": sha256_file(page), "bytes": page.stat().st_size, "tensors": shapes}
+    record |= {"sha256": digest, "bytes": page.stat().st_size, "tensors": shapes}
     write_json(told, record)
     _export(genai, {name: in_graph_type(graph, tensor) for name, tensor in tensors.items()})
 

@@ -6,9 +6,9 @@
 >>> attach(graph, tensors)          # as inputs of the graph, for whoever gives them
 
 The base's bytes stay as they are. A product has one A [rank, in] and one B [out, rank]: where q, k and
-v are one product, so are their A; their B lie on a diagonal, which costs bytes (SmolLM3's adapters: 12
-%) and saves five kernels a layer. Scaling is in B. "f16": two Gemm a product; "int8" and "int4": two
-MatMulNBits with accuracy level 1, and an Add.
+v are one product, so are their A; their B lie on a diagonal, which costs bytes and saves kernels. Gate
+and up have an A each: one for both would have to be split again. Scaling is in B. "f16": two Gemm a
+product; "int8" and "int4": two MatMulNBits with accuracy level 1, and an Add.
 """
 
 import re

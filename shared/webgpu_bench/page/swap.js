@@ -6,11 +6,13 @@ import { floats } from "./half.js";
 const PLACE = ".lora_"; // what the name of an input for an adapter has in it
 const TYPES = { F16: "float16", U8: "uint8" };
 
-/** What Transformers.js is to load instead of the base's own graph; the data are the base's. */
-export const swapOptions = (dtype) => ({
-  model_file_name: "swap",
-  session_options: { externalData: [{ path: `model_${dtype}.onnx_data`, data: `onnx/model_${dtype}.onnx_data` }] },
-});
+/** What Transformers.js is to load instead of the base's own graph; the data are the base's, as its config.json counts them. */
+export function swapOptions(dtype, config) {
+  const name = `model_${dtype}.onnx`;
+  const count = config["transformers.js_config"].use_external_data_format[name];
+  const files = Array.from({ length: count }, (_, place) => `${name}_data${place ? `_${place}` : ""}`);
+  return { model_file_name: "swap", session_options: { externalData: files.map((path) => ({ path, data: `onnx/${path}` })) } };
+}
 
 /** The tensors of a safetensors file (an ArrayBuffer): [name, { type, dims, bytes }]. */
 export function readTensors(buffer) {

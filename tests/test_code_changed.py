@@ -19,6 +19,7 @@ from shared.olive.attach import PASS
 from shared.olive.build import PASSES
 from shared.release.model import CARD_CODE
 from shared.webgpu_bench.server import PAGE_CODE
+from tests.adapters import write_adapter
 
 BUILD = ("shared.olive.build", *PASSES)
 TORCH = (RUNTIMES["torch"],)
@@ -147,6 +148,7 @@ from shared.domain.domain import load_domain
 from shared.evaluate.overflow import overflow_stage
 from shared.pipeline.chain import run_chain
 from shared.pipeline.choose import measure_speeds
+from shared.pipeline.family import Member, build_family
 from shared.pipeline.stages import Options
 from shared.webgpu_bench.engines.questions import Benched
 from shared.webgpu_bench.engines.side_by_side import side_by_side
@@ -177,6 +179,8 @@ made = run_chain(domain, Options(rung="smollm3", records="1", until="check", on_
 package = made.stages["package"]
 overflow_stage(domain, package)
 measure_speeds({"olive": SimpleNamespace(domain=domain, text=domain.records, stages=made.stages)})
+rung = domain.rung("smollm3").model_copy(update={"adapter": "models/legal/adapter"})
+build_family([Member(domain, rung)])
 bench = bench_stage(domain, package)
 side_by_side(Benched(domain, domain.rung("smollm3"), package, bench), ["native"])
 sys.settrace(None)
@@ -190,6 +194,7 @@ def test_no_stage_runs_a_module_that_its_key_leaves_out(
 ) -> None:
     """All stages of a tiny model, every function that runs in them looked at."""
     shutil.copytree(tiny("qwen2"), root / "models" / "legal" / "merged", copy_function=os.link)
+    write_adapter(root / "models" / "legal" / "adapter", tiny("qwen2"))
     done = subprocess.run(
         [sys.executable, "-c", TRACED], cwd=paths.REPOSITORY, capture_output=True, text=True
     )
@@ -198,6 +203,7 @@ def test_no_stage_runs_a_module_that_its_key_leaves_out(
     assert stages.keys() == {
         *("source", "calibration", "build", "package", "fidelity", "reference", "check", "bench"),
         *("overflow", "speed", "engines", "contract", "graph", "prompt"),
+        *("joined", "attached", "swap", "adapter", "family"),
     }
     for stage, (ran, allowed) in stages.items():
         assert [m for m in ran if m not in allowed and not is_infrastructure(m)] == [], stage

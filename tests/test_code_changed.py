@@ -15,9 +15,11 @@ from shared.base import paths
 from shared.base.code import INFRASTRUCTURE, code_hash, covered, imports, is_infrastructure, modules
 from shared.base.stage import Plan
 from shared.evaluate.systems import RUNTIMES
+from shared.olive.attach import PASS
 from shared.olive.build import PASSES
 from shared.release.model import CARD_CODE
 from shared.webgpu_bench.server import PAGE_CODE
+from tests.adapters import write_adapter
 
 BUILD = ("shared.olive.build", *PASSES)
 TORCH = (RUNTIMES["torch"],)
@@ -48,7 +50,7 @@ class TestTheHash:
     @pytest.mark.parametrize(
         ("roots", "file", "old", "new"),
         [
-            (BUILD, "olive/quantise/nearest.py", "extreme / -8.0", "extreme / -7.0"),
+            (BUILD, "olive/quantise/nearest.py", "extreme / -middle", "extreme / -7.0"),
             (BUILD, "olive/quantise/gptq.py", "DAMP = 0.01", "DAMP = 0.02"),
             (BENCH, "webgpu_bench/cpu_nodes.toml", "Shape", "Shapes"),
             (BENCH, "webgpu_bench/page/bench.js", "run", "ran"),
@@ -117,6 +119,7 @@ def test_every_plan_names_its_code() -> None:
 STARTED = {
     "shared.release.verify.load": "by verify, in a process of its own",
     "shared.olive.graph.shapes": "by benchmarks.preflight",
+    "shared.pipeline.family": "by the tests alone, until a command builds a family",
     "shared.domain.toml_schema": "by hand where settings.py has changed; test_toml_schema says when",
 }
 """Modules that nothing in shared/ imports or names beside itself, besides the commands."""
@@ -125,7 +128,9 @@ STARTED = {
 def test_what_nothing_imports_is_a_program_or_named_where_it_is_run() -> None:
     known = modules(paths.REPOSITORY)
     used = {name for path in known.values() for name in imports(path, known)}
-    used |= covered(*BUILD).keys() | covered("shared.webgpu_bench.engines.side_by_side").keys()
+    used |= (
+        covered(*BUILD, PASS).keys() | covered("shared.webgpu_bench.engines.side_by_side").keys()
+    )
     left = {n for n in known.keys() - used if known[n].name != "__init__.py"}
     assert {name for name in left if not name.startswith("shared.cli.")} == STARTED.keys()
 
@@ -143,6 +148,7 @@ from shared.domain.domain import load_domain
 from shared.evaluate.overflow import overflow_stage
 from shared.pipeline.chain import run_chain
 from shared.pipeline.choose import measure_speeds
+from shared.pipeline.family import Member, build_family
 from shared.pipeline.stages import Options
 from shared.webgpu_bench.engines.questions import Benched
 from shared.webgpu_bench.engines.side_by_side import side_by_side
@@ -173,6 +179,8 @@ made = run_chain(domain, Options(rung="smollm3", records="1", until="check", on_
 package = made.stages["package"]
 overflow_stage(domain, package)
 measure_speeds({"olive": SimpleNamespace(domain=domain, text=domain.records, stages=made.stages)})
+rung = domain.rung("smollm3").model_copy(update={"adapter": "models/legal/adapter"})
+build_family([Member(domain, rung)])
 bench = bench_stage(domain, package)
 side_by_side(Benched(domain, domain.rung("smollm3"), package, bench), ["native"])
 sys.settrace(None)
@@ -186,6 +194,7 @@ def test_no_stage_runs_a_module_that_its_key_leaves_out(
 ) -> None:
     """All stages of a tiny model, every function that runs in them looked at."""
     shutil.copytree(tiny("qwen2"), root / "models" / "legal" / "merged", copy_function=os.link)
+    write_adapter(root / "models" / "legal" / "adapter", tiny("qwen2"))
     done = subprocess.run(
         [sys.executable, "-c", TRACED], cwd=paths.REPOSITORY, capture_output=True, text=True
     )
@@ -194,6 +203,7 @@ def test_no_stage_runs_a_module_that_its_key_leaves_out(
     assert stages.keys() == {
         *("source", "calibration", "build", "package", "fidelity", "reference", "check", "bench"),
         *("overflow", "speed", "engines", "contract", "graph", "prompt"),
+        *("joined", "attached", "swap", "adapter", "family"),
     }
     for stage, (ran, allowed) in stages.items():
         assert [m for m in ran if m not in allowed and not is_infrastructure(m)] == [], stage

@@ -15,15 +15,17 @@ import pytest
 from olive.passes.olive_pass import create_pass_from_dict
 
 from shared.base import paths
-from shared.base.errors import RungFailed
+from shared.base.errors import RungFailed, UserError
 from shared.base.hashing import sha256_file
 from shared.domain.domain import load_domain
 from shared.domain.olive_json import OWN_PASSES, PASSES_FILE, check_olive_config, passes_text
-from shared.olive.build import build_stage
+from shared.olive.attach_pass import AttachAdapter
+from shared.olive.build import DTYPES, build_stage
 from shared.olive.calibrated_pass import CalibratedQuant
 from shared.olive.calibration_text import TOKENS, calibration_stage, token_ids
 from shared.source.source import source_stage
 from shared.source.tokenizer import Tokenizer
+from tests.adapters import FIRST, write_adapter
 
 Tiny = Callable[[str], Path]
 LEGAL = "domains/legal/olive.json"
@@ -109,6 +111,40 @@ def test_a_changed_text_is_no_hit_in_olives_cache(root: Path, name: str) -> None
     with (folder / name).open("a", encoding="utf-8") as file:
         file.write("\n")
     assert options() != before
+
+
+class TestAnAdapter:
+    def test_is_put_beside_a_build_by_plain_olive(self, root: Path, merged: Path) -> None:
+        """With the workflow of docs/olive.md."""
+        text = (paths.REPOSITORY / "docs" / "olive.md").read_text("utf-8")
+        shown = json.loads(text.split("```json\n")[2].split("```")[0])
+        workflow = {"input_model": {"type": "HfModel", "model_path": "m"}} | shown
+        (root / "mine.json").write_text(json.dumps(workflow))
+        write_adapter(root / "my-adapter", merged)
+        done = olive_run(root, merged, "mine.json")
+        assert done.returncode == 0, done.stderr[-2000:]
+        named = {path.name for path in (root / "olive-output").rglob("*.onnx*")}
+        assert {f"model_{dtype}.onnx_data{end}" for dtype in DTYPES for end in ("", "_1")} < named
+
+    def test_that_changed_is_no_hit_in_olives_cache(self, root: Path, merged: Path) -> None:
+        folder = write_adapter(root / "my-adapter", merged)
+
+        def options() -> dict[str, Any]:
+            made = create_pass_from_dict(AttachAdapter, {"adapters": [str(folder)]}, True)
+            found: dict[str, Any] = made.config.to_json()
+            return found
+
+        before = options()
+        assert before == options() and before["files"]
+        write_adapter(folder, merged, lambda _, tensors: tensors[f"{FIRST}.lora_A.weight"].neg_())
+        assert options() != before
+
+    def test_of_a_domain_is_its_rungs(self, root: Path) -> None:
+        path = root / "domains" / "legal" / "olive.json"
+        workflow = json.loads(path.read_text())
+        workflow["passes"]["mine"] = {"type": "AttachAdapter", "adapters": ["my-adapter"]}
+        with pytest.raises(UserError, match=r"passes\.mine\.type: AttachAdapter puts adapters"):
+            check_olive_config(workflow, path)
 
 
 class TestCalibrationTexts:

@@ -22,12 +22,14 @@ PassSchema = dict[str, dict[str, dict[str, Any]]]
 
 BUILDER = "StreamingModelBuilder"
 OLIVE_BUILDER = "ModelBuilder"
+ATTACHING = "AttachAdapter"
 
 OWN_PASSES = {
     "CalibratedQuant": ("shared.olive.calibrated_pass.CalibratedQuant", "Rtn"),
     BUILDER: ("shared.olive.builder_pass.StreamingModelBuilder", OLIVE_BUILDER),
+    ATTACHING: ("shared.olive.attach_pass.AttachAdapter", "ExtractAdapters"),
 }
-"""Passes of ours that olive.json may name beside Olive's: where each is, and the pass of Olive's whose
+"""Passes of ours that a workflow may name beside Olive's: where each is, and the pass of Olive's whose
 entry in the list (devices, bits) it gets."""
 
 PASSES_FILE = paths.REPOSITORY / "domains" / "olive-passes.json"
@@ -90,8 +92,14 @@ def _check_pass(settings: Any, passes: PassSchema, where: str, key: str) -> None
             f"{where}: {key}.type: {OLIVE_BUILDER} is Olive's own, which holds the whole model in "
             f"memory; the one that streams it is {BUILDER!r}"
         )
+    if kind == ATTACHING.lower():
+        raise UserError(
+            f"{where}: {key}.type: {ATTACHING} puts adapters beside a graph that is built; a domain's "
+            "adapter is its rung's, in fallback.toml"
+        )
     if kind not in passes:
-        hint = nearest(kind, [name for name in passes if name != OLIVE_BUILDER.lower()])
+        others = (OLIVE_BUILDER.lower(), ATTACHING.lower())
+        hint = nearest(kind, [name for name in passes if name not in others])
         raise UserError(f"{where}: {key}.type: Olive has no pass {settings['type']!r}; {hint}")
     inner = settings.get("config", settings)
     _no_strangers(inner, [*passes[kind], *PASS_WRAPPER_KEYS], where, f"{key}.")
@@ -125,7 +133,7 @@ def _no_strangers(found: dict[str, Any], valid: list[str], where: str, prefix: s
 def _olive_schema() -> dict[str, Any]:
     """{"top": [keys of a workflow], "passes": PassSchema}, cached per installed Olive."""
     version = metadata.version("olive-ai")
-    name = f"{sha256_json(['v4', version])[:8]}-{version}.json"
+    name = f"{sha256_json(['v5', version])[:8]}-{version}.json"
     cache = paths.REPOSITORY / "build" / "olive-schema" / name
     if not cache.exists():
         write_json(cache, _read_from_olive())

@@ -8,7 +8,7 @@ all of these are alike share it.
 
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -44,12 +44,14 @@ def build_stage(
     *,
     keep_onnx: Path | None = None,
     measured: Iterable[Record] = (),
+    beside: Sequence[Domain] = (),
     force: bool = False,
 ) -> StageResult:
     """Build all DTYPES: `model_<dtype>.onnx`, their external data, genai_config.json, logs.
 
     `keep_onnx`: where the full-precision ONNX goes, for the exporter that makes one ("optimum").
     `measured`: records that this run measures besides the domain's own; none may calibrate.
+    `beside`: domains whose text calibrates together with this one's.
     """
     where = f"domains/{domain.name}/fallback.toml: rung {rung.name}"
     workflow = with_overrides(domain.olive, rung.olive, where)
@@ -60,7 +62,7 @@ def build_stage(
         return _optimum_stage(source.folder, weights, block_size(workflow), keep_onnx, force)
     tokens = None
     if wants_calibration(workflow):
-        calibration = calibration_stage(domain, source, measured)
+        calibration = calibration_stage(domain, source, measured, beside=beside)
         weights["calibration"] = calibration.manifest.key
         tokens = calibration.folder / TOKENS
     plan = Plan(

@@ -47,6 +47,9 @@ OTHER_KEYS = ("calibration_data_config", "train_data_config", "eval_data_config"
 WORDS_IN_COMMON = 13
 """A run of as many words in two texts is no accident (the length GPT-3's authors used)."""
 
+Own = tuple[Domain, tuple[Record, ...]]
+"""A domain and its calibration records."""
+
 TOKENS = "tokens.json"
 MAX_TOKENS = 1024
 """A longer text's end, its answer, is left out. The prompts alone take up to 460 tokens and the longest
@@ -76,35 +79,41 @@ def wants_calibration(workflow: dict[str, Any]) -> bool:
 
 
 def calibration_stage(
-    domain: Domain, source: Source, measured: Iterable[Record] = (), *, force: bool = False
+    domain: Domain,
+    source: Source,
+    measured: Iterable[Record] = (),
+    *,
+    beside: Sequence[Domain] = (),
+    force: bool = False,
 ) -> StageResult:
-    """Token ids of the domain's calibration text, in `tokens.json`.
+    """Token ids of the domain's calibration text, in `tokens.json`; with the text of those `beside` it.
 
-    Raises UserError where the file is missing, or where it shares an id or a text with the domain's
-    own held-out records or with `measured`, those of another file that this run measures.
+    Raises UserError where a file is missing, or where it shares an id or a text with the held-out
+    records of any of the domains or with `measured`, others that this run measures.
     """
-    path = domain.folder / FILE
-    if not path.is_file():
-        raise UserError(
-            f"{paths.shown(path)}: olive.json calibrates on it, but it is missing; write a few dozen "
-            "records of your training data into it, or take that pass out of olive.json"
-        )
-    records, general = _texts(domain, measured)
-    tokenizer = source.done.manifest
+    domains = (domain, *beside)
+    for path in (d.folder / FILE for d in domains):
+        if not path.is_file():
+            raise UserError(
+                f"{paths.shown(path)}: olive.json calibrates on it, but it is missing; write a few "
+                "dozen records of your training data into it, or take that pass out of olive.json"
+            )
+    held_out = [*measured, *(record for d in domains for record in d.records)]
+    texts = [(d, calibration_records(d, held_out)[0]) for d in domains]
+    tokenizer, general = source.done.manifest, general_instructions()
+    records = [record for _, own in texts for record in own]
     plan = Plan(
         "calibration",
-        inputs={"source": tokenizer.key, "prompt": sha256_json(domain.prompt)},
+        inputs={"source": tokenizer.key, "prompt": sha256_json([d.prompt for d in domains])},
         settings={
             "records": [r.model_dump() for r in (*records, *general)],
             "longest": MAX_TOKENS,
-            "tokens": domain.chain.calibration.tokens,
+            "tokens": [d.chain.calibration.tokens for d in domains],
         },
         tools=tool_versions("transformers"),
         code=(__name__,),
     )
-    return run_stage(
-        plan, lambda work: _tokenise(source, domain, records, general, work), force=force
-    )
+    return run_stage(plan, lambda work: _tokenise(source, texts, general, work), force=force)
 
 
 def token_ids(name: str | None, model: Path) -> list[list[int]]:
@@ -126,7 +135,8 @@ def token_ids(name: str | None, model: Path) -> list[list[int]]:
     tokenizer = Tokenizer(model)
     if path.parent.parent == paths.domains().resolve() and path.name == FILE:
         domain = load_domain(path.parent.name)
-        return _ids(tokenizer, domain, *_texts(domain))
+        own, general = calibration_records(domain)
+        return _ids(tokenizer, [(domain, own)], general)
     every = ([m.content for m in chat.messages] for chat in read_chats(path))
     return [tokenizer.answered_ids("".join(s), u, a)[:MAX_TOKENS] for *s, u, a in every]
 
@@ -156,7 +166,7 @@ def _are_ids(text: Any) -> bool:
     return isinstance(text, list) and bool(text) and all(type(token) is int for token in text)
 
 
-def _texts(
+def calibration_records(
     domain: Domain, measured: Iterable[Record] = ()
 ) -> tuple[tuple[Record, ...], tuple[Instruction, ...]]:
     """The domain's calibration records and the general ones; UserError where one is also measured."""
@@ -200,15 +210,13 @@ def chat_tokens(tokenizer: Tokenizer, prompt: str, record: Record) -> list[int]:
 
 
 def _tokenise(
-    source: Source,
-    domain: Domain,
-    records: Sequence[Record],
-    general: Sequence[Instruction],
-    work: Path,
+    source: Source, records: Sequence[Own], general: Sequence[Instruction], work: Path
 ) -> Produced:
-    texts = _ids(Tokenizer(source.folder), domain, records, general)
+    texts = _ids(Tokenizer(source.folder), records, general)
     (work / TOKENS).write_text(json.dumps(texts))
-    how = f"of the domain's {len(records)} calibration texts, evenly spread, and the general ones"
+    count, names = sum(len(own) for _, own in records), ", ".join(d.name for d, _ in records[1:])
+    whose = f"{records[0][0].name}, {names}'s" if names else "the domain's"
+    how = f"of {whose} {count} calibration texts, evenly spread, and the general ones"
     return Produced(
         {
             "records": Measurement(value=len(texts), unit="records", how=how),
@@ -218,10 +226,12 @@ def _tokenise(
 
 
 def _ids(
-    tokenizer: Tokenizer, domain: Domain, records: Iterable[Record], general: Iterable[Instruction]
+    tokenizer: Tokenizer, records: Sequence[Own], general: Iterable[Instruction]
 ) -> list[list[int]]:
-    every = [chat_tokens(tokenizer, domain.prompt, record) for record in records]
-    texts = within(every, domain.chain.calibration.tokens)
+    texts: list[list[int]] = []
+    for domain, own in records:
+        every = [chat_tokens(tokenizer, domain.prompt, record) for record in own]
+        texts += within(every, domain.chain.calibration.tokens)
     return texts + [tokenizer.answered_ids("", g.input, g.answer)[:MAX_TOKENS] for g in general]
 
 

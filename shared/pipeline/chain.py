@@ -40,7 +40,7 @@ def run_chain(domain: Domain, options: Options) -> ChainResult:
         for run in _order(runs):
             if result.rung is None:
                 run.finish()
-            _record(result, run)
+            record(result, run)
         tried += runs
         if result.rung:
             break
@@ -62,7 +62,8 @@ def _brought(tried: list[RungRun], example: Rung) -> RungRun | None:
     )
 
 
-def _record(result: ChainResult, run: RungRun) -> None:
+def record(result: ChainResult, run: RungRun) -> None:
+    """Note how a run ended; one that was taken is the result's."""
     attempt = run.as_attempt()
     result.attempts.append(attempt)
     if attempt.outcome == "taken":

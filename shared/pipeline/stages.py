@@ -196,10 +196,7 @@ class RungRun:
             self.stages["prompt"] = prompt_stage(
                 domain, source, force=force
             )  # a second, not an hour
-            keep = paths.models(domain.name) / "onnx" if options.keep_onnx else None
-            return build_stage(
-                domain, rung, source, self.exporter, keep_onnx=keep, measured=text, force=force
-            )
+            return self._built(source)
         if stage == "package":
             prompt, build = self.stages["prompt"], self.stages["build"]
             return package_stage(source, prompt, build, force=force)
@@ -215,6 +212,18 @@ class RungRun:
         self.stages["overflow"] = overflow_stage(domain, package, force=force)
         switches = Switches(options.gpu_budget, options.profile, options.take_up)
         return bench_stage(domain, package, force=force, switches=switches)
+
+    def _built(self, source: Source) -> StageResult:
+        domain, options = self.domain, self.options
+        return build_stage(
+            domain,
+            self.rung,
+            source,
+            self.exporter,
+            keep_onnx=paths.models(domain.name) / "onnx" if options.keep_onnx else None,
+            measured=self.text,
+            force=options.force,
+        )
 
     def _judge(self) -> None:
         manifests = {stage: done.manifest for stage, done in self.stages.items()}

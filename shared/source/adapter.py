@@ -166,14 +166,16 @@ def _pairs(folder: Path, config: AdapterConfig) -> dict[str, LoraPair]:
     for tensor in read_header(folder / WEIGHTS):
         found = PAIR.fullmatch(tensor.name)
         if not found:
-            raise RungFailed(f"{_at(folder, tensor)}: {_stranger(tensor)}")
+            raise RungFailed(f"{shown_tensor(folder, tensor)}: {_stranger(tensor)}")
         if tensor.dtype not in FLOATS:
             raise RungFailed(
-                f"{_at(folder, tensor)}: of type {tensor.dtype}; 16 or 32 bits are read"
+                f"{shown_tensor(folder, tensor)}: of type {tensor.dtype}; 16 or 32 bits are read"
             )
         both = halves.setdefault(found["module"], {})
         if found["half"] in both:
-            raise RungFailed(f"{_at(folder, tensor)}: the same as {both[found['half']].name}")
+            raise RungFailed(
+                f"{shown_tensor(folder, tensor)}: the same as {both[found['half']].name}"
+            )
         both[found["half"]] = tensor
     if not halves:
         raise RungFailed(f"{paths.shown(folder / WEIGHTS)}: holds no tensor")
@@ -197,17 +199,21 @@ def _pair(folder: Path, config: AdapterConfig, name: str, both: dict[str, Tensor
     only = next(iter(both.values()))
     if len(both) < 2:
         missing = "lora_B" if "A" in both else "lora_A"
-        raise RungFailed(f"{_at(folder, only)}: has no {missing} beside it")
+        raise RungFailed(f"{shown_tensor(folder, only)}: has no {missing} beside it")
     a, b = both["A"], both["B"]
     for tensor in (a, b):
         if len(tensor.shape) != 2:
             shape = list(tensor.shape)
-            raise RungFailed(f"{_at(folder, tensor)}: has shape {shape}; two dimensions are wanted")
+            raise RungFailed(
+                f"{shown_tensor(folder, tensor)}: has shape {shape}; two dimensions are wanted"
+            )
     ranks, alphas = config.rank_pattern or {}, config.alpha_pattern or {}
     rank = ranks.get(_matching(ranks, name), config.r)
     for tensor, found in ((a, a.shape[0]), (b, b.shape[1])):
         if found != rank:
-            raise RungFailed(f"{_at(folder, tensor)}: has rank {found}, but {CONFIG} says {rank}")
+            raise RungFailed(
+                f"{shown_tensor(folder, tensor)}: has rank {found}, but {CONFIG} says {rank}"
+            )
     alpha = alphas.get(_matching(alphas, name), config.lora_alpha)
     return LoraPair(a, b, alpha / (math.sqrt(rank) if config.use_rslora else rank))
 
@@ -224,18 +230,20 @@ def refuse_misfit(adapter: Adapter, model: Model, model_type: Any) -> None:
         name = model.own_name(f"{module}.weight")
         shape = model.shapes.get(name)
         if shape is None or len(shape) != 2:
-            raise RungFailed(f"{_at(folder, pair.a)}: the base has no linear layer {module}")
+            raise RungFailed(
+                f"{shown_tensor(folder, pair.a)}: the base has no linear layer {module}"
+            )
         if name == model.table or name in model.tied:
             raise RungFailed(
-                f"{_at(folder, pair.a)}: {module} is the base's embedding, or tied to it"
+                f"{shown_tensor(folder, pair.a)}: {module} is the base's embedding, or tied to it"
             )
         wanted = shape[::-1] if is_transposed(name, model_type) else shape
         sides = ((pair.a, pair.a.shape[1], wanted[1]), (pair.b, pair.b.shape[0], wanted[0]))
         for tensor, own, size in sides:
             if own != size:
                 raise RungFailed(
-                    f"{_at(folder, tensor)}: is for {own} values, but the base's {name} has {size}; "
-                    "it was trained on another base"
+                    f"{shown_tensor(folder, tensor)}: is for {own} values, but the base's {name} "
+                    f"has {size}; it was trained on another base"
                 )
         weights.add(name)
     _refuse_incomplete(adapter, model, weights)
@@ -272,5 +280,6 @@ def _refuse_incomplete(adapter: Adapter, model: Model, weights: set[str]) -> Non
             )
 
 
-def _at(folder: Path, tensor: Tensor) -> str:
+def shown_tensor(folder: Path, tensor: Tensor) -> str:
+    """Where a tensor of an adapter is, for a sentence."""
     return f"{paths.shown(folder / WEIGHTS)}: {tensor.name}"

@@ -39,7 +39,11 @@ class ExternalDataWriter:
     A file's SHA-256 is computed on the way, so that nobody reads gigabytes again to hash them.
     """
 
-    def __init__(self, onnx_file: Path, max_chunk_bytes: int = MAX_CHUNK_BYTES) -> None:
+    def __init__(
+        self, onnx_file: Path, max_chunk_bytes: int = MAX_CHUNK_BYTES, *, behind: int = 0
+    ) -> None:
+        """`behind`: how many data files of the graph lie there already, and stay as they are."""
+        self._behind = behind
         self._base = onnx_file.parent / f"{onnx_file.name}_data"
         self._limit = max_chunk_bytes
         self._file: BinaryIO | None = None
@@ -71,7 +75,8 @@ class ExternalDataWriter:
         if self._file and self._offset + ALIGNMENT + length > self._limit:
             self._close()
         if self._file is None:
-            suffix = f"_{len(self.chunks)}" if self.chunks else ""
+            number = self._behind + len(self.chunks)
+            suffix = f"_{number}" if number else ""
             self.chunks.append(self._base.with_name(self._base.name + suffix))
             self._file, self._offset = self.chunks[-1].open("wb"), 0
             self._hash = hashlib.sha256()

@@ -1,4 +1,4 @@
-"""4-bit block-wise quantisation, a few thousand rows at a time.
+"""Block-wise quantisation to 4 or 8 bits, a few thousand rows at a time.
 
 The format is onnxruntime's MatMulNBits (docs/ContribOperators.md in onnxruntime): a weight
 [N, K] becomes packed [N, K/block, block/2] uint8, low nibble first, and scales [N, K/block];
@@ -19,8 +19,11 @@ ROWS_IN_CACHE = 2**19
 """Values per step: about 2 MiB of float32, so that the passes over it stay in the L2 cache."""
 
 
-def quantize(weight: torch.Tensor, block_size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Quantise `weight` [N, K], any float type, to (packed uint8 [N, K/b, b/2], scales f32 [N, K/b]).
+def quantize(
+    weight: torch.Tensor, block_size: int, bits: int = 4
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Quantise `weight` [N, K], any float type, to (packed uint8 [N, K/b, b·bits/8], scales f32
+    [N, K/b]); `bits` are 4 or 8.
 
     Raises ValueError where K is not a multiple of the block size, or a weight is not finite.
     """
@@ -28,12 +31,12 @@ def quantize(weight: torch.Tensor, block_size: int) -> tuple[torch.Tensor, torch
     if columns % block_size:
         raise ValueError(f"row length {columns} is not a multiple of block size {block_size}")
     blocks = columns // block_size
-    packed = torch.empty(rows, blocks, block_size // 2, dtype=torch.uint8)
+    packed = torch.empty(rows, blocks, block_size * bits // 8, dtype=torch.uint8)
     scales = torch.empty(rows, blocks, dtype=torch.float32)
 
     def step(start: int, stop: int) -> None:
         values = weight[start:stop].to(torch.float32).view(stop - start, blocks, block_size)
-        scales[start:stop], packed[start:stop] = _quantize_blocks(values)
+        scales[start:stop], packed[start:stop] = _quantize_blocks(values, bits)
         if not torch.isfinite(scales[start:stop]).all():
             raise ValueError("the weight holds values that are not finite")
 
@@ -49,15 +52,16 @@ def dequantize(packed: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
     return (codes * scales.unsqueeze(-1)).flatten(1)
 
 
-def _quantize_blocks(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scales [n, blocks] and packed codes [n, blocks, block/2] of float32 [n, blocks, block]."""
+def _quantize_blocks(values: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scales [n, blocks] and packed codes [n, blocks, block·bits/8] of float32 [n, blocks, block]."""
+    middle = 2 ** (bits - 1)
     lowest, highest = values.aminmax(dim=-1)
     extreme = torch.where(highest.abs() > lowest.abs(), highest, lowest)
-    scales = extreme / -8.0
+    scales = extreme / -middle
     inverse = torch.where(scales == 0, 0.0, 1.0 / scales)
-    # floor(x + 8.5) is MLAS's round-half-up on the shifted, always positive value.
-    codes = values.mul(inverse.unsqueeze(-1)).add_(8.5).floor_().clamp_(0, 15).to(torch.uint8)
-    return scales, pack(codes, 4)
+    # floor(x + 8.5), in 4 bits, is MLAS's round-half-up on the shifted, always positive value.
+    codes = values.mul(inverse.unsqueeze(-1)).add_(middle + 0.5).floor_()
+    return scales, pack(codes.clamp_(0, 2 * middle - 1).to(torch.uint8), bits)
 
 
 @cache

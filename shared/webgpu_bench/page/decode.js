@@ -89,9 +89,14 @@ export class Decoder {
     return this.read(ids.slice(prefixed.length));
   }
 
-  async #keep(ids) {
+  /** Forget what was read: another adapter has read it. */
+  forget() {
     this.kept = [];
     this.cache.forget();
+  }
+
+  async #keep(ids) {
+    this.forget();
     if (ids.length) await this.read(ids);
     this.cache.keep();
     this.kept = ids;

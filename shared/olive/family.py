@@ -1,0 +1,117 @@
+"""The folder of a family: one 4-bit base, and beside it the adapters of several domains.
+
+family.json   what is shared and of each adapter its files, with their hashes
+config.json … the base's package, which can be loaded as it is
+onnx/         model_<dtype>.onnx with data: the base; swap_<dtype>.onnx: takes an adapter
+adapters/     <domain>.safetensors and .json for a page, .onnx_adapter for onnxruntime-genai
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from shared.base import paths
+from shared.base.files import link_or_copy, write_json
+from shared.base.hashing import files_below, sha256_file
+from shared.base.manifest import FILE_NAME, FileRecord, Measurement, Strict
+from shared.base.parsing import read_json, validate
+from shared.base.stage import Plan, Produced, StageResult, run_stage
+from shared.olive.attach import FILES, SWAP
+from shared.olive.build import DTYPES
+from shared.olive.graph.adapters import Precision
+from shared.source.adapter import CONFIG, WEIGHTS
+
+RECORD = "family.json"
+
+
+class AdapterRecord(Strict):
+    """An adapter of a family: its files in adapters/, and the SHA-256 of the two it was made from."""
+
+    files: dict[str, FileRecord]
+    trained: dict[str, str]
+
+
+class FamilyRecord(Strict):
+    """family.json. `base_weights`: the weights_hash of what all adapters were trained on; `calibrated`:
+    the domains whose text calibrated it; `shared`: the files of onnx/."""
+
+    version: int = 1
+    base: str
+    base_weights: str
+    calibrated: list[str]
+    precision: Precision
+    shared: dict[str, FileRecord]
+    adapters: dict[str, AdapterRecord]
+
+
+def read_family(folder: Path) -> FamilyRecord:
+    """The record in a family's folder; UserError where it is none."""
+    return validate(read_json(folder / RECORD), FamilyRecord, paths.shown(folder / RECORD))
+
+
+def family_stage(
+    record: FamilyRecord,
+    package: StageResult,
+    swap: StageResult,
+    adapters: Mapping[str, StageResult],
+) -> StageResult:
+    """Lay out the family's folder: large files are links, so that a base has its bytes once."""
+    keys = {f"adapters/{name}": done.manifest.key for name, done in adapters.items()}
+    plan = Plan(
+        "family",
+        inputs={"package": package.manifest.key, "swap": swap.manifest.key, **keys},
+        settings=record.model_dump(exclude={"shared", "adapters"}),
+        code=(__name__,),
+    )
+
+    def produce(work: Path) -> Produced:
+        for name in files_below(package.folder):
+            if name != FILE_NAME:
+                _link(package.folder / name, work / name)
+        for dtype in DTYPES:
+            _link(swap.folder / f"{SWAP}_{dtype}.onnx", work / "onnx" / f"{SWAP}_{dtype}.onnx")
+        own = {name: _adapter(work, name, done) for name, done in adapters.items()}
+        shared = _recorded(work, [f"onnx/{name}" for name in files_below(work / "onnx")])
+        told = record.model_copy(update={"shared": shared, "adapters": own})
+        write_json(work / RECORD, told.model_dump())
+        return Produced(_sizes(shared, own))
+
+    return run_stage(plan, produce)
+
+
+def _adapter(work: Path, name: str, done: StageResult) -> AdapterRecord:
+    files = {file: f"adapters/{name}{Path(file).suffix}" for file in FILES}
+    for file, place in files.items():
+        _link(done.folder / file, work / place)
+    trained = {file: done.manifest.inputs[file] for file in (CONFIG, WEIGHTS)}
+    return AdapterRecord(files=_recorded(work, list(files.values())), trained=trained)
+
+
+def _link(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    link_or_copy(source, target)
+
+
+def _recorded(folder: Path, names: Sequence[str]) -> dict[str, FileRecord]:
+    return {
+        name: FileRecord(sha256=sha256_file(folder / name), bytes=(folder / name).stat().st_size)
+        for name in names
+    }
+
+
+def _sizes(
+    shared: Mapping[str, FileRecord], adapters: Mapping[str, AdapterRecord]
+) -> dict[str, Measurement]:
+    """What a page fetches, by numeric type: the base with the graph to swap in, and each adapter."""
+    found = {
+        f"{dtype}_shared_bytes": Measurement(
+            value=sum(r.bytes for n, r in shared.items() if f"_{dtype}.onnx" in n),
+            unit="B",
+            how=f"graphs and external data of {dtype}",
+        )
+        for dtype in DTYPES
+    }
+    for name, adapter in adapters.items():
+        file = f"adapters/{name}{Path(FILES[0]).suffix}"
+        size = adapter.files[file].bytes
+        found[f"{name}_bytes"] = Measurement(value=size, unit="B", how=file)
+    return found

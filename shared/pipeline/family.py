@@ -1,0 +1,164 @@
+"""A family: one 4-bit base, calibrated on its domains' text together, and an adapter for each of them.
+
+>>> family = build_family([Member(legal, legal.rung("smollm3")), Member(medical, …)])
+>>> family.folder               # the base once, graphs to swap in, adapters by domain
+>>> family.packages["legal"]    # a package of its own as any rung's; its base data are the family's
+>>> run_member(family, Member(legal, …), Options())  # measured, judged and released as any rung
+
+A further domain leaves all that is there as it is: the base stays calibrated on the first ones.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from shared.base import paths
+from shared.base.errors import RungFailed
+from shared.base.stage import StageResult
+from shared.domain.domain import Domain
+from shared.domain.olive_json import with_overrides
+from shared.domain.settings import Rung
+from shared.evaluate.check import Selection
+from shared.olive.attach import adapter_on, adapter_stage, attached_stage, swap_stage
+from shared.olive.build import build_stage
+from shared.olive.calibration_text import calibration_records
+from shared.olive.family import RECORD, FamilyRecord, family_stage, read_family
+from shared.olive.graph.adapters import Precision
+from shared.olive.package import package_stage
+from shared.pipeline.chain import record, select_records
+from shared.pipeline.stages import Options, RungRun
+from shared.prompt.stage import prompt_stage
+from shared.release.model import ChainResult
+from shared.source.source import Source, source_stage, weights_hash
+
+
+@dataclass(frozen=True)
+class Member:
+    """A domain and that rung of it, a base with an adapter, which is to be in the family."""
+
+    domain: Domain
+    rung: Rung
+
+
+@dataclass(frozen=True)
+class Family:
+    """A built family: its folder as a stage, the base's build and package, and the packages of its
+    domains by name."""
+
+    done: StageResult
+    build: StageResult
+    base: StageResult
+    packages: dict[str, StageResult]
+    precision: Precision
+    calibrated: tuple[Domain, ...]
+
+    @property
+    def folder(self) -> Path:
+        return self.done.folder
+
+
+def build_family(
+    members: Sequence[Member], precision: Precision = "int4", *, grown_from: Path | None = None
+) -> Family:
+    """Build the base once and put each member's adapter beside it.
+
+    `grown_from`: the folder of a family that was built with fewer domains, whose base is kept.
+    RungFailed in one sentence where the members cannot share a base.
+    """
+    members = sorted(members, key=lambda member: member.domain.name)
+    _refuse_other_recipes(members)
+    sources = {member.domain.name: source_stage(member.rung) for member in members}
+    rung = members[0].rung.model_copy(update={"adapter": None})
+    base = source_stage(rung)
+    for source in sources.values():  # before hours of calibration
+        adapter_on(source, weights_hash(base.folder))
+    first, *beside = _calibrating(members, grown_from)
+    measured = [record for member in members for record in member.domain.records]
+    build = build_stage(first, rung, base, measured=measured, beside=beside)
+    prompts = {m.domain.name: prompt_stage(m.domain, sources[m.domain.name]) for m in members}
+    prompt = prompt_stage(first, base)
+    _refuse_other_prompts(prompt, prompts, sources)
+    package = package_stage(base, prompt, build)
+    packages = {
+        name: package_stage(source, prompts[name], attached_stage(build, source, precision))
+        for name, source in sources.items()
+    }
+    swap = swap_stage(build, list(sources.values()), precision)
+    adapters = {name: adapter_stage(build, swap, s, precision) for name, s in sources.items()}
+    told = FamilyRecord(
+        base=rung.base,
+        base_weights=weights_hash(base.folder),
+        calibrated=[domain.name for domain in (first, *beside)],
+        precision=precision,
+        shared={},
+        adapters={},
+    )
+    done = family_stage(told, package, swap, adapters)
+    return Family(done, build, package, packages, precision, (first, *beside))
+
+
+class MemberRun(RungRun):
+    """A domain of a family on its way through the stages; its build is the base's with its adapter."""
+
+    def __init__(
+        self, family: Family, member: Member, selection: Selection, options: Options
+    ) -> None:
+        super().__init__(member.domain, member.rung, "olive", selection, options)
+        self.family = family
+
+    def _built(self, source: Source) -> StageResult:
+        for domain in self.family.calibrated:  # nothing of what this run measures
+            calibration_records(domain, self.text)
+        return attached_stage(self.family.build, source, self.family.precision)
+
+
+def run_member(family: Family, member: Member, options: Options) -> ChainResult:
+    """Measure a domain of the family by every stage up to `options.until`, as any rung: its parent is
+    the 16-bit base with the adapter merged."""
+    result = ChainResult(member.domain)
+    run = MemberRun(family, member, select_records(member.domain, options), options)
+    run.finish()
+    record(result, run)
+    return result
+
+
+def _refuse_other_recipes(members: Sequence[Member]) -> None:
+    """One base is built by one recipe, and names one model as its own."""
+    wanted: dict[str, tuple[object, str]] = {}
+    for domain, rung in ((member.domain, member.rung) for member in members):
+        where = f"domains/{domain.name}/fallback.toml: rung {rung.name}"
+        if not rung.adapter:
+            raise RungFailed(f"{where}: adapter: missing; a family shares the base of its adapters")
+        recipe = with_overrides(domain.olive, rung.olive, where)
+        for key, value in (("base", rung.base), ("olive", [recipe, list(recipe["passes"])])):
+            first, theirs = wanted.setdefault(key, (value, domain.name))
+            if value != first:
+                raise RungFailed(f"{where}: {key}: not as {theirs}'s; a family has one base")
+
+
+def _calibrating(members: Sequence[Member], grown_from: Path | None) -> list[Domain]:
+    """The domains whose text calibrates the base: all, or those that did when it was built."""
+    domains = {member.domain.name: member.domain for member in members}
+    if grown_from is None:
+        return list(domains.values())
+    names = read_family(grown_from).calibrated
+    if gone := [name for name in names if name not in domains]:
+        raise RungFailed(
+            f"{paths.shown(grown_from / RECORD)}: calibrated: {gone[0]} is not among the domains; "
+            "build the family anew without it"
+        )
+    return [domains[name] for name in names]
+
+
+def _refuse_other_prompts(
+    base: StageResult, prompts: Mapping[str, StageResult], sources: Mapping[str, Source]
+) -> None:
+    """One session has one tokenizer and one chat template."""
+    for name, prompt in prompts.items():
+        for file, ours in base.manifest.outputs.items():
+            other = prompt.manifest.outputs.get(file)
+            if other is None or other.sha256 != ours.sha256:
+                raise RungFailed(
+                    f"{paths.shown(sources[name].folder)}: {file}: {name}'s is not the base's; a "
+                    "family has one tokenizer and one chat template"
+                )

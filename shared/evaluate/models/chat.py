@@ -25,6 +25,9 @@ class Answer:
     What all prompts begin with is read once, and its seconds are divided among all answers; in a batch
     a step's among the rows that are still in it: all answers' together are what they took. A prompt
     that does not fit into the model's context has an empty answer.
+
+    `opening`: how many of its tokens were forced and read with the prompt; `model_runs`: how often the
+    model ran for it, the prompt's run included.
     """
 
     text: str
@@ -32,6 +35,8 @@ class Answer:
     output_ids: list[int]
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
+    opening: int = 0
+    model_runs: int = 0
 
 
 def room(prompt_tokens: int, limit: int, context: int) -> int:

@@ -37,9 +37,11 @@ class Forced:
         self._longest = max(map(len, self._spelt))
 
     @classmethod
-    def under(cls, grammar: str, chat: Chat, stop: Sequence[int]) -> "Forced":
+    def under(
+        cls, grammar: str, chat: Chat, stop: Sequence[int], on: bool | None = None
+    ) -> "Forced":
         """The grammar for a chat's vocabulary; `stop`: the ids that may follow a whole answer."""
-        return cls(Masks(chat.tokenizer_json(), stop, grammar), chat.encode)
+        return cls(Masks(chat.tokenizer_json(), stop, grammar), chat.encode, on)
 
     def turn(self, matcher: Any, token: int, most: int) -> list[int]:
         """A token that was chosen and those forced after it, `most` in all: the next run's."""

@@ -41,19 +41,27 @@ class GenaiModel:
         self.context_length = int(model["context_length"])
 
     def answers(
-        self, prompts: Sequence[Sequence[int]], limit: int, grammar: str | None = None
+        self,
+        prompts: Sequence[Sequence[int]],
+        limit: int,
+        grammar: str | None = None,
+        *,
+        forcing: bool = True,
     ) -> Iterator[tuple[int, Answer]]:
         """(index, greedy answer) of each prompt; ends at a stop token or after `limit` tokens, as
         in the page and the card's snippets. What all prompts begin with is read once.
 
         `grammar`: what every token must keep to, by masks (shared.evaluate.models.masks); what it
-        leaves no choice about is not asked for (shared.evaluate.models.forced).
+        leaves no choice about is not asked for (shared.evaluate.models.forced), but where `forcing` is
+        False: then every token is.
         """
         prefix, began = common_prefix(prompts), time.perf_counter()
         parameters = og.GeneratorParams(self._model)
         length = min(max(map(len, prompts), default=0) + limit, self.context_length)
         parameters.set_search_options(max_length=length, do_sample=False)
-        forced = Forced.under(grammar, self.chat, self.stop) if grammar else None
+        forced = (
+            Forced.under(grammar, self.chat, self.stop, on=forcing and None) if grammar else None
+        )
         generator = og.Generator(self._model, parameters)
         if prefix:
             generator.append_tokens(prefix)
@@ -86,21 +94,22 @@ class GenaiModel:
             if len(ids) == 1:
                 first = time.perf_counter()
         seconds = (first - started, time.perf_counter() - first)
-        return Answer(self.chat.text(ids), 0, ids, *seconds, model_runs=len(ids))
+        return Answer(self.chat.text(ids), 0, ids, *seconds)
 
     def _held(
         self, generator: Any, prompt: list[int], limit: int, started: float, forced: Forced
     ) -> Answer:
-        (matcher,), runs, first = forced.masks.start(1), 0, started
+        (matcher,), first = forced.masks.start(1), started
         ids = forced.after(matcher)[:limit]
-        opening, fed = len(ids), prompt + ids
+        fed, unasked = prompt + ids, [*range(len(ids))]
         while len(ids) < limit and not (ids and ids[-1] in self.stop):
             generator.append_tokens(fed)
             scores = generator.get_logits()[0, -1]
             scores[forced.masks.forbidden([matcher], len(scores))[0]] = -np.inf
             fed = forced.turn(matcher, int(scores.argmax()), limit - len(ids))
-            ids, runs = ids + fed, runs + 1
-            if runs == 1:
+            if len(unasked) == len(ids):
                 first = time.perf_counter()
+            unasked += range(len(ids) + 1, len(ids) + len(fed))
+            ids = ids + fed
         seconds = (first - started, time.perf_counter() - first)
-        return Answer(self.chat.text(ids), 0, ids, *seconds, opening, runs)
+        return Answer(self.chat.text(ids), 0, ids, *seconds, unasked)

@@ -80,7 +80,7 @@ class TorchModel:
         given = free if forced and free else {}
         kept = {i: a for i, a in given.items() if forced and forced.writes(a.output_ids)}
         for index, answer in kept.items():
-            yield index, replace(answer, prefill_seconds=0.0, decode_seconds=0.0, model_runs=0)
+            yield index, replace(answer, prefill_seconds=0.0, decode_seconds=0.0)
         left = [index for index in range(len(prompts)) if index not in kept]
         order = sorted(left, key=lambda index: len(prompts[index]))
         fitting = [index for index in order if self._room(prompts[index], limit)]
@@ -177,7 +177,7 @@ class _Rows:
         opening = [forced.after(matcher) for matcher in self.matchers] if forced else []
         self.answers = [ids[:most] for ids, most in zip(opening, limits, strict=False)]
         self.answers = self.answers or [[] for _ in prompts]
-        self.opening = len(self.answers[0])
+        self.unasked = [[*range(len(ids))] for ids in self.answers]
         self.cache = copy.deepcopy(cache) if prefix else model.new_cache()
         self.mask = model.tensor([[1] * len(prefix) for _ in prompts]).long()
         rests = [prompt[len(prefix) :] for prompt in prompts]
@@ -194,7 +194,7 @@ class _Rows:
         while self.rows:
             ended = [self._has_ended(row) for row in self.rows]
             for row in [row for row, end in zip(self.rows, ended, strict=True) if end]:
-                yield row, self._answer(row, prefill, decode, runs)
+                yield row, self._answer(row, prefill, decode)
             if any(ended):
                 self._keep([place for place, end in enumerate(ended) if not end])
             if not self.rows:
@@ -228,6 +228,8 @@ class _Rows:
             if self.forced:
                 most = self.limits[row] - len(self.answers[row])
                 found[place] = self.forced.turn(self.matchers[place], found[place][0], most)
+            begin = len(self.answers[row])
+            self.unasked[row] += range(begin + 1, begin + len(found[place]))
             self.answers[row] += found[place]
         return found
 
@@ -235,10 +237,10 @@ class _Rows:
         ids = self.answers[row]
         return len(ids) == self.limits[row] or (bool(ids) and ids[-1] in self.model.stop)
 
-    def _answer(self, row: int, prefill: float, decode: float, runs: int) -> Answer:
+    def _answer(self, row: int, prefill: float, decode: float) -> Answer:
         ids, read = self.answers[row], len(self.prompts[row])
         text, seconds = self.model.chat.text(ids), (prefill, decode)
-        return Answer(text, read, ids, *seconds, self.opening, runs)
+        return Answer(text, read, ids, *seconds, self.unasked[row])
 
     def _keep(self, places: list[int]) -> None:
         kept = self.model.tensor(places).long()

@@ -30,19 +30,17 @@ globalThis.fetch = async (url, ...rest) => (String(url).startsWith("https://hugg
 const answers = [];
 globalThis.card = {
   Tensor,
+  env,
   pipeline: async (task, repository, options) => {
     const made = await pipeline(task, repository, { ...options, device: "wasm" });
-    const generate = made.model.generate.bind(made.model);
-    made.model.generate = async (asked) => {
-      const output = await generate({ ...asked, max_new_tokens: job.limit });
-      answers.push(Array.from(output.data, Number).slice(asked.inputs.dims.at(-1)));
-      return output;
-    };
+    const decode = made.tokenizer.decode.bind(made.tokenizer);
+    made.tokenizer.decode = (ids, ...rest) => (answers.push(ids), decode(ids, ...rest));
     return made;
   },
 };
 const release = readFileSync(`${job.folder}/docintel.mjs`, "utf8")
-  .replace('import { Tensor, pipeline } from "@huggingface/transformers";', "const { Tensor, pipeline } = globalThis.card;")
+  .replace('import { Tensor, env, pipeline } from "@huggingface/transformers";', "const { Tensor, env, pipeline } = globalThis.card;")
+  .replace("max_new_tokens = 512", `max_new_tokens = ${job.limit}`)
   .replace('await import("@mlc-ai/web-xgrammar")', "{}");
 writeFileSync(`${dirname(job.code)}/docintel.mjs`, release);
 console.log = () => {};

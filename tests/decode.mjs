@@ -10,6 +10,7 @@ const job = JSON.parse(readFileSync(process.argv[2], "utf8"));
 const { AutoModelForCausalLM, Tensor } = await transformers(job);
 const { Decoder, write } = await import(`${job.page}/decode.js`);
 const page = await import(`${job.page}/grammar.js`);
+const { Forcing } = await import(`${job.page}/forced.js`);
 
 const read = (name) => JSON.parse(readFileSync(`${job.folder}/${name}`, "utf8"));
 const eos = new Set([read("generation_config.json").eos_token_id].flat());
@@ -39,7 +40,7 @@ for (const { ids, prefix, ...asked } of job.cases) {
   const theirs = await generate(ids, await options(asked, (compiled) => holdByMasks(page, compiled)));
   const run = { output_ids: [], ttft_ms: null, decode_ms: [] };
   positions = 0;
-  await write(decoder, run, { input_ids: ids, most: job.most, eos, prefix, more: await options(asked, page.hold) });
+  await write(decoder, run, { input_ids: ids, most: job.most, eos, prefix, more: await options(asked, async (compiled) => ({ held: await new Forcing(compiled, null, false).start() })) });
   const { output_ids: ours, model_runs: runs, stopped_by, decode_ms } = run;
   answers.push({ theirs, ours, runs, positions, stopped_by, timed: decode_ms.length + 1 });
 }

@@ -1,5 +1,5 @@
-// Transformers.js's own `generate` held to a grammar by the mask of every step: what the page's `hold`,
-// which tries the likeliest tokens first, is compared with.
+// Transformers.js's own `generate` held to a grammar by the mask of every step: what the page's loop, which
+// tries the likeliest tokens first, is compared with.
 
 /** Options for `generate` that hold one answer; `forbid` is the page's (grammar.js). */
 export async function holdByMasks({ forbid }, { matcher, tokens }) {

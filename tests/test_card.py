@@ -120,6 +120,7 @@ def synthetic(domain: str, **changes: Any) -> Release:
                 "base_label": "base",
                 "modes": ["free", "constrained"],
                 "advice": "Hold the decoding to the schema.",
+                "forcing": "29 model runs an answer, 64 token by token.",
                 "exceptions": [{"system": "base", "id": "r7", "cause": "cut off after 160 tokens"}],
             },
             "card": {"language": ["en"], "datasets": []},

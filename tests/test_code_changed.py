@@ -62,6 +62,8 @@ class TestTheHash:
             (CARD_CODE, "release/card/docintel.mjs", "512", "511"),
             (CARD_CODE, "webgpu_bench/page/grammar.js", "TRIED = 16", "TRIED = 17"),
             (TORCH, "evaluate/models/masks.py", "byte_level", "raw"),
+            (TORCH, "evaluate/models/forced.py", "FORCING = True", "FORCING = False"),
+            (BENCH, "webgpu_bench/page/forced.js", "FORCING = true", "FORCING = false"),
         ],
     )  # fmt: skip
     def test_changes_with_a_function_a_constant_a_table_or_a_script(

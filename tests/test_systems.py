@@ -72,6 +72,20 @@ class TestAnswers:
             jsonschema.validate(json.loads(answer.text), SCHEMA)
             assert answer.output_ids[-1] in model.stop, "it ends by itself"  # type: ignore[attr-defined]
 
+    def test_held_to_a_schema_with_forced_text_satisfy_it_in_fewer_runs(
+        self, model: object, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Alone and in company alike; a row's forced text may be longer than another's."""
+        monkeypatch.setattr("shared.evaluate.models.forced.FORCING", True)
+        prompts, schema = prompts_of(model), grammar(SCHEMA)
+        together = answers(model, prompts, schema)
+        alone = [answers(model, [prompt], schema)[0] for prompt in prompts]
+        assert [a.output_ids for a in together] == [a.output_ids for a in alone]
+        for answer in together:
+            jsonschema.validate(json.loads(answer.text), SCHEMA)
+            assert answer.output_ids[-1] in model.stop  # type: ignore[attr-defined]
+            assert answer.forced[0] == 0 and 0 < answer.model_runs < len(answer.output_ids) / 2
+
     def test_free_of_it_are_noise(self, model: object) -> None:
         (answer, *_) = answers(model, prompts_of(model))
         with pytest.raises(ValueError):
@@ -278,14 +292,14 @@ class TestAFreeAnswerThatKeepsToTheGrammar:
 
     def test_is_the_answer_under_it(self, tiny: Tiny) -> None:
         """Asked again, the model gives the same; and what breaks the grammar is asked again."""
-        from shared.evaluate.models.masks import Masks
+        from shared.evaluate.models.forced import Forced
         from shared.evaluate.models.torch import TorchModel
 
         model = TorchModel(tiny("qwen2"))
         prompts = [model.chat.prompt_ids(None, f"Matter {n} of many.") for n in range(12)]
         free, asked = answers(model, prompts), answers(model, prompts, self.ANY)
-        masks = Masks(model.chat.tokenizer_json(), model.chat.stop, self.ANY)
-        kept = [index for index, answer in enumerate(free) if masks.allow(answer.output_ids)]
+        forced = Forced.under(self.ANY, model.chat, model.chat.stop)
+        kept = [index for index, answer in enumerate(free) if forced.writes(answer.output_ids)]
         assert 0 < len(kept) < len(prompts)
         given = model.answers(prompts, LIMIT, self.ANY, dict(enumerate(free)))
         found = dict(given)

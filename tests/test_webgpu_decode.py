@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from shared.release.card.usage import module
+from shared.release.model import MODULE_FILE
 from shared.setup.browser import find_browser
 from shared.webgpu_bench import driver
 from shared.webgpu_bench.chromium import open_page
@@ -48,9 +51,34 @@ ASK = """async ({ prefix, rest, most }) => {
   return { answers, capacity, refused, live: gpu.live_bytes, errors: gpu.uncaptured_errors };
 }"""
 
+HELPER = """async ({ most }) => {
+  const { useBuild, load, newRun } = await import("/engine.js"); // which says where files are
+  const files = globalThis.fetch;
+  const here = (url) => String(url).replace(/^https:.*\\/main\\//, "/models/m/");
+  globalThis.fetch = (url, ...rest) => files(here(url), ...rest);
+  useBuild("webgpu");
+  const { env } = await import("@huggingface/transformers");
+  Object.assign(env, { allowRemoteModels: false, allowLocalModels: true });
+  const { open, promptIds, controlTokens } = await import("/models/m/docintel.mjs");
+  const model = await open("m", { dtype: "q4" });
+  const asked = async (max_new_tokens) => {
+    const before = window.docintelGpu.buffers;
+    const { ids } = await model.ask("He lost.", { held: false, max_new_tokens });
+    return [ids, window.docintelGpu.buffers - before];
+  };
+  await asked(most);
+  const [long, short] = [await asked(most), await asked(most / 2)];
+  const engine = await load({ model: "m", dtype: "q4" });
+  const controls = controlTokens(await engine.json("tokenizer.json"));
+  const input_ids = promptIds(engine.tokenizer, controls, "Answer in JSON.", "He lost.");
+  const run = newRun("m", input_ids);
+  await engine.generate({ run, input_ids, max_new_tokens: most });
+  return { page: run.output_ids, long, short };
+}"""
 
-def ask(package: Path) -> dict[str, Any]:
-    """What ASK finds, in Chromium on a software adapter."""
+
+def ask(package: Path, code: str = ASK) -> dict[str, Any]:
+    """What `code` finds, in Chromium on a software adapter."""
     browser = find_browser()
     assert browser, "no Chrome or Chromium: run `./inv doctor`"
     mounts = driver.page_mounts() | {"/models/m": package}
@@ -61,7 +89,7 @@ def ask(package: Path) -> dict[str, Any]:
         tab.page.set_default_timeout(0)
         tab.page.goto(f"{url}?driven")
         asked = {"prefix": PREFIX, "rest": REST, "most": MOST}
-        found: dict[str, Any] = tab.page.evaluate(ASK, asked)
+        found: dict[str, Any] = tab.page.evaluate(code, asked)
     return found
 
 
@@ -84,3 +112,18 @@ def test_its_tokens_are_transformers_jss_and_no_token_needs_new_memory(package: 
     assert found["capacity"] == 256
     assert "the model has room for" in found["refused"]
     assert (found["live"], found["errors"]) == (0, [])
+
+
+@pytest.mark.slow
+def test_a_releases_helper_writes_the_pages_tokens_in_such_a_cache(
+    package: Path, tmp_path: Path
+) -> None:
+    release = Path(shutil.copytree(package, tmp_path / "release"))
+    (release / "prompt.md").write_text("Answer in JSON.", encoding="utf-8")
+    some = "export const promptIds = (...given) => all(...given).map((id) => id % 8000);\nfunction all("
+    code = module().replace("export function promptIds(", some)  # the tiny model has no more tokens
+    (release / MODULE_FILE).write_text(code, encoding="utf-8")
+    found = ask(release, HELPER)
+    (long, buffers), (short, fewer) = found["long"], found["short"]
+    assert long == found["page"] and short == long[: len(short)] and len(long) == MOST
+    assert buffers - fewer <= len(long) - len(short), "a token makes one buffer at most"

@@ -8,6 +8,7 @@ set cost only the answers that are not there yet.
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,10 @@ class Store:
     def get(self, record: Record) -> Answer | None:
         """The answer to this record, if it was ever given."""
         return self._found.get(_name(record))
+
+    def all(self, records: Sequence[Record]) -> list[Answer]:
+        """The answers to these records that were ever given, in the records' order."""
+        return [answer for record in records if (answer := self.get(record)) is not None]
 
     def put(self, record: Record, answer: Answer) -> None:
         """Append it; on the disk when this returns."""

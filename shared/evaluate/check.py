@@ -19,6 +19,7 @@ from shared.base.stage import Plan, Produced, StageResult, run_stage
 from shared.domain.domain import Domain
 from shared.domain.records import Record, spread
 from shared.domain.settings import Rung
+from shared.evaluate.scoring.forcing import forcing_words
 from shared.evaluate.scoring.measurements import Answers, Judged, advice, exceptions, measure
 from shared.evaluate.systems import (
     MODES,
@@ -167,8 +168,10 @@ class _Check:
                 except Refused as error:
                     answers.why_not[name, mode] = str(error)
                     continue
-                found = [store.get(record) for record in answers.records]
-                answers.given[name, mode] = [answer for answer in found if answer is not None]
+                answers.given[name, mode] = store.all(answers.records)
+                if (name, mode) == ("release", "constrained"):
+                    stepwise = runner.run(mode, forcing=False)
+                    answers.stepwise = stepwise.all(answers.records)
 
     def _facts(
         self, answers: Answers, judged: Judged, found: dict[str, Measurement]
@@ -187,6 +190,7 @@ class _Check:
             "modes": list(self.selection.modes),
             "base_label": self.base_label,
             "advice": advice(found),
+            "forcing": forcing_words(found),
             "constrained_answers": sum(held),
             "exceptions": exceptions(answers, judged),
             **({"example": example} if example else {}),
@@ -200,7 +204,7 @@ class _Check:
 
 def affordable(answers: Answers, asked: int, minutes: float | None) -> int:
     """How many of the `asked` records there is time for, by what these answers took."""
-    given = [answer for found in answers.given.values() for answer in found]
+    given = [answer for found in (*answers.given.values(), answers.stepwise) for answer in found]
     spent = sum(answer.prefill_seconds + answer.decode_seconds for answer in given)
     if minutes is None or not spent:
         return asked

@@ -66,14 +66,17 @@ class System:
             return "4 bits on the CPU"
         return str(computing(self.folder, device))
 
-    def store(self, mode: Mode, domain: Domain, device: str = "auto") -> Store:
-        """Where its answers lie."""
+    def store(
+        self, mode: Mode, domain: Domain, device: str = "auto", *, forcing: bool = True
+    ) -> Store:
+        """Where its answers lie; `forcing`: see Runner.run."""
         tools = ("transformers", self.runtime, *(("xgrammar",) if mode == "constrained" else ()))
         about: dict[str, Any] = {
             "weights": self.weights,
             "prompt": self.prompt,
             "max_new_tokens": domain.chain.check.max_new_tokens,
             "grammar": grammar(domain.schema) if mode == "constrained" else None,
+            "forcing": forcing,
             "tools": tool_versions(*tools),
             "computed": self.computed(device),
             "code": code_hash(RUNTIMES[self.runtime]),
@@ -147,18 +150,19 @@ class Runner:
     device: str = "auto"
     _loaded: Any = field(default=None, init=False)
 
-    def run(self, mode: Mode) -> Store:
-        """Every record has an answer in the store when this returns.
+    def run(self, mode: Mode, *, forcing: bool = True) -> Store:
+        """Every record has an answer in the store when this returns. `forcing`: False for a release
+        that is asked for every token, forced ones, too (shared.evaluate.models.forced).
 
         RungFailed: it cannot load. Refused: it cannot be held to the schema.
         """
-        store = self.system.store(mode, self.domain, self.device)
+        store = self.system.store(mode, self.domain, self.device, forcing=forcing)
         missing = [record for record in self.records if store.get(record) is None]
         kept = len(self.records) - len(missing)
         if kept and missing:
             say(f"      {kept} of {len(self.records)} answers are there already")
         if missing:
-            self._run(mode, missing, store)
+            self._run(mode, missing, store, forcing)
         return store
 
     def close(self) -> None:
@@ -166,13 +170,15 @@ class Runner:
         self._loaded = None
         give_back_memory()
 
-    def _run(self, mode: Mode, records: list[Record], store: Store) -> None:
+    def _run(self, mode: Mode, records: list[Record], store: Store, forcing: bool) -> None:
         model = self._model()
         prompts = [model.chat.prompt_ids(self.system.prompt, record.input) for record in records]
         limit = self.domain.chain.check.max_new_tokens
         held = grammar(self.domain.schema) if mode == "constrained" else None
-        with bar(f"{self.system.name}, {mode}", len(records)) as step:
-            given = model.answers(prompts, limit, held, **self._free(mode, records))
+        more = self._free(mode, records) if forcing else {"forcing": False}
+        task = f"{self.system.name}, {mode}" + ", token by token" * (not forcing)
+        with bar(task, len(records)) as step:
+            given = model.answers(prompts, limit, held, **more)
             for index, answer in _refusing(given, held):
                 store.put(records[index], answer)
                 step(records[index].id)

@@ -26,7 +26,10 @@ STAGES_IN_ALL = 10
 RELEASE_FILE = "release.json"
 GRAMMAR_FILE = "grammar.ebnf"
 MODULE_FILE = "docintel.mjs"
-PAGE_PARTS = ("shared/webgpu_bench/page/prompt.js", "shared/webgpu_bench/page/grammar.js")
+PAGE_PARTS = tuple(
+    f"shared/webgpu_bench/page/{name}.js"
+    for name in ("prompt", "grammar", "half", "cache", "decode", "forced")
+)
 """What the page asks with; docintel.mjs begins with it."""
 CARD_CODE = ("shared.release.card.card", *PAGE_PARTS)
 """What renders a card and docintel.mjs, for `code_hash`."""

@@ -38,7 +38,7 @@ class Tokenizer:
 
     def prompt_ids(self, system: str | None, user: str) -> list[int]:
         """Token ids of the system prompt, if any, the user's text, and the answer's opening."""
-        return self._ids(chat_text(self.tokenizer, system, as_text(user, self.controls)))
+        return self.encode(chat_text(self.tokenizer, system, as_text(user, self.controls)))
 
     def answered_ids(self, system: str, user: str, answer: str) -> list[int]:
         """The same with an answer and what the template writes after it. Where it writes past answers
@@ -47,17 +47,18 @@ class Tokenizer:
         opening = chat_text(self.tokenizer, system, user)
         whole = chat_text(self.tokenizer, system, user, answer)
         if whole.startswith(opening + answer):
-            return self._ids(whole)
+            return self.encode(whole)
         end = _closing_token(self._folder, self.tokenizer)
         last = self.tokenizer.eos_token_id if end is None else end
-        return [*self._ids(opening), *self._ids(answer), *([] if last is None else [last])]
+        return [*self.encode(opening), *self.encode(answer), *([] if last is None else [last])]
 
     def text(self, ids: Sequence[int]) -> str:
         """An answer's ids as text, without the stop tokens; any other control token is seen."""
         kept = [token for token in ids if token not in self.stop]
         return str(self.tokenizer.decode(kept, skip_special_tokens=False))
 
-    def _ids(self, text: str) -> list[int]:
+    def encode(self, text: str) -> list[int]:
+        """A text's token ids, and no special token around them."""
         return list(self.tokenizer.encode(text, add_special_tokens=False))
 
 

@@ -51,7 +51,8 @@ class Load(Strict):
 
 
 class Run(Strict):
-    """One prompt. `ttft_ms` is prefill and first token; `decode_ms` has one entry a later token.
+    """One prompt. `ttft_ms` is prefill and first token; `decode_ms` has one entry a later token,
+    which is 0 for one that was forced: it is read with the token before it.
 
     `model_runs`: how often the model was run for it, where the page's own loop tells.
     `stopped_by` is "interrupted" where the run did not end by itself (timeout, lost device, crash).

@@ -1,7 +1,7 @@
 """Chats as token ids, and the answers that come out of them; needs no model and no runtime."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import takewhile
 
 from shared.source.tokenizer import Tokenizer
@@ -25,6 +25,8 @@ class Answer:
     What all prompts begin with is read once, and its seconds are divided among all answers; in a batch
     a step's among the rows that are still in it: all answers' together are what they took. A prompt
     that does not fit into the model's context has an empty answer.
+
+    `forced`: the places of its tokens that the model was not asked for (shared.evaluate.models.forced).
     """
 
     text: str
@@ -32,6 +34,19 @@ class Answer:
     output_ids: list[int]
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
+    forced: list[int] = field(default_factory=list)
+
+    @property
+    def model_runs(self) -> int:
+        """How often the model ran for it, the prompt's run included: once a token asked for."""
+        return len(self.output_ids) - len(self.forced)
+
+    @property
+    def decoded(self) -> int:
+        """How many tokens `decode_seconds` are for: all from the second that was asked for."""
+        forced, count = set(self.forced), len(self.output_ids)
+        asked = [place for place in range(count) if place not in forced]
+        return count - asked[1] if len(asked) > 1 else 0
 
 
 def room(prompt_tokens: int, limit: int, context: int) -> int:

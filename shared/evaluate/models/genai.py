@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import onnxruntime_genai as og
 
 from shared.base.cpu import allotted_cores
 from shared.evaluate.models.chat import Answer, Chat, common_prefix, room
-from shared.evaluate.models.masks import Masks
+from shared.evaluate.models.forced import Forced
 from shared.evaluate.models.onnx import SPINNING
 
 
@@ -40,18 +41,27 @@ class GenaiModel:
         self.context_length = int(model["context_length"])
 
     def answers(
-        self, prompts: Sequence[Sequence[int]], limit: int, grammar: str | None = None
+        self,
+        prompts: Sequence[Sequence[int]],
+        limit: int,
+        grammar: str | None = None,
+        *,
+        forcing: bool = True,
     ) -> Iterator[tuple[int, Answer]]:
         """(index, greedy answer) of each prompt; ends at a stop token or after `limit` tokens, as
         in the page and the card's snippets. What all prompts begin with is read once.
 
-        `grammar`: what every token must keep to, by masks (shared.evaluate.models.masks).
+        `grammar`: what every token must keep to, by masks (shared.evaluate.models.masks); what it
+        leaves no choice about is not asked for (shared.evaluate.models.forced), but where `forcing` is
+        False: then every token is.
         """
         prefix, began = common_prefix(prompts), time.perf_counter()
         parameters = og.GeneratorParams(self._model)
         length = min(max(map(len, prompts), default=0) + limit, self.context_length)
         parameters.set_search_options(max_length=length, do_sample=False)
-        masks = Masks(self.chat.tokenizer_json(), self.stop, grammar) if grammar else None
+        forced = (
+            Forced.under(grammar, self.chat, self.stop, on=forcing and None) if grammar else None
+        )
         generator = og.Generator(self._model, parameters)
         if prefix:
             generator.append_tokens(prefix)
@@ -63,34 +73,43 @@ class GenaiModel:
                 continue
             started = time.perf_counter() - share
             generator.rewind_to(len(prefix))
-            generator.append_tokens(list(prompt[len(prefix) :]))
-            yield index, self._answer(generator, len(prompt), most, started, masks)
+            rest = list(prompt[len(prefix) :])
+            if forced:
+                told = self._held(generator, rest, most, started, forced)
+            else:
+                told = self._free(generator, rest, most, started)
+            yield index, replace(told, prompt_tokens=len(prompt))
 
     def answer(self, prompt: Sequence[int], limit: int) -> Answer:
         """The greedy answer to one prompt."""
         return next(self.answers([prompt], limit))[1]
 
-    def _answer(
-        self,
-        generator: og.Generator,
-        prompt_tokens: int,
-        limit: int,
-        started: float,
-        masks: Masks | None,
-    ) -> Answer:
+    def _free(self, generator: Any, prompt: list[int], limit: int, started: float) -> Answer:
         ids: list[int] = []
-        matchers = masks.start(1) if masks else []
         first = started
+        generator.append_tokens(prompt)
         while not generator.is_done() and len(ids) < limit:
-            if masks:
-                logits = generator.get_logits()
-                logits[..., masks.forbidden(matchers, logits.shape[-1])[0]] = -np.inf
-                generator.set_logits(logits)
             generator.generate_next_token()
             ids.append(int(generator.get_next_tokens()[0]))
-            for matcher in matchers:
-                matcher.accept_token(ids[-1])
             if len(ids) == 1:
                 first = time.perf_counter()
-        end = time.perf_counter()
-        return Answer(self.chat.text(ids), prompt_tokens, ids, first - started, end - first)
+        seconds = (first - started, time.perf_counter() - first)
+        return Answer(self.chat.text(ids), 0, ids, *seconds)
+
+    def _held(
+        self, generator: Any, prompt: list[int], limit: int, started: float, forced: Forced
+    ) -> Answer:
+        (matcher,), first = forced.masks.start(1), started
+        ids = forced.after(matcher)[:limit]
+        fed, unasked = prompt + ids, [*range(len(ids))]
+        while len(ids) < limit and not (ids and ids[-1] in self.stop):
+            generator.append_tokens(fed)
+            scores = generator.get_logits()[0, -1]
+            scores[forced.masks.forbidden([matcher], len(scores))[0]] = -np.inf
+            fed = forced.turn(matcher, int(scores.argmax()), limit - len(ids))
+            if len(unasked) == len(ids):
+                first = time.perf_counter()
+            unasked += range(len(ids) + 1, len(ids) + len(fed))
+            ids = ids + fed
+        seconds = (first - started, time.perf_counter() - first)
+        return Answer(self.chat.text(ids), 0, ids, *seconds, unasked)

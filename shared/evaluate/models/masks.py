@@ -24,20 +24,17 @@ class Masks:
 
     def __init__(self, tokenizer: str, stop: Sequence[int], grammar: str) -> None:
         """`tokenizer`: a tokenizer.json; `stop`: the ids that may follow a whole answer."""
-        self._compiled = _compiled(tokenizer, tuple(stop), grammar)
+        self.stop = tuple(stop)
+        self._compiled = _compiled(tokenizer, self.stop, grammar)
+        self.tokens: list[bytes] = self._compiled.tokenizer_info.decoded_vocab
 
     def start(self, rows: int) -> list[Any]:
         """A fresh matcher for each row; `accept_token` moves it on."""
         return [xgrammar.GrammarMatcher(self._compiled) for _ in range(rows)]
 
-    def allow(self, ids: Sequence[int]) -> bool:
-        """Whether these tokens keep to the grammar, one after the other."""
-        size, (matcher,) = self._compiled.tokenizer_info.vocab_size, self.start(1)
-        return all(token < size and matcher.accept_token(token) for token in ids)
-
     def forbidden(self, matchers: Sequence[Any], width: int) -> np.ndarray:
         """[rows, width] of bool: the tokens that may not come next, and any without a name."""
-        size = self._compiled.tokenizer_info.vocab_size
+        size = len(self.tokens)
         bits = xgrammar.allocate_token_bitmask(len(matchers), size)
         for row, matcher in enumerate(matchers):
             matcher.fill_next_token_bitmask(bits, row)

@@ -24,7 +24,7 @@ from shared.evaluate.models.device import (
     computing,
     load_on,
 )
-from shared.evaluate.models.masks import Masks
+from shared.evaluate.models.forced import Forced
 
 LARGE = 1_000_000_000
 """Weights, from which on a batch's memory is given back: looking for it takes a moment."""
@@ -72,13 +72,13 @@ class TorchModel:
     ) -> Iterator[tuple[int, Answer]]:
         """(index, greedy answer) of each prompt, each as soon as it is there, longest batches last.
 
-        Stops as shared.evaluate.models.genai does; `grammar`: see shared.evaluate.models.masks. `free`:
-        answers given without it. One that keeps to the grammar all the same is the answer under it:
-        what was likeliest was allowed at every step.
+        Stops as shared.evaluate.models.genai does, which has `grammar` too. `free`: answers given
+        without it. One that keeps to the grammar all the same, and has the forced tokens where they
+        would be, is the answer under it: what was likeliest was allowed at every step.
         """
-        masks = Masks(self.chat.tokenizer_json(), self.stop, grammar) if grammar else None
-        given = free if masks and free else {}
-        kept = {i: a for i, a in given.items() if masks and masks.allow(a.output_ids)}
+        forced = Forced.under(grammar, self.chat, self.stop) if grammar else None
+        given = free if forced and free else {}
+        kept = {i: a for i, a in given.items() if forced and forced.writes(a.output_ids)}
         for index, answer in kept.items():
             yield index, replace(answer, prefill_seconds=0.0, decode_seconds=0.0)
         left = [index for index in range(len(prompts)) if index not in kept]
@@ -90,8 +90,9 @@ class TorchModel:
         for index in order[len(fitting) :]:
             yield index, Answer("", len(prompts[index]), [])
         for batch in self._batches(fitting, prompts, limit):
-            rows = _Rows(self, [list(prompts[i]) for i in batch], prefix, cache, masks)
-            for row, answer in rows.run([self._room(prompts[i], limit) for i in batch], share):
+            limits = [self._room(prompts[i], limit) for i in batch]
+            rows = _Rows(self, [list(prompts[i]) for i in batch], prefix, cache, forced, limits)
+            for row, answer in rows.run(share):
                 yield batch[row], answer
             del rows
             self.tidy()
@@ -158,7 +159,8 @@ class TorchModel:
 
 
 class _Rows:
-    """One batch: [prefix][padding][the rest of the prompt][answer], a row each."""
+    """One batch: [prefix][padding][the rest of the prompt][answer], a row each. Where what is forced is
+    longer in one row than in another, there is padding within the answers, too."""
 
     def __init__(
         self,
@@ -166,68 +168,85 @@ class _Rows:
         prompts: list[list[int]],
         prefix: list[int],
         cache: Any,
-        masks: Masks | None,
+        forced: Forced | None,
+        limits: Sequence[int],
     ) -> None:
-        self.model, self.prompts, self.masks = model, prompts, masks
+        self.model, self.prompts, self.forced, self.limits = model, prompts, forced, limits
         self.rows = list(range(len(prompts)))
-        self.answers: list[list[int]] = [[] for _ in prompts]
-        self.matchers = masks.start(len(prompts)) if masks else []
-        rest = [prompt[len(prefix) :] for prompt in prompts]
-        width = max(map(len, rest))
-        self.ids = model.tensor([[0] * (width - len(r)) + r for r in rest])
-        self.mask = model.tensor(
-            [[1] * len(prefix) + [0] * (width - len(r)) + [1] * len(r) for r in rest]
-        )
-        self.positions = (self.mask.cumsum(-1) - 1).clamp(min=0)[:, len(prefix) :]
+        self.matchers = forced.masks.start(len(prompts)) if forced else []
+        opening = [forced.after(matcher) for matcher in self.matchers] if forced else []
+        self.answers = [ids[:most] for ids, most in zip(opening, limits, strict=False)]
+        self.answers = self.answers or [[] for _ in prompts]
+        self.unasked = [[*range(len(ids))] for ids in self.answers]
         self.cache = copy.deepcopy(cache) if prefix else model.new_cache()
+        self.mask = model.tensor([[1] * len(prefix) for _ in prompts]).long()
+        rests = [prompt[len(prefix) :] for prompt in prompts]
+        self._feed([rest + ids for rest, ids in zip(rests, self.answers, strict=True)])
         if prefix:
             self.cache.batch_repeat_interleave(len(prompts))
 
-    def run(self, limits: Sequence[int], share: float) -> Iterator[tuple[int, Answer]]:
-        """(row, answer) as rows end, each after `limits` tokens at most; rows that have ended are
-        dropped from the batch. `share`: a row's of the seconds that reading the prefix took."""
-        began = time.perf_counter()
-        logits = self.model.step(self.ids, self.mask, self.positions, self.cache)
-        prefilled = time.perf_counter()
-        prefill, decode, last = share + (prefilled - began) / len(self.prompts), 0.0, prefilled
-        for count in range(1, max(limits) + 1):
-            self._choose(logits)
-            ended = [self._has_ended(place, count, limits) for place in range(len(self.rows))]
-            now = time.perf_counter()
-            decode, last = decode + (now - last) / len(self.rows), now
+    def run(self, share: float) -> Iterator[tuple[int, Answer]]:
+        """(row, answer) as rows end, each after as many tokens as there is room for at most; rows that
+        have ended are dropped from the batch. `share`: a row's of the seconds that reading the prefix
+        took."""
+        began, decode, runs = time.perf_counter(), 0.0, 0
+        prefill, last = share, began
+        while self.rows:
+            ended = [self._has_ended(row) for row in self.rows]
             for row in [row for row, end in zip(self.rows, ended, strict=True) if end]:
                 yield row, self._answer(row, prefill, decode)
-            if all(ended):
-                return
-            if count % STEPS == 0:
-                self.model.tidy()
             if any(ended):
                 self._keep([place for place, end in enumerate(ended) if not end])
-            chosen = self.model.tensor([[self.answers[row][-1]] for row in self.rows])
-            self.mask = torch.cat([self.mask, torch.ones_like(chosen)], dim=1)
-            self.positions = self.positions[:, -1:] + 1
-            logits = self.model.step(chosen, self.mask, self.positions, self.cache)
+            if not self.rows:
+                return
+            logits = self.model.step(self.ids, self.mask, self.positions, self.cache)
+            self._feed(self._choose(logits))
+            now, runs = time.perf_counter(), runs + 1
+            if runs == 1:
+                prefill += (now - last) / len(self.rows)
+            else:
+                decode += (now - last) / len(self.rows)
+            last = now
+            if runs % STEPS == 0:
+                self.model.tidy()
 
-    def _choose(self, logits: Any) -> None:
-        if self.masks:
-            forbidden = self.masks.forbidden(self.matchers, logits.shape[-1])
+    def _feed(self, tokens: Sequence[Sequence[int]]) -> None:
+        """What the next run reads, each row's tokens after their padding."""
+        width, tensor = max(map(len, tokens)), self.model.tensor
+        self.ids = tensor([[0] * (width - len(ids)) + list(ids) for ids in tokens])
+        new = tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in tokens])
+        self.mask = torch.cat([self.mask, new], dim=1)
+        self.positions = (self.mask.cumsum(-1) - 1).clamp(min=0)[:, -width:]
+
+    def _choose(self, logits: Any) -> list[list[int]]:
+        """Every row's likeliest token and what is forced after it, which its answer has then."""
+        if self.forced:
+            forbidden = self.forced.masks.forbidden(self.matchers, logits.shape[-1])
             logits.masked_fill_(self.model.tensor(forbidden), -torch.inf)
-        for place, token in enumerate(logits.argmax(-1).tolist()):
-            self.answers[self.rows[place]].append(int(token))
-            if self.masks:
-                self.matchers[place].accept_token(int(token))
+        found = [[int(token)] for token in logits.argmax(-1).tolist()]
+        for place, row in enumerate(self.rows):
+            if self.forced:
+                most = self.limits[row] - len(self.answers[row])
+                found[place] = self.forced.turn(self.matchers[place], found[place][0], most)
+            begin = len(self.answers[row])
+            self.unasked[row] += range(begin + 1, begin + len(found[place]))
+            self.answers[row] += found[place]
+        return found
 
-    def _has_ended(self, place: int, count: int, limits: Sequence[int]) -> bool:
-        row = self.rows[place]
-        return count == limits[row] or self.answers[row][-1] in self.model.stop
+    def _has_ended(self, row: int) -> bool:
+        ids = self.answers[row]
+        return len(ids) == self.limits[row] or (bool(ids) and ids[-1] in self.model.stop)
 
     def _answer(self, row: int, prefill: float, decode: float) -> Answer:
-        ids = self.answers[row]
-        return Answer(self.model.chat.text(ids), len(self.prompts[row]), ids, prefill, decode)
+        ids, read = self.answers[row], len(self.prompts[row])
+        text, seconds = self.model.chat.text(ids), (prefill, decode)
+        return Answer(text, read, ids, *seconds, self.unasked[row])
 
     def _keep(self, places: list[int]) -> None:
-        kept = self.model.tensor(places)
+        kept = self.model.tensor(places).long()
         self.rows = [self.rows[place] for place in places]
-        self.matchers = [self.matchers[place] for place in places] if self.masks else []
-        self.mask, self.positions = self.mask[kept], self.positions[kept]
+        self.matchers = [self.matchers[place] for place in places] if self.forced else []
+        self.mask, self.positions, self.ids = (
+            rows[kept] for rows in (self.mask, self.positions, self.ids)
+        )
         self.cache.batch_select_indices(kept)

@@ -2,9 +2,9 @@
 
 `<system>.<mode>.<metric>`, `floor.<metric>`, `parent_vs_base.<mode>.<metric>`,
 `release_vs_parent.<mode>.<metric>`, `release_vs_base.<mode>.<metric>`,
-`release_constrained_vs_free.<metric>` and `WORKS`; the metrics are those of
-shared.evaluate.scoring.summary. What was not asked for is there as "not measured", so that a gate on it
-is no typo.
+`release_constrained_vs_free.<metric>`, `forcing.<name>` (shared.evaluate.scoring.forcing), `WORKS` and
+`FORCED`; the metrics are those of shared.evaluate.scoring.summary. What was not asked for is there as
+"not measured", so that a gate on it is no typo.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,6 +15,7 @@ from shared.base.manifest import Measurement
 from shared.domain.domain import Domain
 from shared.domain.records import Record
 from shared.evaluate.models.chat import Answer
+from shared.evaluate.scoring.forcing import measure_forcing
 from shared.evaluate.scoring.statistics import paired
 from shared.evaluate.scoring.summary import (
     CHARACTERS,
@@ -40,13 +41,18 @@ COMPARISONS: dict[str, tuple[tuple[Name, Mode], tuple[Name, Mode]]] = {
 }
 """Name → (ours, other); the difference is ours less the other's."""
 
+FORCED = "forced_vs_token_by_token"
+"""Its `field_score`: the release's, held to the schema, with forced text less that without."""
 WORKS = ("better_than_one_answer", "better_than_base")
 """Whether the release's field score is shown to lie above one fixed answer's, and above its base's."""
 
 
 @dataclass
 class Answers:
-    """All answers to these records; `why_not`: why a system has none; `own`: see `Selection`."""
+    """All answers to these records; `why_not`: why a system has none; `own`: see `Selection`.
+
+    `stepwise`: the release's, held to the schema but asked for token by token, without forced text.
+    """
 
     domain: Domain
     records: Sequence[Record]
@@ -54,6 +60,7 @@ class Answers:
     given: dict[tuple[Name, Mode], list[Answer]] = field(default_factory=dict)
     why_not: dict[tuple[Name, Mode], str] = field(default_factory=dict)
     own: bool = True
+    stepwise: list[Answer] = field(default_factory=list)
 
     def is_ours(self, record: Record) -> bool:
         """Whether the record's text is our own: only of such may anything stand in a release."""
@@ -61,14 +68,15 @@ class Answers:
 
     def judged(self) -> Judged:
         """A verdict for each answer, in the records' order."""
+        return {who: self.verdicts(answers) for who, answers in self.given.items()}
+
+    def verdicts(self, answers: Sequence[Answer]) -> list[Verdict]:
+        """One for each of these answers to the records."""
         schema, metrics = self.domain.schema, self.domain.chain.metrics
-        return {
-            who: [
-                judge(answer.text, record, schema, metrics)
-                for record, answer in zip(self.records, answers, strict=True)
-            ]
-            for who, answers in self.given.items()
-        }
+        return [
+            judge(answer.text, record, schema, metrics)
+            for record, answer in zip(self.records, answers, strict=True)
+        ]
 
 
 def measure(answers: Answers, judged: Judged) -> dict[str, Measurement]:
@@ -83,6 +91,7 @@ def measure(answers: Answers, judged: Judged) -> dict[str, Measurement]:
     found |= {f"floor.{name}": measurement for name, measurement in fixed.items()}
     for comparison in COMPARISONS:
         found |= _pairs(answers, judged, comparison)
+    found |= _forcing(answers, judged)
     return found | works(found)
 
 
@@ -142,6 +151,16 @@ def _pairs(answers: Answers, judged: Judged, comparison: str) -> dict[str, Measu
     return {f"{comparison}.{n}": compare(judged[ours], judged[other], n) for n in names}
 
 
+def _forcing(answers: Answers, judged: Judged) -> dict[str, Measurement]:
+    who: tuple[Name, Mode] = ("release", "constrained")
+    reason = answers.why_not.get(who, "not asked for")
+    found = measure_forcing(answers.given.get(who, []), answers.stepwise, reason)
+    score = Measurement.missing(reason, "share")
+    if answers.stepwise and who in judged:
+        score = compare(judged[who], answers.verdicts(answers.stepwise), "field_score")
+    return {f"forcing.{name}": m for name, m in found.items()} | {f"{FORCED}.field_score": score}
+
+
 def compare(ours: Sequence[Verdict], other: Sequence[Verdict], name: str) -> Measurement:
     """The paired difference of one metric, with its interval; `how` is the plain word."""
     pairs = [
@@ -163,9 +182,10 @@ def compare(ours: Sequence[Verdict], other: Sequence[Verdict], name: str) -> Mea
 
 
 def _speed(answers: Sequence[Answer]) -> Measurement:
-    """Decode tokens/s over all answers with two tokens or more (the first belongs to prefill)."""
-    long = [a for a in answers if len(a.output_ids) > 1]
-    tokens = sum(len(a.output_ids) - 1 for a in long)
+    """Decode tokens/s, forced ones among them, over all answers that the model ran for twice or more:
+    what comes with the first run belongs to prefill."""
+    long = [a for a in answers if a.decoded]
+    tokens = sum(a.decoded for a in long)
     seconds = sum(a.decode_seconds for a in long)
     if not seconds:
         return Measurement.missing("every answer was one token long", "tokens/s")

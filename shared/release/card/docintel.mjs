@@ -1,7 +1,7 @@
 
 // docintel.mjs: this model in a page, on WebGPU, answering as it was measured; README.md shows how.
 
-import { Tensor, pipeline } from "@huggingface/transformers";
+import { Tensor, env, pipeline } from "@huggingface/transformers";
 
 function isJson(text) {
   try {
@@ -10,6 +10,18 @@ function isJson(text) {
   } catch {
     return false;
   }
+}
+
+/** The page's own loop (Decoder, above) over a loaded model. */
+async function decoderOf({ config, sessions }, { search = {} }) {
+  const about = { session: sessions.model, context: config.max_position_embeddings };
+  const decoder = new Decoder({ ...about, Tensor: new Tensor("int64", [0n], [1]).ort_tensor.constructor });
+  const device = search.past_present_share_buffer && (await env.backends.onnx.webgpu?.device);
+  if (!device) return decoder;
+  await decoder.read([0]); // a run writes only into tensors of the class that its outputs have
+  const [{ constructor }] = Object.values(decoder.cache.feeds());
+  decoder.dispose();
+  return new Decoder({ ...about, Tensor: constructor, device });
 }
 
 /** Load `org/name` from the Hub; `settings`: further options of Transformers.js's pipeline(). */
@@ -22,32 +34,34 @@ export async function open(repository, settings = {}) {
     if (!answer.ok) throw new Error(`${repository}/${path}: ${answer.status} ${answer.statusText}`);
     return answer;
   };
-  const tokens = await (await read("tokenizer.json")).json();
+  const [tokens, shared] = await Promise.all(["tokenizer.json", "genai_config.json"].map(async (name) => (await read(name)).json()));
+  const controls = controlTokens(tokens);
   const system = asText(await (await read("prompt.md")).text(), []);
   const { tokenizer, model } = await pipeline("text-generation", repository, { device: "webgpu", dtype, ...settings });
   const stop = [model.generation_config.eos_token_id].flat();
+  const encode = (text) => tokenizer.encode(text, { add_special_tokens: false });
+  const prefix = prefixIds(tokenizer, controls, system); // read once for all documents
+  const decoder = await decoderOf(model, shared);
 
   const prepare = async () => {
     const module = await import("@mlc-ai/web-xgrammar"); // may export its classes or put them on globalThis
-    return compile({ ...module, ...globalThis.xgrammar }, await (await read("grammar.ebnf")).text(), tokens, stop);
+    const grammar = await (await read("grammar.ebnf")).text();
+    return new Forcing(await compile({ ...module, ...globalThis.xgrammar }, grammar, tokens, stop), encode);
   };
   let compiled = null; // the grammar, once for all answers
 
-  /** `text`, the answer to one document, and `whole`: false where max_new_tokens cut it off. Held to the
-   * schema, a whole answer is JSON that satisfies schema.json; written freely it need not be. */
+  /** `text`, the answer to one document, its token `ids`, and `whole`: false where max_new_tokens cut it
+   * off. Held to the schema, a whole answer is JSON that satisfies schema.json; written freely it need not
+   * be. One document at a time: wait for an answer before asking again. */
   const ask = async (document, { held = true, max_new_tokens = 512 } = {}) => {
-    const ids = promptIds(tokenizer, controlTokens(tokens), system, document);
-    const output = await model.generate({
-      inputs: new Tensor("int64", BigInt64Array.from(ids, BigInt), [1, ids.length]),
-      attention_mask: new Tensor("int64", new BigInt64Array(ids.length).fill(1n), [1, ids.length]),
-      max_new_tokens,
-      do_sample: false,
-      ...(held ? await hold(await (compiled ??= prepare())) : {}),
-    });
-    const written = Array.from(output.data, Number).slice(ids.length);
-    const kept = written.filter((id) => !stop.includes(id));
+    const input_ids = promptIds(tokenizer, controls, system, document);
+    const most = Math.min(max_new_tokens, decoder.context - input_ids.length);
+    if (most < 1) throw new Error(`the document has ${input_ids.length} tokens, more than the model has room for`);
+    const more = held ? { held: await (await (compiled ??= prepare())).start() } : {};
+    const ids = await write(decoder, { output_ids: [], decode_ms: [] }, { input_ids, most, eos: new Set(stop), prefix, more });
+    const kept = ids.filter((id) => !stop.includes(id));
     const text = tokenizer.decode(kept, { skip_special_tokens: false });
-    return { text, whole: stop.includes(written.at(-1)) && (!held || isJson(text)) };
+    return { text, ids, whole: stop.includes(ids.at(-1)) && (!held || isJson(text)) };
   };
   return { ask };
 }

@@ -10,7 +10,7 @@ from typing import Any, TypeGuard
 from shared.base.formatting import interval
 from shared.base.manifest import Measurement
 from shared.base.tables import shown, table
-from shared.evaluate.scoring.measurements import COMPARISONS, SPEED
+from shared.evaluate.scoring.measurements import COMPARISONS, FORCED, SPEED
 from shared.evaluate.scoring.statistics import NO_DIFFERENCE
 from shared.evaluate.scoring.summary import DANGEROUS, stands_twice
 from shared.evaluate.systems import MODES, NAMES, Mode
@@ -90,6 +90,8 @@ def quality_note(facts: Mapping[str, Any]) -> str:
     ]
     if "advice" in facts:
         lines.append(f"**Which mode?** {facts['advice']}")
+    if facts.get("forcing"):
+        lines.append(f"**Forced text.** {facts['forcing']}")
     broken = [f"{e['system']} {e['id']}: {e['cause']}" for e in facts.get("exceptions", [])]
     held = facts.get("constrained_answers", 0)
     if broken:
@@ -155,7 +157,7 @@ def _pair_rows(found: Measured, above: Collection[str]) -> list[tuple[str, ...]]
 
 def _pairs(found: Measured) -> Iterator[tuple[str, str, Measurement]]:
     """Comparison, metric and difference of all that were measured."""
-    for comparison in COMPARISONS:
+    for comparison in (*COMPARISONS, FORCED):
         for metric in _metrics(found, f"{comparison}."):
             pair = found[f"{comparison}.{metric}"]
             if measured(pair) and not stands_twice(found, f"{comparison}.{metric}"):
@@ -176,6 +178,8 @@ def comparison_words(name: str) -> str:
     pair, _, mode = name.partition(".")
     if pair == "release_constrained_vs_free":
         return "release, held to the schema − free"
+    if name == FORCED:
+        return "release, forced text − token by token"
     return f"{pair.replace('_vs_', ' − ')}, {mode}"
 
 

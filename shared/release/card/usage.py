@@ -3,6 +3,7 @@
 tests/test_package.py and tests/test_release.py run them as they stand.
 """
 
+import re
 from pathlib import Path
 
 from shared.base import paths
@@ -75,16 +76,20 @@ while not generator.is_done():
     generator.generate_next_token()
 print(tokenizer.decode(generator.get_sequence(0)[len(ids):]))"""
 
+AMONG_PARTS = re.compile(r'^import .* from "\./.*";\n+', re.MULTILINE)
+"""What one of the page's files takes from another: in docintel.mjs they are one file."""
+
 VERIFY = """\
 ./inv verify {name}
 ./inv verify {name} --public-key publisher.pem  # who signed it"""
 
 
 def module() -> str:
-    """docintel.mjs of every release: the page's own prompt and grammar, and what asks with them."""
+    """docintel.mjs of every release: the page's own code in one file, and what asks with it."""
     parts = [paths.REPOSITORY / part for part in PAGE_PARTS]
     asks = Path(__file__).with_name("docintel.mjs")
-    return "".join(part.read_text(encoding="utf-8") for part in (*parts, asks))
+    text = "".join(part.read_text(encoding="utf-8") for part in (*parts, asks))
+    return AMONG_PARTS.sub("", text)
 
 
 def usage_install(name: str) -> str:

@@ -69,7 +69,7 @@ export class Decoder {
    * into the past's buffers; `context`: how many positions the model has.
    */
   constructor({ session, Tensor, device = null, context = Infinity }) {
-    Object.assign(this, { session, kept: [], runs: 0 });
+    Object.assign(this, { session, context, kept: [], runs: 0 });
     const { type, shape } = session.outputMetadata.find(({ name }) => name === "logits");
     const even = (shape[2] * (type === "float16" ? 2 : 4)) % 4 === 0; // false of a width without a number, too
     this.cache = device ? new FixedCache(session, Tensor, device, context) : new GrowingCache(session, Tensor);
@@ -124,34 +124,31 @@ export class Decoder {
 
 /**
  * Write up to `most` tokens after `input_ids` into `run`, to the first of `eos` (a Set) or until
- * `shouldHalt` gives a reason. `prefix`: see Decoder.begin; `more`: min_new_tokens, and logits_processor.
+ * `shouldHalt` gives a reason, and return them. `prefix`: see Decoder.begin; `more`: min_new_tokens, and `held` (forced.js).
  */
 export async function write(decoder, run, { input_ids, most, eos, prefix = [], more = {}, shouldHalt = () => null, onToken = () => {} }) {
+  const { held = null, min_new_tokens = 0 } = more;
+  const written = run.output_ids;
+  const stopped = () => (eos.has(written.at(-1)) ? "eos" : (shouldHalt() ?? (written.length >= most ? "max_new_tokens" : null)));
   const ran = decoder.runs;
   let last = performance.now();
-  let scores = await decoder.begin(input_ids, prefix, most);
+  const opening = (held?.forced() ?? []).slice(0, most);
+  written.push(...opening);
+  let scores = await decoder.begin([...input_ids, ...opening], prefix, most - opening.length);
   for (;;) {
-    const barred = run.output_ids.length < (more.min_new_tokens ?? 0) ? eos : [];
-    const id = choose([...input_ids, ...run.output_ids], scores, barred, more);
+    for (const id of written.length < min_new_tokens ? eos : []) scores[id] = -Infinity;
+    const id = held ? held.choose(scores) : largest(scores);
+    const ids = [id, ...(held?.forced(id) ?? [])].slice(0, most - written.length);
     const now = performance.now();
     if (run.ttft_ms === null) run.ttft_ms = now - last;
     else run.decode_ms.push(now - last);
+    run.decode_ms.push(...ids.slice(1).fill(0));
     last = now;
-    run.output_ids.push(id);
+    written.push(...ids);
     run.model_runs = decoder.runs - ran;
     onToken(run);
-    const stopped = eos.has(id) ? "eos" : (shouldHalt() ?? (run.output_ids.length === most ? "max_new_tokens" : null));
-    if (stopped) {
-      run.stopped_by = stopped;
-      return;
-    }
-    scores = await decoder.read([id]);
+    run.stopped_by = stopped() ?? "interrupted";
+    if (run.stopped_by !== "interrupted") return written;
+    scores = await decoder.read(ids);
   }
-}
-
-/** The likeliest token after `ids`, none of `barred`, once the processors have had their say. */
-function choose(ids, scores, barred, { logits_processor = [] }) {
-  for (const id of barred) scores[id] = -Infinity;
-  for (const process of logits_processor) process([ids], { data: scores });
-  return largest(scores);
 }

@@ -187,6 +187,7 @@ export class Engine {
     Object.assign(this, { tokenizer, network, controls, load: loadFacts, json });
     const ends = network.generation_config?.eos_token_id ?? network.config.eos_token_id;
     this.eos = new Set([ends].flat().filter((id) => id !== null && id !== undefined).map(Number));
+    this.encode = (text) => tokenizer.encode(text, { add_special_tokens: false });
     this.context = network.config.max_position_embeddings ?? Infinity;
     this.decoder = new Decoder({ session: network.sessions.model, Tensor, device, context: this.context });
   }
@@ -208,8 +209,8 @@ export class Engine {
 
   /**
    * Write up to `max_new_tokens` greedily after exactly `input_ids`; fills and returns `run`. What of
-   * `prefix` the ids begin with stays read for the next call. `more`: min_new_tokens, and
-   * logits_processor as Transformers.js has it, whose `generate` writes the same tokens.
+   * `prefix` the ids begin with stays read for the next call. `more`: min_new_tokens, and `held`, what
+   * holds the answer to a grammar (hold.js); without it Transformers.js's `generate` writes the same tokens.
    */
   async generate({ run, input_ids, max_new_tokens, ...asked }) {
     const most = Math.min(max_new_tokens, this.context - input_ids.length);

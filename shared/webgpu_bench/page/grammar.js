@@ -21,7 +21,7 @@ export async function compile(xgrammar, grammar, tokenizer, stop) {
   const info = await xgrammar.TokenizerInfo.createTokenizerInfo(tokens, kind, false, tokens.length, stop);
   const compiler = await xgrammar.GrammarCompiler.createGrammarCompiler(info);
   const compiled = await compiler.compileGrammar(grammar);
-  return { matcher: () => xgrammar.GrammarMatcher.createGrammarMatcher(compiled), tokens, stop };
+  return { matcher: () => xgrammar.GrammarMatcher.createGrammarMatcher(compiled), tokens, kind, stop };
 }
 
 /** The place of the largest number, the first of several. */
@@ -29,18 +29,6 @@ export function largest(scores) {
   let best = 0;
   for (let i = 1; i < scores.length; i += 1) if (scores[i] > scores[best]) best = i;
   return best;
-}
-
-/** Options for a greedy `generate` that hold one answer: of a step's scores only the chosen token's stays. */
-export async function hold(compiled) {
-  const matcher = await compiled.matcher();
-  const only = (_, logits) => {
-    const id = choose(matcher, compiled, logits.data);
-    const score = logits.data[id];
-    logits.data.fill(-Infinity)[id] = score;
-    return logits;
-  };
-  return { logits_processor: [only] };
 }
 
 /**

@@ -1,11 +1,12 @@
 // Answers held to the model's schema: its grammar is compiled once, when first asked for.
 
-import { compile, hold } from "./grammar.js";
+import { Forcing } from "./forced.js";
+import { compile } from "./grammar.js";
 
 const compiled = new Map();
 
 /** Further options for Engine.generate that hold one answer to the model's grammar. */
-export const holdTo = async (model, engine) => hold(await compiledFor(model, engine));
+export const holdTo = async (model, engine) => ({ held: await (await compiledFor(model, engine)).start() });
 
 /** Whether a text, spelt as the grammar spells it (answer.js), satisfies it from start to end. */
 export async function accepts(model, engine, text) {
@@ -20,5 +21,6 @@ async function compiledFor({ name, grammar }, engine) {
 
 async function prepare(grammar, engine) {
   await import("./vendor/@mlc-ai/web-xgrammar/lib/index.js"); // no exports: it puts itself on globalThis
-  return compile(globalThis.xgrammar, grammar, await engine.json("tokenizer.json"), [...engine.eos]);
+  const compiled = await compile(globalThis.xgrammar, grammar, await engine.json("tokenizer.json"), [...engine.eos]);
+  return new Forcing(compiled, engine.encode);
 }

@@ -128,6 +128,7 @@ def synthetic(domain: str, **changes: Any) -> Release:
                 "fields": ["issue", "conclusion"],
                 "input": "A question, as a reader of the card would ask it.",
                 "answer": '{"issue": "other", "conclusion": "unclear"}',
+                "gold": '{"issue": "other", "conclusion": "void"}',
             },
             "recipe": {
                 "words": "CalibratedQuant (bits 4, group_size 32, sym true) → StreamingModelBuilder",

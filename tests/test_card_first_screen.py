@@ -88,6 +88,7 @@ class TestTheSample:
         "fields": ["clause_type", "a`b"],
         "input": "Wilmot. " * 90,
         "answer": '{"issue": 1}',
+        "gold": '{"issue": "<b>2</b>"}',
     }
 
     def shown(self, **sample: Any) -> str:
@@ -98,7 +99,12 @@ class TestTheSample:
         place = first.index("one JSON object with `clause_type`, `a b`.")
         assert first.index("JSON.parse") < place < first.index("held: false")
         assert '```json\n{"issue": 1}\n```' in first
-        assert "Wilmot. …”, was answered:" in first and first.count("Wilmot") < 40
+        assert "Wilmot. …”, was answered" in first and first.count("Wilmot") < 40
+
+    def test_stands_beside_what_is_right(self) -> None:
+        first = self.shown()
+        assert 'was answered (right is {"issue": "&lt;b&gt;2&lt;/b&gt;"}):' in first
+        assert "right is" not in self.shown(gold=None), "a release made before it was kept"
 
     def test_cannot_end_its_block_or_become_the_cards_own_words(self) -> None:
         card = html(self.shown(input="<b>x</b> # y", answer="```\n# Not a title\n<i>z</i>"))

@@ -5,6 +5,7 @@ it came from, the gates and the attempts. The folder is swapped in whole (shared
 see the old release or the new one.
 """
 
+import json
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -176,7 +177,8 @@ def costs(manifests: Mapping[str, Manifest]) -> dict[str, Measurement]:
 
 
 def _sample(result: ChainResult) -> dict[str, Any]:
-    """The fields of an answer, and what was answered to the first record of our own that was asked."""
+    """The fields of an answer, and what was answered to the first record of our own that was asked,
+    beside what is right."""
     found: dict[str, Any] = {"fields": list(result.domain.schema["properties"])}
     found["example"] = bool(result.rung and result.rung.example)
     check = result.manifests.get("check")
@@ -185,7 +187,15 @@ def _sample(result: ChainResult) -> dict[str, Any]:
     checked = read_checked(check.key, result.domain.name)
     answers = checked.of("release", better_mode(check.measurements))
     own = (r for r in _own_records(result) if checked.records.get(r.id, {}).get("input") == r.input)
-    return found | next(({"input": r.input, "answer": answers[r.id]["text"]} for r in own), {})
+    told = (
+        {
+            "input": r.input,
+            "answer": answers[r.id]["text"],
+            "gold": json.dumps(r.gold, ensure_ascii=False),
+        }
+        for r in own
+    )
+    return found | next(told, {})
 
 
 def _own_records(result: ChainResult) -> Iterator[Record]:

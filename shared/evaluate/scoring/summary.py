@@ -7,6 +7,7 @@ gives the series behind it, record by record, for paired comparisons.
 
 import json
 import math
+import re
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -51,11 +52,11 @@ def summarise(verdicts: Sequence[Verdict], how: str) -> dict[str, Measurement]:
 
 
 def stands_twice(found: Mapping[str, Measurement], name: str) -> bool:
-    """Whether it is the figure over non-null gold of a field whose gold is never null here."""
-    whole, part = found.get(name.removesuffix(".nonnull")), found.get(name)
-    if not name.endswith(".nonnull") or whole is None or part is None:
+    """Whether it is the figure over non-null gold where gold is never null: of a field, or of all."""
+    whole, part = found.get(re.sub(r"[._]nonnull$", "", name)), found.get(name)
+    if not name.endswith("nonnull") or whole is None or part is None or part.n is None:
         return False
-    return part.n is not None and part.n == whole.n
+    return (part.n, part.value) == (whole.n, whole.value)
 
 
 def samples(verdicts: Sequence[Verdict], name: str) -> Series:

@@ -72,15 +72,17 @@ def _usage(release: Release) -> str:
 
 
 def _sample(release: Release) -> tuple[str, ...]:
-    """What an answer is made of, and one that was given."""
+    """What an answer is made of, and one that was given, beside what is right."""
     found = release.facts.get("sample") or {}
     if not found.get("fields"):
         return ()
     fields = ", ".join(f"`{' '.join(name.replace('`', ' ').split())}`" for name in found["fields"])
+    made = f"An answer is one JSON object with {fields}. See [schema.json](schema.json)."
     if "answer" not in found:
-        return (f"An answer is one JSON object with {fields}.",)
+        return (made,)
     asked = words(shorten(found["input"], SAMPLE_LENGTH, placeholder=" …"))
-    text = f"An answer is one JSON object with {fields}. The first record, “{asked}”, was answered:"
+    right = f" (right is {words(found['gold'])})" if found.get("gold") else ""
+    text = f"{made} The first held-out record, “{asked}”, was answered{right}:"
     return (text, fenced(found["answer"], "json"))
 
 

@@ -65,7 +65,7 @@ def first_table(found: Measured, facts: Mapping[str, Any], mode: Mode) -> str:
         if any(
             map(measured, cells := [found.get(f"{s}.{mode}.{name}") for s in ("base", "release")])
         )
-        and not stands_twice(found, f"release.{mode}.{name}")
+        and not all(stands_twice(found, f"{s}.{mode}.{name}") for s in ("base", "release"))
     ]
     heads = (MODE_WORDS[mode].lower(), FLOOR, facts.get("base_label", "base"), "this model")
     return table(heads, rows) if rows else ""

@@ -54,8 +54,9 @@ def verdict(release: Release) -> str:
     return (
         f"{MODE_WORDS[mode]}, on {words(str(facts.get('origin', 'held-out records')))}, it is "
         f"{_against_base(found, mode, base)}. {_of_four_bits(found, mode)}. "
-        f"{_against_one_answer(found, mode)}. The field score is the mean share of an answer's fields "
-        f"that are right{forced * (mode == 'constrained')}; in brackets are 95 % intervals."
+        f"{_against_one_answer(found, mode)}. The field score is the mean share, "
+        f"of the fields that a record asks for, which are right{forced * (mode == 'constrained')}; "
+        "in brackets are 95 % intervals."
     )
 
 

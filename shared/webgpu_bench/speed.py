@@ -30,7 +30,7 @@ SOFTWARE_PROMPT_TOKENS = 24
 """A software adapter's attention is wrong from 32 on (docs/how-it-works.md)."""
 SOFTWARE_NEW_TOKENS = 2
 """One from reading the prompt, one from a pass of its own, which costs it seconds (docs/browser.md)."""
-NO_SPEED = "a software adapter, which says nothing about a GPU's speed"
+NO_SPEED = "software adapter: it says nothing about a GPU's speed"
 POINT = re.compile(r"[dp](\d+)/")
 
 

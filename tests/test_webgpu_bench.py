@@ -242,6 +242,8 @@ class TestTheResult:
         run = Run(id="a", prompt_tokens=20, ttft_ms=400.0, decode_ms=[50.0, 150.0])
         assert (run.prefill_tokens_per_second, run.decode_tokens_per_second) == (50.0, 10.0)
         assert Run(id="a", prompt_tokens=20).decode_tokens_per_second is None
+        all_forced = run.model_copy(update={"decode_ms": [0.0, 0.0]})
+        assert all_forced.decode_tokens_per_second is None
 
 
 class TestTheHarness:

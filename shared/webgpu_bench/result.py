@@ -74,8 +74,9 @@ class Run(Strict):
 
     @property
     def decode_tokens_per_second(self) -> float | None:
-        """Tokens after the first over the time they took."""
-        return 1000 * len(self.decode_ms) / sum(self.decode_ms) if self.decode_ms else None
+        """Tokens after the first over the time they took; None where none took any, as forced ones."""
+        taken = sum(self.decode_ms)
+        return 1000 * len(self.decode_ms) / taken if taken else None
 
 
 class Gpu(Strict):

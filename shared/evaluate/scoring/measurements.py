@@ -188,8 +188,9 @@ def _speed(answers: Sequence[Answer]) -> Measurement:
     tokens = sum(a.decoded for a in long)
     seconds = sum(a.decode_seconds for a in long)
     if not seconds:
-        return Measurement.missing("every answer was one token long", "tokens/s")
-    return Measurement(value=tokens / seconds, unit="tokens/s", how="CPU, greedy", n=len(long))
+        return Measurement.missing("every answer took one run of the model", "tokens/s")
+    how = "CPU, greedy" + any(a.forced for a in long) * ", forced tokens counted too"
+    return Measurement(value=tokens / seconds, unit="tokens/s", how=how, n=len(long))
 
 
 def exceptions(answers: Answers, judged: Judged) -> list[dict[str, str]]:

@@ -352,7 +352,8 @@ function showSpeed(run) {
   $("ttft").textContent = seconds.toFixed(seconds < 10 ? 2 : 1);
   $("prefill").textContent = rate(run.prompt_tokens / seconds);
   const recent = run.decode_ms.slice(-20);
-  if (recent.length) $("speed").textContent = rate((1000 * recent.length) / recent.reduce((a, b) => a + b));
+  const taken = recent.reduce((a, b) => a + b, 0); // nothing where all of them were forced
+  if (taken) $("speed").textContent = rate((1000 * recent.length) / taken);
 }
 
 function deviceLost({ message, reason }) {

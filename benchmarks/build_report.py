@@ -5,12 +5,22 @@ from __future__ import annotations
 import json
 import os
 
+from benchmarks import full_size_release
 from shared.base import paths
 from shared.base.formatting import number
 from shared.base.manifest import Strict
 from shared.base.tables import table
 
 DOCUMENT = paths.REPOSITORY / "docs" / "full-size.md"
+RELEASED = """
+## Through the stages, and in a browser
+
+What `./inv release` took, or as much of it as `./inv bench` goes through, beside what the dry run tells,
+and what a software WebGPU adapter computed of the released file beside onnxruntime's CPU.
+
+<!-- generated Markdown: python -m benchmarks.full_size_release -->
+
+"""
 OURS = "this repository"
 CALIBRATED = "the same, calibrated, as a release is built"
 UNCALIBRATED = "a release's format, but not calibrated (`--feedback-free`)"
@@ -102,6 +112,7 @@ def document(builds: list[Build], parts: dict[str, dict[str, float]]) -> str:
         "without rope a\nRotaryEmbedding (benchmarks/stock_mended.py). Calibrated: "
         "`./inv dev.bench-build --arch <name> --calibrated`.\n"
         f"{profile_text(parts)}"
+        f"{RELEASED}{full_size_release.section()}\n\n<!-- end -->\n"
     )
 
 

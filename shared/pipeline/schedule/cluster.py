@@ -193,7 +193,8 @@ class Run:
         others = [units[0] for units in self.running.values()]
         if not others:
             return True
-        rest = max(0, len(self.held) - len(others) - 1)  # one of those that rest takes the unit
+        at_rest = min(len(self.held), self.jobs) - len(others)
+        rest = max(0, int(at_rest) - 1)  # one of them takes the unit
         resting = sum(sorted(self.held.values())[len(self.held) - rest :])
         memory = sum(other.memory for other in others) + unit.memory + resting
         browser = unit.browser and "BROWSER" not in self.declared and any(o.browser for o in others)

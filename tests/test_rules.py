@@ -124,6 +124,44 @@ def test_each_rule_finds_what_it_looks_for(rule: object, text: str) -> None:
     assert rule(call)
 
 
+PRIVATE = {
+    "torch.utils._pytree": "torch has no public one",
+    "torch.onnx._internal.torchscript_exporter": "the function that Optimum's export calls",
+    "_model_to_graph": "the same",
+    "_create_logger": "Olive sends a heartbeat before it asks whether it may",
+    "_run_for_config": "what an Olive pass defines",
+    "_validate_yaml": "RepoCard.validate asks the endpoint of the process, not this API's",
+    "_keys_to_ignore_on_load_unexpected": "transformers has no public one",
+    "_attn_implementation": "transformers sets it by a public name and has none to read it",
+    "_make_wrapper_subclass": "torch documents it for subclasses, as it does _schema",
+    "_schema": "the same",
+    "_cdata": "a tensor without bytes has no address",
+    "_parser": "re's, which became private with Python 3.11; sre_parse is deprecated",
+    "_processes": "ProcessPoolExecutor's; kill_workers comes with Python 3.14",
+    "_exit": "os._exit and namedtuple's _asdict are public",
+    "_asdict": "the same",
+}
+"""Private names of others that are used, each with why."""
+
+
+def private_names(path: Path) -> Iterator[str]:
+    """Modules, names and attributes of others that begin with one underscore."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Attribute) and re.match("_[a-z]", node.attr):
+            if ast.unparse(node.value) not in ("self", "cls", "super()"):
+                yield node.attr
+        elif isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] not in OURS:
+            if re.search(r"\._[a-z]", str(node.module)):
+                yield str(node.module)
+            yield from (each.name for each in node.names if re.match("_[a-z]", each.name))
+
+
+def test_private_names_of_others_are_few_and_have_a_reason() -> None:
+    found = {name: path for path in ours() for name in private_names(path)}
+    assert {name: path for name, path in found.items() if name not in PRIVATE} == {}
+    assert set(PRIVATE) - set(found) <= {"_run_for_config"}, "no longer used"
+
+
 def test_no_token_or_key_is_an_argument_of_a_process() -> None:
     """What stands in the process list is read by everybody on the machine."""
     for path in ours():

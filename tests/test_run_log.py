@@ -16,7 +16,7 @@ from shared.base import paths, progress
 from shared.base.cpu import VARIABLES
 from shared.base.errors import UserError
 from shared.pipeline import one_domain
-from shared.pipeline.run_log import KEPT, VARIABLE, log_of_caller, run_log
+from shared.pipeline.run_log import KEPT, run_log
 from tests.test_commands import Typed, typed
 
 __all__ = ["typed"]
@@ -106,18 +106,6 @@ def test_only_the_newest_are_kept(root: Path) -> None:
         log.add("a line")
     kept = logs(root)
     assert len(kept) == KEPT and kept[-1] == log.file and kept[0].name.startswith("2020-01-06")
-
-
-def test_a_worker_writes_into_the_log_of_the_run_it_works_for(root: Path) -> None:
-    with run_log("release-all") as log:
-        with log_of_caller(), progress.lines_labelled("tax"):
-            progress.say("[1/10] source")
-        assert os.environ[VARIABLE] == str(log.file)
-    assert "tax          │ [1/10] source" in log.file.read_text("utf-8")
-    assert VARIABLE not in os.environ
-    with log_of_caller():
-        progress.say("to nobody's log")
-    assert "nobody" not in log.file.read_text("utf-8")
 
 
 def test_a_bar_on_a_terminal_is_logged_as_lines(

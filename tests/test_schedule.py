@@ -10,9 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -24,7 +22,7 @@ from shared.evaluate.models.genai import genai_options
 from shared.evaluate.models.onnx import session_options
 from shared.pipeline.all_domains import run_units
 from shared.pipeline.one_domain import Result
-from shared.pipeline.schedule.local import _Chain, _Idle, _Pool, _Running, cores_each, run_local
+from shared.pipeline.schedule.cluster import cores_each, run_local
 from shared.pipeline.schedule.units import Unit, memory_of, run_unit, units_of
 from shared.pipeline.stages import Options
 from shared.release.model import STAGES
@@ -148,36 +146,9 @@ class TestUnits:
         assert "Traceback" in (root / "build" / "failures" / "legal.txt").read_text()
 
 
-class TestTheBudget:
-    """Without workers: a pool is asked what would fit."""
-
-    @staticmethod
-    def pool(budget: int, running: list[int], idle: list[int]) -> _Pool:
-        """Units that claim so many bytes, and resting workers that hold so many."""
-        pool = _Pool(jobs=8, budget=budget)
-        worker: Any = None
-        for number, claim in enumerate(running):
-            unit = Unit(f"d{number}", CHECK, release=False, memory=claim, browser=False)
-            pool.running[Future()] = _Running(_Chain([unit]), worker)
-        pool.idle = [_Idle(worker, rss) for rss in idle]
-        return pool
-
-    NEXT = Unit("next", CHECK, release=False, memory=40, browser=False)
-
-    def test_counts_what_resting_workers_hold(self) -> None:
-        assert self.pool(100, running=[50], idle=[]).fits(self.NEXT)
-        assert not self.pool(100, running=[50], idle=[30, 5]).fits(self.NEXT)
-
-    def test_does_not_count_the_one_that_would_take_the_unit(self) -> None:
-        assert self.pool(100, running=[50], idle=[30]).fits(self.NEXT)
-
-    def test_lets_a_unit_start_alone_whatever_it_claims(self) -> None:
-        assert self.pool(1, running=[], idle=[30, 30]).fits(self.NEXT)
-
-
 class TestCores:
     def test_are_shared_out_among_the_workers(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("shared.pipeline.schedule.local.cores", lambda: 8)
+        monkeypatch.setattr("shared.pipeline.schedule.cluster.cores", lambda: 8)
         assert [cores_each(jobs) for jobs in (1, 2, 3, 20)] == [8, 4, 2, 1]
 
     def test_of_a_worker_bind_torch_onnxruntime_and_our_own_threads(self) -> None:
@@ -248,12 +219,12 @@ class TestTwoAtOnce:
     def test_a_unit_that_kills_every_worker_is_given_up(
         self, root: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("shared.pipeline.schedule.local._work", _die)
+        monkeypatch.setattr("shared.pipeline.schedule.cluster.run_on_worker", _die)
         (result,) = run_local([units_of("legal", CHECK)], jobs=1, budget=1)
         assert result.error == "legal·package: 3 worker processes died on it"
 
 
-def _die(unit: Unit) -> tuple[Result, int]:
+def _die(root: str, unit: Unit) -> tuple[Result, str, int]:
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError
 
@@ -301,6 +272,7 @@ with patch("shared.pipeline.one_domain.need_inputs"):  # which asks for a browse
     results = release_all(Options(rung="smollm3", records="1", until=until), jobs=jobs)
 assert all(result.ok for result in results), [result.error for result in results]
 heavy = ("torch", "olive", "onnxruntime", "onnxruntime_genai", "onnx", "transformers", "playwright")
+heavy += ("distributed",)
 print([name for name in heavy if name in sys.modules])
 """
 

@@ -58,14 +58,8 @@ def lines_also_to(log: Callable[[str], None]) -> Iterator[None]:
         _log = before
 
 
-@contextmanager
-def lines_labelled(domain: str) -> Iterator[None]:
-    """Lines begin with the domain's name: several processes write to one terminal."""
-    with lines_to(lambda line: _print(labelled(domain, line))):
-        yield
-
-
 def labelled(domain: str, line: str) -> str:
+    """The line of one of several domains, which write to one terminal."""
     return f"{domain:<12} │ {line.strip()}"
 
 

@@ -1,5 +1,7 @@
 """The commands of evaluation: fidelity, check, compare, show. tasks.py takes them in."""
 
+from typing import Any
+
 from invoke import Context
 
 from shared.cli.options import (
@@ -18,21 +20,13 @@ TEXT = {"records_file": "the text of this JSONL file's records instead"}
 
 
 @command(help=DOMAIN | RUNGS | TEXT | DEVICE)
-def fidelity(
-    c: Context,
-    domain: str,
-    rung: str = "",
-    records_file: str = "",
-    device: str = "",
-    force: bool = False,
-) -> None:
+def fidelity(c: Context, domain: str, **chosen: Any) -> None:
     """Hold the 4-bit model against its 16-bit parent on held-out text, token by token."""
     from shared.cli.summary import TERMINAL
     from shared.pipeline.one_domain import run_until
     from shared.release.card.fidelity import fidelity_note, fidelity_table
 
-    options = chain_options("fidelity", rung, force, records_file, device=device)
-    result = run_until(domain, options)
+    result = run_until(domain, chain_options("fidelity", **chosen))
     if result.chain and "fidelity" in result.chain.stages:
         manifest = result.chain.manifests["fidelity"]
         print(fidelity_table(manifest.measurements, TERMINAL))
@@ -41,18 +35,7 @@ def fidelity(
 
 
 @command(help=DOMAIN | RUNGS | RECORDS | SYSTEMS | BUDGET | DEVICE)
-def check(
-    c: Context,
-    domain: str,
-    rung: str = "",
-    records: str = "",
-    records_file: str = "",
-    systems: str = "",
-    constrained: str = "",
-    time_budget: str = "",
-    device: str = "",
-    force: bool = False,
-) -> None:
+def check(c: Context, domain: str, **chosen: Any) -> None:
     """Let base, 16-bit parent and 4-bit release answer the same records, and compare them.
 
     Answers are kept as they come: a killed check goes on where it stopped, and another set, metric
@@ -61,10 +44,7 @@ def check(
     from shared.cli.summary import check_report
     from shared.pipeline.one_domain import run_until
 
-    answers = {"records": records, "systems": systems, "constrained": constrained}
-    computed = {"time_budget": time_budget, "device": device}
-    options = chain_options("check", rung, force, records_file, **answers, **computed)
-    result = run_until(domain, options)
+    result = run_until(domain, chain_options("check", **chosen))
     if text := check_report(result):
         print(text)
     finish(result)

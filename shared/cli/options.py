@@ -45,6 +45,8 @@ BUDGET = {
 
 QUIET = {"quiet": "say nothing on the way; errors are still said"}
 JSON = {"json": "print one JSON object, tables and figures, and nothing else on stdout"}
+FLAGS = ("quiet", "json", "force", "keep_onnx")
+"""Those of the common switches that take no word."""
 
 
 def command(
@@ -66,11 +68,17 @@ def command(
             run = functools.partial(_run, body, c, given, quiet=quiet, total=total, log=logs)
             as_json(run, body.__name__) if json else run()
 
-        own = inspect.signature(body)
-        added = [inspect.Parameter(name, KEYWORD, default=False) for name in switches]
-        signature = own.replace(parameters=[*own.parameters.values(), *added])
+        every = inspect.signature(body).parameters.values()
+        own = {each.name: each for each in every if each.kind is not each.VAR_KEYWORD}
+        helped = options.get("help", {}) | switches
+        added = {
+            name: inspect.Parameter(name, KEYWORD, default=False if name in FLAGS else "")
+            for name in (helped if len(own) < len(every) else switches)
+            if name not in own
+        }
+        signature = inspect.Signature([*own.values(), *added.values()])
         wrapped.__signature__ = signature  # type: ignore[attr-defined]  # invoke's flags are its
-        options["help"] = options.get("help", {}) | switches
+        options["help"] = helped
         return task(auto_shortflags=False, **options)(wrapped)
 
     return decorate
@@ -158,7 +166,9 @@ def as_json(run: Callable[[], None], name: str) -> None:
         raise error
 
 
-def chain_options(until: str, rung: str, force: bool, records_file: str = "", **others: Any) -> Any:
+def chain_options(
+    until: str, rung: str = "", force: bool = False, records_file: str = "", **others: Any
+) -> Any:
     """The chain's Options for one command; an empty word leaves the default."""
     from shared.pipeline.stages import Options
 

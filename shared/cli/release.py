@@ -69,19 +69,11 @@ def _show_dry_run(domains: list[str], options: Any) -> None:
 def release(
     c: Context,
     domain: str,
-    rung: str = "",
-    records: str = "",
-    records_file: str = "",
-    systems: str = "",
-    constrained: str = "",
-    time_budget: str = "",
-    device: str = "",
     publish: bool = False,
     without_gpu: bool = False,
-    keep_onnx: bool = False,
-    force: bool = False,
     rehash: bool = False,
     dry_run: bool = False,
+    **chosen: Any,
 ) -> None:
     """Take a domain from merged weights to models/<domain>/webgpu, measured and with its card.
 
@@ -90,9 +82,7 @@ def release(
     """
     from shared.pipeline.one_domain import release_domain
 
-    answers = {"records": records, "systems": systems, "constrained": constrained}
-    others = {"time_budget": time_budget, "device": device, "keep_onnx": keep_onnx}
-    options = chain_options("gates", rung, force, records_file, **answers, **others)
+    options = chain_options("gates", **chosen)
     if dry_run:
         _show_dry_run([domain], options)
         return
@@ -103,22 +93,17 @@ def release(
 @command(total=False, help=RUNGS | RECORDS | SYSTEMS | PUBLISH | WHERE | MANY | REHASH | DRY)
 def release_all(
     c: Context,
-    rung: str = "",
-    records: str = "",
-    records_file: str = "",
-    systems: str = "",
-    constrained: str = "",
     publish: bool = False,
     without_gpu: bool = False,
     org: str = "",
     private: bool = False,
     overwrite: bool = False,
-    force: bool = False,
     jobs: int = 1,
     memory_budget: str = "",
     scheduler: str = "",
     rehash: bool = False,
     dry_run: bool = False,
+    **chosen: Any,
 ) -> None:
     """Release every domain; one that fails does not stop the others, the exit code tells.
 
@@ -129,8 +114,7 @@ def release_all(
     from shared.domain.domain import domain_names
     from shared.pipeline.all_domains import release_all as run
 
-    answers = {"records": records, "systems": systems, "constrained": constrained}
-    options = chain_options("gates", rung, force, records_file, **answers)
+    options = chain_options("gates", **chosen)
     if dry_run:
         _show_dry_run(domain_names(), options)
         return
@@ -145,13 +129,11 @@ def release_all(
 
 
 @command(help=DOMAIN | RUNGS | KEEP)
-def build(
-    c: Context, domain: str, rung: str = "", keep_onnx: bool = False, force: bool = False
-) -> None:
+def build(c: Context, domain: str, **chosen: Any) -> None:
     """Build and package a domain's model: 4-bit ONNX for WebGPU in Transformers.js's layout."""
     from shared.pipeline.one_domain import run_until
 
-    finish(run_until(domain, chain_options("package", rung, force, keep_onnx=keep_onnx)))
+    finish(run_until(domain, chain_options("package", **chosen)))
 
 
 @command(json=False, log=False, help=DOMAIN)

@@ -14,9 +14,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import httpx2
-from huggingface_hub import set_client_factory
+from huggingface_hub import get_session, set_client_factory
 from huggingface_hub.utils import hf_raise_for_status
-from huggingface_hub.utils._http import default_client_factory, hf_request_event_hook
 
 from shared.base.errors import UserError
 
@@ -71,16 +70,10 @@ def timeout_seconds() -> float:
 def single_tries() -> Iterator[None]:
     """While it lasts every request of huggingface_hub is made once, and silence ends it."""
     seconds = timeout_seconds()
-
-    def make() -> httpx2.Client:
-        return _Client(
-            event_hooks={"request": [hf_request_event_hook]},
-            follow_redirects=True,
-            timeout=httpx2.Timeout(seconds, connect=min(seconds, CONNECT_SECONDS)),
-        )
-
-    set_client_factory(make)
+    ours = httpx2.Timeout(seconds, connect=min(seconds, CONNECT_SECONDS))
+    as_before: dict[str, Any] = {"event_hooks": get_session().event_hooks, "follow_redirects": True}
+    set_client_factory(lambda: _Client(**as_before, timeout=ours))
     try:
         yield
     finally:
-        set_client_factory(default_client_factory)
+        set_client_factory(lambda: httpx2.Client(**as_before, timeout=None))

@@ -77,7 +77,7 @@ def run_units(
 
         done = run_on_cluster(chains, scheduler)
     elif chains:
-        from shared.pipeline.schedule.local import run_local
+        from shared.pipeline.schedule.cluster import run_local
 
         budget = memory or psutil.virtual_memory().available
         say(f"{len(chains)} domains, up to {jobs} at once, in {number(budget, 'B')} of memory")

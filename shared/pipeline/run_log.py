@@ -13,7 +13,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -22,8 +22,6 @@ from shared.base import paths, progress
 from shared.base.errors import printable
 
 KEPT = 30
-VARIABLE = "DOCINTEL_LOG"
-"""The log of the run that a worker process works for."""
 
 
 @dataclass(frozen=True)
@@ -64,20 +62,5 @@ def run_log(command: str) -> Iterator[RunLog]:
     """Within this, what is said goes to build/logs/<date>-<command>-<process>.log as well."""
     name = f"{datetime.now():%Y-%m-%d-%H%M%S}-{command}-{os.getpid()}.log"
     log = RunLog(paths.build() / "logs" / name)
-    before = os.environ.get(VARIABLE)
-    os.environ[VARIABLE] = str(log.file)
-    try:
-        with progress.lines_also_to(log.add):
-            yield log
-    finally:
-        os.environ.pop(VARIABLE)
-        if before is not None:
-            os.environ[VARIABLE] = before
-
-
-@contextmanager
-def log_of_caller() -> Iterator[None]:
-    """In a worker process: what is said goes to the log of the run that started it, if it has one."""
-    file = os.environ.get(VARIABLE)
-    with progress.lines_also_to(RunLog(Path(file)).add) if file else nullcontext():
-        yield
+    with progress.lines_also_to(log.add):
+        yield log

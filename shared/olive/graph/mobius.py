@@ -22,8 +22,7 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 import torch
-from mobius import ModelPackage, build_from_module, registry
-from mobius._config_resolver import _config_from_hf, _default_task_for_model
+from mobius import ArchitectureConfig, ModelPackage, build_from_module, registry
 from transformers import AutoConfig
 
 from shared.base import paths
@@ -71,11 +70,7 @@ class BareGraph:
 def bare_graph(hf_config: Any, dtype: str) -> BareGraph:
     """The graph for a configuration of transformers, whether or not it computes what PyTorch does."""
     config = dataclasses.replace(
-        _config_from_hf(
-            hf_config,
-            parent_config=hf_config,
-            module_class=registry.get(hf_config.model_type),
-        ),
+        _config(hf_config),
         dtype={"f16": ir.DataType.FLOAT16, "f32": ir.DataType.FLOAT}[dtype],
         **corrections(hf_config),
     )
@@ -90,7 +85,18 @@ def bare_graph(hf_config: Any, dtype: str) -> BareGraph:
 
 def graph_task(hf_config: Any) -> str:
     """What Mobius builds the model type for: "text-generation" is a decoder of token ids."""
-    return str(_default_task_for_model(hf_config.model_type))
+    kind = hf_config.model_type
+    own = getattr(registry.get(kind), "default_task", None) if kind in registry else None
+    return str(registry.get_task(kind) or own or "text-generation")
+
+
+def _config(hf_config: Any) -> Any:
+    """Mobius's configuration, of the class that its module names, or else its registry."""
+    kind = hf_config.model_type
+    named = (getattr(registry.get(kind), "config_class", None), registry.get_config_class(kind))
+    made = next((c for c in named if c not in (None, ArchitectureConfig)), ArchitectureConfig)
+    more = {"parent_config": hf_config} if issubclass(made, ArchitectureConfig) else {}
+    return made.from_transformers(hf_config, **more)
 
 
 def read_config(folder: Path) -> Any:

@@ -1,1 +1,1 @@
-"""Many domains at once: what there is to do (units), on this machine (local), on several (cluster)."""
+"""Many domains at once: what there is to do (units), and who does it (cluster)."""

@@ -99,6 +99,7 @@ class TestAModelInARealBrowser:
             "its prompt was read apart; chosen are the brace and the digit"
         )
         assert second.model_runs == 2
+        assert second.dispatches and second.buffers is not None and second.buffers <= len("{0}") + 1
 
     def test_past_its_budget_it_is_refused(self, browser: Path, package: Path) -> None:
         result = ask(package, browser, budget_bytes=100_000)

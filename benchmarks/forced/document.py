@@ -75,8 +75,8 @@ Both with forced text, the same records. The check computes with activations rou
 untuned model's near ties fall otherwise in the page. "Where genai agrees with itself": records whose
 ids are the same token by token and with forced text in the check. Of those with other ids, a near tie
 is one whose two logits are less far apart than the check's own difference of them moves with the cut
-of its runs and the rounding of activations. With all arithmetic in float32 every answer of sixteen
-records a domain is the same token for token, free ones too: [page-answers.md](page-answers.md).
+of its runs and the rounding of activations. With all arithmetic in float32 the two are compared token
+for token, free answers too, in [page-answers.md](page-answers.md).
 """
 FULL = """
 ## Full size

@@ -47,6 +47,8 @@ from shared.webgpu_bench.server import serve
 
 DOCUMENT = paths.REPOSITORY / "docs" / "page-answers.md"
 DOMAINS = ("legal", "contracts", "financial", "medical")
+TOKENS, RUNS = "tokens", "model runs"
+"""Columns of what the page wrote, over all answers of a row."""
 ENDING = 24
 """Tokens after which a free answer of the small model meets a stop token, which it seldom learns to."""
 
@@ -62,7 +64,7 @@ ANSWER = """async ({ name, text, held, limit }) => {
   const prefix = window.answering.prefixIds(listed.system_prompt);
   const run = newRun(name, input_ids);
   await window.answering.generate({ run, input_ids, prefix, max_new_tokens: limit, more });
-  return { prompt: input_ids, ids: run.output_ids };
+  return { prompt: input_ids, ids: run.output_ids, runs: run.model_runs };
 }"""
 HEAD = """# The page's answers are the check's
 
@@ -76,11 +78,14 @@ answers end, a token of each domain's first one is a stop token too.
 limit; "ended" counts those with a stop token. "Arithmetic" counts those whose first other token is one
 that the CPU chooses too, once it reads the page's own text in float32: there the check's int8
 rounding of activations made the difference. "Other" would be a difference of prompt, grammar or ending.
+"Model runs" are the page's, for all "tokens" of its answers together: held to the schema, both sides
+write forced text without asking the model ([forced.md](forced.md)).
 
 """
 Verdict = Literal["same", "arithmetic", "other"]
 Found = dict[tuple[str, Mode], Counter[str]]
-"""(domain, mode) → how many answers got which verdict, and how many "ended" at a stop token."""
+"""(domain, mode) → how many answers got which verdict, and how many "ended" at a stop token; TOKENS
+and RUNS of all of them."""
 
 
 @dataclass(frozen=True)
@@ -163,8 +168,8 @@ def ask_check(package: Path, domains: Sequence[Domain], count: int, limit: int) 
     return found
 
 
-def ask_page(package: Path, asked: Sequence[Asked], limit: int) -> Iterator[dict[str, list[int]]]:
-    """The page's prompt and answer, as token ids, for each of `asked`."""
+def ask_page(package: Path, asked: Sequence[Asked], limit: int) -> Iterator[dict[str, Any]]:
+    """The page's prompt and answer, as token ids, and how often its model ran, for each of `asked`."""
     browser = find_browser()
     assert browser, "no Chrome or Chromium: run `./inv doctor`"
     models = {one.domain: package for one in asked}
@@ -180,7 +185,7 @@ def ask_page(package: Path, asked: Sequence[Asked], limit: int) -> Iterator[dict
             yield _answer(tab, one, limit)
 
 
-def _answer(tab: Tab, one: Asked, limit: int) -> dict[str, list[int]]:
+def _answer(tab: Tab, one: Asked, limit: int) -> dict[str, Any]:
     given = {"name": one.domain, "text": one.text, "held": one.mode != "free", "limit": limit}
     answer: dict[str, Any] = tab.page.evaluate(ANSWER, given)
     return answer
@@ -199,7 +204,7 @@ class Judge:
         decoder = OnnxDecoder(package / "onnx" / "model_q4.onnx", exact=True)
         return cls(package, decoder, GenaiModel(package, "q4"))
 
-    def verdict(self, one: Asked, page: dict[str, list[int]], domain: Domain) -> Verdict:
+    def verdict(self, one: Asked, page: dict[str, Any], domain: Domain) -> Verdict:
         """The page's answer beside the check's, to the end of both."""
         ids = page["ids"]
         if page["prompt"] != one.prompt:
@@ -238,6 +243,7 @@ def compare(package: Path, count: int, limit: int) -> Found:
         say(f"{one.domain}, {one.mode}: {len(one.prompt)} + {len(page['ids'])} tokens: {verdict}")
         told = found.setdefault((one.domain, one.mode), Counter())
         told.update([verdict, *(["ended"] if one.ids[-1] in judge.model.stop else [])])
+        told.update({TOKENS: len(page["ids"]), RUNS: page["runs"]})
     return found
 
 
@@ -246,12 +252,11 @@ def table(found: Found) -> str:
     verdicts = get_args(Verdict)
     rows = [
         [domain, mode, sum(count[name] for name in verdicts), count["ended"]]
-        + [count[name] for name in verdicts]
+        + [count[name] for name in (*verdicts, TOKENS, RUNS)]
         for (domain, mode), count in found.items()
     ]
-    return tabulate(
-        rows, headers=["domain", "mode", "answers", "ended", *verdicts], tablefmt="github"
-    )
+    heads = ["domain", "mode", "answers", "ended", *verdicts, TOKENS, RUNS]
+    return tabulate(rows, headers=heads, tablefmt="github")
 
 
 def _named(package: Path) -> str:

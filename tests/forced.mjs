@@ -1,5 +1,5 @@
 // The page's forced tokens along given choices, in Node: `node forced.mjs JOB`. JOB has modules, page,
-// folder, stop and cases of { grammar, chosen }; prints for each the ids forced at first and after each choice.
+// folder, stop and cases of { grammar, chosen }; prints for each the ids forced after each choice.
 import { readFileSync } from "node:fs";
 import { transformers } from "./transformers.mjs";
 import { loadXgrammar } from "./xgrammar.mjs";
@@ -18,6 +18,6 @@ const found = [];
 for (const { grammar, chosen } of job.cases) {
   if (!forcings.has(grammar)) forcings.set(grammar, new Forcing(await compile(xgrammar, grammar, file, job.stop), encode, true));
   const held = await forcings.get(grammar).start();
-  found.push([held.forced(), ...chosen.map((id) => (held.matcher.acceptToken(id) ? held.forced(id) : []))]);
+  found.push(chosen.map((id) => (held.matcher.acceptToken(id) ? held.forced(id) : [])));
 }
 console.log(JSON.stringify(found));

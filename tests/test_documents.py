@@ -13,7 +13,8 @@ def answered(seconds: float, runs: int, stopped_by: str = "eos") -> Run:
     """A document whose first token came after a second and the last after `seconds`."""
     decode = [1000 * (seconds - 1) / 4] * 4
     about = {"id": "document-0", "prompt_tokens": 9, "model_runs": runs, "stopped_by": stopped_by}
-    return Run.model_validate(about | {"ttft_ms": 1000.0, "decode_ms": decode})
+    counted = {"output_ids": [1, 2, 3, 4], "dispatches": 80 * runs, "buffers": runs + 1}
+    return Run.model_validate(about | counted | {"ttft_ms": 1000.0, "decode_ms": decode})
 
 
 def result_of(*documents: Run, software: bool = False) -> BrowserResult:
@@ -28,7 +29,10 @@ def test_the_median_is_over_the_documents_after_the_first() -> None:
         "seconds_per_document": (3, 3),
         "documents_per_minute": (20, 3),
         "model_runs_per_answer": (6, 3),
+        "dispatches_per_token": (120, 3),
+        "buffers_per_token": (1.75, 3),
         "warm_ttft_seconds": (1, 3),
+        "cold_ttft_seconds": (1, 1),
     }
     assert {name: one.unit for name, one in found.items()} == NAMES
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks.forced.gold import along
 from shared.base.paths import REPOSITORY
 from shared.domain.domain import load_domain
 from shared.domain.grammar.schema import grammar
@@ -26,29 +26,6 @@ STOP = [0, 2]
 @pytest.fixture(scope="module")
 def chat(embedded: Path) -> Chat:
     return Chat(embedded)
-
-
-def along(forced: Forced, chat: Chat, text: str) -> tuple[list[int], list[list[int]]]:
-    """What a model chooses that writes `text` as the tokenizer does, and what is forced before and
-    after each choice."""
-    (matcher,) = forced.masks.start(1)
-    chosen: list[int] = []
-    steps = [forced.after(matcher)]
-    while steps[-1][-1:] != STOP[:1]:
-        done = b"".join(forced.masks.tokens[i] for i in written(chosen, steps))
-        token = chat.encode(text.encode()[len(done) :].decode())[0] if done != text.encode() else 0
-        chosen.append(token)
-        steps.append(forced.turn(matcher, token, 9999)[1:])
-        if token in STOP:
-            break
-    return chosen, steps
-
-
-def written(chosen: Sequence[int], steps: Sequence[Sequence[int]]) -> list[int]:
-    ids = list(steps[0])
-    for token, after in zip(chosen, steps[1:], strict=True):
-        ids += [token, *after]
-    return ids
 
 
 def in_page(chat: Chat, folder: Path, cases: list[dict[str, Any]], work: Path) -> Any:
@@ -74,16 +51,15 @@ def test_along_the_gold_answers_page_and_check_force_the_same_tokens(
     texts = [text for text in gold if forced.masks.start(1)[0].accept_string(text)]
     assert len(texts) > 0.9 * len(gold), "a few have what the grammar would escape"
     found = [along(forced, chat, text) for text in texts]
-    cases = [{"grammar": held, "chosen": chosen} for chosen, _ in found]
+    cases = [{"grammar": held, "chosen": [run[0] for run in runs]} for runs in found]
     asked = spread(range(len(cases)))[:24]
     theirs = in_page(chat, embedded, [cases[i] for i in asked], tmp_path)
-    assert theirs == [found[i][1] for i in asked]
-    for text, (chosen, steps) in zip(texts, found, strict=True):
-        ids = written(chosen, steps)
+    assert theirs == [[run[1:] for run in found[i]] for i in asked]
+    for text, runs in zip(texts, found, strict=True):
+        ids = [token for run in runs for token in run]
         assert ids == [*chat.encode(text), STOP[0]], "what a fine-tuned model learnt to write"
         assert forced.writes(ids)
-    count = sum(len(chosen) for chosen, _ in found)
-    assert count < sum(len(written(*one)) for one in found), "some steps have no choice"
+    assert all(runs[0][1:] for runs in found), "after the first token, which the model chooses"
 
 
 def test_page_and_check_both_force_or_neither_does() -> None:

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.forced import cpu, page
+from benchmarks.forced.figures import FORCED, STEPWISE, figures_of
+from benchmarks.forced.rows import Case, Rows
 from benchmarks.page_answers import DOMAINS, Asked, Judge, compare, small_package, table
 from shared.domain.domain import load_domain
 from shared.evaluate.systems import MODES
@@ -45,3 +48,20 @@ def test_and_one_read_otherwise_is_told_from_one_rounded_otherwise(small: Path) 
     assert judge.verdict(one, said | {"ids": other}, legal) == "other"
     rounded = Asked("legal", "free", one.text, prompt, other)
     assert judge.verdict(rounded, said, legal) == "arithmetic"
+
+
+@pytest.mark.slow
+def test_forced_text_runs_the_model_less_and_no_run_needs_more_buffers_at_depth(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Case, "limit", 48)
+    case, rows = Case(load_domain("contracts"), "embedded", small), Rows(tmp_path / "rows.jsonl")
+    cpu.measure(case, rows, 1)
+    page.measure(case, rows, "webgpu", {FORCED: 1, STEPWISE: 1})
+    (found,) = figures_of(case, rows, 1, "2026-01-02").page
+    assert found.against and found.against.same_ids == found.against.answers == 1
+    assert found.runs[FORCED] < found.runs[STEPWISE]
+    assert found.dispatches[FORCED] < found.dispatches[STEPWISE]
+    assert found.buffers_late[STEPWISE] == found.buffers_a_run[STEPWISE] <= 1
+    assert found.buffers[FORCED] <= found.buffers[STEPWISE]
+    assert found.plain_buffers[-1] > found.buffers_a_run[STEPWISE], "a cache that grows"

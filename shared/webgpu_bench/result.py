@@ -54,7 +54,8 @@ class Run(Strict):
     """One prompt. `ttft_ms` is prefill and first token; `decode_ms` has one entry a later token,
     which is 0 for one that was forced: it is read with the token before it.
 
-    `model_runs`: how often the model was run for it, where the page's own loop tells.
+    `model_runs`: how often the model was run for it, where the page's own loop tells; `buffers` and
+    `dispatches`: of WebGPU for a whole document, how many were created and sent.
     `stopped_by` is "interrupted" where the run did not end by itself (timeout, lost device, crash).
     """
 
@@ -65,6 +66,8 @@ class Run(Strict):
     ttft_ms: float | None = None
     decode_ms: list[float] = Field(default_factory=list)
     model_runs: int | None = None
+    buffers: int | None = None
+    dispatches: int | None = None
     stopped_by: StoppedBy = "interrupted"
 
     @property

@@ -1,10 +1,12 @@
 """Forced text: what the grammar leaves no choice about is written without asking the model.
 
-    chosen token │ forced tokens ▶ one run ▶ mask, argmax ▶ chosen token │ forced tokens ▶ one run ▶ …
+    prompt ▶ one run ▶ mask, argmax ▶ chosen token │ forced tokens ▶ one run ▶ mask, argmax ▶ …
 
 The same rule as in page/forced.js, which writes the same tokens at the same steps: where the bytes that
 come next are known, they are written as the tokenizer writes them. Their end is left to the model as
-far as a longer token might begin in it, and what was chosen is never taken back.
+far as a longer token might begin in it, and what was chosen is never taken back. The first token is the
+model's, even where its bytes are known: the prompt has to be read for one, and a model that was not
+fine-tuned begins an object otherwise than the tokenizer, after which all values are others.
 """
 
 import re
@@ -49,7 +51,7 @@ class Forced:
             return [token]
         return [token, *self.after(matcher, token)][:most]
 
-    def after(self, matcher: Any, last: int | None = None) -> list[int]:
+    def after(self, matcher: Any, last: int) -> list[int]:
         """The tokens that can only come after `last`, which `matcher` has accepted, and does these. A
         stop token ends them where nothing else may follow; no matcher accepts that one."""
         if not self.on:
@@ -60,8 +62,7 @@ class Forced:
 
     def writes(self, ids: Sequence[int]) -> bool:
         """Whether these are a whole answer's tokens, chosen and forced as here."""
-        (matcher,) = self.masks.start(1)
-        found = self.after(matcher)
+        (matcher,), found = self.masks.start(1), list[int]()
         while len(found) < len(ids):
             token = ids[len(found)]
             if token >= len(self.masks.tokens) or not matcher.accept_token(token):
@@ -69,7 +70,7 @@ class Forced:
             found += [token, *([] if token in self.masks.stop else self.after(matcher, token))]
         return found[: len(ids)] == list(ids)
 
-    def _accepted(self, matcher: Any, text: bytes, last: int | None) -> tuple[list[int], int]:
+    def _accepted(self, matcher: Any, text: bytes, last: int) -> tuple[list[int], int]:
         """The tokens that spell the text as far as it is sure, and how many bytes they are."""
         sure, end, found = self._sure(matcher, text), 0, []
         for token in self._written(text, last):
@@ -80,14 +81,14 @@ class Forced:
             found.append(token)
         return found, end
 
-    def _written(self, text: bytes, last: int | None) -> Sequence[int]:
+    def _written(self, text: bytes, last: int) -> Sequence[int]:
         """The text's tokens after `last`; as they are alone where both would be written otherwise."""
-        before = b"" if last is None else self.masks.tokens[last]
+        before = self.masks.tokens[last]
         try:
             ids = self._encode((before + text).decode())
         except UnicodeDecodeError:
             ids = []
-        return ids[1:] if before and ids and ids[0] == last else self._encode(text.decode())
+        return ids[1:] if ids and ids[0] == last else self._encode(text.decode())
 
     def _sure(self, matcher: Any, text: bytes) -> int:
         """How many bytes of the text no longer token reaches into that goes on as the grammar may."""

@@ -100,14 +100,13 @@ class GenaiModel:
         self, generator: Any, prompt: list[int], limit: int, started: float, forced: Forced
     ) -> Answer:
         (matcher,), first = forced.masks.start(1), started
-        ids = forced.after(matcher)[:limit]
-        fed, unasked = prompt + ids, [*range(len(ids))]
+        fed, ids, unasked = prompt, list[int](), list[int]()
         while len(ids) < limit and not (ids and ids[-1] in self.stop):
             generator.append_tokens(fed)
             scores = generator.get_logits()[0, -1]
             scores[forced.masks.forbidden([matcher], len(scores))[0]] = -np.inf
             fed = forced.turn(matcher, int(scores.argmax()), limit - len(ids))
-            if len(unasked) == len(ids):
+            if not ids:
                 first = time.perf_counter()
             unasked += range(len(ids) + 1, len(ids) + len(fed))
             ids = ids + fed

@@ -174,14 +174,11 @@ class _Rows:
         self.model, self.prompts, self.forced, self.limits = model, prompts, forced, limits
         self.rows = list(range(len(prompts)))
         self.matchers = forced.masks.start(len(prompts)) if forced else []
-        opening = [forced.after(matcher) for matcher in self.matchers] if forced else []
-        self.answers = [ids[:most] for ids, most in zip(opening, limits, strict=False)]
-        self.answers = self.answers or [[] for _ in prompts]
-        self.unasked = [[*range(len(ids))] for ids in self.answers]
+        self.answers: list[list[int]] = [[] for _ in prompts]
+        self.unasked: list[list[int]] = [[] for _ in prompts]
         self.cache = copy.deepcopy(cache) if prefix else model.new_cache()
         self.mask = model.tensor([[1] * len(prefix) for _ in prompts]).long()
-        rests = [prompt[len(prefix) :] for prompt in prompts]
-        self._feed([rest + ids for rest, ids in zip(rests, self.answers, strict=True)])
+        self._feed([prompt[len(prefix) :] for prompt in prompts])
         if prefix:
             self.cache.batch_repeat_interleave(len(prompts))
 

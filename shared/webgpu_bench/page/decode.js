@@ -132,9 +132,7 @@ export async function write(decoder, run, { input_ids, most, eos, prefix = [], m
   const stopped = () => (eos.has(written.at(-1)) ? "eos" : (shouldHalt() ?? (written.length >= most ? "max_new_tokens" : null)));
   const ran = decoder.runs;
   let last = performance.now();
-  const opening = (held?.forced() ?? []).slice(0, most);
-  written.push(...opening);
-  let scores = await decoder.begin([...input_ids, ...opening], prefix, most - opening.length);
+  let scores = await decoder.begin(input_ids, prefix, most);
   for (;;) {
     for (const id of written.length < min_new_tokens ? eos : []) scores[id] = -Infinity;
     const id = held ? held.choose(scores) : largest(scores);

@@ -4,6 +4,8 @@
 import { newRun } from "./engine.js";
 import { holdTo } from "./hold.js";
 
+const gpu = window.docintelGpu;
+
 /** Puts a run for each of `texts` into `answered`; ends early once `late` gives a reason. */
 export async function answerDocuments(engine, { name, system, grammar, texts, max_new_tokens }, answered, late, say) {
   const prefix = engine.prefixIds(system);
@@ -14,6 +16,8 @@ export async function answerDocuments(engine, { name, system, grammar, texts, ma
     const run = newRun(`document-${index}`, input_ids);
     answered.push(run);
     const more = await holdTo({ name, grammar }, engine);
-    await engine.generate({ run, input_ids, prefix, max_new_tokens, more, shouldHalt: late });
+    const { buffers, dispatches } = gpu;
+    const count = () => Object.assign(run, { buffers: gpu.buffers - buffers, dispatches: gpu.dispatches - dispatches });
+    await engine.generate({ run, input_ids, prefix, max_new_tokens, more, shouldHalt: late, onToken: count });
   }
 }

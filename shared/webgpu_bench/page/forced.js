@@ -67,8 +67,8 @@ class Held {
     return choose(this.matcher, this.forcing, scores);
   }
 
-  /** The tokens that can only come after `last`, the one before them if any: the answer has them, too. */
-  forced(last = null) {
+  /** The tokens that can only come after `last`, the token before them: the answer has them, too. */
+  forced(last) {
     if (!this.forcing.on || this.forcing.stop.includes(last)) return [];
     const text = this.matcher.findJumpForwardString().replace(OTHER_SCRIPT, "");
     const bytes = new TextEncoder().encode(text);
@@ -93,12 +93,12 @@ class Held {
   /** The text's tokens after `last`; as they are alone where the two would be written otherwise. */
   #written(text, binary, last) {
     const { tokens, encode } = this.forcing;
-    const before = last === null ? "" : tokens[last];
+    const before = tokens[last];
     let both = null;
     try {
       both = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytesOf(before + binary));
     } catch {} // `last` ends within a character
-    const ids = before && both !== null ? encode(both) : [];
+    const ids = both === null ? [] : encode(both);
     return ids[0] === last ? ids.slice(1) : encode(text);
   }
 

@@ -21,9 +21,9 @@ from shared.base.files import link_or_copy, write_bytes, write_json
 from shared.base.hashing import sha256_files
 from shared.base.manifest import Measurement, tool_versions
 from shared.base.stage import Plan, Produced, StageResult, run_stage
+from shared.domain.settings import Precision
 from shared.olive.build import DTYPES, TOOLS
 from shared.olive.graph.adapters import (
-    Precision,
     adapter_tensors,
     attach,
     in_graph_type,

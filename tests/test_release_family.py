@@ -6,7 +6,10 @@ The stages are real, on tiny models, but for the browser's.
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,12 +19,17 @@ import pytest
 import tasks
 from shared.base import paths
 from shared.base.errors import RungFailed, UserError
+from shared.base.formatting import number
+from shared.base.front_matter import read_front_matter
 from shared.base.hashing import files_below, sha256_now
 from shared.base.stage import Plan, Produced, StageResult, run_stage
 from shared.cli.program import Program
-from shared.domain.domain import Domain
+from shared.domain.domain import Domain, load_domain
+from shared.evaluate.models.genai import GenaiModel
 from shared.pipeline.release_family import Asked, FamilyResult, plan_family, release_family
 from shared.pipeline.stages import Options
+from shared.release.card.family import render_family_card
+from shared.release.card.front_matter import problems
 from shared.release.model import (
     FamilyRelease,
     family_folder,
@@ -86,7 +94,11 @@ def copied(first: FamilyResult, tuned: Path, tmp_path: Path, monkeypatch: Any) -
 
 
 def _linked(source: str, target: str) -> None:
-    Path(target).hardlink_to(source)
+    """What is large is linked, what a test may write to copied."""
+    if any(part in source for part in ("onnx", "safetensors", "/adapters/")):
+        Path(target).hardlink_to(source)
+    else:
+        shutil.copy2(source, target)
 
 
 def typed(*words: str) -> int:
@@ -136,6 +148,43 @@ class TestTheFamilysFolder:
         assert inodes(family_folder(NAME)) == before
 
 
+class TestItsCard:
+    def test_says_what_is_shared_and_what_each_domain_adds(self, first: FamilyResult) -> None:
+        family, card = told(first), (family_folder(NAME) / "README.md").read_text()
+        assert card == render_family_card(family)
+        data = read_front_matter(card)
+        assert problems(data) == [] and data["base_model"] == "HuggingFaceTB/SmolLM3-3B"
+        assert "2 domains on one 4-bit HuggingFaceTB/SmolLM3-3B" in card
+        rows = {row.split("|")[1].strip(): row for row in card.splitlines() if row[:1] == "|"}
+        for name in family.domains:
+            size = family.adapters[name].files[f"adapters/{name}.safetensors"].bytes
+            assert number(size, "B") in rows[name]
+            assert f"docintel/docintel-{name}-smollm3-3b-webgpu" in rows[name]
+        assert (
+            number(family.shared["onnx/model_q4.onnx_data"].bytes, "B") in rows["data of the base"]
+        )
+        line = '"text-generation", "docintel/docintel-legal-smollm3-3b-webgpu"'
+        assert f"await pipeline({line}, how)" in card
+
+    def test_has_a_snippet_that_switches_in_onnxruntime_genai(
+        self, first: FamilyResult, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        card = (family_folder(NAME) / "README.md").read_text()
+        [snippet] = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+        monkeypatch.chdir(family_folder(NAME).parent)
+        found = subprocess.run(
+            [sys.executable, "-c", snippet], capture_output=True, text=True, check=True
+        ).stdout
+        alone = [alone_in_genai(domain) for domain in ("legal", "medical")]
+        assert found.startswith(alone[0]) and f"\n{alone[1]}" in found and alone[0] != alone[1]
+
+
+def alone_in_genai(domain: str) -> str:
+    """How the domain's own release begins to answer the snippet's document."""
+    model, prompt = GenaiModel(release_folder(domain)), load_domain(domain).prompt
+    return model.answer(model.chat.prompt_ids(prompt, "…your document…"), 4).text
+
+
 class TestADomainOfIt:
     def test_is_released_with_its_figures_and_says_what_it_shares(
         self, first: FamilyResult
@@ -144,6 +193,10 @@ class TestADomainOfIt:
         release = read_release(release_folder("legal"))
         shared = release.facts["family"]["shared"]
         assert shared == {name: release.files[name].sha256 for name in shared} and len(shared) == 2
+        card = (release_folder("legal") / "README.md").read_text()
+        link = "[docintel/docintel-smollm3](https://huggingface.co/docintel/docintel-smollm3)"
+        assert f"is the base of the family {link}, the same bytes in each of its domains" in card
+        assert "adapter, beside the base" in card and "adapter, merged" not in card
         assert release.measurements["fidelity.kl_divergence"].value is not None
         assert release.measurements["package.q4f16_own_bytes"].value == sum(
             r.bytes

@@ -104,8 +104,7 @@ def plan_family(asked: Asked) -> FamilyPlan:
     members, left_out = [], {}
     for domain in map(load_domain, sorted({*(asked.domains or domain_names()), *ours})):
         _need_common(domain, defaults)
-        was = there.domains.get(domain.name) if there else None
-        rung = asked.rung or (was.rung if was else domain.chain.family.rung)
+        rung = asked.rung or _rung_name(domain, defaults, there)
         named = domain.name in ours or asked.domains is not None
         found = _member(domain, rung, named=named)
         if isinstance(found, Member):
@@ -118,6 +117,15 @@ def plan_family(asked: Asked) -> FamilyPlan:
             f"{next(iter(left_out.values()))}"
         )
     return FamilyPlan(family, tuple(members), left_out, there, defaults.publish)
+
+
+def _rung_name(domain: Domain, defaults: Defaults, there: FamilyRelease | None) -> str:
+    """The rung that it has in the family; of a further domain its own, or that of all others."""
+    if there and domain.name in there.domains:
+        return there.domains[domain.name].rung
+    own = domain.chain.family.rung
+    usual = {member.rung for member in there.domains.values()} if there else set()
+    return usual.pop() if own == defaults.family.rung and len(usual) == 1 else own
 
 
 def _settings(under: FamilySettings, **given: str | None) -> FamilySettings:

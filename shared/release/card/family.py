@@ -38,6 +38,7 @@ config = og.Config(str(folder))
 config.overlay(json.dumps({{"model": {{"decoder": {{"filename": "onnx/swap_{dtype}.onnx"}}}}}}))
 model = og.Model(config)
 tokenizer = og.Tokenizer(model)
+context = json.loads((folder / "genai_config.json").read_text())["model"]["context_length"]
 adapters = og.Adapters(model)
 for file in (folder / "adapters").glob("*.onnx_adapter"):
     adapters.load(str(file), file.stem)
@@ -60,7 +61,7 @@ def ask(domain, document):
         tokenizer.apply_chat_template(json.dumps(messages), add_generation_prompt=True)
     )
     parameters = og.GeneratorParams(model)
-    parameters.set_search_options(max_length=len(ids) + 256, do_sample=False)
+    parameters.set_search_options(max_length=min(len(ids) + 256, context), do_sample=False)
     generator = og.Generator(model, parameters)
     generator.set_active_adapter(adapters, domain)
     generator.append_tokens(ids)

@@ -13,9 +13,9 @@ from shared.base.files import link_or_copy, write_json
 from shared.base.hashing import files_below, sha256_file
 from shared.base.manifest import FILE_NAME, FileRecord, Measurement
 from shared.base.stage import Plan, Produced, StageResult, run_stage
-from shared.olive.attach import FILES, SWAP
+from shared.olive.attach import FILES
 from shared.olive.build import DTYPES
-from shared.olive.family_record import RECORD, AdapterRecord, FamilyRecord
+from shared.olive.family_record import RECORD, SWAP, AdapterRecord, FamilyRecord
 from shared.source.adapter import CONFIG, WEIGHTS
 
 

@@ -14,6 +14,8 @@ from shared.base.parsing import read_json, validate
 from shared.domain.settings import Precision
 
 RECORD = "family.json"
+SWAP = "swap"
+"""How the name of a graph begins that takes an adapter."""
 
 
 class AdapterRecord(Strict):

@@ -5,6 +5,7 @@ from invoke import Collection
 from shared.base.cpu import set_variables
 from shared.cli.browser import bench, bench_all, preflight, serve, site
 from shared.cli.evaluate import check, compare, fidelity, show
+from shared.cli.family import release_family
 from shared.cli.program import run
 from shared.cli.project import (
     bench_build,
@@ -38,6 +39,7 @@ namespace = Collection(
         publish_space,
         release,
         release_all,
+        release_family,
         serve,
         show,
         site,

@@ -121,7 +121,6 @@ def test_every_plan_names_its_code() -> None:
 STARTED = {
     "shared.release.verify.load": "by verify, in a process of its own",
     "shared.olive.graph.shapes": "by benchmarks.preflight",
-    "shared.pipeline.family": "by the tests alone, until a command builds a family",
     "shared.domain.toml_schema": "by hand where settings.py has changed; test_toml_schema says when",
 }
 """Modules that nothing in shared/ imports or names beside itself, besides the commands."""

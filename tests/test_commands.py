@@ -40,12 +40,23 @@ def invoke(
 
 
 COMMANDS = [
-    *("release", "release-all", "build", "check", "bench", "bench-all", "dev.bench-build", "card"),
+    *(
+        "release",
+        "release-all",
+        "release-family",
+        "build",
+        "check",
+        "bench",
+        "bench-all",
+        "dev.bench-build",
+        "card",
+    ),
     *(
         "dev.bench-scaling",
         "publish",
         "publish-collection",
         "publish-space",
+        "release-family",
         "verify",
         "domains",
         "status",
@@ -148,6 +159,7 @@ ENDS: dict[str, tuple[int, tuple[str, ...]]] = {
     "doctor": (0, ()),
     "release": (0, ("--domain", "legal", "--dry-run")),
     "release-all": (0, ("--dry-run",)),
+    "release-family": (1, ("--dry-run",)),
     "bench": (1, OVER),
     "bench-all": (1, ("--rung", "smollm3")),
     "build": (1, OVER),

@@ -18,9 +18,9 @@ from shared.base import paths
 from shared.base.errors import RungFailed, UserError
 from shared.base.hashing import files_below, sha256_now
 from shared.domain.domain import load_domain
+from shared.domain.settings import Precision
 from shared.evaluate.models.genai import GenaiModel
-from shared.olive.family import read_family
-from shared.olive.graph.adapters import Precision
+from shared.olive.family_record import read_family
 from shared.pipeline.family import Family, Member, build_family, run_member
 from shared.pipeline.stages import Options
 from shared.release.card.recipe import recipe_words

@@ -14,9 +14,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from shared.domain.settings import Precision
 from shared.olive.graph.adapters import (
     BITS,
-    Precision,
     Product,
     adapter_tensors,
     attach,

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from shared.domain.settings import Precision
 from shared.evaluate.models.onnx import OnnxDecoder
-from shared.olive.graph.adapters import Precision
 from shared.pipeline.family import build_family
 from shared.setup.browser import find_browser
 from shared.webgpu_bench import driver

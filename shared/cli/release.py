@@ -155,11 +155,16 @@ def _show_plan(plan: Any) -> None:
 
 
 @command(
-    help=DOMAIN | WHERE | WITHOUT_GPU | {"dry_run": "show what would be done, and write nothing"}
+    help=DOMAIN
+    | {"family": "in place of a domain: the folder in models/families"}
+    | WHERE
+    | WITHOUT_GPU
+    | {"dry_run": "show what would be done, and write nothing"}
 )
 def publish(
     c: Context,
-    domain: str,
+    domain: str = "",
+    family: str = "",
     dry_run: bool = False,
     org: str = "",
     private: bool = False,
@@ -169,18 +174,26 @@ def publish(
     """Make the Hub's main equal to models/<domain>/webgpu, wholly or not at all; tag it v<N>.
 
     The files are staged in a pull request, read back there, and merged; until then main shows the
-    old release. A run that died goes on where it stopped; what the Hub has is not sent again.
+    old release. A run that died goes on where it stopped; what the Hub has is not sent again, the base
+    that a family and its domains share neither.
     The token is found where huggingface_hub finds it: HF_TOKEN, or `hf auth login`.
     """
     from shared.domain.domain import load_domain
+    from shared.pipeline.family_publication import plan_family_publication, publish_family
     from shared.pipeline.publication import plan_publication, publish_release
 
+    if bool(domain) == bool(family):
+        raise UserError("--domain or --family is wanted, one of them")
     options = _publishing(True, org, private, overwrite, without_gpu)
     if dry_run:
-        _show_plan(plan_publication(load_domain(domain), options))
-        return
-    done = publish_release(load_domain(domain), options)
-    print(f"{done.url} {done.release_version} at {done.revision}")
+        plan = plan_family_publication(family, options) if family else None
+        _show_plan(plan or plan_publication(load_domain(domain), options))
+    elif family:
+        sent = publish_family(family, options)
+        print(f"{sent.url} {sent.version} at {sent.revision}")
+    else:
+        done = publish_release(load_domain(domain), options)
+        print(f"{done.url} {done.release_version} at {done.revision}")
 
 
 @command(

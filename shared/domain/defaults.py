@@ -32,11 +32,7 @@ class Config:
     @classmethod
     def read(cls, folder: Path) -> Self:
         """Of a domain's folder; UserError where the defaults are wrong by themselves."""
-        file = paths.domains() / DEFAULTS_FILE
-        if not file.exists():  # a root of domains alone
-            file = paths.REPOSITORY / "domains" / DEFAULTS_FILE
-        defaults, own = Toml.read(file), Toml.read(folder / CHAIN_FILE)
-        validate(defaults.data, Defaults, defaults.place)
+        defaults, own = read_defaults()[0], Toml.read(folder / CHAIN_FILE)
         merged, gates = _merged(defaults.data, own.data), own.data.get("gate", [])
         if isinstance(rungs := merged.get("rung"), list):
             merged["rung"] = [_with_base(rung, merged.get("base")) for rung in rungs]
@@ -84,6 +80,15 @@ class Config:
         """`file:line` of the key, or "built in" where no file sets it."""
         toml, key = self._origin(key)
         return f"{paths.shown(toml.path)}:{toml.lines[key]}" if key in toml.lines else "built in"
+
+
+def read_defaults() -> tuple[Toml, Defaults]:
+    """defaults.toml and what it says; UserError where it is wrong by itself."""
+    file = paths.domains() / DEFAULTS_FILE
+    if not file.exists():  # a root of domains alone
+        file = paths.REPOSITORY / "domains" / DEFAULTS_FILE
+    toml = Toml.read(file)
+    return toml, validate(toml.data, Defaults, toml.place)
 
 
 def _merged(under: Any, over: Any) -> Any:

@@ -48,7 +48,7 @@ class Domain:
     def key(self) -> str:
         """Hash of all that holds: the files, but of the two TOML files what they make together."""
         files = {k: v for k, v in self.hashes.items() if k not in (CHAIN_FILE, DEFAULTS_FILE)}
-        return sha256_json([files, self.chain.model_dump(exclude={"base"})])
+        return sha256_json([files, self.chain.model_dump(exclude={"base", "family"})])
 
     def rung(self, name: str) -> Rung:
         """The rung of that name; UserError with the nearest one."""

@@ -19,6 +19,7 @@ from shared.base.manifest import Strict
 from shared.base.parsing import Key, nearest
 
 Exporter = Literal["olive", "optimum"]
+Precision = Literal["f16", "int8", "int4"]
 Metric = Literal["exact", "set_f1", "token_f1", "number", "verbatim", "clinical"]
 METRICS: tuple[str, ...] = get_args(Metric)
 ONLY_WITH = {"decimals": "number", "ordered": "number", "variants": "clinical"}
@@ -246,6 +247,18 @@ class PublishSettings(Strict):
     signing_key: str | None = None
 
 
+class FamilySettings(Strict):
+    """What `release-family` makes: the family's name, here and on the Hub; the rung of each domain that
+    is in it, one with an `adapter`; how an adapter's numbers are stored.
+
+    A domain's fallback.toml may name another `rung`; the others hold for all domains.
+    """
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,80}$")
+    rung: str = Field(min_length=1)
+    precision: Precision
+
+
 class CardSettings(Strict):
     """What the card's front matter says: languages, and the Hub's data sets that were learnt from."""
 
@@ -261,6 +274,7 @@ class Defaults(Strict):
 
     base: dict[str, Base] = Field(default_factory=dict)
     publish: PublishSettings
+    family: FamilySettings
     card: CardSettings
     calibration: CalibrationSettings
     check: CheckSettings

@@ -6,13 +6,14 @@ from huggingface_hub.utils import validate_repo_id
 
 from shared.base.errors import UserError
 from shared.domain.domain import Domain
+from shared.domain.settings import PublishSettings
 
 ORG_VARIABLE = "DOCINTEL_HUB_ORG"
 
 
-def organisation(domain: Domain, org: str | None = None) -> str:
-    """`org` where it is given, else DOCINTEL_HUB_ORG, else publish.org of the domain."""
-    return org or os.environ.get(ORG_VARIABLE) or domain.chain.publish.org
+def organisation(settings: PublishSettings, org: str | None = None) -> str:
+    """`org` where it is given, else DOCINTEL_HUB_ORG, else publish.org."""
+    return org or os.environ.get(ORG_VARIABLE) or settings.org
 
 
 def repository_name(domain: Domain, base: str, org: str | None = None) -> str:
@@ -21,7 +22,7 @@ def repository_name(domain: Domain, base: str, org: str | None = None) -> str:
     UserError where the result is no valid name.
     """
     settings = domain.chain.publish
-    org = organisation(domain, org)
+    org = organisation(settings, org)
     try:
         return repo_id(settings.name, org, domain.name, base)
     except UserError as error:

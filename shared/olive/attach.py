@@ -21,9 +21,10 @@ from shared.base.files import link_or_copy, write_bytes, write_json
 from shared.base.hashing import sha256_files
 from shared.base.manifest import Measurement, tool_versions
 from shared.base.stage import Plan, Produced, StageResult, run_stage
+from shared.domain.settings import Precision
 from shared.olive.build import DTYPES, TOOLS
+from shared.olive.family_record import SWAP
 from shared.olive.graph.adapters import (
-    Precision,
     adapter_tensors,
     attach,
     in_graph_type,
@@ -37,7 +38,6 @@ from shared.source.weights import parts
 
 Form = Literal["initializers", "inputs"]
 PASS = "shared.olive.attach_pass"
-SWAP = "swap"
 FILES = ("adapter.safetensors", "adapter.json", "adapter.onnx_adapter")
 GENAI_DTYPE = DTYPES[0]
 """The graph whose float type an .onnx_adapter has, as genai_config.json names it."""

@@ -14,8 +14,8 @@ from olive.passes.pass_config import PassConfigParam
 
 from shared.base.errors import RungFailed
 from shared.base.hashing import sha256_file, sha256_json
+from shared.domain.settings import Precision
 from shared.olive.attach import Form, attach_files
-from shared.olive.graph.adapters import Precision
 from shared.olive.workflow import in_olive
 from shared.source.adapter import CONFIG, WEIGHTS, read_adapter
 

@@ -9,43 +9,14 @@ adapters/     <domain>.safetensors and .json for a page, .onnx_adapter for onnxr
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from shared.base import paths
 from shared.base.files import link_or_copy, write_json
 from shared.base.hashing import files_below, sha256_file
-from shared.base.manifest import FILE_NAME, FileRecord, Measurement, Strict
-from shared.base.parsing import read_json, validate
+from shared.base.manifest import FILE_NAME, FileRecord, Measurement
 from shared.base.stage import Plan, Produced, StageResult, run_stage
-from shared.olive.attach import FILES, SWAP
+from shared.olive.attach import FILES
 from shared.olive.build import DTYPES
-from shared.olive.graph.adapters import Precision
+from shared.olive.family_record import RECORD, SWAP, AdapterRecord, FamilyRecord
 from shared.source.adapter import CONFIG, WEIGHTS
-
-RECORD = "family.json"
-
-
-class AdapterRecord(Strict):
-    """An adapter of a family: its files in adapters/, and the SHA-256 of the two it was made from."""
-
-    files: dict[str, FileRecord]
-    trained: dict[str, str]
-
-
-class FamilyRecord(Strict):
-    """family.json. `base_weights`: the weights_hash of what all adapters were trained on; `calibrated`:
-    the domains whose text calibrated it; `shared`: the files of onnx/."""
-
-    version: int = 1
-    base: str
-    base_weights: str
-    calibrated: list[str]
-    precision: Precision
-    shared: dict[str, FileRecord]
-    adapters: dict[str, AdapterRecord]
-
-
-def read_family(folder: Path) -> FamilyRecord:
-    """The record in a family's folder; UserError where it is none."""
-    return validate(read_json(folder / RECORD), FamilyRecord, paths.shown(folder / RECORD))
 
 
 def family_stage(

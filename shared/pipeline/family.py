@@ -14,16 +14,17 @@ from pathlib import Path
 
 from shared.base import paths
 from shared.base.errors import RungFailed
+from shared.base.progress import say
 from shared.base.stage import StageResult
 from shared.domain.domain import Domain
 from shared.domain.olive_json import with_overrides
-from shared.domain.settings import Rung
+from shared.domain.settings import Precision, Rung
 from shared.evaluate.check import Selection
 from shared.olive.attach import adapter_on, adapter_stage, attached_stage, swap_stage
 from shared.olive.build import build_stage
 from shared.olive.calibration_text import calibration_records
-from shared.olive.family import RECORD, FamilyRecord, family_stage, read_family
-from shared.olive.graph.adapters import Precision
+from shared.olive.family import family_stage
+from shared.olive.family_record import RECORD, FamilyRecord, read_family
 from shared.olive.package import package_stage
 from shared.pipeline.chain import record, select_records
 from shared.pipeline.stages import Options, RungRun
@@ -70,11 +71,14 @@ def build_family(
     sources = {member.domain.name: source_stage(member.rung) for member in members}
     rung = members[0].rung.model_copy(update={"adapter": None})
     base = source_stage(rung)
+    _refuse_other_base(base, grown_from)
     for source in sources.values():  # before hours of calibration
         adapter_on(source, weights_hash(base.folder))
     first, *beside = _calibrating(members, grown_from)
     measured = [record for member in members for record in member.domain.records]
+    say(f"      base, calibrated on {', '.join(domain.name for domain in (first, *beside))}")
     build = build_stage(first, rung, base, measured=measured, beside=beside)
+    say("      unchanged" if build.reused else "      adapters beside it")
     prompts = {m.domain.name: prompt_stage(m.domain, sources[m.domain.name]) for m in members}
     prompt = prompt_stage(first, base)
     _refuse_other_prompts(prompt, prompts, sources)
@@ -130,10 +134,23 @@ def _refuse_other_recipes(members: Sequence[Member]) -> None:
         if not rung.adapter:
             raise RungFailed(f"{where}: adapter: missing; a family shares the base of its adapters")
         recipe = with_overrides(domain.olive, rung.olive, where)
-        for key, value in (("base", rung.base), ("olive", [recipe, list(recipe["passes"])])):
+        for key, value in (
+            ("base", rung.base),
+            ("licence", [rung.licence, rung.licence_name, rung.licence_link]),
+            ("olive", [recipe, list(recipe["passes"])]),
+        ):
             first, theirs = wanted.setdefault(key, (value, domain.name))
             if value != first:
                 raise RungFailed(f"{where}: {key}: not as {theirs}'s; a family has one base")
+
+
+def _refuse_other_base(base: Source, grown_from: Path | None) -> None:
+    """RungFailed where the family that is to grow has another base."""
+    if grown_from and read_family(grown_from).base_weights != weights_hash(base.folder):
+        raise RungFailed(
+            f"{paths.shown(grown_from / RECORD)}: base_weights: not those of "
+            f"{paths.shown(base.folder)}; take another --name, or --anew"
+        )
 
 
 def _calibrating(members: Sequence[Member], grown_from: Path | None) -> list[Domain]:

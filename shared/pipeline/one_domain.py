@@ -1,6 +1,7 @@
 """One domain: its chain, its release, its publication; shared.cli only parses and prints."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +25,9 @@ if TYPE_CHECKING:  # a bad folder is refused without a quarter second of the Hub
     from shared.pipeline.publication import Publication, PublishOptions
 
 
+Run = Callable[[Domain, Options], ChainResult]
+
+
 @dataclass(frozen=True)
 class Result:
     """One domain's run. `release` is None where no rung was taken; `error` where it stopped."""
@@ -40,16 +44,23 @@ class Result:
 
 
 def release_domain(
-    name: str, options: Options, *, publish: "PublishOptions | None" = None
+    name: str,
+    options: Options,
+    *,
+    publish: "PublishOptions | None" = None,
+    run: Run = run_chain,
 ) -> Result:
-    """Run the chain, write the release folder, publish it if asked; errors end up in the result."""
+    """Run the chain, write the release folder, publish it if asked; errors end up in the result.
+
+    `run`: what takes the domain through the stages in the chain's place.
+    """
     chain: ChainResult | None = None
     release: Release | None = None
     try:
         need_inputs(name)
         domain = load_domain(name)
         with total_time():
-            chain = _run(domain, options)
+            chain = _run(domain, options, run)
         write_attempts(name, chain.attempts)
         if chain.rung is None:
             raise UserError(_none_taken(chain))
@@ -100,8 +111,8 @@ def _gates_on(chain: ChainResult, last: Stage) -> list[GateResult]:
     return judge_gates([g for g in gates if g.measurement in known], found)
 
 
-def _run(domain: Domain, options: Options) -> ChainResult:
-    chain = run_chain(domain, options)
+def _run(domain: Domain, options: Options, run: Run = run_chain) -> ChainResult:
+    chain = run(domain, options)
     if "check" in chain.stages:
         write_newest(domain.name, chain.manifests["check"])
     return chain

@@ -1,6 +1,6 @@
 """Publish a domain's release, or say what that would do; remember what was published."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,11 +9,12 @@ from shared.base import paths
 from shared.base.errors import UserError
 from shared.base.files import write_text
 from shared.base.hashing import files_below, sha256_files
-from shared.base.manifest import Strict
+from shared.base.manifest import FileRecord, Strict
 from shared.base.progress import say
 from shared.domain.domain import Domain, domain_names, load_domain
 from shared.hub.files import Order
 from shared.hub.names import repository_name
+from shared.olive.family_record import RECORD
 from shared.release.gates import without_gpu
 from shared.release.model import RELEASE_FILE, STAGES_IN_ALL, Release, read_release, release_folder
 from shared.release.rename import renamed
@@ -108,20 +109,13 @@ def _order(domain: Domain, options: PublishOptions) -> tuple[Order, str]:
 
     folder = release_folder(domain.name)
     release = read_release(folder)
-    if not release.publishable:
-        raise UserError(f"{domain.name} is not published: {release.not_publishable_because}")
-    undecided = without_gpu(release.gates)
-    if undecided and not options.without_gpu:
-        raise UserError(
-            f"{domain.name} is not published: gate {undecided[0].name!r}: not measured: "
-            f"{undecided[0].reason}; measure it on a machine with a GPU, or say --without-gpu"
-        )
+    need_publishable(domain.name, release, options)
     settings = domain.chain.publish
-    _need_untouched(release, folder)
+    need_untouched(folder, release.files, release_again(domain.name))
     need_signed(folder, settings.signing_key)
     repository = repository_name(domain, release.base, options.org)
     folder = renamed(folder, release, repository, settings.signing_key)
-    _need_untouched(read_release(folder), folder)
+    need_untouched(folder, read_release(folder).files, release_again(domain.name))
     order = Order(
         folder,
         key=release.key,
@@ -154,14 +148,31 @@ def _publication_file(domain: str) -> Path:
     return paths.models(domain) / "published.json"
 
 
-def _need_untouched(release: Release, folder: Path) -> None:
-    """UserError unless the folder holds the files that were measured, all of them and no others."""
-    expected = {name: record.sha256 for name, record in release.files.items()}
-    names = [n for n in files_below(folder) if n not in (RELEASE_FILE, SIGNATURE_FILE)]
+def release_again(domain: str) -> str:
+    return f"./inv release --domain {domain} --force"
+
+
+def need_publishable(name: str, release: Release, options: PublishOptions) -> None:
+    """UserError where a gate or its rung stands against it, or a GPU has to decide."""
+    if not release.publishable:
+        raise UserError(f"{name} is not published: {release.not_publishable_because}")
+    undecided = without_gpu(release.gates)
+    if undecided and not options.without_gpu:
+        raise UserError(
+            f"{name} is not published: gate {undecided[0].name!r}: not measured: "
+            f"{undecided[0].reason}; measure it on a machine with a GPU, or say --without-gpu"
+        )
+
+
+def need_untouched(folder: Path, listed: Mapping[str, FileRecord], again: str) -> None:
+    """UserError unless the folder holds the files that were measured, all of them and no others;
+    `again`: the command that makes them anew."""
+    expected = {name: record.sha256 for name, record in listed.items()}
+    beside = (RELEASE_FILE, RECORD, SIGNATURE_FILE)
+    names = [n for n in files_below(folder) if n not in beside]
     found = sha256_files(folder, names)
     changed = sorted(n for n in expected.keys() | found.keys() if expected.get(n) != found.get(n))
     if changed:
         raise UserError(
-            f"{paths.shown(folder / changed[0])}: not the file that was measured; "
-            f"run `./inv release --domain {release.domain} --force`"
+            f"{paths.shown(folder / changed[0])}: not the file that was measured; run `{again}`"
         )

@@ -65,4 +65,4 @@ def _order(domains: Sequence[str], options: PublishOptions, sleep: Sleep) -> tup
         repo_type="space",
         public=frozenset(map(sha256_file, runtime())),
     )
-    return order, f"{organisation(first, options.org)}/{settings.space}"
+    return order, f"{organisation(first.chain.publish, options.org)}/{settings.space}"

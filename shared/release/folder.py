@@ -65,7 +65,7 @@ def make_release(result: ChainResult, *, force: bool = False) -> tuple[Release, 
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     _fill(partial, result)
-    files = {name: _record(partial / name) for name in files_below(partial)}
+    files = {name: file_record(partial / name) for name in files_below(partial)}
     release = _describe(result, key, files)
     say(f"[9/{STAGES_IN_ALL}] {domain.name} · release folder")
     release = write_described(partial, release, domain.prompt)
@@ -80,13 +80,13 @@ def write_described(folder: Path, release: Release, prompt: str) -> Release:
 
     card = folder / CARD_FILE
     card.write_text(render_card(release, prompt), encoding="utf-8")
-    files = dict(sorted((release.files | {CARD_FILE: _record(card)}).items()))
+    files = dict(sorted((release.files | {CARD_FILE: file_record(card)}).items()))
     release = release.model_copy(update={"files": files})
     (folder / RELEASE_FILE).write_text(release.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return release
 
 
-def _record(path: Path) -> FileRecord:
+def file_record(path: Path) -> FileRecord:
     return FileRecord(sha256=sha256_file(path), bytes=path.stat().st_size)
 
 
@@ -95,6 +95,7 @@ def _key(result: ChainResult) -> str:
     keys = {stage: m.key + m.finished * bool(m.unfinished) for stage, m in result.manifests.items()}
     name = repository_name(result.domain, result.rung.base) if result.rung else ""
     settled = [name, Release.model_fields["version"].default, code_hash(*CARD_CODE)]
+    settled += [result.family] if result.family else []
     return sha256_json([result.domain.name, result.domain.key, attempts, keys, settled])[:16]
 
 
@@ -123,7 +124,7 @@ def _fill(partial: Path, result: ChainResult) -> None:
 def _describe(result: ChainResult, key: str, files: dict[str, FileRecord]) -> Release:
     rung = result.rung
     assert rung is not None
-    commit, clean = _git_state()
+    commit, clean = git_state()
     because = not_publishable(result)
     manifests = result.manifests
     return Release(
@@ -151,7 +152,8 @@ def _describe(result: ChainResult, key: str, files: dict[str, FileRecord]) -> Re
         facts={stage: m.facts for stage, m in manifests.items()}
         | _devices(result.package)
         | {"card": result.domain.chain.card.model_dump(), "sample": _sample(result)}
-        | {"recipe": recipe_facts(result.domain.name, rung.name, manifests["build"])},
+        | {"recipe": recipe_facts(result.domain.name, rung.name, manifests["build"])}
+        | ({"family": result.family} if result.family else {}),
         gates=result.gates,
         attempts=result.attempts,
         files=files,
@@ -224,7 +226,7 @@ def not_publishable(result: ChainResult) -> str | None:
     return None
 
 
-def _git_state() -> tuple[str | None, bool | None]:
+def git_state() -> tuple[str | None, bool | None]:
     """Commit and cleanness of this checkout; (None, None) outside of git."""
 
     def git(*words: str) -> str:

@@ -12,10 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from shared.base import paths
 from shared.base.errors import UserError
 from shared.base.manifest import FileRecord, Manifest, Measurement, Strict
-from shared.base.parsing import LARGEST_RELEASE, loads_strictly, validate
+from shared.base.parsing import LARGEST_RELEASE, loads_strictly, read_json, validate
 from shared.base.stage import StageResult
 from shared.domain.domain import Domain
 from shared.domain.settings import Exporter, Rung
+from shared.olive.family_record import RECORD, FamilyRecord
 from shared.release.gates import GateResult
 
 Stage = Literal["source", "build", "package", "fidelity", "check", "bench", "gates"]
@@ -33,6 +34,9 @@ PAGE_PARTS = tuple(
 """What the page asks with; docintel.mjs begins with it."""
 CARD_CODE = ("shared.release.card.card", *PAGE_PARTS)
 """What renders a card and docintel.mjs, for `code_hash`."""
+
+FAMILY_CARD_CODE = ("shared.release.card.family",)
+"""The same of a family's card."""
 
 CARD_FILE = "README.md"
 RELEASE_FOLDER = "webgpu"
@@ -61,7 +65,8 @@ class Attempt(Strict):
 class ChainResult:
     """All attempts of a chain, and the taken rung with its stages' results.
 
-    `rung` is None, and `stages` and `gates` empty, where no rung was taken.
+    `rung` is None, and `stages` and `gates` empty, where no rung was taken. `family`: what it
+    shares with other domains (shared.pipeline.release_family).
     """
 
     domain: Domain
@@ -69,6 +74,7 @@ class ChainResult:
     rung: Rung | None = None
     stages: dict[str, StageResult] = field(default_factory=dict)
     gates: list[GateResult] = field(default_factory=list)
+    family: dict[str, Any] | None = None
 
     @property
     def manifests(self) -> dict[str, Manifest]:
@@ -138,6 +144,42 @@ class Release(Listing):
     attempts: list[Attempt]
 
 
+class FamilyMember(Strict):
+    """A domain of a family: its repository's name without the organisation, the rung that was taken,
+    and the key of its release."""
+
+    model: str
+    rung: str
+    release: str
+
+
+class FamilyRelease(FamilyRecord):
+    """family.json of a folder that is published. `key` changes with anything it depends on; `others`:
+    every file but what `shared` and `adapters` list, family.json itself and the signature."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    key: str
+    name: str
+    repository: str
+    licence: str
+    licence_name: str | None = None
+    licence_link: str | None = None
+    commercial_use: bool = True
+    created: str
+    git_commit: str | None
+    git_clean: bool | None
+    card_code: str
+    domains: dict[str, FamilyMember]
+    others: dict[str, FileRecord]
+
+    @property
+    def files(self) -> dict[str, FileRecord]:
+        """All of them, as a release.json lists them."""
+        adapters = (adapter.files for adapter in self.adapters.values())
+        return {**self.others, **self.shared, **{n: r for own in adapters for n, r in own.items()}}
+
+
 class OtherVersion(UserError):
     """The release.json is of another version; `listing` has what is known of it all the same."""
 
@@ -152,6 +194,18 @@ class OtherVersion(UserError):
 
 def release_folder(domain: str) -> Path:
     return paths.models(domain) / RELEASE_FOLDER
+
+
+def family_folder(name: str) -> Path:
+    return paths.models("families") / name
+
+
+def read_family_release(folder: Path) -> FamilyRelease:
+    """The family.json of a published folder; UserError where it is none."""
+    path = folder / RECORD
+    if not path.is_file():
+        raise UserError(f"{paths.shown(path)}: missing; run `./inv release-family` first")
+    return validate(read_json(path), FamilyRelease, paths.shown(path))
 
 
 def read_release(folder: Path) -> Release:

@@ -6,6 +6,7 @@ its own; weights are linked, not copied, and nothing is measured again.
 """
 
 import shutil
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from shared.base import paths
@@ -14,8 +15,15 @@ from shared.base.files import link_or_copy, swap_in
 from shared.base.parsing import read_text
 from shared.base.progress import say
 from shared.base.text import trimmed
+from shared.release.family import write_family
 from shared.release.folder import write_described
-from shared.release.model import CARD_FILE, Release, read_release
+from shared.release.model import (
+    CARD_FILE,
+    FamilyRelease,
+    Release,
+    read_family_release,
+    read_release,
+)
 from shared.release.signature import SIGNATURE_FILE
 from shared.release.signing import sign_folder, signing_key
 
@@ -28,32 +36,68 @@ def renamed(folder: Path, release: Release, repository: str, key: str | None) ->
     """
     if release.repository == repository:
         return folder
-    if (folder / SIGNATURE_FILE).exists() and signing_key(key) is None:
-        raise UserError(
-            f"{paths.shown(folder)}: is signed as {release.repository}; to publish it as "
-            f"{repository} its key is needed: set DOCINTEL_SIGNING_KEY"
-        )
-    copy = paths.build() / "renamed" / repository.replace("/", "--") / folder.name
+    copy = _place(folder, release.repository, repository, key)
     others = {name: record for name, record in release.files.items() if name != CARD_FILE}
     wanted = release.model_copy(update={"repository": repository, "files": others})
     prompt = trimmed(read_text(folder / "prompt.md"))
     if not _is_there(copy, wanted, prompt):
         say(f"      the card names {release.repository}; made again for {repository}")
-        _make(copy, folder, wanted, prompt)
+        _make(copy, folder, wanted.files, lambda partial: write_described(partial, wanted, prompt))
+    return _signed(copy, key)
+
+
+def renamed_family(folder: Path, family: FamilyRelease, repository: str, key: str | None) -> Path:
+    """The same of a family's folder. Its domains are in the same organisation as the family."""
+    if family.repository == repository:
+        return folder
+    copy = _place(folder, family.repository, repository, key)
+    others = {name: record for name, record in family.others.items() if name != CARD_FILE}
+    wanted = family.model_copy(update={"repository": repository, "others": others})
+    if not _is_the_family(copy, wanted):
+        say(f"      the card names {family.repository}; made again for {repository}")
+        _make(copy, folder, wanted.files, lambda partial: write_family(partial, wanted))
+    return _signed(copy, key)
+
+
+def _place(folder: Path, was: str, repository: str, key: str | None) -> Path:
+    if (folder / SIGNATURE_FILE).exists() and signing_key(key) is None:
+        raise UserError(
+            f"{paths.shown(folder)}: is signed as {was}; to publish it as "
+            f"{repository} its key is needed: set DOCINTEL_SIGNING_KEY"
+        )
+    return paths.build() / "renamed" / repository.replace("/", "--") / folder.name
+
+
+def _make(
+    copy: Path, folder: Path, names: Iterable[str], describe: Callable[[Path], object]
+) -> None:
+    partial = copy.with_name(f".{copy.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    for name in names:
+        (partial / name).parent.mkdir(parents=True, exist_ok=True)
+        link_or_copy(folder / name, partial / name)
+    describe(partial)
+    swap_in(partial, copy)
+
+
+def _signed(copy: Path, key: str | None) -> Path:
     sign_folder(copy, key)
     if signing_key(key) is None:
         (copy / SIGNATURE_FILE).unlink(missing_ok=True)
     return copy
 
 
-def _make(copy: Path, folder: Path, release: Release, prompt: str) -> None:
-    partial = copy.with_name(f".{copy.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    for name in release.files:
-        (partial / name).parent.mkdir(parents=True, exist_ok=True)
-        link_or_copy(folder / name, partial / name)
-    write_described(partial, release, prompt)
-    swap_in(partial, copy)
+def _is_the_family(copy: Path, family: FamilyRelease) -> bool:
+    from shared.release.card.family import render_family_card
+
+    try:
+        found = read_family_release(copy)
+        card = (copy / CARD_FILE).read_bytes()
+    except (UserError, OSError):
+        return False
+    others = {name: record for name, record in found.others.items() if name != CARD_FILE}
+    same = found.model_copy(update={"others": others}) == family
+    return same and card == render_family_card(family).encode()
 
 
 def _is_there(copy: Path, release: Release, prompt: str) -> bool:

@@ -29,7 +29,8 @@ def need_known(folder: Path, names: Iterable[str]) -> None:
         if not is_known(folder / name):
             raise UserError(
                 f"{paths.shown(folder / name)}: is neither UTF-8 text, safetensors, an ONNX graph, "
-                "the data that a graph beside it names, nor an image; remove it from the folder"
+                "the data that a graph beside it names, an adapter, nor an image; remove it from the "
+                "folder"
             )
 
 
@@ -39,7 +40,7 @@ def is_known(path: Path) -> bool:
         start = file.read(ENOUGH)
     if is_safetensors(start, path.stat().st_size) or is_image(start):
         return True
-    return is_text(path) or is_graph(path) or _is_named_data(path)
+    return is_text(path) or is_graph(path) or _is_named_data(path) or is_adapter(path)
 
 
 def is_text(path: Path) -> bool:
@@ -80,6 +81,15 @@ def is_graph(path: Path) -> bool:
         except EOFError:
             return False
     return {IR_VERSION, GRAPH} <= seen
+
+
+def is_adapter(path: Path) -> bool:
+    """onnxruntime's own format of an adapter: a flatbuffer of that kind whose root lies inside."""
+    if path.suffix != ".onnx_adapter":
+        return False
+    with path.open("rb") as file:
+        start = file.read(8)
+    return start[4:] == b"TORT" and 8 <= int.from_bytes(start[:4], "little") < path.stat().st_size
 
 
 def _varint(file: BinaryIO) -> int:

@@ -202,7 +202,7 @@ def _provenance(release: Release) -> str:
         ("path taken", f"{release.rung}: {release.why}"),
         ("recipe", f"{release.exporter}: {recipe.get('words', 'not told')}"),
         ("weights", f"SHA-256 of all `{digest[:16]}…`"),
-        *_adapter(source),
+        *_adapter(source, "beside the base" if "family" in release.facts else "merged"),
         ("parameters", shown(m.get("source.parameters"))),
         ("build", f"{cost[0]}, peak memory {cost[1]}"),
         ("code", f"{release.git_commit or 'not in git'}{state}"),
@@ -213,9 +213,9 @@ def _provenance(release: Release) -> str:
     return f"{table(('what', 'which'), rows)}\n\n{others}"
 
 
-def _adapter(source: dict[str, str]) -> list[tuple[str, str]]:
+def _adapter(source: dict[str, str], how: str) -> list[tuple[str, str]]:
     digest = source.get(ADAPTER)
-    return [("adapter, merged", f"SHA-256 {words(digest[:16])}…")] if digest else []
+    return [(f"adapter, {how}", f"SHA-256 {words(digest[:16])}…")] if digest else []
 
 
 def _training(release: Release) -> list[tuple[str, str]]:

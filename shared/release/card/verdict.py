@@ -108,8 +108,23 @@ def footprint(release: Release) -> str:
     speed = words(shown(release.measurements.get(SPEED)))
     return (
         f"**Size**: {large} to download as q4f16, or {small} as q4 where the GPU lacks shader-f16. "
+        f"{_shared(release)}"
         f"**Speed** of decoding in the browser: {speed}. "
         f"Measured on: {where(release)}."
+    )
+
+
+def _shared(release: Release) -> str:
+    """What of it other domains of its family have byte for byte; empty where it is of none."""
+    if not (told := release.facts.get("family")):
+        return ""
+    own = (
+        shown(release.measurements.get(f"package.{dtype}_own_bytes")) for dtype in ("q4f16", "q4")
+    )
+    name = words(f"{release.repository.split('/')[0]}/{told['name']}")
+    return (
+        f"**Shared**: all but {' or '.join(own)} of it is the base of the family "
+        f"[{name}](https://huggingface.co/{name}), the same bytes in each of its domains. "
     )
 
 

@@ -16,11 +16,20 @@ from shared.base.front_matter import read_front_matter
 from shared.base.parsing import read_text
 from shared.base.tables import shown
 from shared.base.text import trimmed
+from shared.olive.family_record import RECORD
 from shared.release.card.card import render_card
 from shared.release.card.front_matter import problems
 from shared.release.card.usage import module
 from shared.release.gates import failed, judge
-from shared.release.model import CARD_CODE, CARD_FILE, MODULE_FILE, Listing, Release
+from shared.release.model import (
+    CARD_CODE,
+    CARD_FILE,
+    MODULE_FILE,
+    RELEASE_FILE,
+    FamilyRelease,
+    Listing,
+    Release,
+)
 from shared.release.verify.line import NotChecked, need
 
 FIGURE = re.compile(r"\d+(?:[.,]\d+)*")
@@ -121,8 +130,9 @@ def _attempts(release: Release) -> Iterator[str]:
         yield f"attempts: {release.rung!r} is not the one rung that was taken"
 
 
-def origin(folder: Path, release: Listing) -> str:
-    """Licence and base model are stated, as release.json has them, in a form the Hub takes."""
+def origin(folder: Path, release: Listing | FamilyRelease) -> str:
+    """Licence and base model are stated, as its manifest has them, in a form the Hub takes."""
+    manifest = RECORD if isinstance(release, FamilyRelease) else RELEASE_FILE
     try:
         data = read_front_matter(read_text(folder / CARD_FILE))
     except ValueError as error:
@@ -131,5 +141,5 @@ def origin(folder: Path, release: Listing) -> str:
         raise UserError(f"README.md: {sentence}")
     for key, ours in LICENCE_KEYS.items():
         said, meant = data.get(key), getattr(release, ours)
-        need(said == meant, f"README.md: {key}: says {said!r}, release.json has {meant!r}")
+        need(said == meant, f"README.md: {key}: says {said!r}, {manifest} has {meant!r}")
     return f"{release.base}, {release.licence_name or release.licence}"

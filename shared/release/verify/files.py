@@ -8,13 +8,15 @@ from shared.base.formatting import number
 from shared.base.hashing import files_below, sha256_now
 from shared.base.parsing import read_json, read_text
 from shared.domain.grammar.schema import grammar
-from shared.release.model import GRAMMAR_FILE, RELEASE_FILE, Listing
+from shared.release.model import GRAMMAR_FILE, RELEASE_FILE, FamilyRelease, Listing
 from shared.release.signature import CLIENT_FILES, SIGNATURE_FILE, read_signature
 from shared.release.signing import check_signature
 from shared.release.verify.line import NotChecked, need
 from shared.safety.content import refuse_unsafe
 from shared.safety.kinds import need_known
 from shared.safety.secrets import refuse_secrets
+
+Listed = Listing | FamilyRelease
 
 
 def present(folder: Path) -> list[str]:
@@ -44,18 +46,18 @@ def known(folder: Path) -> str:
     return "text, safetensors, graphs, the data that a graph names, and images alone"
 
 
-def complete(folder: Path, release: Listing) -> str:
-    """The names are those of release.json."""
+def complete(folder: Path, release: Listed, manifest: str = RELEASE_FILE) -> str:
+    """The names are those of release.json, or of the `manifest` that there is in its place."""
     found, listed = set(present(folder)), set(release.files)
     missing = sorted(listed - found)
     need(not missing, f"{_first(folder, missing)} missing")
-    extra = sorted(found - listed - {RELEASE_FILE, SIGNATURE_FILE})
-    need(not extra, f"{_first(folder, extra)} not in {RELEASE_FILE}")
+    extra = sorted(found - listed - {manifest, SIGNATURE_FILE})
+    need(not extra, f"{_first(folder, extra)} not in {manifest}")
     return f"{len(listed)} files, none missing, none more"
 
 
-def unchanged(folder: Path, release: Listing) -> str:
-    """Each file has the size and SHA-256 that release.json records."""
+def unchanged(folder: Path, release: Listed) -> str:
+    """Each file has the size and SHA-256 that its manifest records."""
     wrong, here = [], set(present(folder))
     for name, record in sorted(release.files.items()):
         path = folder / name

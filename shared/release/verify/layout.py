@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from shared.olive.lint.rules import lint, require_clean
 from shared.release.verify.limits import LARGEST_OUTPUT
 from shared.release.verify.line import Line, need
 
+GRAPHS = tuple(f"model_{dtype}" for dtype in DTYPES)
 SECONDS = 300.0
 BASE_MEMORY = 4_000_000_000
 THREAD_MEMORY = 256_000_000
@@ -70,10 +71,10 @@ def graph(folder: Path, dtype: str) -> str:
     return f"{len(chunks)} data file{'s' * (len(chunks) != 1)}, as config.json says; graph clean"
 
 
-def loads(folder: Path, seconds: float = SECONDS) -> Iterator[Line]:
+def loads(folder: Path, seconds: float = SECONDS, graphs: Sequence[str] = GRAPHS) -> Iterator[Line]:
     """What the process of its own reports; a ✗ where it died or did not end."""
     where = [str(memory_for(folder)), str(folder.resolve())]
-    command = [sys.executable, "-m", "shared.release.verify.load", *where, *DTYPES]
+    command = [sys.executable, "-m", "shared.release.verify.load", *where, *graphs]
     python = filter(None, (str(paths.REPOSITORY), os.environ.get("PYTHONPATH")))
     offline = {"HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(python)}
     kept = {k: v for k, v in os.environ.items() if not SECRET_VARIABLE.search(k)}
@@ -94,7 +95,7 @@ def loads(folder: Path, seconds: float = SECONDS) -> Iterator[Line]:
         output.seek(0)
         lines = list(reported(output.read(LARGEST_OUTPUT)))
     yield from lines
-    if run.returncode != 0 or len(lines) < 2 + len(DTYPES):
+    if run.returncode != 0 or len(lines) < 2 + len(graphs):
         how = f"signal {-run.returncode}" if run.returncode < 0 else f"status {run.returncode}"
         yield Line("loads", False, f"the process that loads it ended with {how}")
 

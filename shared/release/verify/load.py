@@ -1,6 +1,6 @@
 """The process that loads a third party's files.
 
-    python -m shared.release.verify.load BYTES FOLDER DTYPE…
+    python -m shared.release.verify.load BYTES FOLDER GRAPH…
 
 
 BYTES of address space are all it may take. One JSON object a line on stdout. Code in the folder is
@@ -41,13 +41,13 @@ def tokenizer(folder: Path) -> str:
     return f"{len(loaded):,} tokens; the chat template renders in the sandbox"
 
 
-def session(folder: Path, dtype: str) -> str:
+def session(folder: Path, name: str) -> str:
     """onnxruntime creates a session on the CPU, and the graph takes tokens."""
     import onnxruntime
 
     onnxruntime.set_default_logger_severity(4)
     made = onnxruntime.InferenceSession(
-        str(folder / "onnx" / f"model_{dtype}.onnx"), providers=["CPUExecutionProvider"]
+        str(folder / "onnx" / f"{name}.onnx"), providers=["CPUExecutionProvider"]
     )
     names = [value.name for value in made.get_inputs()]
     if "input_ids" not in names:
@@ -66,6 +66,21 @@ def generation(folder: Path) -> str:
     return f"genai_config.json reads {name}"
 
 
+def adapters(folder: Path) -> str:
+    """onnxruntime reads each .onnx_adapter, whose tensors are those of the safetensors beside it."""
+    from onnxruntime import AdapterFormat
+    from safetensors.numpy import load_file
+
+    found = sorted((folder / "adapters").glob("*.onnx_adapter"))
+    for path in found:
+        values = AdapterFormat.read_adapter(str(path)).get_parameters()
+        ours = load_file(path.with_suffix(".safetensors"))
+        theirs = {name: value.numpy() for name, value in values.items()}
+        if ours.keys() != theirs.keys() or any((ours[n] != theirs[n]).any() for n in ours):
+            raise ValueError(f"{path.name}: not the tensors of {path.stem}.safetensors")
+    return f"{len(found)} adapters, the same for page and onnxruntime-genai"
+
+
 def _tell(name: str, check: Callable[[], str]) -> None:
     try:
         found = Line(name, True, check())
@@ -75,12 +90,15 @@ def _tell(name: str, check: Callable[[], str]) -> None:
     print(json.dumps(asdict(found)), flush=True)
 
 
-def main(folder: Path, dtypes: list[str]) -> None:
+def main(folder: Path, graphs: list[str]) -> None:
     """Everything, one after the other."""
     _tell("tokenizer", lambda: tokenizer(folder))
     _tell("genai", lambda: generation(folder))
-    for dtype in dtypes:
-        _tell(f"loads {dtype}", lambda dtype=dtype: session(folder, dtype))  # type: ignore[misc]
+    for name in graphs:
+        short = name.removeprefix("model_")
+        _tell(f"loads {short}", lambda name=name: session(folder, name))  # type: ignore[misc]
+    if (folder / "adapters").is_dir():
+        _tell("adapters", lambda: adapters(folder))
 
 
 if __name__ == "__main__":

@@ -57,6 +57,23 @@ def fetch(target: str, *, endpoint: str | None = None, sleep: Sleep = time.sleep
         return _fetched(hub, revision)
 
 
+def hashes_beside(
+    fetched: Fetched, name: str, *, endpoint: str | None = None, sleep: Sleep = time.sleep
+) -> dict[str, str] | None:
+    """The SHA-256 that the Hub gives of the large files of `name`, beside what was fetched, on main;
+    None where there is no such repository for everybody."""
+    repo_id = f"{fetched.repo_id.split('/')[0]}/{name}"
+    validate_repo_id(repo_id)
+    hub = Hub(HfApi(endpoint=endpoint), repo_id, sleep=sleep)
+    try:
+        with single_tries():
+            tree = hub.call(lambda: list(hub.api.list_repo_tree(repo_id, recursive=True)))
+    except UserError:
+        return None
+    large = (item for item in tree if isinstance(item, RepoFile) and item.lfs)
+    return {item.path: item.lfs.sha256 for item in large if item.lfs}
+
+
 def _fetched(hub: Hub, revision: str) -> Fetched:
     repo_id = hub.repo_id
     info = hub.call(lambda: hub.api.model_info(repo_id, revision=revision))

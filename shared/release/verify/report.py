@@ -2,12 +2,13 @@
 
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from shared.base import paths
 from shared.hub.retries import Sleep
 from shared.release.model import RELEASE_FILE, Listing, OtherVersion, Release, read_release
-from shared.release.verify import card, files, layout, remote
+from shared.release.verify import card, family, files, layout, remote
 from shared.release.verify.line import Line, NotChecked, line
 
 
@@ -28,22 +29,34 @@ def verify(
         fetched = remote.fetch(target, endpoint=endpoint, sleep=sleep)
         folder = fetched.folder
         yield line("download", lambda: remote.as_the_hub_says(fetched))
+        beside = partial(remote.hashes_beside, fetched, endpoint=endpoint, sleep=sleep)
+        yield from verify_folder(folder, public_key, beside)
+        return
     yield from verify_folder(folder, public_key)
 
 
-def verify_folder(folder: Path, public_key: Path | None = None) -> Iterator[Line]:
-    """The checks of a folder. Nothing of it is loaded unless all that can be known before holds."""
-    held = True
-    for found in before_loading(folder, public_key):
+def verify_folder(
+    folder: Path, public_key: Path | None = None, beside: family.Beside = family.on_this_machine
+) -> Iterator[Line]:
+    """The checks of a folder. Nothing of it is loaded unless all that can be known before holds.
+
+    `beside`: where the family of a domain is looked up.
+    """
+    held, whole = True, family.is_family(folder)
+    checks = family.before_loading(folder, public_key) if whole else None
+    for found in checks or before_loading(folder, public_key, beside):
         held = held and found.ok is not False
         yield found
     if held:
-        yield from layout.loads(folder)
+        graphs = (*layout.GRAPHS, *family.SWAPS) if whole else layout.GRAPHS
+        yield from layout.loads(folder, graphs=graphs)
     else:
         yield Line("loads", None, "not tried: something above does not hold")
 
 
-def before_loading(folder: Path, public_key: Path | None = None) -> Iterator[Line]:
+def before_loading(
+    folder: Path, public_key: Path | None = None, beside: family.Beside = family.on_this_machine
+) -> Iterator[Line]:
     """All that can be known of a release folder without loading it.
 
     Of a release.json of another version the files are checked, not what it says of measurements.
@@ -73,6 +86,8 @@ def before_loading(folder: Path, public_key: Path | None = None) -> Iterator[Lin
         )
     yield line("origin", lambda: card.origin(folder, listing))
     yield line("source", lambda: files.tokenizer_is_the_sources(listing))
+    if isinstance(listing, Release) and "family" in listing.facts:
+        yield line("family", lambda: family.base_is_the_familys(listing, beside))
     yield line("layout", lambda: layout.configured(folder))
     for dtype in layout.DTYPES:
         yield line(f"graph {dtype}", lambda dtype=dtype: layout.graph(folder, dtype))  # type: ignore[misc]

@@ -4,48 +4,22 @@ family.json   what is shared and of each adapter its files, with their hashes
 config.json … the base's package, which can be loaded as it is
 onnx/         model_<dtype>.onnx with data: the base; swap_<dtype>.onnx: takes an adapter
 adapters/     <domain>.safetensors and .json for a page, .onnx_adapter for onnxruntime-genai
+domains/      <domain>/: how it is asked, under the names that a release has them by: DOMAIN_FILES
 """
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from shared.base import paths
 from shared.base.files import link_or_copy, write_json
-from shared.base.hashing import files_below, sha256_file
-from shared.base.manifest import FILE_NAME, FileRecord, Measurement, Strict
-from shared.base.parsing import read_json, validate
+from shared.base.hashing import files_below, sha256_file, sha256_json
+from shared.base.manifest import FILE_NAME, FileRecord, Measurement
 from shared.base.stage import Plan, Produced, StageResult, run_stage
-from shared.olive.attach import FILES, SWAP
 from shared.olive.build import DTYPES
-from shared.olive.graph.adapters import Precision
+from shared.olive.family_record import DOMAIN_FILES, FILES, SWAP, AdapterRecord, adapter_file
+from shared.olive.family_record import RECORD as RECORD
+from shared.olive.family_record import FamilyRecord as FamilyRecord
+from shared.olive.family_record import read_family as read_family
 from shared.source.adapter import CONFIG, WEIGHTS
-
-RECORD = "family.json"
-
-
-class AdapterRecord(Strict):
-    """An adapter of a family: its files in adapters/, and the SHA-256 of the two it was made from."""
-
-    files: dict[str, FileRecord]
-    trained: dict[str, str]
-
-
-class FamilyRecord(Strict):
-    """family.json. `base_weights`: the weights_hash of what all adapters were trained on; `calibrated`:
-    the domains whose text calibrated it; `shared`: the files of onnx/."""
-
-    version: int = 1
-    base: str
-    base_weights: str
-    calibrated: list[str]
-    precision: Precision
-    shared: dict[str, FileRecord]
-    adapters: dict[str, AdapterRecord]
-
-
-def read_family(folder: Path) -> FamilyRecord:
-    """The record in a family's folder; UserError where it is none."""
-    return validate(read_json(folder / RECORD), FamilyRecord, paths.shown(folder / RECORD))
 
 
 def family_stage(
@@ -53,9 +27,14 @@ def family_stage(
     package: StageResult,
     swap: StageResult,
     adapters: Mapping[str, StageResult],
+    texts: Mapping[str, Mapping[str, str]],
 ) -> StageResult:
-    """Lay out the family's folder: large files are links, so that a base has its bytes once."""
+    """Lay out the family's folder: large files are links, so that a base has its bytes once.
+
+    `texts`: of each domain its DOMAIN_FILES.
+    """
     keys = {f"adapters/{name}": done.manifest.key for name, done in adapters.items()}
+    keys |= {f"domains/{name}": sha256_json(dict(texts[name])) for name in adapters}
     plan = Plan(
         "family",
         inputs={"package": package.manifest.key, "swap": swap.manifest.key, **keys},
@@ -69,8 +48,8 @@ def family_stage(
                 _link(package.folder / name, work / name)
         for dtype in DTYPES:
             _link(swap.folder / f"{SWAP}_{dtype}.onnx", work / "onnx" / f"{SWAP}_{dtype}.onnx")
-        own = {name: _adapter(work, name, done) for name, done in adapters.items()}
-        shared = _recorded(work, [f"onnx/{name}" for name in files_below(work / "onnx")])
+        shared = _recorded(work, files_below(work))
+        own = {name: _adapter(work, name, done, texts[name]) for name, done in adapters.items()}
         told = record.model_copy(update={"shared": shared, "adapters": own})
         write_json(work / RECORD, told.model_dump())
         return Produced(_sizes(shared, own))
@@ -78,12 +57,17 @@ def family_stage(
     return run_stage(plan, produce)
 
 
-def _adapter(work: Path, name: str, done: StageResult) -> AdapterRecord:
-    files = {file: f"adapters/{name}{Path(file).suffix}" for file in FILES}
-    for file, place in files.items():
+def _adapter(work: Path, name: str, done: StageResult, texts: Mapping[str, str]) -> AdapterRecord:
+    places = [f"adapters/{name}{Path(file).suffix}" for file in FILES]
+    for file, place in zip(FILES, places, strict=True):
         _link(done.folder / file, work / place)
+    own = work / "domains" / name
+    own.mkdir(parents=True)
+    for file in DOMAIN_FILES:
+        (own / file).write_bytes(texts[file].encode())
+    places += [f"domains/{name}/{file}" for file in DOMAIN_FILES]
     trained = {file: done.manifest.inputs[file] for file in (CONFIG, WEIGHTS)}
-    return AdapterRecord(files=_recorded(work, list(files.values())), trained=trained)
+    return AdapterRecord(files=_recorded(work, places), trained=trained)
 
 
 def _link(source: Path, target: Path) -> None:
@@ -111,7 +95,7 @@ def _sizes(
         for dtype in DTYPES
     }
     for name, adapter in adapters.items():
-        file = f"adapters/{name}{Path(FILES[0]).suffix}"
+        file = adapter_file(name)
         size = adapter.files[file].bytes
         found[f"{name}_bytes"] = Measurement(value=size, unit="B", how=file)
     return found

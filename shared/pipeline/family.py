@@ -14,15 +14,17 @@ from pathlib import Path
 
 from shared.base import paths
 from shared.base.errors import RungFailed
+from shared.base.parsing import read_text
 from shared.base.stage import StageResult
 from shared.domain.domain import Domain
+from shared.domain.grammar.schema import grammar
 from shared.domain.olive_json import with_overrides
 from shared.domain.settings import Rung
 from shared.evaluate.check import Selection
 from shared.olive.attach import adapter_on, adapter_stage, attached_stage, swap_stage
 from shared.olive.build import build_stage
 from shared.olive.calibration_text import calibration_records
-from shared.olive.family import RECORD, FamilyRecord, family_stage, read_family
+from shared.olive.family import DOMAIN_FILES, RECORD, FamilyRecord, family_stage, read_family
 from shared.olive.graph.adapters import Precision
 from shared.olive.package import package_stage
 from shared.pipeline.chain import record, select_records
@@ -93,8 +95,17 @@ def build_family(
         shared={},
         adapters={},
     )
-    done = family_stage(told, package, swap, adapters)
+    texts = {member.domain.name: asked_with(member.domain) for member in members}
+    done = family_stage(told, package, swap, adapters, texts)
     return Family(done, build, package, packages, precision, (first, *beside))
+
+
+def asked_with(domain: Domain) -> dict[str, str]:
+    """DOMAIN_FILES, with what a domain's release has in them; the example is a text of our own."""
+    own = (r.input for r in domain.records if r.source is None and r.licence is None)
+    schema = read_text(domain.folder / "schema.json")
+    texts = (domain.prompt + "\n", schema, grammar(domain.schema), next(own, ""))
+    return dict(zip(DOMAIN_FILES, texts, strict=True))
 
 
 class MemberRun(RungRun):

@@ -14,7 +14,6 @@ product; "int8" and "int4": two MatMulNBits with accuracy level 1, and an Add.
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import onnx
 import torch
@@ -22,11 +21,11 @@ from onnx import helper
 
 from shared.base import paths
 from shared.base.errors import RungFailed
+from shared.olive.family_record import Precision as Precision
 from shared.olive.graph.external_data import ONNX_TYPES, TensorSink
 from shared.olive.quantise.nearest import quantize
 from shared.source.adapter import WEIGHTS, Adapter, shown_tensor
 
-Precision = Literal["f16", "int8", "int4"]
 BITS: dict[Precision, int] = {"int8": 8, "int4": 4}
 
 RANK_BLOCK = 16

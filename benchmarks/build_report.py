@@ -15,8 +15,8 @@ DOCUMENT = paths.REPOSITORY / "docs" / "full-size.md"
 RELEASED = """
 ## Through the stages, and in a browser
 
-What `./inv release` took, or as much of it as `./inv bench` goes through, beside what the dry run tells,
-and what a software WebGPU adapter computed of the released file beside onnxruntime's CPU.
+What `./inv release` took, or as much of it as `./inv bench` goes through, beside what the dry run
+tells, and what a software WebGPU adapter computed of the released file beside onnxruntime's CPU.
 
 <!-- generated Markdown: python -m benchmarks.full_size_release -->
 

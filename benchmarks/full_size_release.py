@@ -1,4 +1,4 @@
-"""A full-size model through the stages: told beforehand, taken, and agreed with the CPU; docs/full-size.md.
+"""A full-size model through the stages: told, taken, agreed with the CPU; for docs/full-size.md.
 
 $ python -m benchmarks.full_size_release               # the tables, from benchmarks/records/
 $ python -m benchmarks.full_size_release --keep tax --root /elsewhere --note "other jobs ran"
@@ -137,7 +137,9 @@ def _figure(record: AtSize, name: str) -> str:
         return f"{found.n or 0}"
     if found.value is None or isinstance(found.value, bool):
         return f"not measured: {found.reason}" if found.value is None else _said(found)
-    return number(found.value, found.unit) if found.unit in ("B", "s", "%") else f"{found.value:.3g}"
+    return (
+        number(found.value, found.unit) if found.unit in ("B", "s", "%") else f"{found.value:.3g}"
+    )
 
 
 def _said(found: Measurement) -> str:

@@ -17,14 +17,17 @@ from safetensors.torch import load_file
 from shared.base import paths
 from shared.base.errors import RungFailed, UserError
 from shared.base.hashing import files_below, sha256_now
+from shared.base.manifest import FILE_NAME
 from shared.domain.domain import load_domain
+from shared.domain.grammar.schema import grammar
 from shared.domain.settings import Precision
 from shared.evaluate.models.genai import GenaiModel
-from shared.olive.family_record import read_family
+from shared.olive.family_record import DOMAIN_FILES, RECORD, read_family
 from shared.pipeline.family import Family, Member, build_family, run_member
 from shared.pipeline.stages import Options
 from shared.release.card.recipe import recipe_words
 from shared.source.adapter import CONFIG
+from shared.webgpu_bench.model_list import listing
 from tests.stand_ins import take_any_architecture
 from tests.test_family_graph import ALL, SOME, logits, trained
 from tests.tiny import FEW_TOKENS, write_tiny
@@ -101,9 +104,44 @@ class TestTheFoldersOfAFamily:
             for name, told in files.items():
                 assert sha256_now(family.folder / name) == told.sha256
         listed = {*record.shared, *(n for a in record.adapters.values() for n in a.files)}
-        assert listed == {
-            n for n in files_below(family.folder) if n.startswith(("onnx/", "adapters/"))
-        }
+        assert listed == {*files_below(family.folder)} - {RECORD, FILE_NAME}
+
+    def test_hold_how_each_domain_is_asked(self, family: Family) -> None:
+        for name in ("legal", "medical"):
+            folder, domain = family.folder / "domains" / name, load_domain(name)
+            assert {path.name for path in folder.iterdir()} == set(DOMAIN_FILES)
+            assert (folder / "prompt.md").read_text() == domain.prompt + "\n"
+            assert (folder / "schema.json").read_bytes() == (
+                domain.folder / "schema.json"
+            ).read_bytes()
+            assert (folder / "grammar.ebnf").read_text() == grammar(domain.schema)
+            assert (folder / "example.txt").read_text() in [r.input for r in domain.records]
+
+    def test_are_listed_for_a_page_by_domain(self, family: Family) -> None:
+        legal, medical = listing({"both": family.folder})
+        assert (legal["name"], legal["domain"], legal["family"]) == ("both/legal", "legal", "both")
+        assert legal["files"] == medical["files"] and legal["bytes"] == medical["bytes"]
+        names = set(legal["files"])
+        assert {"config.json", "tokenizer.json", "onnx/swap_q4.onnx"} < names
+        assert "onnx/model_q4.onnx_data" in names and "onnx/model_q4.onnx" not in names
+        assert legal["bytes"]["q4"] == sum(
+            (family.folder / "onnx" / name).stat().st_size
+            for name in ("swap_q4.onnx", "model_q4.onnx_data")
+        )
+        file = family.folder / medical["adapter"]["file"]
+        assert file == family.folder / "adapters" / "medical.safetensors"
+        assert medical["adapter"]["sha256"] == sha256_now(file)
+        assert medical["system_prompt"] == load_domain("medical").prompt != legal["system_prompt"]
+        assert medical["schema"] == load_domain("medical").schema and medical["example"]
+
+    def test_are_refused_where_a_domains_name_is_a_way_out(
+        self, family: Family, tmp_path: Path
+    ) -> None:
+        told = json.loads((family.folder / RECORD).read_text())
+        told["adapters"]["../legal"] = told["adapters"].pop("legal")
+        (tmp_path / RECORD).write_text(json.dumps(told))
+        with pytest.raises(UserError, match=rf"{RECORD}: adapters\.\.\./legal"):
+            listing({"both": tmp_path})
 
     def test_tell_a_page_the_shapes_and_the_hash_of_an_adapter(self, family: Family) -> None:
         told = json.loads((family.folder / "adapters" / "legal.json").read_text())
@@ -234,6 +272,7 @@ class TestAFurtherDomain:
         grown = build_family(members, grown_from=family.folder)
         after = inodes(grown.folder)
         own = {f"adapters/financial.{kind}" for kind in ("json", "onnx_adapter", "safetensors")}
+        own |= {f"domains/financial/{name}" for name in DOMAIN_FILES}
         assert after.keys() - before.keys() == own
         large = {name for name in before if name.startswith(("onnx/", "adapters/"))}
         assert {name: after[name] for name in large} == {name: before[name] for name in large}

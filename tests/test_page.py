@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -64,6 +65,64 @@ class TestTheLengthOfAText:
         assert not found["fits"]
         assert found["words"].startswith("Too long: 2,000 of 1,000 tokens. Shorten")
         assert "about 50 %" in found["words"]
+
+
+class TestWhatIsToBeDownloaded:
+    ALONE: ClassVar[dict[str, Any]] = {"name": "legal", "bytes": {"q4": 110_000_000}}
+    FILES: ClassVar[dict[str, Any]] = {
+        "config.json": {"bytes": 2_000_000},
+        "onnx/swap_q4.onnx": {"bytes": 8_000_000},
+        "onnx/swap_q4f16.onnx": {"bytes": 7_000_000},
+    }
+    MEMBER: ClassVar[dict[str, Any]] = {
+        "name": "x/legal",
+        "family": "x",
+        "domain": "legal",
+        "model": "x",
+        "revision": None,
+        "bytes": {"q4": 8_000_000},
+        "files": FILES,
+        "adapter": {"file": "adapters/legal.safetensors", "bytes": 1_240_000},
+    }
+
+    def words(self, model: dict[str, Any], here: Any, lacks: str = "() => true") -> str:
+        call = f"m.downloadWords(model, 'q4', here, {lacks})"
+        return str(run("models.js", call, model=model, here=here))
+
+    def test_is_told_of_a_model_of_its_own(self) -> None:
+        assert self.words(self.ALONE, None) == "110 MB to download"
+        assert self.words(self.ALONE | {"bytes": {}}, None) == ""
+
+    def test_is_told_of_base_and_domain_apart(self) -> None:
+        found = self.words(self.MEMBER, None)
+        assert found == "10 MB to download for the base, 1.2 MB for legal"
+
+    def test_is_the_adapter_alone_where_the_base_is_in_memory_or_kept(self) -> None:
+        found = "1.2 MB to download for legal, whose base is here"
+        other = self.MEMBER | {"name": "x/medical", "domain": "medical"}
+        assert self.words(self.MEMBER, other) == found
+        assert self.words(self.MEMBER, None, "(name) => name.startsWith('adapters/')") == found
+        elsewhere = self.words(self.MEMBER, other | {"revision": "c0ffee"})
+        assert elsewhere.startswith("10 MB to download for the base")
+
+    def test_is_the_base_alone_where_the_adapter_is_kept(self) -> None:
+        found = self.words(self.MEMBER, None, "(name) => name.startsWith('onnx/')")
+        assert found == "8.0 MB to download for the base"
+
+    def test_is_nothing_where_all_is_kept(self) -> None:
+        found = self.words(self.MEMBER, None, "() => false")
+        assert found == "nothing to download: it is kept in this browser"
+
+
+def test_a_hash_made_piece_by_piece_is_that_of_the_whole() -> None:
+    lengths = [*range(200), 4096, 100_003]
+    made = "const b = Uint8Array.from({ length }, (_, i) => i * 7); const h = new m.Sha256();"
+    made += "for (let at = 0; at < length; at += 37) h.update(b.subarray(at, at + 37));"
+    found = run(
+        "sha256.js", f"lengths.map((length) => {{ {made} return h.hex(); }})", lengths=lengths
+    )
+    whole = [bytes(i * 7 % 256 for i in range(length)) for length in lengths]
+    assert found == [hashlib.sha256(content).hexdigest() for content in whole]
 
 
 class TestTheMarkOfAnAnswer:

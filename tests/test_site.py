@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 
 from shared.base import paths
@@ -22,6 +23,7 @@ from shared.base.hashing import files_below, sha256_file
 from shared.base.manifest import FileRecord
 from shared.domain.domain import load_domain
 from shared.domain.grammar.schema import grammar
+from shared.olive.family_record import RECORD, AdapterRecord, FamilyRecord, adapter_file
 from shared.pipeline.publication import Publication, _publication_file, publish_release
 from shared.pipeline.site import is_site, write_site
 from shared.pipeline.space import publish_space
@@ -51,6 +53,41 @@ def described(folder: Path) -> Path:
     write_manifest(
         folder, {n: FileRecord(sha256=sha256_file(folder / n), bytes=size[n]) for n in names}
     )
+    return folder
+
+
+def fetched_from(hub: HubDouble, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client in this process fetches single files from the double, too."""
+    constants = huggingface_hub.constants
+    template = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+
+
+def written_family(folder: Path) -> Path:
+    """A family's folder with family.json and small files for two domains."""
+    names = ["legal", "medical"]
+    own = {name: [adapter_file(name), f"domains/{name}/prompt.md"] for name in names}
+    shared = ["config.json", "onnx/model_q4.onnx", "onnx/model_q4.onnx_data", "onnx/swap_q4.onnx"]
+    for file in (*shared, *(file for files in own.values() for file in files)):
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_text("bytes")
+    for name in names:
+        (folder / "domains" / name / "prompt.md").write_text(f"Ask {name}.\n")
+
+    def told(files: list[str]) -> dict[str, FileRecord]:
+        size = {file: (folder / file).stat().st_size for file in files}
+        return {f: FileRecord(sha256=sha256_file(folder / f), bytes=size[f]) for f in files}
+
+    record = FamilyRecord(
+        base="acme/Base",
+        base_weights="0",
+        calibrated=names,
+        precision="int4",
+        shared=told(shared),
+        adapters={name: AdapterRecord(files=told(own[name]), trained={}) for name in names},
+    )
+    (folder / RECORD).write_text(record.model_dump_json())
     return folder
 
 
@@ -118,6 +155,53 @@ class TestASite:
         model = listed(site)["models"][0]
         assert (model["model"], model["revision"]) == ("acme/m", "c0ffee")
         assert not (site / "models").exists()
+
+    def test_has_the_domains_of_a_family_under_its_records_hash(self, tmp_path: Path) -> None:
+        family = written_family(tmp_path / "both")
+        [placed] = write_site(site := tmp_path / "site", [], families=[str(family)])
+        where = f"models/both/{sha256_file(family / RECORD)[:16]}"
+        assert (placed.domain, placed.base, placed.where) == ("both", "acme/Base", where)
+        assert files_below(site / where) == files_below(family)
+        legal, medical = listed(site)["models"]
+        assert (legal["name"], medical["name"]) == ("both/legal", "both/medical")
+        assert f"models/{legal['model']}" == where
+        assert legal["system_prompt"] == "Ask legal." and legal["adapter"]["bytes"] == 5
+        readme = (site / "README.md").read_text()
+        assert "- both: from acme/Base, one base for legal, medical" in readme
+        assert read_front_matter(readme)["models"] == ["acme/Base"]
+
+    def test_names_a_family_on_the_hub_at_its_commit_and_fetches_none_of_its_weights(
+        self, hub: HubDouble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        fetched_from(hub, tmp_path / "cache", monkeypatch)
+        family = written_family(tmp_path / "both")
+        content = {name: (family / name).read_bytes() for name in files_below(family)}
+        commit = hub.add("acme/both", content)
+        [placed] = write_site(site := tmp_path / "site", [], families=[f"hf:acme/both@{commit}"])
+        assert (placed.domain, placed.where) == ("both", f"acme/both@{commit}")
+        assert placed.bytes == 0 and not (site / "models").exists()
+        told = listed(site)
+        assert told["hub"] == hub.url
+        assert [m["name"] for m in told["models"]] == ["both/legal", "both/medical"]
+        assert {(m["model"], m["revision"]) for m in told["models"]} == {("acme/both", commit)}
+        assert told["models"][0]["system_prompt"] == "Ask legal."
+        asked = {r.path.split("/resolve/")[-1] for r in hub.requests if "/resolve/" in r.path}
+        assert not any(name.endswith((".safetensors", ".onnx", "_data")) for name in asked)
+        assert not any(r.with_token for r in hub.requests)
+        hub.repos["acme/both"].private = True
+        with pytest.raises(UserError, match="acme/both cannot be read by everybody"):
+            write_site(tmp_path / "other", [], families=[f"hf:acme/both@{commit}"])
+
+    def test_refuses_families_that_a_page_could_not_tell_apart_and_what_is_none(
+        self, root: Path, tmp_path: Path
+    ) -> None:
+        one, other = (written_family(tmp_path / name / "both") for name in ("a", "b"))
+        with pytest.raises(UserError, match="--family: two of one name"):
+            write_site(tmp_path / "site", [], families=[str(one), str(other)])
+        (tmp_path / "none").mkdir()
+        with pytest.raises(UserError, match=rf"none/{RECORD}: the file is missing"):
+            write_site(tmp_path / "site", [], families=[str(tmp_path / "none")])
+        assert not (tmp_path / "site").exists()
 
     def test_written_again_replaces_a_site_and_nothing_else(
         self, released: Path, tmp_path: Path

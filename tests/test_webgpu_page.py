@@ -101,6 +101,11 @@ class TestAModelInARealBrowser:
         assert second.model_runs == 2
         assert second.dispatches and second.buffers is not None and second.buffers <= len("{0}") + 1
 
+    def test_loads_again_from_what_the_browser_has(self, browser: Path, package: Path) -> None:
+        result = ask(package, browser, warm_load=True, placement=False)
+        assert (result.outcome, result.warm_load_reason) == ("ok", None)
+        assert result.warm_load and result.warm_load.seconds > 0
+
     def test_past_its_budget_it_is_refused(self, browser: Path, package: Path) -> None:
         result = ask(package, browser, budget_bytes=100_000)
         assert result.outcome == "out_of_budget"

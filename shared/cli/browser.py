@@ -17,6 +17,7 @@ GPU = {
     "gpu_budget": "refuse WebGPU buffers past this many bytes, like 8GB or 512MiB",
     "profile": "load once more and time every kernel of a prompt and of a token",
 }
+FAMILY = {"family": "a family's folder, or hf:org/name@commit; several with commas between them"}
 
 
 @command(
@@ -115,33 +116,44 @@ def preflight(c: Context, domain: str = "", folder: str = "", architectures: boo
     log=False,
     help={
         "domain": "only this domain's release",
+        **FAMILY,
         "port": "0 takes a free one",
         "open_browser": "open the page in your browser",
     },
 )
-def serve(c: Context, domain: str = "", port: int = 0, open_browser: bool = False) -> None:
+def serve(
+    c: Context, domain: str = "", family: str = "", port: int = 0, open_browser: bool = False
+) -> None:
     """Open a page on 127.0.0.1 where a person can try the released models."""
     from shared.domain.domain import domain_names, load_domain
+    from shared.pipeline.site import located
     from shared.release.model import read_release, release_folder
     from shared.webgpu_bench.driver import serve_page
+    from shared.webgpu_bench.model_list import HUB
 
     wanted = [load_domain(domain).name] if domain else domain_names()
     if domain:
         read_release(release_folder(domain))
     found = {n: release_folder(n) for n in wanted if release_folder(n).is_dir()}
-    if not found:
+    families = located(_several(family))
+    found |= {one.name: one.folder for one in families if not one.revision}
+    away = [one for one in families if one.revision]
+    if not found and not away:
         raise UserError("nothing is released yet; run `./inv release --domain <name>` first")
-    serve_page(found, port=port, open_browser=open_browser)
+    more = [entry for one in away for entry in one.entries()]
+    hub = away[0].hub if away else HUB
+    serve_page(found, port=port, open_browser=open_browser, more=more, hub=hub)
 
 
 @command(
     help={
         "out": "the folder to write; one that holds a site already is replaced",
         "domain": "a domain, several with commas between them, or all that are released",
+        **FAMILY,
         "hub": "name the models by their Hub repositories instead of copying them",
     }
 )
-def site(c: Context, out: str, domain: str = "all", hub: bool = False) -> None:
+def site(c: Context, out: str, domain: str = "all", family: str = "", hub: bool = False) -> None:
     """Write the page with released models as a folder that any static web host serves.
 
     It works under any path; a second visit works offline. Its README.md is that of a static Hugging
@@ -155,13 +167,18 @@ def site(c: Context, out: str, domain: str = "all", hub: bool = False) -> None:
     from shared.release.model import release_folder
 
     released = [name for name in domain_names() if release_folder(name).is_dir()]
+    families = _several(family)
     names = chosen_domains(domain, released)
-    if not names:
+    if not names and not families:
         raise UserError("nothing is released yet; run `./inv release --domain <name>` first")
-    placed = write_site(Path(out).expanduser(), names, hub=hub)
+    placed = write_site(Path(out).expanduser(), names, families=families, hub=hub)
     rows = [(one.domain, one.base, one.where, number(one.bytes, "B")) for one in placed]
     print(table(("domain", "base", "where", "in the site"), rows, TERMINAL))
     for one in placed:
         if one.not_publishable_because:
             print(f"{one.domain} is not to be published: {one.not_publishable_because}")
     print(f"to look at: python -m http.server --bind 127.0.0.1 --directory {out}")
+
+
+def _several(words: str) -> list[str]:
+    return [word.strip() for word in words.split(",") if word.strip()]

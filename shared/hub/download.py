@@ -6,7 +6,7 @@ PosixPath('.../models--HuggingFaceTB--SmolLM2-135M-Instruct/snapshots/12fd25f773
 
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -28,6 +28,7 @@ from huggingface_hub.utils import validate_repo_id
 from shared.base.errors import RungFailed, UserError
 from shared.base.progress import say
 from shared.hub.client import single_tries
+from shared.hub.remote import need_public
 from shared.hub.retries import COMMIT, Hub, Sleep, commit_of, transferring, within
 
 WANTED = ["*.safetensors", "*.json", "*.jinja", "*.txt", "LICENSE*", "NOTICE*", "README.md"]
@@ -97,6 +98,30 @@ def fetch_snapshot(
     _need_safetensors(source.repo_id, [file.rfilename for file in info.siblings or []])
     resolved = HubSource(source.repo_id, commit_of(hub, info.sha))
     return _cached(resolved, cache) or _download(hub, source, info, cache)
+
+
+def fetch_small(
+    spec: str, patterns: Sequence[str], *, endpoint: str | None = None, sleep: Sleep = time.sleep
+) -> tuple[Path, HubSource]:
+    """A folder with the files of these patterns, as everybody can read them, and their commit.
+
+    UserError with one sentence where the Hub cannot be reached, or asks who is asking.
+    """
+    source = parse_hub_source(spec)
+    hub = Hub(HfApi(endpoint=endpoint, token=False), source.repo_id, sleep=sleep)
+    need_public(hub, source.revision)
+    commit = commit_of(hub, hub.call(lambda: _look(hub, source.revision), patient=False).sha)
+    with single_tries():
+        folder = hub.call(
+            lambda: snapshot_download(
+                source.repo_id,
+                revision=commit,
+                endpoint=hub.api.endpoint,
+                token=False,
+                allow_patterns=list(patterns),
+            )
+        )
+    return Path(folder), HubSource(source.repo_id, commit)
 
 
 def _look(hub: Hub, revision: str) -> ModelInfo:

@@ -23,7 +23,7 @@ from shared.base.manifest import Measurement, tool_versions
 from shared.base.stage import Plan, Produced, StageResult, run_stage
 from shared.domain.settings import Precision
 from shared.olive.build import DTYPES, TOOLS
-from shared.olive.family_record import SWAP
+from shared.olive.family_record import FILES, SWAP
 from shared.olive.graph.adapters import (
     adapter_tensors,
     attach,
@@ -38,7 +38,6 @@ from shared.source.weights import parts
 
 Form = Literal["initializers", "inputs"]
 PASS = "shared.olive.attach_pass"
-FILES = ("adapter.safetensors", "adapter.json", "adapter.onnx_adapter")
 GENAI_DTYPE = DTYPES[0]
 """The graph whose float type an .onnx_adapter has, as genai_config.json names it."""
 

@@ -4,18 +4,26 @@ family.json   what is shared and of each adapter its files, with their hashes
 config.json … the base's package, which can be loaded as it is
 onnx/         model_<dtype>.onnx with data: the base; swap_<dtype>.onnx: takes an adapter
 adapters/     <domain>.safetensors and .json for a page, .onnx_adapter for onnxruntime-genai
+domains/      <domain>/: how it is asked, under the names that a release has them by: DOMAIN_FILES
 """
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from shared.base.files import link_or_copy, write_json
-from shared.base.hashing import files_below, sha256_file
+from shared.base.hashing import files_below, sha256_file, sha256_json
 from shared.base.manifest import FILE_NAME, FileRecord, Measurement
 from shared.base.stage import Plan, Produced, StageResult, run_stage
-from shared.olive.attach import FILES
 from shared.olive.build import DTYPES
-from shared.olive.family_record import RECORD, SWAP, AdapterRecord, FamilyRecord
+from shared.olive.family_record import (
+    DOMAIN_FILES,
+    FILES,
+    RECORD,
+    SWAP,
+    AdapterRecord,
+    FamilyRecord,
+    adapter_file,
+)
 from shared.source.adapter import CONFIG, WEIGHTS
 
 
@@ -24,9 +32,14 @@ def family_stage(
     package: StageResult,
     swap: StageResult,
     adapters: Mapping[str, StageResult],
+    texts: Mapping[str, Mapping[str, str]],
 ) -> StageResult:
-    """Lay out the family's folder: large files are links, so that a base has its bytes once."""
+    """Lay out the family's folder: large files are links, so that a base has its bytes once.
+
+    `texts`: of each domain its DOMAIN_FILES.
+    """
     keys = {f"adapters/{name}": done.manifest.key for name, done in adapters.items()}
+    keys |= {f"domains/{name}": sha256_json(dict(texts[name])) for name in adapters}
     plan = Plan(
         "family",
         inputs={"package": package.manifest.key, "swap": swap.manifest.key, **keys},
@@ -40,8 +53,8 @@ def family_stage(
                 _link(package.folder / name, work / name)
         for dtype in DTYPES:
             _link(swap.folder / f"{SWAP}_{dtype}.onnx", work / "onnx" / f"{SWAP}_{dtype}.onnx")
-        own = {name: _adapter(work, name, done) for name, done in adapters.items()}
-        shared = _recorded(work, [f"onnx/{name}" for name in files_below(work / "onnx")])
+        shared = _recorded(work, files_below(work))
+        own = {name: _adapter(work, name, done, texts[name]) for name, done in adapters.items()}
         told = record.model_copy(update={"shared": shared, "adapters": own})
         write_json(work / RECORD, told.model_dump())
         return Produced(_sizes(shared, own))
@@ -49,12 +62,17 @@ def family_stage(
     return run_stage(plan, produce)
 
 
-def _adapter(work: Path, name: str, done: StageResult) -> AdapterRecord:
-    files = {file: f"adapters/{name}{Path(file).suffix}" for file in FILES}
-    for file, place in files.items():
+def _adapter(work: Path, name: str, done: StageResult, texts: Mapping[str, str]) -> AdapterRecord:
+    places = [f"adapters/{name}{Path(file).suffix}" for file in FILES]
+    for file, place in zip(FILES, places, strict=True):
         _link(done.folder / file, work / place)
+    own = work / "domains" / name
+    own.mkdir(parents=True)
+    for file in DOMAIN_FILES:
+        (own / file).write_bytes(texts[file].encode())
+    places += [f"domains/{name}/{file}" for file in DOMAIN_FILES]
     trained = {file: done.manifest.inputs[file] for file in (CONFIG, WEIGHTS)}
-    return AdapterRecord(files=_recorded(work, list(files.values())), trained=trained)
+    return AdapterRecord(files=_recorded(work, places), trained=trained)
 
 
 def _link(source: Path, target: Path) -> None:
@@ -82,7 +100,7 @@ def _sizes(
         for dtype in DTYPES
     }
     for name, adapter in adapters.items():
-        file = f"adapters/{name}{Path(FILES[0]).suffix}"
+        file = adapter_file(name)
         size = adapter.files[file].bytes
         found[f"{name}_bytes"] = Measurement(value=size, unit="B", how=file)
     return found

@@ -14,9 +14,11 @@ from pathlib import Path
 
 from shared.base import paths
 from shared.base.errors import RungFailed
+from shared.base.parsing import read_text
 from shared.base.progress import say
 from shared.base.stage import StageResult
 from shared.domain.domain import Domain
+from shared.domain.grammar.schema import grammar
 from shared.domain.olive_json import with_overrides
 from shared.domain.settings import Precision, Rung
 from shared.evaluate.check import Selection
@@ -24,7 +26,7 @@ from shared.olive.attach import adapter_on, adapter_stage, attached_stage, swap_
 from shared.olive.build import build_stage
 from shared.olive.calibration_text import calibration_records
 from shared.olive.family import family_stage
-from shared.olive.family_record import RECORD, FamilyRecord, read_family
+from shared.olive.family_record import DOMAIN_FILES, RECORD, FamilyRecord, read_family
 from shared.olive.package import package_stage
 from shared.pipeline.chain import record, select_records
 from shared.pipeline.stages import Options, RungRun
@@ -97,8 +99,17 @@ def build_family(
         shared={},
         adapters={},
     )
-    done = family_stage(told, package, swap, adapters)
+    texts = {member.domain.name: asked_with(member.domain) for member in members}
+    done = family_stage(told, package, swap, adapters, texts)
     return Family(done, build, package, packages, precision, (first, *beside))
+
+
+def asked_with(domain: Domain) -> dict[str, str]:
+    """DOMAIN_FILES, with what a domain's release has in them; the example is a text of our own."""
+    own = (r.input for r in domain.records if r.source is None and r.licence is None)
+    schema = read_text(domain.folder / "schema.json")
+    texts = (domain.prompt + "\n", schema, grammar(domain.schema), next(own, ""))
+    return dict(zip(DOMAIN_FILES, texts, strict=True))
 
 
 class MemberRun(RungRun):

@@ -1,30 +1,34 @@
 """A site: the page, its runtime and released models in one folder that any static host serves.
 
->>> write_site(Path("site"), ["legal"])
+>>> write_site(Path("site"), ["legal"], families=["build/family/0123456789abcdef"])
 [Placed(domain='legal', base='HuggingFaceTB/SmolLM3-3B', where='models/legal/0123456789abcdef', ...)]
 
 The page is that of `serve`; manifest.json tells it what is different. A model lies below models/ under
-its release's key, or is named by its Hub repository at the commit that was published: an address whose
-files never change, which is why the service worker (page/sw.js) may keep them.
+its release's key, a family under the hash of its record, or a model is named by its Hub repository at
+the commit that was published: an address whose files never change, which is why they may be kept by the
+service worker (page/sw.js) and, by their hashes, by the page (page/kept.js).
 """
 
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
+from huggingface_hub import HfApi
 
 from shared.base import paths
 from shared.base.errors import UserError
 from shared.base.files import link_or_copy, recover, swap_in, write_json
-from shared.base.hashing import files_below
+from shared.base.hashing import files_below, sha256_file
+from shared.hub.download import fetch_small
+from shared.olive.family_record import RECORD, read_family
 from shared.pipeline.publication import read_publication
 from shared.release.model import Release, read_release, release_folder
 from shared.webgpu_bench.driver import PAGE, VENDOR, require_vendor
-from shared.webgpu_bench.model_list import HUB, MANIFEST, entry, page_manifest
+from shared.webgpu_bench.model_list import HUB, MANIFEST, entry, family_entries, page_manifest
 
 WORKER = "sw.js"
 RUNTIME = (
@@ -67,23 +71,28 @@ Any web host serves this folder as it is, under any path, by HTTPS or on localho
 
 @dataclass(frozen=True)
 class Placed:
-    """A model of a site: `where` it is fetched from, and what it takes there."""
+    """A model or a family of a site: `where` it is fetched from, what it takes there, and its terms."""
 
     domain: str
     base: str
     where: str
     bytes: int
+    terms: str
     not_publishable_because: str | None
 
 
-def write_site(out: Path, domains: Sequence[str], *, hub: bool = False) -> list[Placed]:
+def write_site(
+    out: Path, domains: Sequence[str], *, families: Sequence[str] = (), hub: bool = False
+) -> list[Placed]:
     """Write the site of these domains' releases to `out`, whole or not at all; what is in it.
 
-    `hub`: name the models by their repositories instead of copying them. UserError where a domain has
-    no release, or none on the Hub, and where `out` holds anything but an earlier site.
+    `families`: folders of families, or hf:org/name@commit, whose domains are in it as well. `hub`: name
+    the models by their repositories instead of copying them. UserError where a domain has no release,
+    or none on the Hub, and where `out` holds anything but an earlier site.
     """
     require_vendor()
     releases = {name: read_release(release_folder(name)) for name in domains}
+    together = located(families)
     out = out.resolve()
     need_own(out)
     partial = out.with_name(f".{out.name}.partial")
@@ -91,12 +100,48 @@ def write_site(out: Path, domains: Sequence[str], *, hub: bool = False) -> list[
     partial.mkdir(parents=True)
     try:
         made = [_place(partial, name, release, hub) for name, release in releases.items()]
-        at = _hub(domains) if hub else HUB
-        _fill(partial, [listed for _, listed in made], list(releases.values()), at)
+        made += [_place_family(partial, family) for family in together]
+        at = _hub(domains if hub else (), together)
+        _fill(partial, [one for _, models in made for one in models], [one for one, _ in made], at)
         swap_in(partial, out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return [placed for placed, _ in made]
+
+
+@dataclass(frozen=True)
+class Located:
+    """A family by the name that a page has it by; with a `revision`, its `folder` is without weights,
+    which are in the repository `model` of `hub` at that commit."""
+
+    name: str
+    folder: Path
+    model: str
+    revision: str | None = None
+    hub: str = HUB
+
+    def entries(self) -> list[dict[str, Any]]:
+        """How the page's manifest lists its domains."""
+        return family_entries(self.name, self.folder, self.model, self.revision)
+
+
+def located(families: Sequence[str]) -> list[Located]:
+    """Families by their folder or as hf:org/name@commit; UserError for one that is none, and where two
+    have one name."""
+    found = [_located(place) for place in families]
+    for one in found:
+        read_family(one.folder)
+    if len({one.name for one in found}) < len(found):
+        raise UserError("--family: two of one name; a page tells families apart by it")
+    return found
+
+
+def _located(place: str) -> Located:
+    if not place.startswith("hf:"):
+        folder = Path(place).expanduser().resolve()
+        return Located(folder.name, folder, folder.name)
+    folder, at = fetch_small(place, (RECORD, "domains/*"))
+    return Located(at.repo_id.split("/")[1], folder, at.repo_id, at.revision, HfApi().endpoint)
 
 
 def need_own(out: Path) -> None:
@@ -116,19 +161,39 @@ def is_site(folder: Path) -> bool:
     return isinstance(found, dict) and (found.get("version"), found.get("worker")) == (1, WORKER)
 
 
-def _place(partial: Path, name: str, release: Release, hub: bool) -> tuple[Placed, dict[str, Any]]:
+def _place(
+    partial: Path, name: str, release: Release, hub: bool
+) -> tuple[Placed, list[dict[str, Any]]]:
     """Put a release into the site, or point to its repository; how the manifest lists it."""
     folder, size = release_folder(name), sum(file.bytes for file in release.files.values())
     model, revision = _published(name, release) if hub else (f"{name}/{release.key}", None)
     if not hub:
-        for file in files_below(folder):
-            target = partial / "models" / model / file
-            target.parent.mkdir(parents=True, exist_ok=True)
-            (link_or_copy if file.startswith("onnx/") else shutil.copyfile)(folder / file, target)
+        _copy(folder, partial / "models" / model)
     where = f"{model}@{revision}" if revision else f"models/{model}"
     because = release.not_publishable_because
-    placed = Placed(name, release.base, where, 0 if hub else size, because)
-    return placed, entry(name, folder, model, revision)
+    terms = f"licence {release.licence_name or release.licence}"
+    placed = Placed(name, release.base, where, 0 if hub else size, terms, because)
+    return placed, [entry(name, folder, model, revision)]
+
+
+def _place_family(partial: Path, family: Located) -> tuple[Placed, list[dict[str, Any]]]:
+    record, size = read_family(family.folder), 0
+    if not family.revision:
+        key = sha256_file(family.folder / RECORD)[:16]
+        family = replace(family, model=f"{family.name}/{key}")
+        size = _copy(family.folder, partial / "models" / family.model)
+    where = f"{family.model}@{family.revision}" if family.revision else f"models/{family.model}"
+    terms = f"one base for {', '.join(record.adapters)}"
+    return Placed(family.name, record.base, where, size, terms, None), family.entries()
+
+
+def _copy(folder: Path, target: Path) -> int:
+    """A model's folder into the site, and its bytes; what is large is linked."""
+    for file in files_below(folder):
+        (target / file).parent.mkdir(parents=True, exist_ok=True)
+        large = file.startswith(("onnx/", "adapters/"))
+        (link_or_copy if large else shutil.copyfile)(folder / file, target / file)
+    return sum((target / file).stat().st_size for file in files_below(folder))
 
 
 def _published(name: str, release: Release) -> tuple[str, str]:
@@ -141,15 +206,16 @@ def _published(name: str, release: Release) -> tuple[str, str]:
     return found.repository, found.revision
 
 
-def _hub(domains: Sequence[str]) -> str:
+def _hub(domains: Sequence[str], families: Sequence[Located]) -> str:
     """The Hub that they were published to; UserError where there are two, since a page asks one."""
     found = [publication for name in domains if (publication := read_publication(name))]
-    hubs = sorted({one.url.removesuffix(f"/{one.repository}") for one in found})
+    asked = {one.url.removesuffix(f"/{one.repository}") for one in found}
+    hubs = sorted(asked | {family.hub for family in families if family.revision})
     if len(hubs) > 1:
         raise UserError(
             f"the models are on {' and on '.join(hubs)}; a site takes them from one Hub"
         )
-    return hubs[0]
+    return hubs[0] if hubs else HUB
 
 
 def runtime() -> list[Path]:
@@ -157,7 +223,7 @@ def runtime() -> list[Path]:
     return [file for pattern in RUNTIME for file in sorted(VENDOR.glob(pattern))]
 
 
-def _fill(partial: Path, models: list[dict[str, Any]], releases: list[Release], hub: str) -> None:
+def _fill(partial: Path, models: list[dict[str, Any]], placed: list[Placed], hub: str) -> None:
     """Page, runtime, licence, README.md and manifest.json."""
     shutil.copytree(PAGE, partial, dirs_exist_ok=True)
     for file in runtime():
@@ -166,18 +232,16 @@ def _fill(partial: Path, models: list[dict[str, Any]], releases: list[Release], 
         shutil.copyfile(file, target)
     shutil.copyfile(paths.REPOSITORY / "LICENSE", partial / "LICENSE")
     kept = [name for name in files_below(partial) if not name.startswith("models/")]
-    (partial / "README.md").write_text(_readme(releases, models), encoding="utf-8")
+    (partial / "README.md").write_text(_readme(placed, models), encoding="utf-8")
     write_json(
         partial / MANIFEST, page_manifest(models, worker=WORKER, files=["./", *kept], hub=hub)
     )
 
 
-def _readme(releases: list[Release], models: list[dict[str, Any]]) -> str:
+def _readme(placed: list[Placed], models: list[dict[str, Any]]) -> str:
     """Front matter and a few words: which models, from which bases, under which licences."""
-    used = [*(m["model"] for m in models if m["revision"]), *(r.base for r in releases)]
+    used = [*(m["model"] for m in models if m["revision"]), *(one.base for one in placed)]
     head = SPACE | {"models": list(dict.fromkeys(used))}
-    lines = [
-        f"- {r.domain}: from {r.base}, licence {r.licence_name or r.licence}" for r in releases
-    ]
+    lines = [f"- {one.domain}: from {one.base}, {one.terms}" for one in placed]
     text = yaml.safe_dump(head, sort_keys=False, allow_unicode=True)
     return f"---\n{text}---\n" + README.format(title=SPACE["title"], models="\n".join(lines))

@@ -3,7 +3,7 @@
     family.json    what is shared, each adapter's files, of each domain the release that was measured
     README.md      the card, a function of family.json alone
     config.json …  the base's package; onnx/ and adapters/ as shared.olive.family lays them out
-    domains/<d>/   prompt.md, schema.json, grammar.ebnf: what whoever switches asks with
+    domains/<d>/   prompt.md, schema.json, grammar.ebnf, example.txt: what whoever switches asks with
 
 An adapter is in it only where its domain was released beside this base.
 """
@@ -26,17 +26,13 @@ from shared.release.folder import LICENCE, file_record, git_state
 from shared.release.model import (
     CARD_FILE,
     FAMILY_CARD_CODE,
-    GRAMMAR_FILE,
     FamilyMember,
     FamilyRelease,
     Release,
     family_folder,
     read_family_release,
-    release_folder,
 )
 from shared.release.signing import sign_folder
-
-ASKED_WITH = ("prompt.md", "schema.json", GRAMMAR_FILE)
 
 
 def make_family(
@@ -60,9 +56,6 @@ def make_family(
     names = [n for n in built.manifest.outputs if n in family.files or not _is_listed(n)]
     for file in names:
         _link(built.folder / file, partial / file)
-    for domain in releases:
-        for file in ASKED_WITH:
-            _link(release_folder(domain) / file, partial / "domains" / domain / file)
     family = write_family(partial, family)
     sign_folder(partial, settings.signing_key)
     swap_in(partial, folder)
@@ -116,7 +109,7 @@ def _described(
 
 
 def _is_listed(name: str) -> bool:
-    return name.startswith(("onnx/", "adapters/")) or name in (RECORD, FILE_NAME)
+    return name.startswith(("onnx/", "adapters/", "domains/")) or name in (RECORD, FILE_NAME)
 
 
 def _link(source: Path, target: Path) -> None:

@@ -9,7 +9,7 @@ import json
 import threading
 import time
 import webbrowser
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +23,7 @@ from shared.base.progress import say
 from shared.base.text import first_line
 from shared.webgpu_bench.chromium import SOFTWARE_NAMES, Tab, flags, has_gpu, open_page
 from shared.webgpu_bench.kernels import EVENT, read_kernels
-from shared.webgpu_bench.model_list import MANIFEST, listing, page_manifest
+from shared.webgpu_bench.model_list import HUB, MANIFEST, listing, page_manifest
 from shared.webgpu_bench.placement import Unreadable, read_placement
 from shared.webgpu_bench.result import Adapter, BrowserResult, Parity, ParityPiece
 from shared.webgpu_bench.server import serve
@@ -75,13 +75,23 @@ def run_in_browser(
     return attempt.run(hardware=adapter == "hardware")
 
 
-def serve_page(models: dict[str, Path], port: int = 0, open_browser: bool = False) -> None:
-    """Serve the page with these models (name → package folder) until Ctrl-C; prints the URL."""
+def serve_page(
+    models: dict[str, Path],
+    port: int = 0,
+    open_browser: bool = False,
+    *,
+    more: Sequence[dict[str, Any]] = (),
+    hub: str = HUB,
+) -> None:
+    """Serve the page with these models (name → package folder) until Ctrl-C; prints the URL.
+
+    `more`: entries of models that are on `hub`.
+    """
     if not 0 <= port <= LARGEST_PORT:
         raise UserError(f"--port: a number from 0 to {LARGEST_PORT} is wanted, not {port}")
     require_vendor()
     mounts = page_mounts() | {f"/models/{name}": path for name, path in models.items()}
-    documents = {f"/{MANIFEST}": lambda: page_manifest(listing(models))}
+    documents = {f"/{MANIFEST}": lambda: page_manifest([*listing(models), *more], hub=hub)}
     try:
         with serve(mounts, documents, port) as url:
             print(url, flush=True)

@@ -4,6 +4,7 @@
 import { AutoModelForCausalLM, AutoTokenizer, env } from "@huggingface/transformers";
 import { Tensor } from "onnxruntime-web/webgpu";
 import { Decoder, write } from "./decode.js";
+import { Adapters, swapOptions } from "./swap.js";
 import { controlTokens, prefixIds, promptIds } from "./prompt.js";
 
 const gpu = window.docintelGpu;
@@ -25,8 +26,8 @@ export function useBuild(device) {
 /** Threads of the wasm build; without cross-origin isolation there is one, silently. */
 export const wasmThreads = () => env.backends.onnx.wasm.numThreads ?? 1;
 
-/** Let the loader read from `store` (a Cache) instead of the server, while `work` runs. */
-export async function readingFrom(store, work) {
+/** Let the loader read what is in `store` (with a Cache's `match`) from there, while `work` runs. */
+async function readingFrom(store, work) {
   env.customCache = { match: (key) => store.match(new URL(key, location.href).href), put: async () => {} };
   env.useCustomCache = true;
   try {
@@ -136,25 +137,28 @@ async function unlessRejected(work) {
 }
 
 /** The address of a model's files: a folder below models/, or a repository at a commit (`revision`) of `hub`. */
-const place = ({ model, revision, hub }) => (revision ? `${hub}/${model}/resolve/${revision}/` : new URL(`${model}/`, MODELS).href);
+export const place = ({ model, revision, hub }) => (revision ? `${hub}/${model}/resolve/${revision}/` : new URL(`${model}/`, MODELS).href);
 
 /** Reads JSON files of a package; empty where it has none of that name. */
-const reader = (asked) => async (name) => {
-  const answer = await fetch(place(asked) + name);
+const reader = (asked, store) => async (name) => {
+  const address = place(asked) + name;
+  const answer = (await store?.match(address)) ?? (await fetch(address));
   return answer.ok ? answer.json() : {};
 };
 
 /**
  * Load `model` from models/<model>/ beside this page, or, with `revision`, from that repository of `hub`;
- * `onProgress(loaded, total)` in bytes. `verbose` makes onnxruntime-web log each node's provider, but
- * then also every dispatch of every run: never time it.
+ * `onProgress(loaded, total)` in bytes. `swap`: as the base of a family, whose domains are switched to;
+ * `store`: what it has is not asked of the server (kept.js, or a Cache). `verbose` makes onnxruntime-web
+ * log each node's provider, but then also every dispatch of every run: never time it.
  */
-export async function load({ model, revision = null, hub = null, dtype, device = "webgpu", verbose = false, profiling = false, onProgress = () => {} }) {
+export async function load({ model, revision = null, hub = null, dtype, device = "webgpu", swap = false, store = null, onProgress = () => {}, ...logs }) {
+  const { verbose = false, profiling = false } = logs;
   useBuild(device);
   env.allowRemoteModels = revision !== null;
   env.allowLocalModels = revision === null;
   if (revision) env.remoteHost = `${hub}/`;
-  const json = reader({ model, revision, hub });
+  const json = reader({ model, revision, hub }, store);
   const started = performance.now();
   const files = new Map();
   const progress_callback = (info) => {
@@ -165,26 +169,35 @@ export async function load({ model, revision = null, hub = null, dtype, device =
   };
   const session_options = verbose ? { logSeverityLevel: 0 } : profiling ? { enableProfiling: true } : {};
   const from = { progress_callback, ...(revision && { revision }) };
-  const loading = Promise.all([
-    AutoTokenizer.from_pretrained(model, from),
-    AutoModelForCausalLM.from_pretrained(model, { ...from, device, dtype, session_options }),
-    json("tokenizer.json").then(controlTokens),
-    device === "webgpu" && json("genai_config.json").then(({ search }) => search?.past_present_share_buffer),
-  ]);
+  const weights = async () => {
+    const swapped = swap ? swapOptions(dtype, await json("config.json")) : {};
+    const options = { ...from, device, dtype, ...swapped, session_options: { ...session_options, ...swapped.session_options } };
+    return AutoModelForCausalLM.from_pretrained(model, options);
+  };
+  const parts = () =>
+    Promise.all([
+      AutoTokenizer.from_pretrained(model, from),
+      weights(),
+      json("tokenizer.json").then(controlTokens),
+      device === "webgpu" && json("genai_config.json").then(({ search }) => search?.past_present_share_buffer),
+    ]);
+  const loading = store ? readingFrom(store, parts) : parts();
   try {
     const [tokenizer, network, controls, shared] = await unlessLost(unlessRejected(loading));
+    const adapters = swap ? new Adapters(network.sessions.model, Tensor, device === "webgpu" ? gpu.device : null) : null;
+    if (swap) network.sessions.model = adapters.session;
     const seconds = (performance.now() - started) / 1000;
     const bytes_fetched = [...files.values()].reduce((all, [loaded]) => all + loaded, 0);
-    return new Engine(tokenizer, network, controls, { seconds, bytes_fetched }, shared ? gpu.device : null, json);
+    return new Engine(tokenizer, network, controls, { seconds, bytes_fetched }, shared ? gpu.device : null, json, adapters);
   } catch (error) {
     throw failure(error, "load_failed");
   }
 }
 
 export class Engine {
-  /** `json(name)`: a JSON file of its package. */
-  constructor(tokenizer, network, controls, loadFacts, device, json) {
-    Object.assign(this, { tokenizer, network, controls, load: loadFacts, json });
+  /** `json(name)`: a JSON file of its package; `adapters`: of a family's base. */
+  constructor(tokenizer, network, controls, loadFacts, device, json, adapters = null) {
+    Object.assign(this, { tokenizer, network, controls, load: loadFacts, json, adapters });
     const ends = network.generation_config?.eos_token_id ?? network.config.eos_token_id;
     this.eos = new Set([ends].flat().filter((id) => id !== null && id !== undefined).map(Number));
     this.encode = (text) => tokenizer.encode(text, { add_special_tokens: false });
@@ -220,6 +233,18 @@ export class Engine {
     return run;
   }
 
+  /** From now on a domain's adapter answers; `read()` gives its file where it is not on the GPU yet. */
+  async switchTo(domain, read) {
+    const { adapters, decoder } = this;
+    try {
+      if (!adapters.known.has(domain)) adapters.add(domain, await unlessLost(read()));
+    } catch (error) {
+      throw failure(error, "load_failed");
+    }
+    adapters.use(domain);
+    decoder.forget();
+  }
+
   /** Settle as `work` does; a lost device or a refused buffer is named. */
   async guarded(work) {
     try {
@@ -233,6 +258,7 @@ export class Engine {
   async dispose() {
     if (gpu.device) gpu.closed.add(gpu.device);
     this.decoder.dispose();
+    this.adapters?.dispose();
     await this.network.dispose();
   }
 }

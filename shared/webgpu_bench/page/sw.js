@@ -19,11 +19,15 @@ addEventListener("fetch", (event) => {
 
 const isModel = (url) => url.startsWith(`${SCOPE}models/`) || !url.startsWith(location.origin);
 
-/** The kept file, else the host's; a part of one (a Range) is not kept. */
+/** The kept file, else the host's; a part of one (a Range) is not kept, nor what the page keeps (kept.js). */
 async function modelFile(event) {
   const { request } = event;
   const store = await caches.open(MODELS);
   const kept = await store.match(request.url, { ignoreVary: true });
+  if (request.cache === "no-store" && !request.headers.has("range")) {
+    event.waitUntil(store.delete(request.url));
+    return isolated(kept ?? (await fetch(request)));
+  }
   if (kept) return isolated(kept);
   const response = await fetch(request);
   if (response.status === 200) event.waitUntil(store.put(request.url, response.clone()).catch(() => {}));

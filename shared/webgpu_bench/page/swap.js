@@ -46,7 +46,12 @@ export class Adapters {
     const lacking = [...this.wanted.keys()].find((name) => !found.has(name)) ?? [...found.keys()].find((name) => !this.wanted.has(name));
     if (lacking) throw new Error(`${domain}: not of this family: ${lacking}`);
     this.remove(domain);
-    this.known.set(domain, Object.fromEntries([...found].map(([name, tensor]) => [name, this.#placed(domain, name, tensor)])));
+    try {
+      this.known.set(domain, Object.fromEntries([...found].map(([name, tensor]) => [name, this.#placed(domain, name, tensor)])));
+    } catch (error) {
+      this.remove(domain);
+      throw error;
+    }
   }
 
   #placed(domain, name, { type, dims, bytes }) {
@@ -76,5 +81,9 @@ export class Adapters {
     this.known.delete(domain);
     for (const buffer of this.buffers.get(domain) ?? []) buffer.destroy();
     this.buffers.delete(domain);
+  }
+
+  dispose() {
+    for (const domain of [...this.known.keys()]) this.remove(domain);
   }
 }

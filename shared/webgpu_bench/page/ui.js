@@ -3,7 +3,9 @@
 
 import { isSoftware } from "./adapter.js";
 import { parsed, shownAnswer, spelt } from "./answer.js";
+import { called, downloadWords, keptOf, listed, loadBase, megabytes, sameBase, switchDomain } from "./models.js";
 import { isGone, NO_MODEL, NO_PACKAGES, NO_SERVER, NO_WEBGPU, room, sentence as worded, unfit } from "./failures.js";
+import { forgetOthers } from "./kept.js";
 import { isolate, keep } from "./offline.js";
 import { begunAnew, beginAnew } from "./anew.js";
 
@@ -13,7 +15,7 @@ const SHORTEST_ROOM = 160;
 const gpu = window.docintelGpu;
 const $ = (id) => document.getElementById(id);
 
-const page = { state: "checking", manifest: { models: [] }, adapter: null, engine: null, stopping: false, lib: null, tooLong: false, spoilt: false };
+const page = { state: "checking", manifest: { models: [] }, adapter: null, engine: null, loaded: null, stopping: false, lib: null, tooLong: false, spoilt: false };
 const sentence = (error) => worded(error, Boolean(page.manifest.worker));
 
 const PLACEHOLDER = {
@@ -31,11 +33,10 @@ function enter(state) {
   const answering = state === "answering";
   const canLoad = ["choosing", "ready", "lost"].includes(state);
   $("model").disabled = $("load").disabled = !canLoad;
-  $("load").textContent = page.engine && state !== "lost" ? "Load again" : "Load model";
   $("loading").hidden = state !== "loading";
   $("text").disabled = !ready;
   $("text").placeholder = PLACEHOLDER[state] ?? "Load a model first";
-  $("send").disabled = !ready || page.tooLong;
+  offer();
   $("send").hidden = answering;
   $("stop").hidden = !answering;
   $("example").hidden = !(ready && chosen()?.example);
@@ -46,6 +47,15 @@ function enter(state) {
   $("measure").textContent = state === "measuring" ? "Stop" : "Run the benchmark";
 }
 
+/** What can be done with the model that is chosen: only the one that is loaded can be asked. */
+function offer() {
+  const words = page.loaded === chosen() ? "Load again" : canSwitch() ? `Switch to ${chosen().domain}` : "Load model";
+  $("load").textContent = page.engine && page.state !== "lost" ? words : "Load model";
+  $("send").disabled = page.state !== "ready" || page.tooLong || page.loaded !== chosen();
+}
+
+const canSwitch = () => Boolean(page.engine) && page.loaded !== chosen() && sameBase(page.loaded, chosen());
+
 function notice(text, command = "") {
   const box = $("notice");
   box.hidden = !text;
@@ -55,7 +65,6 @@ function notice(text, command = "") {
 }
 
 const chosen = () => page.manifest.models.find(({ name }) => name === $("model").value);
-const megabytes = (bytes) => (bytes / 1e6).toFixed(bytes < 1e7 ? 1 : 0);
 const rate = (value) => (value >= 100 ? value.toFixed(0) : value.toFixed(value < 1 ? 2 : 1));
 
 export async function startPage() {
@@ -75,6 +84,7 @@ export async function startPage() {
   } catch {
     reached = false;
   }
+  if (reached) forgetOthers(page.manifest.models).catch(() => {});
   await isolate(page.manifest.worker);
   fillModels();
   await findAdapter(reached);
@@ -115,10 +125,8 @@ function showAdapter(adapter) {
 }
 
 function fillModels() {
-  const select = $("model");
-  const option = (text, value) => Object.assign(document.createElement("option"), { textContent: text, value });
-  select.replaceChildren(...page.manifest.models.map(({ name }) => option(name, name)));
-  if (!page.manifest.models.length) select.append(option("no model", ""));
+  const { models } = page.manifest;
+  $("model").replaceChildren(...(models.length ? listed(models) : [new Option("no model", "")]));
   chooseModel();
 }
 
@@ -126,16 +134,28 @@ function chooseModel() {
   $("prompting").open = matchMedia("(min-width: 761px)").matches && page.manifest.models.length > 0;
   $("system").value = chosen()?.system_prompt ?? "";
   $("holding").hidden = !chosen()?.grammar;
+  $("example").hidden = !(page.state === "ready" && chosen()?.example);
+  offer();
   describe();
 }
 
+/** The files of the chosen model that this browser keeps. */
+const keptHere = () => keptOf(chosen(), page.lib.place({ hub: page.manifest.hub, ...chosen() }));
+
 /** Before it is loaded: how much is to be downloaded, and what the model is made from. */
-function describe() {
+async function describe() {
   const model = chosen();
-  const bytes = model && page.adapter ? model.bytes[pickDtype().dtype] : 0;
-  const parts = [bytes && `${megabytes(bytes)} MB to download`, model?.base && `from ${model.base}`];
-  $("about").textContent = parts.filter(Boolean).join(", ");
-  $("about").hidden = !$("about").textContent;
+  const tell = (lacks) => {
+    const download = page.adapter && downloadWords(model, pickDtype().dtype, page.engine && page.loaded, lacks);
+    $("about").textContent = [download, model.base && `from ${model.base}`].filter(Boolean).join(", ");
+    $("about").hidden = !$("about").textContent;
+  };
+  if (!model) return;
+  tell();
+  if (!page.lib) return;
+  const kept = keptHere();
+  const lacking = new Set(await kept.lacking(Object.keys(kept.files)));
+  if (chosen() === model) tell((name) => lacking.has(name));
 }
 
 async function loadModel() {
@@ -146,23 +166,37 @@ async function loadModel() {
   enter("loading");
   $("bar").removeAttribute("value");
   $("loaded").textContent = "starting…";
+  const [model, kept] = [chosen(), keptHere()];
   try {
-    await page.engine?.dispose().catch(() => {});
-    page.engine = null;
     gpu.device_lost = gpu.out_of_memory = null;
-    const { dtype } = pickDtype();
-    const { model, revision } = chosen();
-    page.engine = await page.lib.load({ model, revision, hub: page.manifest.hub, dtype, onProgress: showProgress });
-    $("dtype").textContent = dtype;
+    if (!canSwitch()) {
+      await page.engine?.dispose().catch(() => {});
+      page.engine = page.loaded = null;
+      const { dtype } = pickDtype();
+      page.engine = await loadBase(page.lib, { hub: page.manifest.hub, ...model }, dtype, kept, showProgress);
+      $("dtype").textContent = dtype;
+    }
+    if (model.adapter) await switchDomain(page.engine, model, kept, showProgress);
+    page.loaded = model;
     enter("ready");
-    say("The model is loaded");
+    say(`${model.domain ?? "The model"} is loaded`);
     countTokens();
     $("text").focus({ preventScroll: true });
   } catch (error) {
+    failed(error);
+  }
+  describe();
+}
+
+/** Loading ended in an error: what was loaded before may still be of use. */
+function failed(error) {
+  const { outcome = "load_failed", message } = error;
+  if (page.loaded && outcome === "load_failed") enter("ready");
+  else {
     page.spoilt = !isGone(error);
     enter(gpu.device_lost ? "lost" : "choosing");
-    notice(sentence({ outcome: error.outcome ?? "load_failed", message: error.message }));
   }
+  notice(sentence({ outcome, message }));
 }
 
 /** Said once by a screen reader; what is streamed into the log is not. */
@@ -183,7 +217,7 @@ function countTokens() {
   $("length").hidden = !found;
   $("length").textContent = found?.words ?? "";
   $("length").classList.toggle("long", page.tooLong);
-  $("send").disabled = page.state !== "ready" || page.tooLong;
+  offer();
 }
 
 /** What suits the adapter, unless the package has only the other one. */
@@ -193,8 +227,7 @@ function pickDtype() {
   return there.length && !there.includes(choice.dtype) ? { dtype: there[0] } : choice;
 }
 
-function showProgress(loaded, total) {
-  const all = Math.max(total, Object.values(chosen().bytes).length ? chosen().bytes[pickDtype().dtype] : 0);
+function showProgress(loaded, all) {
   $("bar").value = all ? Math.min(1, loaded / all) : 0;
   const done = loaded >= all;
   if (done) $("bar").removeAttribute("value");
@@ -230,7 +263,7 @@ async function submit(event) {
   event.preventDefault();
   const text = $("text").value.trim();
   countTokens();
-  if (!text || page.state !== "ready" || page.tooLong) return;
+  if (!text || $("send").disabled) return;
   notice("");
   addTurn("mine", text);
   await answer(addTurn("theirs writing", ""), text);
@@ -326,11 +359,12 @@ async function finish(turn, run) {
   const value = parsed(run.output_text);
   const whole = run.stopped_by === "eos";
   const satisfies = value === undefined ? false : await satisfiesSchema(value);
-  const shown = { text: run.output_text, value, satisfies, whole, name: chosen().name, say };
+  const shown = { text: run.output_text, value, satisfies, whole, name: called(chosen()), say };
   turn.replaceChildren(...shownAnswer(shown));
   say(`Answered; ${turn.firstChild.textContent}`);
   const ends = { eos: "", max_new_tokens: " · cut at the limit", stopped: " · stopped", interrupted: " · broken off" };
-  const count = `${run.prompt_tokens} tokens in, ${run.output_ids.length} out`;
+  const by = chosen().domain;
+  const count = `${by ? `${by} · ` : ""}${run.prompt_tokens} tokens in, ${run.output_ids.length} out`;
   const small = Object.assign(document.createElement("small"), { textContent: count + ends[run.stopped_by] });
   turn.append(small);
 }

@@ -1,6 +1,6 @@
 // The second visit: the package lies in the browser's Cache and the runtime is compiled already.
 
-import { load, readingFrom } from "./engine.js";
+import { load } from "./engine.js";
 
 const STORE = "docintel-warm";
 
@@ -24,8 +24,7 @@ export async function warmLoad(request, result, until) {
     console.info("[docintel] loading from the browser's cache");
     const store = await caches.open(STORE);
     await fill(store, request.model);
-    const again = () => load({ model: request.model, dtype: result.dtype });
-    const engine = await readingFrom(store, again);
+    const engine = await load({ model: request.model, dtype: result.dtype, store });
     result.warm_load = engine.load;
     await engine.dispose();
   } catch (error) {

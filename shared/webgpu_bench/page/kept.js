@@ -1,0 +1,98 @@
+// A package's files by their SHA-256 in the browser's Cache: what was fetched under one address is not fetched
+// again under another, and nothing is kept whose bytes are not those that the manifest lists.
+
+import { Sha256 } from "./sha256.js";
+
+const here = () => new URL("./", location.href).href;
+const key = ({ sha256 }) => `${here()}sha256/${sha256}`; // no server is asked for it
+
+/** The Cache, or null where the browser keeps nothing. */
+async function opened() {
+  try {
+    return await caches.open(`docintel files ${here()}`);
+  } catch {
+    return null;
+  }
+}
+
+async function hasRoom(bytes) {
+  const { quota = Infinity, usage = 0 } = (await navigator.storage?.estimate?.()) ?? {};
+  return bytes <= quota - usage;
+}
+
+export const sum = (files) => files.reduce((all, { bytes }) => all + bytes, 0);
+
+export class Kept {
+  /** `files`: { name: { sha256, bytes } }; `place`: what their addresses begin with. */
+  constructor(files, place) {
+    Object.assign(this, { files, place });
+  }
+
+  /** As of a Cache: the response that is kept for an address. */
+  async match(address) {
+    const file = address.startsWith(this.place) && this.files[address.slice(this.place.length)];
+    return file ? (await opened())?.match(key(file)) : undefined;
+  }
+
+  /** Those of `names` that are not here yet. */
+  async lacking(names) {
+    const found = await Promise.all(names.map((name) => this.match(this.place + name)));
+    return names.filter((_, place) => !found[place]);
+  }
+
+  /** Fetch what is lacking; how many bytes were, or null where they cannot be kept. */
+  async fill(names, onProgress = () => {}) {
+    const [store, wanted] = [await opened(), await this.lacking(names)];
+    const all = sum(wanted.map((name) => this.files[name]));
+    if (!store || !(await hasRoom(all))) return null;
+    let fetched = 0;
+    const take = ({ length }) => onProgress((fetched += length), all);
+    for (const name of wanted) await this.#fetch(store, name, take);
+    return fetched;
+  }
+
+  /** The file's bytes: those that are kept, else the host's. */
+  async read(name) {
+    const response = (await this.match(this.place + name)) ?? (await this.#ask(name));
+    return response.arrayBuffer();
+  }
+
+  /** "no-store": a site's service worker (sw.js) need not keep it a second time. */
+  async #ask(name) {
+    const response = await fetch(this.place + name, { cache: "no-store" });
+    if (!response.ok) throw new Error(`the package lacks ${name}`);
+    return response;
+  }
+
+  async #fetch(store, name, take) {
+    const response = await this.#ask(name);
+    const file = this.files[name];
+    const hash = new Sha256();
+    let wrong = null;
+    const checked = new TransformStream({
+      transform(bytes, out) {
+        hash.update(bytes);
+        take(bytes);
+        out.enqueue(bytes);
+      },
+      flush(out) {
+        if (hash.hex() === file.sha256) return;
+        wrong = new Error(`${name} is not the file that was released: its SHA-256 is another`);
+        out.error(wrong); // so nothing is kept
+      },
+    });
+    const headers = { "Content-Length": file.bytes, "Content-Type": response.headers.get("Content-Type") ?? "application/octet-stream" };
+    try {
+      await store.put(key(file), new Response(response.body.pipeThrough(checked), { headers }));
+    } catch (error) {
+      throw wrong ?? error;
+    }
+  }
+}
+
+/** Forget what no model of the manifest has. */
+export async function forgetOthers(models) {
+  const named = new Set(models.flatMap(({ files = {}, adapter }) => [...Object.values(files), ...(adapter ? [adapter] : [])].map(key)));
+  const store = await opened();
+  for (const { url } of (await store?.keys()) ?? []) if (!named.has(url)) await store.delete(url);
+}

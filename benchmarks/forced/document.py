@@ -30,6 +30,10 @@ What a domain's model writes is an object whose shape is known. Where the gramma
 leaves one continuation, page and check write it without asking the model, and the model reads it
 together with the token before it, in one run ([forced.py](../shared/evaluate/models/forced.py)).
 "Token by token" is the same model, prompt and grammar asked for every token, forced ones too.
+
+Packages are named after their rung; `small` is the model of two layers that
+[page-answers.md](page-answers.md) asks, for what a software adapter of a loaded machine does not get
+through otherwise: count its runs, dispatches and buffers, and not its values.
 """
 GOLD = """
 ## Along the gold answers

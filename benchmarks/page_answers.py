@@ -54,11 +54,12 @@ ENDING = 24
 
 TIED = 1e-4
 """Logits as near as this over the largest one are one logit to two runtimes in float32."""
-ANSWER = """async ({ name, text, held, limit }) => {
+ANSWER = """async ({ name, device, text, held, limit, ends }) => {
   const { load, newRun } = await import("/engine.js");
   const { holdTo } = await import("/hold.js");
   const listed = (await (await fetch("/manifest.json")).json()).models.find((m) => m.name === name);
-  window.answering ??= await load({ model: name, dtype: "q4" });
+  window.answering ??= await load({ model: name, dtype: "q4", device });
+  window.answering.eos = new Set(ends);
   const input_ids = window.answering.promptIds(listed.system_prompt, text);
   const more = held ? await holdTo(listed, window.answering) : {};
   const prefix = window.answering.prefixIds(listed.system_prompt);
@@ -68,11 +69,11 @@ ANSWER = """async ({ name, text, held, limit }) => {
 }"""
 HEAD = """# The page's answers are the check's
 
-Written by `python -m benchmarks.page_answers`: the first {records} records of each domain, up to
-{limit} tokens an answer, in Chromium on a software adapter and in {tools}, on the same file, {package}.
+Written by `python -m benchmarks.page_answers`: the first records of each domain, up to {limit} tokens
+an answer, in Chromium, as its tables say, and in {tools}, on the same file, {package}.
 Without a package of yours it is a model of a hundred thousand weights that the command trains on the
 domains' records: a software adapter takes seconds for a token of a large vocabulary. So that its free
-answers end, a token of each domain's first one is a stop token too.
+answers end, a token of each domain's first one is a stop token of theirs.
 
 "Same" counts answers that are the check's token for token, to the stop token that ends them or to the
 limit; "ended" counts those with a stop token. "Arithmetic" counts those whose first other token is one
@@ -82,6 +83,8 @@ rounding of activations made the difference. "Other" would be a difference of pr
 write forced text without asking the model ([forced.md](forced.md)).
 
 """
+Device = Literal["webgpu", "wasm"]
+TITLES: dict[Device, str] = {"webgpu": "WebGPU, a software adapter", "wasm": "wasm, on the CPU"}
 Verdict = Literal["same", "arithmetic", "other"]
 Found = dict[tuple[str, Mode], Counter[str]]
 """(domain, mode) → how many answers got which verdict, and how many "ended" at a stop token; TOKENS
@@ -90,13 +93,15 @@ and RUNS of all of them."""
 
 @dataclass(frozen=True)
 class Asked:
-    """One question as the check asks it: its prompt's ids, and the ids that the check got."""
+    """One question as the check asks it: its prompt's ids, the ids that the check got, and those that
+    end an answer."""
 
     domain: str
     mode: Mode
     text: str
     prompt: list[int]
     ids: list[int]
+    ends: list[int]
 
 
 def small_package(root: Path, steps: int = STEPS, ending: int | None = ENDING) -> Path:
@@ -153,8 +158,12 @@ def in_world(root: Path) -> Iterator[None]:
             os.environ["DOCINTEL_ROOT"] = before
 
 
-def ask_check(package: Path, domains: Sequence[Domain], count: int, limit: int) -> list[Asked]:
-    """The check's answers to the first records of each domain, in both modes."""
+def ask_check(
+    package: Path, domains: Sequence[Domain], count: int, limit: int, ending: int | None = None
+) -> list[Asked]:
+    """The check's answers to the first records of each domain, in both modes. `ending`: the place in a
+    domain's first free answer whose token ends its free answers, besides the stop tokens; of those
+    that are held to the grammar it would be a part of the text."""
     model = GenaiModel(package, "q4")
     found = []
     for domain in domains:
@@ -162,13 +171,19 @@ def ask_check(package: Path, domains: Sequence[Domain], count: int, limit: int) 
         prompts = [model.chat.prompt_ids(domain.prompt, record.input) for record in records]
         for mode in MODES:
             held = grammar(domain.schema) if mode == "constrained" else None
+            ends = list(model.stop)
             for index, answer in model.answers(prompts, limit, held):
                 text, ids = records[index].input, answer.output_ids
-                found.append(Asked(domain.name, mode, text, prompts[index], ids))
+                if held is None and ending is not None and len(ends) == len(model.stop):
+                    ends += ids[ending : ending + 1]
+                cut = next((i + 1 for i, token in enumerate(ids) if token in ends), limit)
+                found.append(Asked(domain.name, mode, text, prompts[index], ids[:cut], ends))
     return found
 
 
-def ask_page(package: Path, asked: Sequence[Asked], limit: int) -> Iterator[dict[str, Any]]:
+def ask_page(
+    package: Path, asked: Sequence[Asked], limit: int, device: Device = "webgpu"
+) -> Iterator[dict[str, Any]]:
     """The page's prompt and answer, as token ids, and how often its model ran, for each of `asked`."""
     browser = find_browser()
     assert browser, "no Chrome or Chromium: run `./inv doctor`"
@@ -182,11 +197,12 @@ def ask_page(package: Path, asked: Sequence[Asked], limit: int) -> Iterator[dict
         # Its modules without what a person looks at, which a software adapter would draw too.
         tab.page.goto(f"{url}?driven")
         for one in asked:
-            yield _answer(tab, one, limit)
+            yield _answer(tab, one, limit, device)
 
 
-def _answer(tab: Tab, one: Asked, limit: int) -> dict[str, Any]:
+def _answer(tab: Tab, one: Asked, limit: int, device: Device) -> dict[str, Any]:
     given = {"name": one.domain, "text": one.text, "held": one.mode != "free", "limit": limit}
+    given |= {"device": device, "ends": one.ends}
     answer: dict[str, Any] = tab.page.evaluate(ANSWER, given)
     return answer
 
@@ -232,17 +248,20 @@ class Judge:
         logits[masks.forbidden(matchers, len(logits))[0]] = -np.inf
 
 
-def compare(package: Path, count: int, limit: int) -> Found:
-    """Ask both sides the first `count` records of each domain, for up to `limit` tokens."""
+def compare(
+    package: Path, count: int, limit: int, device: Device = "webgpu", ending: int | None = None
+) -> Found:
+    """Ask both sides the first `count` records of each domain, for up to `limit` tokens; `ending`: see
+    ask_check."""
     domains = {name: load_domain(name) for name in DOMAINS}
-    asked = ask_check(package, list(domains.values()), count, limit)
+    asked = ask_check(package, list(domains.values()), count, limit, ending)
     judge = Judge.of(package)
     found: Found = {}
-    for one, page in zip(asked, ask_page(package, asked, limit), strict=True):
+    for one, page in zip(asked, ask_page(package, asked, limit, device), strict=True):
         verdict = judge.verdict(one, page, domains[one.domain])
         say(f"{one.domain}, {one.mode}: {len(one.prompt)} + {len(page['ids'])} tokens: {verdict}")
         told = found.setdefault((one.domain, one.mode), Counter())
-        told.update([verdict, *(["ended"] if one.ids[-1] in judge.model.stop else [])])
+        told.update([verdict, *(["ended"] if one.ids[-1] in one.ends else [])])
         told.update({TOKENS: len(page["ids"]), RUNS: page["runs"]})
     return found
 
@@ -267,20 +286,29 @@ def _named(package: Path) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("package", type=Path, nargs="?", help="a packaged model; else one is made")
-    parser.add_argument("--records", type=int, default=16)
+    parser.add_argument("--records", type=int, default=16, help="of each domain, in wasm")
+    parser.add_argument("--webgpu", type=int, default=16, help="of each domain, on WebGPU")
+    parser.add_argument("--ending", type=int, help="the place of the token that ends free answers")
     parser.add_argument("--tokens", type=int, default=160)
     parser.add_argument("--document", type=Path, default=DOCUMENT)
     given = parser.parse_args()
-    package = given.package or small_package(paths.build() / "page-answers")
-    found = compare(package, given.records, given.tokens)
+    package = given.package or small_package(paths.build() / "page-answers", ending=None)
+    if not given.package:
+        given.ending = ENDING
+    asked: dict[Device, int] = {"webgpu": given.webgpu, "wasm": given.records}
+    found = {
+        device: compare(package, count, given.tokens, device, given.ending)
+        for device, count in asked.items()
+        if count
+    }
     versions = tool_versions("onnxruntime-genai", "xgrammar")
     head = HEAD.format(
-        records=given.records,
         limit=given.tokens,
         package=_named(package),
         tools=", ".join(f"{name} {version}" for name, version in versions.items()),
     )
-    write_text(given.document, head + table(found) + "\n")
+    tables = [f"## On {TITLES[device]}\n\n{table(one)}\n" for device, one in found.items()]
+    write_text(given.document, head + "\n".join(tables))
 
 
 if __name__ == "__main__":

@@ -97,6 +97,14 @@ def test_a_part_that_was_not_measured_is_not_there(case: Case, tmp_path: Path) -
     assert "legal with the adapter of examples/adapters: " in text
 
 
+def test_what_was_measured_before_of_the_same_package_stays(case: Case, rows: Rows) -> None:
+    before = figures_of(case, rows, 2, "2026-01-02")
+    bare = before.model_copy(update={"cpu": None, "gold": None, "page": [], "load": []})
+    assert bare.after(before) == before
+    other = bare.model_copy(update={"package": "other"})
+    assert other.after(before) == other
+
+
 def test_the_document_has_them(case: Case, rows: Rows) -> None:
     text = render(Figures(measured=[figures_of(case, rows, 2, "2026-01-02")]))
     for cells in ("5 → 2 s", "3 (60.0 %)", "6 → 3", "13–76", "1 of 1", "0.125", "18 s", "40.0 %"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from statistics import median
+from typing import get_args
 
 from benchmarks.forced.figures import (
     FORCED,
@@ -15,12 +16,16 @@ from benchmarks.forced.figures import (
     Pair,
     Parting,
 )
+from benchmarks.forced.page import Device
 from shared.base import paths
 from shared.base.formatting import number
 from shared.base.tables import table
 
 DOCUMENT = paths.REPOSITORY / "docs" / "forced.md"
 ABSENT = "not measured"
+UNFINISHED = (
+    "no document was answered both ways in the time there was, on a machine that did other work"
+)
 HEAD = """# Forced text: documents a minute
 
 Written by `python -m benchmarks.forced` from [measured/forced.json](measured/forced.json), where that
@@ -30,6 +35,10 @@ What a domain's model writes is an object whose shape is known. Where the gramma
 leaves one continuation, page and check write it without asking the model, and the model reads it
 together with the token before it, in one run ([forced.py](../shared/evaluate/models/forced.py)).
 "Token by token" is the same model, prompt and grammar asked for every token, forced ones too.
+
+Packages are named after their rung; `small` is the model of two layers that
+[page-answers.md](page-answers.md) asks, for what a software adapter of a loaded machine does not get
+through otherwise: count its runs, dispatches and buffers, and not its values.
 """
 GOLD = """
 ## Along the gold answers
@@ -254,6 +263,10 @@ def _full(one: Measured, found: FullSize) -> list[str]:
     return [*_name(one), *size, _change(found.runs), *times]
 
 
+def _answered(one: Measured, device: Device) -> bool:
+    return any(page.device == device and page.documents for page in one.page)
+
+
 def _missing(every: Sequence[Measured]) -> str:
     """What no row is there of, and why."""
     there = {(one.domain, one.rung) for one in every}
@@ -264,6 +277,10 @@ def _missing(every: Sequence[Measured]) -> str:
         lacks = not (paths.REPOSITORY / "examples" / "adapters" / domain).is_dir()
         why = "the domain has no adapter there" if lacks else "not asked for yet"
         lines.append(f"- {domain} with the adapter of examples/adapters: {why}.")
+    for device in get_args(Device):
+        without = [" ".join(_name(one)) for one in every if one.cpu and not _answered(one, device)]
+        if without:
+            lines.append(f"- Seconds on {device}: {', '.join(without)}: {UNFINISHED}.")
     lines.append(
         "- A real GPU: none was at hand; `python -m benchmarks.gpu` measures where there is one."
     )

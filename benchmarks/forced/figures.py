@@ -127,6 +127,15 @@ class Measured(Strict):
     page: list[Page] = Field(default_factory=list)
     full_size: FullSize | None = None
 
+    def after(self, before: Measured) -> Measured:
+        """With what was measured before of the same package, and not again."""
+        if before.package != self.package:
+            return self
+        pages = {page.device: page for page in [*before.page, *self.page]}
+        there = {name: getattr(self, name) for name in ("gold", "cpu", "full_size", "load")}
+        kept = {name: part or getattr(before, name) for name, part in there.items()}
+        return self.model_copy(update=kept | {"page": list(pages.values())})
+
 
 class Figures(Strict):
     machine: str = ""

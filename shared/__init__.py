@@ -20,7 +20,7 @@ A folder is a step of the data, and imports only from those above it:
         scoring/   one answer, one field, one figure with its interval
     webgpu_bench/  stage 6: the package in a real browser, compared with the CPU
     release/       stages 7 to 9: gates, the card, the release folder; signing and verify
-    pipeline/      a rung through its stages, the chain of rungs, one domain, many, tune, publish, site
+    pipeline/      a rung through its stages, the chain, one domain, many, a family, tune, publish, site
     cli/           what people type, and what it prints
 
 Start at pipeline/one_domain.py for a release, at base/stage.py for what a stage is.

@@ -143,7 +143,7 @@ class TestTheFamilysFolder:
 
     def test_is_not_written_again_where_nothing_changed(self, copied: Path) -> None:
         before = inodes(family_folder(NAME))
-        again = release_family(plan_family(Asked()), ONE)
+        again = release_family(plan_family(Asked(domains=("legal", "medical"))), ONE)
         assert all(result.ok for result in again.results) and again.written == {}
         assert inodes(family_folder(NAME)) == before
 
@@ -254,6 +254,11 @@ class TestAPlan:
         assert sorted(m.domain.name for m in plan.members) == sorted(DOMAINS)
         assert plan.there and plan_family(Asked(rung="tuned", anew=True)).there is None
 
+    def test_does_not_take_the_place_of_what_is_no_family(self, copied: Path) -> None:
+        (family_folder(NAME) / "family.json").unlink()
+        with pytest.raises(UserError, match="holds no family; take another --name"):
+            plan_family(Asked(rung="tuned", anew=True))
+
     def test_keeps_the_rung_and_the_precision_of_the_family_that_is_there(
         self, copied: Path
     ) -> None:
@@ -267,6 +272,7 @@ class TestAPlan:
             (Asked(), r"domains/defaults\.toml:\d+: family\.rung: no domain has an adapter there"),
             (Asked(domains=("nope",)), "domains/nope: no such domain"),
             (Asked(domains=("legal",), rung="tund"), "no rung is named 'tund'; did you mean"),
+            (Asked(domains=("legal",), rung="smollm3"), "rung smollm3: adapter: missing"),
             (Asked(rung="tuned", precision="int5"), "release-family: precision: "),
             (Asked(rung="tuned", name="../x"), "release-family: name: "),
         ],
@@ -291,6 +297,13 @@ class TestAPlan:
             toml.write(text)
         with pytest.raises(UserError, match=words):
             plan_family(Asked(rung="tuned"))
+
+
+def test_a_family_is_deleted_with_the_releases_and_its_adapters_stay(copied: Path) -> None:
+    (copied / "build").unlink()
+    assert typed("clean", "--releases") == 0
+    assert not family_folder(NAME).exists() and not release_folder("legal").exists()
+    assert (copied / "models" / "legal" / "adapter" / "adapter_config.json").is_file()
 
 
 def test_a_family_does_not_grow_on_another_base(copied: Path) -> None:

@@ -158,13 +158,16 @@ def doctor(c: Context, domain: str = "") -> None:
         raise UserError("something that is needed is missing; see the table")
 
 
-@command(json=False, log=False, help={"releases": "the release folders in models/ as well"})
+@command(json=False, log=False, help={"releases": "the releases and families in models/ as well"})
 def clean(c: Context, releases: bool = False) -> None:
     """Delete build/ (everything in it can be made again); never touches merged weights."""
+    from shared.olive.family_record import RECORD
+
     shutil.rmtree(paths.build(), ignore_errors=True)
     print(f"deleted {paths.shown(paths.build())}/")
     if releases:
-        for folder in sorted(paths.root().glob("models/*/webgpu")):
+        families = (told.parent for told in paths.root().glob(f"models/families/*/{RECORD}"))
+        for folder in sorted([*paths.root().glob("models/*/webgpu"), *families]):
             shutil.rmtree(folder)
             print(f"deleted {paths.shown(folder)}/")
 

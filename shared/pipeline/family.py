@@ -137,13 +137,19 @@ def run_member(family: Family, member: Member, options: Options) -> ChainResult:
     return result
 
 
+def need_adapter(domain: Domain, rung: Rung) -> str:
+    """Where the rung stands; RungFailed where it names no adapter."""
+    where = f"domains/{domain.name}/fallback.toml: rung {rung.name}"
+    if not rung.adapter:
+        raise RungFailed(f"{where}: adapter: missing; a family shares the base of its adapters")
+    return where
+
+
 def _refuse_other_recipes(members: Sequence[Member]) -> None:
     """One base is built by one recipe, and names one model as its own."""
     wanted: dict[str, tuple[object, str]] = {}
     for domain, rung in ((member.domain, member.rung) for member in members):
-        where = f"domains/{domain.name}/fallback.toml: rung {rung.name}"
-        if not rung.adapter:
-            raise RungFailed(f"{where}: adapter: missing; a family shares the base of its adapters")
+        where = need_adapter(domain, rung)
         recipe = with_overrides(domain.olive, rung.olive, where)
         for key, value in (
             ("base", rung.base),

@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from shared.base import paths
 from shared.base.errors import NoWeights, UserError
 from shared.base.hashing import NotDone, only_what_is_done
 from shared.base.manifest import FileRecord
@@ -20,7 +21,8 @@ from shared.domain.defaults import DEFAULTS_FILE, read_defaults
 from shared.domain.domain import Domain, domain_names, load_domain
 from shared.domain.settings import Defaults, FamilySettings, PublishSettings
 from shared.hub.names import organisation
-from shared.pipeline.family import Family, Member, build_family, run_member
+from shared.olive.family_record import RECORD
+from shared.pipeline.family import Family, Member, build_family, need_adapter, run_member
 from shared.pipeline.inputs import need_inputs
 from shared.pipeline.one_domain import Result, record_failure, release_domain
 from shared.pipeline.stages import Options
@@ -98,6 +100,8 @@ def plan_family(asked: Asked) -> FamilyPlan:
     toml, defaults = read_defaults()
     family = _settings(defaults.family, name=asked.name)
     folder = family_folder(family.name)
+    if folder.is_dir() and not (folder / RECORD).is_file():
+        raise UserError(f"{paths.shown(folder)}: holds no family; take another --name")
     there = read_family_release(folder) if folder.is_dir() and not asked.anew else None
     family = _settings(family, precision=asked.precision or (there.precision if there else None))
     ours = {*there.calibrated, *there.domains} if there else set()
@@ -136,12 +140,12 @@ def _settings(under: FamilySettings, **given: str | None) -> FamilySettings:
 
 def _member(domain: Domain, name: str, *, named: bool) -> Member | str:
     """The domain with its rung; or why it has no adapter, where nobody asked for it by name."""
-    where = f"domains/{domain.name}/fallback.toml"
     if not named and name not in [rung.name for rung in domain.chain.rung]:
-        return f"{where}: no rung is named {name!r}"
+        return f"domains/{domain.name}/fallback.toml: no rung is named {name!r}"
     rung = domain.rung(name)
     if not named and not rung.adapter:
-        return f"{where}: rung {name} has no adapter"
+        return f"domains/{domain.name}/fallback.toml: rung {name} has no adapter"
+    need_adapter(domain, rung)
     try:
         with only_what_is_done():
             inspected(rung)

@@ -90,7 +90,8 @@ def _described(
         for domain, release in sorted(releases.items())
     }
     repository, card_code = f"{organisation(settings)}/{name}", code_hash(*FAMILY_CARD_CODE)
-    keys = {domain: member.model_dump() for domain, member in domains.items()}
+    licence = rung.model_dump(include=LICENCE)
+    keys = [licence, {domain: member.model_dump() for domain, member in domains.items()}]
     own = {domain: told.adapters[domain] for domain in domains}
     return FamilyRelease(
         **{k: getattr(told, k) for k in FamilyRecord.model_fields if k != "adapters"},
@@ -98,7 +99,7 @@ def _described(
         key=sha256_json([built.manifest.key, repository, keys, card_code])[:16],
         name=name,
         repository=repository,
-        **rung.model_dump(include=LICENCE),
+        **licence,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         git_commit=commit,
         git_clean=clean,

@@ -3,8 +3,9 @@
 $ python -m benchmarks.full_size_release               # the tables, from benchmarks/records/
 $ python -m benchmarks.full_size_release --keep tax --root /elsewhere --note "other jobs ran"
 
-Kept is, of the domain's rung that has weights, what is done of today's code: by `./inv release`, or as
-far as `./inv bench` goes. What was told is estimated again, by today's formulas on this machine.
+Kept is, of the domain's rung that has weights, what was built by today's code and, of each stage after
+that, the newest on this package: by `./inv release`, or as far as `./inv bench` goes. What was told is
+estimated again, by today's formulas on this machine.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from shared.base import paths
 from shared.base.errors import UserError
 from shared.base.files import write_json
 from shared.base.formatting import duration, number
-from shared.base.manifest import Measurement, Strict
+from shared.base.manifest import Manifest, Measurement, Strict
 from shared.base.parsing import read_json, validate
 from shared.base.tables import table
+from shared.release.model import STAGES
 
 FOLDER = paths.REPOSITORY / "benchmarks" / "records" / "full-size"
 FIGURES = {
@@ -71,12 +73,15 @@ def keep(domain_name: str, root: Path, note: str = "") -> Path:
         run = finished(
             RungRun(domain, rung, rung.exporters[0], select_records(domain, options), options)
         )
-        if run.source is not None and "bench" in run.stages:
+        if run.source is not None and "package" in run.stages:
             break
     else:
-        raise UserError(f"{domain_name}: no rung's bench is done there by today's code")
+        raise UserError(f"{domain_name}: no rung is built there by today's code")
     costs = cost_of(run, configuration(run.source.folder))
     made = {stage: done.manifest for stage, done in run.stages.items()}
+    made |= _on_package(made["package"].key)
+    if "bench" not in made:
+        raise UserError(f"{domain_name}: its package was in no browser yet; run `./inv bench`")
     count = made["source"].measurements["parameters"].value
     bench = made["bench"]
     record = AtSize(
@@ -101,6 +106,17 @@ def keep(domain_name: str, root: Path, note: str = "") -> Path:
     return write_json(FOLDER / f"{record.architecture}.json", record.model_dump())
 
 
+def _on_package(key: str) -> dict[str, Manifest]:
+    """The newest manifest of each stage that reads this package; one that goes on later counts."""
+    newest: dict[str, Manifest] = {}
+    for stage in ("fidelity", "check", "overflow", "bench"):
+        every = (Manifest.read(file.parent) for file in (paths.build() / stage).glob("*/manifest.json"))
+        own = [one for one in every if one.inputs.get("package") == key]
+        if own:
+            newest[stage] = max(own, key=lambda one: one.finished)
+    return newest
+
+
 def records() -> list[AtSize]:
     """The committed ones, by architecture."""
     files = sorted(FOLDER.glob("*.json"))
@@ -109,7 +125,7 @@ def records() -> list[AtSize]:
 
 def stage_table(kept: list[AtSize]) -> str:
     """Markdown: a row a stage, "measured (told)" for each model."""
-    names = list(dict.fromkeys(stage for record in kept for stage in record.stages))
+    names = [stage for stage in STAGES if any(stage in record.stages for record in kept)]
     heads = ["seconds and peak memory, measured (told)", *(r.architecture for r in kept)]
     rows = [(name, *(_took(record.stages.get(name)) for record in kept)) for name in names]
     return table(heads, rows, "github")

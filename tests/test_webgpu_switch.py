@@ -50,6 +50,8 @@ ASK = """async ({ models, turns, ids, most }) => {
   return { answers, left: gpu.live_bytes, errors: gpu.uncaptured_errors };
 }"""
 
+NO_CACHE = "caches.open = () => Promise.reject(new DOMException('no', 'SecurityError'))"
+NO_ROOM = "Cache.prototype.put = () => Promise.reject(new DOMException('no', 'QuotaExceededError'))"
 KEPT = """async () => {
   const names = await caches.keys();
   const urls = async (words) => {
@@ -110,12 +112,15 @@ class Fetched:
         self.requests: list[Any] = []
         page.on("request", lambda request: self.requests.append(request))
 
-    def __call__(self) -> dict[str, int]:
-        """Bytes by name below the model's folder."""
+    def asked(self) -> dict[str, Any]:
+        """Requests by name below the model's folder."""
         asked, self.requests[:] = list(self.requests), []
-        parts = {request: urlsplit(request.url).path.split("/", 3) for request in asked}
-        found = {r: where[3] for r, where in parts.items() if where[1] == "models"}
-        return {name: r.sizes()["responseBodySize"] for r, name in found.items()}
+        parts = [(urlsplit(request.url).path.split("/", 3), request) for request in asked]
+        return {where[3]: request for where, request in parts if where[1] == "models"}
+
+    def __call__(self) -> dict[str, int]:
+        """Bytes by that name, once all are here."""
+        return {name: r.sizes()["responseBodySize"] for name, r in self.asked().items()}
 
 
 def loaded(page: Any, said: str) -> None:
@@ -247,6 +252,24 @@ class TestADomainOfAFamilyAtThePage:
             asked = {r.path.split("/resolve/")[-1] for r in hub.asked("GET", "/resolve/")}
             assert asked == {f"{commit}/adapters/medical.safetensors"}
             answered(page, "safe")
+
+    @pytest.mark.parametrize("what", [NO_CACHE, NO_ROOM])
+    def test_is_fetched_each_time_where_the_browser_keeps_nothing(
+        self, folder: Path, served: str, what: str
+    ) -> None:
+        with tabs() as pages:
+            page = pages["desktop-light"]
+            page.add_init_script(what)
+            fetched = Fetched(page)
+            page.goto(served)
+            page.wait_for_selector("body[data-state=choosing]")
+            page.click("#load")
+            loaded(page, "legal is loaded")
+            page.select_option("#model", "both/medical")
+            page.click("#load")
+            loaded(page, "medical is loaded")
+            answered(page, "safe")
+            assert "onnx/model_q4.onnx_data" in fetched.asked()
 
     def test_that_is_not_what_was_released_leaves_the_other_in_use(
         self, folder: Path, served: str

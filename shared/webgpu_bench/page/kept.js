@@ -47,7 +47,7 @@ export class Kept {
     if (!store || !(await hasRoom(all))) return null;
     let fetched = 0;
     const take = ({ length }) => onProgress((fetched += length), all);
-    for (const name of wanted) await this.#fetch(store, name, take);
+    for (const name of wanted) if (!(await this.#fetch(store, name, take))) return null;
     return fetched;
   }
 
@@ -64,6 +64,7 @@ export class Kept {
     return response;
   }
 
+  /** Whether the file is kept now; false where the browser could not. */
   async #fetch(store, name, take) {
     const response = await this.#ask(name);
     const file = this.files[name];
@@ -84,9 +85,11 @@ export class Kept {
     const headers = { "Content-Length": file.bytes, "Content-Type": response.headers.get("Content-Type") ?? "application/octet-stream" };
     try {
       await store.put(key(file), new Response(response.body.pipeThrough(checked), { headers }));
-    } catch (error) {
-      throw wrong ?? error;
+    } catch {
+      if (wrong) throw wrong;
+      return false;
     }
+    return true;
   }
 }
 

@@ -110,7 +110,9 @@ def _on_package(key: str) -> dict[str, Manifest]:
     """The newest manifest of each stage that reads this package; one that goes on later counts."""
     newest: dict[str, Manifest] = {}
     for stage in ("fidelity", "check", "overflow", "bench"):
-        every = (Manifest.read(file.parent) for file in (paths.build() / stage).glob("*/manifest.json"))
+        every = (
+            Manifest.read(file.parent) for file in (paths.build() / stage).glob("*/manifest.json")
+        )
         own = [one for one in every if one.inputs.get("package") == key]
         if own:
             newest[stage] = max(own, key=lambda one: one.finished)

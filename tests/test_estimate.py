@@ -21,7 +21,7 @@ from shared.pipeline import estimate as formulas
 from shared.pipeline.chain import run_chain, select_records
 from shared.pipeline.dry_run import dry_run
 from shared.pipeline.estimate import Shape, Work, adapter_seconds, estimate
-from shared.pipeline.forecast import total_time, work_of
+from shared.pipeline.forecast import total_time, words, work_of
 from shared.pipeline.stages import Options, RungRun
 
 Tiny = Callable[[str], Path]
@@ -76,6 +76,8 @@ MEASURED = [
     ("smollm3", "check", {}, 977, 7.75e9),
     ("smollm3", "bench", {}, 1148, None),
     ("qwen2.5", "bench", {}, 1248, 7.41e9),
+    ("phi3", "build", {"made_up": False}, 977, 2.43e9),
+    ("phi3", "bench", {}, 1672, 6.75e9),
 ]
 """docs/full-size.md, and the first releases of a 3B: seconds and bytes of memory."""
 
@@ -135,6 +137,18 @@ def test_more_layers_cost_more_in_every_stage_and_a_larger_vocabulary_where_it_i
     assert wordier["build"].memory > before["build"].memory
     untied = estimate(replace(small, tied=False), work, MEASURED_ON)
     assert untied["build"].disk > before["build"].disk
+
+
+def test_weights_that_stay_as_they_lie_on_the_disk_are_told_apart_from_what_must_be_had() -> None:
+    shape = full_size("phi3")
+    cost = estimate(shape, legal_work("phi3"), MEASURED_ON)
+    for stage in ("fidelity", "check"):
+        assert cost[stage].mapped == shape.parent
+        assert "7.6 of them mapped" in words(cost[stage])
+    assert cost["build"].mapped == 0
+    merged = estimate(shape, legal_work("phi3", adapted=True), MEASURED_ON)
+    assert merged["check"].mapped == 0
+    assert "mapped" not in words(merged["check"])
 
 
 def test_what_the_domain_asks_for_counts_where_it_is_spent() -> None:

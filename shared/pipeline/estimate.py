@@ -44,11 +44,13 @@ PROCESS = 0.9e9
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one stage: seconds, and the most bytes of memory and disk."""
+    """Of one stage: seconds, and the most bytes of memory and disk. `mapped`: of the memory what are
+    16-bit weights as they lie on the disk, which the system takes back where memory is short."""
 
     seconds: float
     memory: float = PROCESS
     disk: float = 0.0
+    mapped: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ class Work:
     """What a domain asks of a model. Lengths are in tokens, `prompt`: what all records begin with.
 
     `calibration`: tokens in all. `made_up`: what layers have lost is made up for. `tuned`: the weights
-    know the task. `systems`: who answers, within `minutes`.
+    know the task. `systems`: who answers, within `minutes`. `adapted`: an adapter is merged into them.
     """
 
     prompt: float
@@ -139,6 +141,7 @@ class Work:
     packed: bool
     bench: Profile
     minutes: float = math.inf
+    adapted: bool = False
 
 
 def estimate(shape: Shape, work: Work, machine: Machine) -> dict[Stage, Cost]:
@@ -269,7 +272,14 @@ def fidelity(shape: Shape, work: Work, machine: Machine) -> Cost:
     seconds = _feed(shape, tokens, CHUNK, machine) + tokens * shape.flops / machine.float32
     seconds += shape.parent / machine.memory + 2 * _load(size, machine) + 64 * size / machine.memory
     seconds += _own(2 * LIBRARIES + 2 * work.read * shape.vocabulary / 30e6, machine)
-    return Cost(seconds, PROCESS + max(shape.parent, 2 * size) + 4.0 * CHUNK * shape.vocabulary)
+    memory = PROCESS + max(shape.parent, 2 * size) + 4.0 * CHUNK * shape.vocabulary
+    return Cost(seconds, memory, mapped=_mapped(shape, work))
+
+
+def _mapped(shape: Shape, work: Work) -> float:
+    """Bytes of the parent that stay memory-mapped: all, but of a small one in float32 or a merged one."""
+    is_converted = work.adapted or shape.parent > 2 * shape.parameters
+    return 0.0 if is_converted else shape.parent
 
 
 def answer_tokens(work: Work, *, tuned: bool) -> float:
@@ -306,8 +316,10 @@ def check(shape: Shape, work: Work, machine: Machine) -> Cost:
             continue
         seconds += shape.parent / machine.memory + _feed(shape, prompts, CHUNK, machine)
         seconds += _feed(shape, written, at_once, machine)
-    answering = shape.parent if work.systems != ("release",) else size
-    return Cost(min(seconds, 60 * work.minutes), PROCESS + answering + at_once * row)
+    alone = work.systems == ("release",)
+    memory = PROCESS + (size if alone else shape.parent) + at_once * row
+    mapped = 0.0 if alone else _mapped(shape, work)
+    return Cost(min(seconds, 60 * work.minutes), memory, mapped=mapped)
 
 
 def bench(shape: Shape, work: Work, machine: Machine) -> Cost:

@@ -48,7 +48,7 @@ def release_domain(
     options: Options,
     *,
     publish: "PublishOptions | None" = None,
-    run: Run = run_chain,
+    run: Run | None = None,
 ) -> Result:
     """Run the chain, write the release folder, publish it if asked; errors end up in the result.
 
@@ -111,8 +111,8 @@ def _gates_on(chain: ChainResult, last: Stage) -> list[GateResult]:
     return judge_gates([g for g in gates if g.measurement in known], found)
 
 
-def _run(domain: Domain, options: Options, run: Run = run_chain) -> ChainResult:
-    chain = run(domain, options)
+def _run(domain: Domain, options: Options, run: Run | None = None) -> ChainResult:
+    chain = (run or run_chain)(domain, options)
     if "check" in chain.stages:
         write_newest(domain.name, chain.manifests["check"])
     return chain

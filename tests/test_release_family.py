@@ -26,6 +26,7 @@ from shared.base.stage import Plan, Produced, StageResult, run_stage
 from shared.cli.program import Program
 from shared.domain.domain import Domain, load_domain
 from shared.evaluate.models.genai import GenaiModel
+from shared.olive.family_record import DOMAIN_FILES
 from shared.pipeline.release_family import Asked, FamilyResult, plan_family, release_family
 from shared.pipeline.stages import Options
 from shared.release.card.family import render_family_card
@@ -216,7 +217,7 @@ class TestAFurtherDomain:
         assert said["error"] is None
         written = said["family"]["written"]
         own = {f"adapters/financial.{kind}" for kind in ("json", "onnx_adapter", "safetensors")}
-        asked = {f"domains/financial/{n}" for n in ("prompt.md", "schema.json", "grammar.ebnf")}
+        asked = {f"domains/financial/{name}" for name in DOMAIN_FILES}
         assert written.keys() == {*own, *asked, "README.md"}
         assert sum(written.values()) < said["family"]["bytes"] / 2
         after = inodes(family_folder(NAME))
@@ -230,6 +231,7 @@ class TestAFurtherDomain:
         self, copied: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
     ) -> None:
         monkeypatch.setattr("tests.test_release_family.BROKEN", {"financial"})
+        monkeypatch.setenv("COLUMNS", "200")  # no cell of the table is broken
         words = ("--domains", "financial", "--rung", "tuned", "--records", "1")
         code, said = typed("release-family", *words), capfd.readouterr()
         assert code == 1 and "not every domain was released" in said.err

@@ -40,9 +40,9 @@ def measure(case: Case, rows: Rows, count: int) -> None:
 
 def _read(model: GenaiModel, cut: list[list[int]]) -> dict[str, Any]:
     """Seconds of the prompt's run and of all later ones, with the choice after each."""
-    parameters = og.GeneratorParams(model._model)
+    parameters = og.GeneratorParams(model.model)
     parameters.set_search_options(max_length=sum(map(len, cut)) + 1, do_sample=False)
-    generator = og.Generator(model._model, parameters)
+    generator = og.Generator(model.model, parameters)
     marks = [time.perf_counter()]
     for run in cut:
         generator.append_tokens(run)

@@ -33,7 +33,7 @@ class GenaiModel:
             decoder["session_options"] = options
         if decoder:
             config.overlay(json.dumps({"model": {"decoder": decoder}}))
-        self._model = og.Model(config)
+        self.model = og.Model(config)
         self.chat = Chat(folder)
         model = json.loads((folder / "genai_config.json").read_text("utf-8"))["model"]
         stop = model["eos_token_id"]
@@ -56,13 +56,13 @@ class GenaiModel:
         False: then every token is.
         """
         prefix, began = common_prefix(prompts), time.perf_counter()
-        parameters = og.GeneratorParams(self._model)
+        parameters = og.GeneratorParams(self.model)
         length = min(max(map(len, prompts), default=0) + limit, self.context_length)
         parameters.set_search_options(max_length=length, do_sample=False)
         forced = (
             Forced.under(grammar, self.chat, self.stop, on=forcing and None) if grammar else None
         )
-        generator = og.Generator(self._model, parameters)
+        generator = og.Generator(self.model, parameters)
         if prefix:
             generator.append_tokens(prefix)
         share = (time.perf_counter() - began) / max(1, len(prompts))

@@ -277,7 +277,7 @@ def fidelity(shape: Shape, work: Work, machine: Machine) -> Cost:
 
 
 def _mapped(shape: Shape, work: Work) -> float:
-    """Bytes of the parent that stay memory-mapped: all, but of a small one in float32 or a merged one."""
+    """Bytes of the parent that stay memory-mapped: all, but of a small (float32) or a merged one."""
     is_converted = work.adapted or shape.parent > 2 * shape.parameters
     return 0.0 if is_converted else shape.parent
 

@@ -40,25 +40,25 @@ ARCHITECTURE, RANK = "smollm3", 32
 DOCUMENT = paths.REPOSITORY / "docs" / "adapter-at-size.md"
 
 
-def write_random_adapter(base: Path, folder: Path) -> Path:
+def write_random_adapter(base: Path, folder: Path, rank: int = RANK, seed: int = 7) -> Path:
     """A LoRA over every linear layer but the head, N(0, 0.02²), as peft's two files."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(
             AutoConfig.from_pretrained(base, trust_remote_code=False), trust_remote_code=False
         )
-    generator = torch.Generator().manual_seed(7)
+    generator = torch.Generator().manual_seed(seed)
     tensors, names = dict[str, torch.Tensor](), set[str]()
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Linear) and name != "lm_head":
             names.add(name.rpartition(".")[2])
             for half, shape in (
-                ("A", (RANK, module.in_features)),
-                ("B", (module.out_features, RANK)),
+                ("A", (rank, module.in_features)),
+                ("B", (module.out_features, rank)),
             ):
                 drawn = torch.randn(shape, generator=generator) * 0.02
                 tensors[f"base_model.model.{name}.lora_{half}.weight"] = drawn.to(torch.bfloat16)
-    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "bias": "none", "r": RANK}
-    config |= {"lora_alpha": 2 * RANK, "target_modules": sorted(names)}
+    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "bias": "none", "r": rank}
+    config |= {"lora_alpha": 2 * rank, "target_modules": sorted(names)}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).write_text(json.dumps(config), encoding="utf-8")
     save_file(tensors, folder / WEIGHTS)

@@ -1,0 +1,93 @@
+"""A domain of a family in both runtimes: as a package of its own, or the graph that takes adapters."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime_genai as og
+from safetensors.numpy import load_file
+
+from shared.evaluate.models.chat import Answer, room
+from shared.evaluate.models.forced import Forced
+from shared.evaluate.models.genai import GenaiModel, genai_options
+from shared.evaluate.models.onnx import FLOATS, OnnxDecoder
+from shared.olive.family_record import FILES, SWAP, adapter_file
+
+DTYPE = "q4f16"
+
+
+class SwappedDecoder(OnnxDecoder):
+    """onnxruntime with the tensors of one domain's adapter given at every run."""
+
+    def __init__(self, family: Path, domain: str, *, exact: bool = False) -> None:
+        super().__init__(family / "onnx" / f"{SWAP}_{DTYPE}.onnx", exact=exact)
+        tensors = load_file(family / adapter_file(domain))
+        types = {name: FLOATS.get(i.type) for name, i in self._inputs.items()}
+        given = {
+            name: tensor.astype(types[name] or tensor.dtype) for name, tensor in tensors.items()
+        }
+        self._session = _Giving(self._session, given)
+
+
+class _Giving:
+    """A session that gets some inputs beside those of each run."""
+
+    def __init__(self, session: Any, given: Mapping[str, np.ndarray]) -> None:
+        self._session, self._given = session, given
+
+    def run(self, outputs: Sequence[str], feeds: Mapping[str, np.ndarray]) -> Any:
+        return self._session.run(outputs, {**feeds, **self._given})
+
+
+class FamilyModel(GenaiModel):
+    """onnxruntime-genai: a package, or with `domain` a family's folder with that adapter active."""
+
+    def __init__(self, folder: Path, domain: str | None = None) -> None:
+        super().__init__(folder)
+        self._active = domain
+        if domain:
+            config = og.Config(str(folder))
+            config.clear_providers()
+            decoder: dict[str, Any] = {"filename": f"onnx/{SWAP}_{DTYPE}.onnx"}
+            if options := genai_options():
+                decoder["session_options"] = options
+            config.overlay(json.dumps({"model": {"decoder": decoder}}))
+            self._model = og.Model(config)
+            self._adapters = og.Adapters(self._model)
+            file = f"adapters/{domain}{Path(FILES[2]).suffix}"
+            self._adapters.load(str(folder / file), domain)
+
+    def held(self, prompts: Sequence[Sequence[int]], limit: int, grammar: str) -> list[Answer]:
+        """Answers under a grammar, forced text written unasked, as a release's are."""
+        forced = Forced.under(grammar, self.chat, self.stop, on=None)
+        found = []
+        for prompt in prompts:
+            most = room(len(prompt), limit, self.context_length)
+            begun = self._begun(len(prompt) + most)
+            found.append(self._held(begun, list(prompt), most, time.perf_counter(), forced))
+        return found
+
+    def speed(self, prompt: Sequence[int], tokens: int) -> float:
+        """Greedy decode tokens/s after the prompt; the first token belongs to it."""
+        length = len(prompt) + tokens + 1
+        generator = self._begun(length, min_length=length)
+        generator.append_tokens(list(prompt))
+        generator.generate_next_token()
+        began, count = time.perf_counter(), 0
+        while not generator.is_done() and count < tokens:
+            generator.generate_next_token()
+            count += 1
+        return count / (time.perf_counter() - began)
+
+    def _begun(self, length: int, **more: int) -> Any:
+        parameters = og.GeneratorParams(self._model)
+        parameters.set_search_options(max_length=length, do_sample=False, **more)
+        generator = og.Generator(self._model, parameters)
+        if self._active:
+            generator.set_active_adapter(self._adapters, self._active)
+        return generator

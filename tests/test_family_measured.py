@@ -101,7 +101,7 @@ class TestTheDocument:
         form = kept.row("form", "legal", "merged")
         assert form
         kept.rows.append(form.model_copy(update={"domain": "medical"}))
-        added = {"fetched": bytes_of(3_000_000)}
+        added = {"fetched": bytes_of(3_000_000), "seconds": Measurement(value=9.0, unit="s")}
         further = Row(part="further", domain="medical", precision="int4", found=added)
         kept.rows.append(further)
         assert cells(render(kept), "legal, medical: all")[1:] == ["0.100 GB", "0.180 GB"]

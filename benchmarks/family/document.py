@@ -197,10 +197,10 @@ def _speeds(kept: Kept) -> str:
         ends = [number(end(speed.samples), "") for end in (min, max)] if speed.samples else []
         name = f"{row.form}, {row.precision}".removesuffix(", ")
         rows.append((row.domain, name, shown(speed), "–".join(ends), times))
-    how = found[-1].found["tokens_per_second"].how
+    last = found[-1].found["tokens_per_second"]
     return (
         f"{table(('domain', 'form', 'decode', 'least–most', 'of merged'), rows)}\n\n"
-        f"onnxruntime-genai, all loaded in one process and asked in turns; {how}. "
+        f"onnxruntime-genai, all loaded in one process and asked in turns; {last.how}; {last.where}. "
         "On WebGPU: not measured, no GPU was at hand."
     )
 
@@ -217,7 +217,9 @@ def _further(kept: Kept) -> str:
         )
         for row in found
     ]
-    return table(("added", "took", "written", "of it a page fetches", "files (bytes)"), rows)
+    load = "; ".join(f"*{row.domain}*: {row.found['seconds'].where}" for row in found)
+    drawn = table(("added", "took", "written", "of it a page fetches", "files (bytes)"), rows)
+    return f"{drawn}\n\nFrom its weights to the family's folder, without measuring it. {load}."
 
 
 def _nodes(kept: Kept) -> str:
@@ -229,7 +231,7 @@ def _nodes(kept: Kept) -> str:
     rows = [(name, *(f"{row.counts.get(name, 0)}" for row in found)) for name in names]
     rows.append(("**all**", *(f"{sum(row.counts.values())}" for row in found)))
     without = [sum(n for op, n in row.counts.items() if op not in VIEWS) for row in found]
-    rows.append((f"**without {', '.join(VIEWS[:-1])}**", *map(str, without)))
+    rows.append((f"**without {', '.join(VIEWS)}**", *map(str, without)))
     return (
         f"{table(('operator', *columns), rows)}\n\nCounted in the graphs as they are fetched; what a "
         "runtime fuses as it loads them is not in it. The last line leaves out what copies nothing on "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import time
 from collections import Counter
@@ -264,15 +265,15 @@ def in_turns(
     models: Sequence[FamilyModel], prompt: Sequence[int], tokens: int, rounds: int = ROUNDS
 ) -> list[Measurement]:
     """The median of each model's tokens/s; a round asks every model once, the first one warms up."""
-    samples: list[list[float]] = [[] for _ in models]
+    samples, load = [list[float]() for _ in models], _load()
     for turn in range(rounds + 1):
         for model, own in zip(models, samples, strict=True):
             speed = model.speed(prompt, tokens)
             own.extend([speed] * (turn > 0))
     how = f"median of {rounds} turns of {tokens} tokens after {len(prompt)}"
+    said = {"unit": "tokens/s", "how": how, "where": load}
     return [
-        Measurement(value=statistics.median(own), unit="tokens/s", how=how, n=rounds, samples=own)
-        for own in samples
+        Measurement(value=statistics.median(own), n=rounds, samples=own, **said) for own in samples
     ]
 
 
@@ -284,7 +285,8 @@ def measure_further(bench: Bench, domain: str) -> None:
 
     def make(row: Row) -> None:
         say(f"{domain}: added to {', '.join(bench.inside[:-1])}")
-        members, began = [bench.members[name] for name in bench.inside], time.monotonic()
+        members, load = [bench.members[name] for name in bench.inside], _load()
+        began = time.monotonic()
         grown = build_family(members, bench.precision, grown_from=before.folder)
         seconds = time.monotonic() - began
         after = _files(grown.folder)
@@ -297,7 +299,7 @@ def measure_further(bench: Bench, domain: str) -> None:
         row.found = {
             "seconds": Measurement.missing(again, "s")
             if grown.done.reused
-            else Measurement(value=seconds, unit="s", how="base there; all stages of the domain"),
+            else Measurement(value=seconds, unit="s", how="all its stages", where=load),
             "written": _bytes(sum(row.counts.values()), "new or other files of the family"),
             "fetched": _own_bytes(grown, domain),
         }
@@ -305,6 +307,10 @@ def measure_further(bench: Bench, domain: str) -> None:
     keep(
         bench.kept, bench.file, Row(part="further", domain=domain, precision=bench.precision), make
     )
+
+
+def _load() -> str:
+    return f"the machine's load before was {os.getloadavg()[0]:.1f}"
 
 
 def _files(folder: Path) -> dict[str, tuple[str, int]]:

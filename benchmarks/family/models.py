@@ -57,8 +57,8 @@ class FamilyModel(GenaiModel):
             if options := genai_options():
                 decoder["session_options"] = options
             config.overlay(json.dumps({"model": {"decoder": decoder}}))
-            self._model = og.Model(config)
-            self._adapters = og.Adapters(self._model)
+            self.model = og.Model(config)
+            self._adapters = og.Adapters(self.model)
             file = f"adapters/{domain}{Path(FILES[2]).suffix}"
             self._adapters.load(str(folder / file), domain)
 
@@ -85,9 +85,9 @@ class FamilyModel(GenaiModel):
         return count / (time.perf_counter() - began)
 
     def _begun(self, length: int, **more: int) -> Any:
-        parameters = og.GeneratorParams(self._model)
+        parameters = og.GeneratorParams(self.model)
         parameters.set_search_options(max_length=length, do_sample=False, **more)
-        generator = og.Generator(self._model, parameters)
+        generator = og.Generator(self.model, parameters)
         if self._active:
             generator.set_active_adapter(self._adapters, self._active)
         return generator

@@ -172,7 +172,7 @@ def _precisions(kept: Kept) -> str:
                 for name in ("bytes", "kl_divergence", "kl_above_f16")
             ),
         )
-        for domain in kept.adapters
+        for domain in kept.calibrated
         for precision in PRECISIONS
     ]
     name, why = chosen(kept)

@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime_genai as og
 from safetensors.numpy import load_file
 
-from shared.evaluate.models.chat import Answer, room
+from shared.evaluate.models.chat import Answer, common_prefix, room
 from shared.evaluate.models.forced import Forced
 from shared.evaluate.models.genai import GenaiModel, genai_options
 from shared.evaluate.models.onnx import FLOATS, OnnxDecoder
@@ -63,13 +63,15 @@ class FamilyModel(GenaiModel):
             self._adapters.load(str(folder / file), domain)
 
     def held(self, prompts: Sequence[Sequence[int]], limit: int, grammar: str) -> list[Answer]:
-        """Answers under a grammar, forced text written unasked, as a release's are."""
+        """Answers under a grammar as a release's are: forced text unasked, read in the same passes."""
         forced = Forced.under(grammar, self.chat, self.stop, on=None)
-        found = []
+        prefix, found = common_prefix(prompts), list[Answer]()
         for prompt in prompts:
             most = room(len(prompt), limit, self.context_length)
-            begun = self._begun(len(prompt) + most)
-            found.append(self._held(begun, list(prompt), most, time.perf_counter(), forced))
+            begun, rest = self._begun(len(prompt) + most), list(prompt[len(prefix) :])
+            if prefix:
+                begun.append_tokens(prefix)
+            found.append(self._held(begun, rest, most, time.perf_counter(), forced))
         return found
 
     def speed(self, prompt: Sequence[int], tokens: int) -> float:

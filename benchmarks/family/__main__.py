@@ -101,8 +101,8 @@ def measure(bench: Bench, part: str) -> None:
         for domain in first:
             measure_precisions(bench, domain)
         measure_nodes(bench, PRECISIONS)
-    if part == "further":
-        for domain in others:
+    if part in ("further", "random"):
+        for domain in (name for name in others if name not in bench.inside):
             measure_further(bench, domain)
     if part == "merged":
         for domain in first:

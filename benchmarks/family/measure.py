@@ -271,9 +271,9 @@ def in_turns(
             speed = model.speed(prompt, tokens)
             own.extend([speed] * (turn > 0))
     how = f"median of {rounds} turns of {tokens} tokens after {len(prompt)}"
-    said = {"unit": "tokens/s", "how": how, "where": load}
+    said = Measurement(unit="tokens/s", how=how, where=load, n=rounds)
     return [
-        Measurement(value=statistics.median(own), n=rounds, samples=own, **said) for own in samples
+        said.model_copy(update={"value": statistics.median(own), "samples": own}) for own in samples
     ]
 
 

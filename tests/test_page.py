@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import subprocess
 from typing import Any, ClassVar
@@ -112,17 +111,6 @@ class TestWhatIsToBeDownloaded:
     def test_is_nothing_where_all_is_kept(self) -> None:
         found = self.words(self.MEMBER, None, "() => false")
         assert found == "nothing to download: it is kept in this browser"
-
-
-def test_a_hash_made_piece_by_piece_is_that_of_the_whole() -> None:
-    lengths = [*range(200), 4096, 100_003]
-    made = "const b = Uint8Array.from({ length }, (_, i) => i * 7); const h = new m.Sha256();"
-    made += "for (let at = 0; at < length; at += 37) h.update(b.subarray(at, at + 37));"
-    found = run(
-        "sha256.js", f"lengths.map((length) => {{ {made} return h.hex(); }})", lengths=lengths
-    )
-    whole = [bytes(i * 7 % 256 for i in range(length)) for length in lengths]
-    assert found == [hashlib.sha256(content).hexdigest() for content in whole]
 
 
 class TestTheMarkOfAnAnswer:

@@ -129,6 +129,20 @@ def loaded(page: Any, said: str) -> None:
     assert page.inner_text("#said") == said
 
 
+def opened(page: Any, url: str) -> None:
+    """The page is there, and the first domain, legal, is loaded."""
+    page.goto(url)
+    page.wait_for_selector("body[data-state=choosing]")
+    page.click("#load")
+    loaded(page, "legal is loaded")
+
+
+def switched(page: Any, domain: str) -> None:
+    page.select_option("#model", f"both/{domain}")
+    page.click("#load")
+    loaded(page, f"{domain} is loaded")
+
+
 def told(page: Any, words: str) -> None:
     page.wait_for_function(
         "words => document.getElementById('about').textContent.includes(words)", arg=words
@@ -206,9 +220,7 @@ class TestADomainOfAFamilyAtThePage:
             assert page.locator(".turn.theirs small").last.inner_text().startswith("medical · ")
             after = page.evaluate("docintelGpu.live_bytes")
             assert violations_everywhere(page) == []
-            page.select_option("#model", "both/legal")
-            page.click("#load")
-            loaded(page, "legal is loaded")
+            switched(page, "legal")
             assert fetched() == {}
             assert answered(page, "ok") == first
             assert before < after == page.evaluate("docintelGpu.live_bytes")
@@ -217,22 +229,15 @@ class TestADomainOfAFamilyAtThePage:
         with tabs() as pages:
             page = pages["desktop-light"]
             fetched = Fetched(page)
-            page.goto(served)
-            page.wait_for_selector("body[data-state=choosing]")
-            page.click("#load")
-            loaded(page, "legal is loaded")
-            page.select_option("#model", "both/medical")
-            page.click("#load")
-            loaded(page, "medical is loaded")
+            opened(page, served)
+            switched(page, "medical")
             assert fetched()
             page.reload()
             page.wait_for_selector("body[data-state=choosing]")
             told(page, "nothing to download: it is kept in this browser")
             page.click("#load")
             loaded(page, "legal is loaded")
-            page.select_option("#model", "both/medical")
-            page.click("#load")
-            loaded(page, "medical is loaded")
+            switched(page, "medical")
             assert fetched() == {}
 
     def test_on_the_hub_is_fetched_from_its_commit(self, folder: Path, hub: HubDouble) -> None:
@@ -241,14 +246,9 @@ class TestADomainOfAFamilyAtThePage:
         index = {f"/{MANIFEST}": lambda: page_manifest(entries, hub=hub.url)}
         with serve(driver.page_mounts(), index) as url, tabs() as pages:
             page = pages["desktop-light"]
-            page.goto(url)
-            page.wait_for_selector("body[data-state=choosing]")
-            page.click("#load")
-            loaded(page, "legal is loaded")
+            opened(page, url)
             hub.requests.clear()
-            page.select_option("#model", "both/medical")
-            page.click("#load")
-            loaded(page, "medical is loaded")
+            switched(page, "medical")
             asked = {r.path.split("/resolve/")[-1] for r in hub.asked("GET", "/resolve/")}
             assert asked == {f"{commit}/adapters/medical.safetensors"}
             answered(page, "safe")
@@ -261,13 +261,8 @@ class TestADomainOfAFamilyAtThePage:
             page = pages["desktop-light"]
             page.add_init_script(what)
             fetched = Fetched(page)
-            page.goto(served)
-            page.wait_for_selector("body[data-state=choosing]")
-            page.click("#load")
-            loaded(page, "legal is loaded")
-            page.select_option("#model", "both/medical")
-            page.click("#load")
-            loaded(page, "medical is loaded")
+            opened(page, served)
+            switched(page, "medical")
             answered(page, "safe")
             assert "onnx/model_q4.onnx_data" in fetched.asked()
 
@@ -280,10 +275,7 @@ class TestADomainOfAFamilyAtThePage:
         file.write_bytes(bytes([*content[:-1], content[-1] ^ 1]))
         with tabs() as pages:
             page = pages["desktop-light"]
-            page.goto(served)
-            page.wait_for_selector("body[data-state=choosing]")
-            page.click("#load")
-            loaded(page, "legal is loaded")
+            opened(page, served)
             page.select_option("#model", "both/medical")
             page.click("#load")
             page.wait_for_selector("#notice:not([hidden])")
@@ -316,10 +308,7 @@ class TestAFileThatIsKept:
         with served_as({"both": folder, "same": same, "legal": alone}) as url, tabs() as pages:
             page = pages["desktop-light"]
             fetched = Fetched(page)
-            page.goto(url)
-            page.wait_for_selector("body[data-state=choosing]")
-            page.click("#load")
-            loaded(page, "legal is loaded")
+            opened(page, url)
             assert "onnx/model_q4.onnx_data" in fetched()
             page.select_option("#model", "same/legal")
             told(page, "nothing to download: it is kept in this browser")

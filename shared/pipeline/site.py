@@ -35,6 +35,8 @@ RUNTIME = (
     "@huggingface/transformers/dist/transformers.web.js",
     "@huggingface/transformers/LICENSE",
     "@mlc-ai/web-xgrammar/lib/index.js",
+    "hash-wasm/dist/sha256.umd.min.js",
+    "hash-wasm/LICENSE",
     "onnxruntime-common/dist/esm/*.js",
     "onnxruntime-web/dist/ort.webgpu.min.mjs",
     "onnxruntime-web/dist/ort-wasm-simd-threaded.asyncify.*",

@@ -1,8 +1,6 @@
 // A package's files by their SHA-256 in the browser's Cache: what was fetched under one address is not fetched
 // again under another, and nothing is kept whose bytes are not those that the manifest lists.
 
-import { Sha256 } from "./sha256.js";
-
 const here = () => new URL("./", location.href).href;
 const key = ({ sha256 }) => `${here()}sha256/${sha256}`; // no server is asked for it
 
@@ -13,6 +11,12 @@ async function opened() {
   } catch {
     return null;
   }
+}
+
+/** SHA-256 of bytes that come piece by piece: crypto.subtle.digest wants a file of 2 GB at once. */
+async function sha256() {
+  await import("./vendor/hash-wasm/dist/sha256.umd.min.js"); // no exports: it puts itself on globalThis
+  return (await globalThis.hashwasm.createSHA256()).init();
 }
 
 async function hasRoom(bytes) {
@@ -66,9 +70,7 @@ export class Kept {
 
   /** Whether the file is kept now; false where the browser could not. */
   async #fetch(store, name, take) {
-    const response = await this.#ask(name);
-    const file = this.files[name];
-    const hash = new Sha256();
+    const [hash, response, file] = [await sha256(), await this.#ask(name), this.files[name]];
     let wrong = null;
     const checked = new TransformStream({
       transform(bytes, out) {
@@ -77,7 +79,7 @@ export class Kept {
         out.enqueue(bytes);
       },
       flush(out) {
-        if (hash.hex() === file.sha256) return;
+        if (hash.digest() === file.sha256) return;
         wrong = new Error(`${name} is not the file that was released: its SHA-256 is another`);
         out.error(wrong); // so nothing is kept
       },

@@ -64,6 +64,21 @@ def embedded() -> Path:
     return embedded_model(PACKAGE)
 
 
+@pytest.fixture(scope="module")
+def new_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Path]]:
+    """`new_folder(name)` makes one for the tests of a file; with its last test they are gone, so that
+    the disk holds the models of a file or two and not of all."""
+    made: list[Path] = []
+
+    def make(name: str) -> Path:
+        made.append(tmp_path_factory.mktemp(name))
+        return made[-1]
+
+    yield make
+    for folder in made:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty world with the domain `legal` in it; everything the code writes lands there."""

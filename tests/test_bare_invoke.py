@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import invoke
@@ -19,9 +20,9 @@ FOLDERS = ("", "domains", "domains/legal", "shared/cli", "docs/a b", "ä")
 
 
 @pytest.fixture(scope="module")
-def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bare(new_folder: Callable[[str], Path]) -> Path:
     """A Python with invoke and no other package."""
-    folder = tmp_path_factory.mktemp("bare")
+    folder = new_folder("bare")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     packages = next(folder.glob("lib/python*/site-packages"))
     here = Path(invoke.__file__).parent
@@ -31,9 +32,9 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def clone(new_folder: Callable[[str], Path]) -> Path:
     """A fresh clone, with spaces and an umlaut in its path."""
-    root = tmp_path_factory.mktemp("ein schöner") / "Klon 1"
+    root = new_folder("ein schöner") / "Klon 1"
     code = shutil.ignore_patterns("node_modules", "__pycache__")
     shutil.copytree(paths.REPOSITORY / "shared", root / "shared", ignore=code)
     shutil.copytree(paths.REPOSITORY / "domains" / "legal", root / "domains" / "legal")

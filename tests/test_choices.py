@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,8 @@ def fewer(tokenizer: dict[str, Any], count: int) -> str:
 
 
 @pytest.fixture(scope="module")
-def tokenizer(embedded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("fewer") / "tokenizer.json"
+def tokenizer(embedded: Path, new_folder: Callable[[str], Path]) -> Path:
+    file = new_folder("fewer") / "tokenizer.json"
     file.write_text(fewer(json.loads((embedded / "tokenizer.json").read_text()), FEW_TOKENS))
     return file
 

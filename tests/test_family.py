@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +44,9 @@ def member(name: str, **changes: Any) -> Member:
 
 
 @pytest.fixture(scope="module")
-def world(embedded: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def world(embedded: Path, new_folder: Callable[[str], Path]) -> Iterator[Path]:
     """Three domains, a tiny base and an adapter for each of them."""
-    root = tmp_path_factory.mktemp("family")
+    root = new_folder("family")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DOCINTEL_ROOT", str(root))
         for name in DOMAINS:

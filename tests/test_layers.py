@@ -54,9 +54,9 @@ ROWS = np.array([IDS], np.int64)
 
 
 @pytest.fixture(scope="module")
-def package(embedded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def package(embedded: Path, new_folder: Callable[[str], Path]) -> Path:
     """The embedded model's first three layers and its head, packaged."""
-    folder = tmp_path_factory.mktemp("three-layers")
+    folder = new_folder("three-layers")
     (folder / "model.safetensors").symlink_to(embedded / "model.safetensors")
     config = json.loads((embedded / "config.json").read_text()) | {"num_hidden_layers": 3}
     (folder / "config.json").write_text(json.dumps(config))

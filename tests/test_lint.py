@@ -40,8 +40,8 @@ def package(folder: Path, out: Path, dtype: str = "q4f16", **options: bool) -> P
 
 
 @pytest.fixture(scope="module")
-def clean(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return package(tiny("llama"), tmp_path_factory.mktemp("clean") / "package")
+def clean(tiny: Tiny, new_folder: Callable[[str], Path]) -> Path:
+    return package(tiny("llama"), new_folder("clean") / "package")
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,9 +43,9 @@ class Built(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def built(embedded: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
+def built(embedded: Path, new_folder: Callable[[str], Path]) -> Built:
     """A tiny tied Llama with theta 100000, built once."""
-    root = tmp_path_factory.mktemp("optimum")
+    root = new_folder("optimum")
     source = write_tiny(root / "model", "llama", embedded, **THETA)
     (root / "work").mkdir()
     build_optimum(source, root / "work", keep_onnx=root / "onnx")

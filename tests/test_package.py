@@ -6,7 +6,7 @@ import io
 import json
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
@@ -34,12 +34,12 @@ PROMPT = "You are an analyst. Read the text and answer with one JSON object and 
 
 
 @pytest.fixture(scope="module")
-def shipped(embedded: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def shipped(embedded: Path, new_folder: Callable[[str], Path]) -> Iterator[Path]:
     """A package of the real model, plainly rounded, whose generation_config ends at another token than
     its chat and asks for a penalty, and whose config.json has a leftover of the same; with a release's
     grammar and a short prompt. It is computed in float32 (accuracy level 1) everywhere: no token hangs
     on int8's rounding."""
-    root = tmp_path_factory.mktemp("shipped")
+    root = new_folder("shipped")
     shutil.copytree(paths.REPOSITORY / "domains", root / "domains")
     take_any_architecture(root / "domains" / "legal")
     workflow = root / "domains" / "legal" / "olive.json"
@@ -67,9 +67,9 @@ def shipped(embedded: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 @pytest.fixture(scope="module")
-def ending(shipped: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def ending(shipped: Path, new_folder: Callable[[str], Path]) -> Path:
     """The same, with one more stop token for each file: one that its first answer comes to."""
-    folder = Path(shutil.copytree(shipped, tmp_path_factory.mktemp("ending") / "release"))
+    folder = Path(shutil.copytree(shipped, new_folder("ending") / "release"))
     domain = replace(load_domain("legal"), prompt=PROMPT)
     texts = texts_of(domain)[:1]
     found = [checks(shipped, domain, dtype, texts, held=False)[0] for dtype in ("q4", "q4f16")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,9 +19,9 @@ STEPS, TOKENS = 12, 24
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def small(new_folder: Callable[[str], Path]) -> Path:
     """A package whose model was trained for a few steps: its answers need not be good, but end."""
-    return small_package(tmp_path_factory.mktemp("small") / "world", STEPS, None)
+    return small_package(new_folder("small") / "world", STEPS, None)
 
 
 @pytest.mark.slow

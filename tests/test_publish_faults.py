@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -66,8 +67,8 @@ def test_the_check_sees_an_edit_on_top_of_anything_but_the_old_release(world: Pa
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
-    return run_all(tmp_path_factory.mktemp("faults"), chosen())
+def runs(new_folder: Callable[[str], Path]) -> list[Run]:
+    return run_all(new_folder("faults"), chosen())
 
 
 @pytest.fixture(scope="module")

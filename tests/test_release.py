@@ -42,9 +42,9 @@ def needs_a_browser() -> None:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory, embedded: Path) -> Path:
+def world(new_folder: Callable[[str], Path], embedded: Path) -> Path:
     """A root in which the embedded model was released once for `legal`; 3 records, real browser."""
-    root = tmp_path_factory.mktemp("world")
+    root = new_folder("world")
     shutil.copytree(paths.REPOSITORY / "domains" / "legal", root / "domains" / "legal")
     read_little(root / "domains" / "legal")
     share_embedded(root)
@@ -200,9 +200,9 @@ def served(world: Path, *words: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def released(tmp_path_factory: pytest.TempPathFactory, embedded: Path) -> Path:
+def released(new_folder: Callable[[str], Path], embedded: Path) -> Path:
     """A root in which one command released a copy of `legal` for each architecture."""
-    root = make_world(tmp_path_factory.mktemp("released"), embedded, ARCHITECTURES)
+    root = make_world(new_folder("released"), embedded, ARCHITECTURES)
     run = invoke("release-all", "--records", "1", "--jobs", "1", root=root)
     (root / "said.txt").write_text(run.stdout + run.stderr)
     return root

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -43,9 +44,9 @@ for name in sys.argv[2:]:
 
 
 @pytest.fixture(scope="module")
-def folder(embedded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(embedded: Path, new_folder: Callable[[str], Path]) -> Path:
     """A folder with tiny models, and what genai's builder makes of each, all in one process."""
-    folder = tmp_path_factory.mktemp("stock")
+    folder = new_folder("stock")
     for name in NAMES:
         short = {"original_max_position_embeddings": 2048} if name == "phi3" else {}  # no long rope
         model = write_tiny(folder / "models" / name, name, embedded, **short)

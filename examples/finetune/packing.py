@@ -29,6 +29,10 @@ class Example:
     prompt: list[int]
     answer: list[int]
 
+    @property
+    def length(self) -> int:
+        return len(self.prompt) + len(self.answer)
+
 
 @dataclass(frozen=True)
 class Pack:

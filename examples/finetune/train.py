@@ -25,6 +25,7 @@ from shared.evaluate.models.device import is_bfloat16_fast
 
 SAVE_EVERY_SECONDS = 60.0
 TELL_EVERY_SECONDS = 15.0
+PACKS_ALIKE = 5
 
 
 @dataclass(frozen=True)
@@ -146,12 +147,18 @@ def pace(course: Course, steps: int, recipe: Recipe) -> float:
 
 
 def _batch(examples: Sequence[Example], step: int, recipe: Recipe) -> list[Example]:
-    """The examples of a step: each epoch in an order of its own, the same for the same seed."""
-    per_epoch = math.ceil(len(examples) / recipe.examples_per_pack)
-    order = list(range(len(examples)))
-    random.Random(recipe.seed * 10_000 + step // per_epoch).shuffle(order)
-    first = step % per_epoch * recipe.examples_per_pack
-    return [examples[i] for i in order[first : first + recipe.examples_per_pack]]
+    """The examples of a step: each epoch in an order of its own, the same for the same seed. Within
+    PACKS_ALIKE packs of that order those of like length stand together: less of a pack is padding."""
+    size = recipe.examples_per_pack
+    per_epoch = math.ceil(len(examples) / size)
+    chance = random.Random(recipe.seed * 10_000 + step // per_epoch)
+    order = chance.sample(range(len(examples)), len(examples))
+    alike = size * PACKS_ALIKE
+    windows = (order[first : first + alike] for first in range(0, len(order), alike))
+    ordered = [i for window in windows for i in sorted(window, key=lambda i: examples[i].length)]
+    firsts = chance.sample(range(0, len(order), size), per_epoch)
+    first = firsts[step % per_epoch]
+    return [examples[i] for i in ordered[first : first + size]]
 
 
 def _told(course: Course, steps: int, recipe: Recipe) -> str:

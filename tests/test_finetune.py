@@ -20,7 +20,15 @@ from examples.finetune.packing import Example, encode, pack
 from examples.finetune.public import FILLED, Unsure, gold_of
 from examples.finetune.records import keep_apart, training_records
 from examples.finetune.run import Job, finetune
-from examples.finetune.train import Course, Recipe, answer_loss, pace, train, with_adapter
+from examples.finetune.train import (
+    Course,
+    Recipe,
+    answer_loss,
+    examples_of,
+    pace,
+    train,
+    with_adapter,
+)
 from shared.base import paths
 from shared.base.errors import UserError
 from shared.domain.domain import load_domain
@@ -96,6 +104,21 @@ class TestAPack:
             [a for a, b in zip(examples[0].prompt, examples[1].prompt, strict=False) if a == b]
         )
         assert shared > 5 and pack(examples).ids.shape[1] < whole - 3 * 5
+
+
+class TestAStep:
+    def test_has_examples_of_like_length_and_an_epoch_has_each_once(self) -> None:
+        lengths = [7 * i % 103 for i in range(1, 103)]
+        examples = [Example([0] * length, [1]) for length in lengths]
+        recipe = Recipe(examples_per_pack=10)
+        steps = [examples_of(examples, step, recipe) for step in range(22)]
+        for epoch in (steps[:11], steps[11:]):
+            assert sorted(e.length for step in epoch for e in step) == sorted(
+                n + 1 for n in lengths
+            )
+        assert [e.length for e in steps[0]] != [e.length for e in steps[11]]
+        padded = sum(len(step) * max(e.length for e in step) for step in steps)
+        assert padded < 1.25 * sum(e.length for step in steps for e in step)
 
 
 class TestTheLearningRate:

@@ -93,7 +93,7 @@ def train(model: Any, examples: Sequence[Example], recipe: Recipe, state: Path) 
         started = time.monotonic()
         for group in optimiser.param_groups:
             group["lr"] = recipe.learning_rate * pace(course, steps, recipe)
-        batch = _batch(examples, course.step, recipe)
+        batch = examples_of(examples, course.step, recipe)
         loss = answer_loss(model, batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained.values(), 1.0)
@@ -146,7 +146,7 @@ def pace(course: Course, steps: int, recipe: Recipe) -> float:
     return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
-def _batch(examples: Sequence[Example], step: int, recipe: Recipe) -> list[Example]:
+def examples_of(examples: Sequence[Example], step: int, recipe: Recipe) -> list[Example]:
     """The examples of a step: each epoch in an order of its own, the same for the same seed. Within
     PACKS_ALIKE packs of that order those of like length stand together: less of a pack is padding."""
     size = recipe.examples_per_pack

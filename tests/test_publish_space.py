@@ -15,6 +15,7 @@ import pytest
 from shared.base import paths
 from shared.base.errors import UserError
 from shared.base.front_matter import read_front_matter
+from shared.base.hashing import files_below
 from shared.cli.summary import plan_table
 from shared.domain.domain import load_domain
 from shared.hub.publish import Published
@@ -26,6 +27,7 @@ from tests.hub_double import READ_TOKEN, WRITE_TOKEN, Fault, HubDouble
 from tests.hub_release import on_disk
 from tests.test_commands import invoke
 from tests.test_publish_command import NAME, hub, make_release
+from tests.test_site import fetched_from, written_family
 
 __all__ = ["hub"]
 # The client itself passes open files to httpx2 in a way that httpx2 no longer likes.
@@ -67,6 +69,11 @@ def shown(hub: HubDouble, space: str = SPACE) -> dict[str, bytes]:
     return {name: c for name, c in hub.files(space).items() if name != ".gitattributes"}
 
 
+def names_on(hub: HubDouble) -> list[str]:
+    """The models that the page of the Space lists."""
+    return [m["name"] for m in json.loads(hub.files(SPACE)["manifest.json"])["models"]]
+
+
 def writes(hub: HubDouble) -> list[str]:
     """The requests that could change something."""
     return [f"{r.method} {r.path}" for r in hub.requests if r.method not in ("GET", "HEAD")]
@@ -86,6 +93,28 @@ class TestASpace:
         assert (head["sdk"], head["models"]) == ("static", [NAME, "acme/x"])
         assert (done.url, done.version) == (f"{released.url}/{SPACE}", "v1")
         assert released.repos[SPACE].tags == {"v1": done.revision}
+
+    def test_holds_published_families_beside_them_or_alone(
+        self,
+        released: HubDouble,
+        root: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        fetched_from(released, tmp_path / "cache", monkeypatch)
+        family = written_family(tmp_path / "both")
+        content = {name: (family / name).read_bytes() for name in files_below(family)}
+        at = f"hf:docintel/both@{released.add('docintel/both', content)}"
+        publish_space((), families=[at], sleep=lambda _: None)
+        assert names_on(released) == ["legal", "both/legal", "both/medical"]
+        (root / "models" / "legal" / "published.json").unlink()
+        publish_space((), families=[at], sleep=lambda _: None)
+        assert names_on(released) == ["both/legal", "both/medical"]
+        assert not any("onnx" in name for name in released.files(SPACE) if "vendor" not in name)
+        with pytest.raises(
+            UserError, match="publish the family, and name it as hf:org/name@commit"
+        ):
+            publish_space((), families=[str(family)], sleep=lambda _: None)
 
     def test_goes_up_as_a_model_does_and_leaves_the_models_alone(self, released: HubDouble) -> None:
         models = released.repos[NAME].refs.copy()

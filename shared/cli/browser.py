@@ -7,7 +7,15 @@ from invoke import Context
 
 from shared.base import paths
 from shared.base.errors import UserError
-from shared.cli.options import DOMAIN, RUNGS, chain_options, chosen_domains, command, finish
+from shared.cli.options import (
+    DOMAIN,
+    RUNGS,
+    chain_options,
+    chosen_domains,
+    command,
+    finish,
+    several,
+)
 
 ENGINES = {
     "engines": "measure beside WebGPU: all, or some of webgpu-q4f16,webgpu-q4,wasm,native,"
@@ -135,7 +143,7 @@ def serve(
     if domain:
         read_release(release_folder(domain))
     found = {n: release_folder(n) for n in wanted if release_folder(n).is_dir()}
-    families = located(_several(family))
+    families = located(several(family))
     found |= {one.name: one.folder for one in families if not one.revision}
     away = [one for one in families if one.revision]
     if not found and not away:
@@ -167,7 +175,7 @@ def site(c: Context, out: str, domain: str = "all", family: str = "", hub: bool 
     from shared.release.model import release_folder
 
     released = [name for name in domain_names() if release_folder(name).is_dir()]
-    families = _several(family)
+    families = several(family)
     names = chosen_domains(domain, released)
     if not names and not families:
         raise UserError("nothing is released yet; run `./inv release --domain <name>` first")
@@ -178,7 +186,3 @@ def site(c: Context, out: str, domain: str = "all", family: str = "", hub: bool 
         if one.not_publishable_because:
             print(f"{one.domain} is not to be published: {one.not_publishable_because}")
     print(f"to look at: python -m http.server --bind 127.0.0.1 --directory {out}")
-
-
-def _several(words: str) -> list[str]:
-    return [word.strip() for word in words.split(",") if word.strip()]

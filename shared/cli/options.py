@@ -177,6 +177,11 @@ def chain_options(
     return Options(rung=rung or None, force=force, until=until, **given)  # type: ignore[arg-type]
 
 
+def several(words: str) -> list[str]:
+    """Words with commas between them."""
+    return [word.strip() for word in words.split(",") if word.strip()]
+
+
 def chosen_domains(words: str, every: list[str]) -> list[str]:
     """`every` for "all", else the domains of a comma-separated list; UserError for one that is none."""
     from shared.domain.domain import load_domain

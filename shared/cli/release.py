@@ -17,6 +17,7 @@ from shared.cli.options import (
     chosen_domains,
     command,
     finish,
+    several,
 )
 
 KEEP = {"keep_onnx": "keep the full-precision ONNX of the exporter optimum in models/<domain>/onnx"}
@@ -200,12 +201,14 @@ def publish(
     help=WHERE
     | {
         "domain": "a domain, several with commas between them, or all that were published",
+        "family": "a published family, hf:org/name@commit; several with commas between them",
         "dry_run": "show what would be done, and send nothing",
     }
 )
 def publish_space(
     c: Context,
     domain: str = "all",
+    family: str = "",
     dry_run: bool = False,
     org: str = "",
     private: bool = False,
@@ -220,12 +223,12 @@ def publish_space(
     from shared.pipeline.space import plan_space
     from shared.pipeline.space import publish_space as run
 
-    names = chosen_domains(domain, [])
+    names, families = chosen_domains(domain, []), several(family)
     options = _publishing(True, org, private, overwrite)
     if dry_run:
-        _show_plan(plan_space(names, options))
+        _show_plan(plan_space(names, options, families=families))
         return
-    done = run(names, options)
+    done = run(names, options, families=families)
     print(f"{done.url} {done.version} at {done.revision}")
 
 

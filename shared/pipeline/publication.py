@@ -22,7 +22,6 @@ from shared.release.signature import SIGNATURE_FILE
 from shared.release.signing import need_signed
 
 if TYPE_CHECKING:
-    from shared.hub.files import Order
     from shared.hub.publish import Plan
 
 
@@ -129,12 +128,16 @@ def _order(domain: Domain, options: PublishOptions) -> tuple[Order, str]:
 
 def need_published(domains: Sequence[str] = ()) -> list[str]:
     """These domains, or all that were published from here; UserError where nothing was."""
-    found = list(domains) or [name for name in domain_names() if read_publication(name)]
+    found = list(domains) or published_domains()
     if not found:
         raise UserError(
             "nothing was published from here; run `./inv publish --domain <name>` first"
         )
     return found
+
+
+def published_domains() -> list[str]:
+    return [name for name in domain_names() if read_publication(name)]
 
 
 def read_publication(domain: str) -> Publication | None:

@@ -125,6 +125,11 @@ BAD: dict[str, tuple[Spoil, str]] = {
         ),
         "lm_head is the base's embedding, or tied to it",
     ),
+    "a base's sister of the same shape": (
+        set_key(base_model_name_or_path="HuggingFaceTB/SmolLM3-3B-Base"),
+        "base_model_name_or_path: HuggingFaceTB/SmolLM3-3B-Base, but the rung smollm3 merges it",
+    ),
+    "CorDA": (set_key(init_lora_weights="corda"), "init_lora_weights: 'corda' changes the base's"),
     "another base by name": (
         set_key(base_model_name_or_path="Qwen/Qwen2.5-0.5B"),
         "base_model_name_or_path: says Qwen/Qwen2.5-0.5B, but the rung smollm3 is made from",

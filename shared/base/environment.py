@@ -63,3 +63,8 @@ def _address_mistake(text: str, others: tuple[str, ...] = ()) -> str | None:
 def _without_password(text: str) -> str:
     before, at, host = text.rpartition("@")
     return f"{before.partition('://')[0]}://***@{host}" if at else text
+
+
+def is_offline() -> bool:
+    """Whether the Hub's client was told not to ask it, as that client reads the variable."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")

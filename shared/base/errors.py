@@ -11,6 +11,10 @@ MACHINE = {
 }
 
 
+ENDED_FOR_WANT = ("can't allocate memory", "No space left on device", "bad_alloc", "bad allocation")
+"""In what libraries say of memory or disk without an errno: PyTorch, safetensors, onnxruntime."""
+
+
 def printable(text: str) -> str:
     """`text` with � for what would steer a terminal: names and messages can be a third party's."""
     return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
@@ -42,6 +46,11 @@ class OtherWeights(NoWeights):
 def of_this_machine(error: Exception) -> bool:
     """Whether it says something of disk, memory or permissions here and nothing of a model.
 
-    What transformers raises as OSError for a folder it cannot read has no errno.
+    What transformers raises as OSError for a folder it cannot read has no errno; torch.OutOfMemoryError
+    and what onnxruntime and safetensors raise is no OSError.
     """
-    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in MACHINE)
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    if isinstance(error, OSError) and error.errno in MACHINE:
+        return True
+    return any(words in str(error) for words in ENDED_FOR_WANT)

@@ -22,10 +22,11 @@ def swap_in(work: Path, final: Path) -> None:
     moved out of the way first; a death between the two renames is made good by `recover`.
     """
     recover(final)
-    if final.exists() and _exchange(work, final):
-        shutil.rmtree(work, ignore_errors=True)
-        return
     old = _older(final)
+    if final.exists() and _exchange(work, final):
+        work.rename(old)  # under the name `work` a run would resume from what is half deleted
+        shutil.rmtree(old, ignore_errors=True)
+        return
     if final.exists():
         final.rename(old)
     work.rename(final)

@@ -104,7 +104,10 @@ def run_stage(
         if not keep_partial or force:
             shutil.rmtree(work, ignore_errors=True)
         if keep_partial and not force and not work.exists() and plan.folder.exists():
-            shutil.copytree(plan.folder, work)
+            copy = work.with_name(f".{plan.key}.copy")
+            shutil.rmtree(copy, ignore_errors=True)
+            shutil.copytree(plan.folder, copy)
+            copy.rename(work)
         work.mkdir(exist_ok=True)
         manifest = _measured(plan, produce, work)
         swap_in(work, plan.folder)

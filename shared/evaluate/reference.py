@@ -9,6 +9,7 @@ its own, so that a killed run goes on with the next; at no time are more logits 
 positions, so that memory is the weights' and little more (docs/fidelity.md has the figures).
 """
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -133,8 +134,10 @@ def predictions(model: Any, passage: Passage) -> Iterator[tuple[np.ndarray, np.n
 
 
 def save_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
-    """Write an .npz that is whole as soon as it has its name."""
+    """Write an .npz that is whole, and on the disk itself, as soon as it has its name."""
     partial = path.with_name(f".{path.name}")
     with partial.open("wb") as file:
         np.savez(file, **arrays)
+        file.flush()
+        os.fsync(file.fileno())
     partial.replace(path)

@@ -22,6 +22,7 @@ import psutil
 from packaging.requirements import Requirement
 
 from shared.base import paths
+from shared.base.environment import is_offline
 from shared.base.errors import UserError
 from shared.base.tables import table
 from shared.base.venv import read_pins
@@ -210,7 +211,7 @@ def _token() -> Finding:
 def _hub() -> Finding:
     """Only what the environment says: a doctor that waits for a network is not run."""
     said = [f"{n}={os.environ[n]}" for n in ("HF_HUB_OFFLINE", "HF_ENDPOINT") if os.environ.get(n)]
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+    if is_offline():
         return Finding("Hub", "warn", ", ".join(said), "unset HF_HUB_OFFLINE to publish")
     return Finding("Hub", "ok", ", ".join(said) or "the public one (not contacted)")
 

@@ -12,7 +12,7 @@ get_pattern_key; utils/save_and_load.py).
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 from shared.base import paths
 from shared.base.errors import RungFailed
 from shared.base.parsing import read_json, validate
+from shared.source.contract import Contract
 from shared.source.described import Model
 from shared.source.headers import FLOATS, Tensor, not_finite, read_header
 from shared.source.training import NAME
@@ -38,9 +39,6 @@ REFUSED = {
     "alora_invocation_tokens": "it works only behind certain tokens",
     "lora_bias": "B has a bias",
     "megatron_config": "Megatron's layers are split otherwise",
-    "loftq_config": "LoftQ changes the base's weights",
-    "corda_config": "CorDA changes the base's weights",
-    "lora_ga_config": "LoRA-GA changes the base's weights",
 }
 """Keys of adapter_config.json that change more than W + scaling · B · A, and how."""
 
@@ -52,8 +50,10 @@ HARMLESS = {
     *("auto_mapping", "inference_mode", "layers_pattern", "layers_to_transform", "lora_dropout"),
     *("megatron_core", "peft_version", "qalora_group_size", "revision", "runtime_config"),
     *("eva_config", "exclude_modules", "fan_in_fan_out", "init_lora_weights"),
+    *("loftq_config", "corda_config", "lora_ga_config"),
 }
-"""Keys that say how it was trained; peft takes `fan_in_fan_out` from the kind of layer."""
+"""Keys that say how it was trained; peft takes `fan_in_fan_out` from the kind of layer. The last three
+stay in an adapter that was converted: `init_lora_weights` says whether the base was changed."""
 
 TRANSPOSED = ("gpt2", "openai-gpt")
 """Model types whose linear layers are transformers' Conv1D, with weights [in, out]."""
@@ -61,6 +61,8 @@ TRANSPOSED = ("gpt2", "openai-gpt")
 PAIR = re.compile(
     r"(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<half>[AB])(\.default)?\.weight"
 )
+COPY = re.compile(r"(?:base_model\.model\.)?(?P<module>.+)\.base_layer\.weight")
+"""A head or table that was adapted, as the base had it: `save_pretrained` puts it beside the pair."""
 SIMPLE = re.compile(r"[\w.|\\^$()*+?\[\]-]{1,200}")
 QUANTIFIED_GROUP, QUANTIFIER, MOST_QUANTIFIERS = re.compile(r"\)[*+?{]"), re.compile(r"[*+{]"), 2
 
@@ -93,11 +95,13 @@ class LoraPair:
 
 @dataclass(frozen=True)
 class Adapter:
-    """A folder's adapter: its configuration, and its pairs by the name of the module they belong to."""
+    """A folder's adapter: its configuration, its pairs by the name of the module they belong to, and
+    copies of the base's weight by that of some of these modules."""
 
     folder: Path
     config: AdapterConfig
     pairs: dict[str, LoraPair]
+    copies: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def told(self) -> dict[str, str]:
@@ -125,7 +129,7 @@ def read_adapter(folder: Path) -> Adapter:
     for refusal in _refusals(data):
         raise RungFailed(f"{where}: {refusal}")
     config = validate(data, AdapterConfig, where)
-    return Adapter(folder, config, _pairs(folder, config))
+    return Adapter(folder, config, *_tensors(folder, config))
 
 
 def _refusals(data: dict[str, Any]) -> Iterator[str]:
@@ -161,9 +165,13 @@ def _is_simple(pattern: str) -> bool:
     return len(QUANTIFIER.findall(pattern)) <= MOST_QUANTIFIERS
 
 
-def _pairs(folder: Path, config: AdapterConfig) -> dict[str, LoraPair]:
+def _tensors(folder: Path, config: AdapterConfig) -> tuple[dict[str, LoraPair], dict[str, Tensor]]:
     halves: dict[str, dict[str, Tensor]] = {}
+    copies: dict[str, Tensor] = {}
     for tensor in read_header(folder / WEIGHTS):
+        if copy := COPY.fullmatch(tensor.name):
+            copies[copy["module"]] = tensor
+            continue
         found = PAIR.fullmatch(tensor.name)
         if not found:
             raise RungFailed(f"{shown_tensor(folder, tensor)}: {_stranger(tensor)}")
@@ -177,9 +185,13 @@ def _pairs(folder: Path, config: AdapterConfig) -> dict[str, LoraPair]:
                 f"{shown_tensor(folder, tensor)}: the same as {both[found['half']].name}"
             )
         both[found["half"]] = tensor
+    for module in copies.keys() - halves.keys():
+        raise RungFailed(
+            f"{shown_tensor(folder, copies[module])}: has no lora_A and lora_B beside it"
+        )
     if not halves:
         raise RungFailed(f"{paths.shown(folder / WEIGHTS)}: holds no tensor")
-    return {name: _pair(folder, config, name, both) for name, both in halves.items()}
+    return {name: _pair(folder, config, name, both) for name, both in halves.items()}, copies
 
 
 def _stranger(tensor: Tensor) -> str:
@@ -246,6 +258,8 @@ def refuse_misfit(adapter: Adapter, model: Model, model_type: Any) -> None:
                     f"has {size}; it was trained on another base"
                 )
         weights.add(name)
+        if (copy := adapter.copies.get(module)) and copy.shape != shape:
+            raise RungFailed(f"{shown_tensor(folder, copy)}: {_stranger(copy)}")
     _refuse_incomplete(adapter, model, weights)
 
 
@@ -257,6 +271,21 @@ def refuse_not_finite(adapter: Adapter) -> None:
         )
 
 
+def refuse_other_copies(adapter: Adapter, base: Contract) -> None:
+    """RungFailed where the adapter's copy of a weight, in the base's type, is not the base's."""
+    from safetensors import safe_open
+
+    for module, copy in adapter.copies.items():
+        ours = base.tensors[base.model.own_name(f"{module}.weight")]
+        with (
+            safe_open(base.folder / ours.file, "pt") as own,
+            safe_open(adapter.folder / WEIGHTS, "pt") as other,
+        ):
+            weight, same = own.get_tensor(ours.name), other.get_tensor(copy.name)
+        if not same.to(weight.dtype).equal(weight):
+            raise RungFailed(f"{shown_tensor(adapter.folder, copy)}: {_stranger(copy)}")
+
+
 def is_transposed(name: str, model_type: Any) -> bool:
     """Whether the model type keeps this linear layer's weight as [in, out]."""
     return model_type in TRANSPOSED and "lm_head" not in name
@@ -266,9 +295,8 @@ def _refuse_incomplete(adapter: Adapter, model: Model, weights: set[str]) -> Non
     """Every layer that adapter_config.json names has a pair: half a file has lost the others."""
     config, extra = adapter.config, adapter.config.model_extra or {}
     targets = config.target_modules
-    if not isinstance(targets, list) or any(
-        map(extra.get, ("exclude_modules", "layers_to_transform"))
-    ):
+    some = extra.get("exclude_modules") or extra.get("layers_to_transform") not in (None, [])
+    if not isinstance(targets, list) or some:
         return
     for name, shape in model.shapes.items():
         module = name.removesuffix(".weight")

@@ -23,6 +23,10 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 FILE = Path(__file__).with_name("bases.toml")
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 SIZE = re.compile(r"(\d+(?:\.\d+)?)[ _-]?([bm])(?![a-z0-9])")
+PRECISION = re.compile(
+    r"[-_.](unsloth|bnb|dynamic|gptq|awq|nf4|fp8|bf16|fp16|int[48]|[48]-?bit)(?=[-_.]|$)"
+)
+"""What a publisher puts behind a name for the same weights in another type."""
 LICENCE = re.compile(r"[a-z]+[a-z0-9.]*-[a-z0-9.-]+|mit|other|llama\d.*|gemma")
 """What a licence identifier of the Hub looks like; a template's "license" is none."""
 
@@ -85,6 +89,31 @@ def refuse_other_commit(folder: Path, rung: Rung) -> None:
             f"{paths.shown(folder / 'adapter_config.json')}: revision: {trained} of its base, but the "
             f"rung {rung.name} takes {rung.source}"
         )
+
+
+def refuse_other_variant(folder: Path, rung: Rung) -> None:
+    """RungFailed where the adapter names a publisher's model that is not the rung's base: nothing else
+    tells weights of one shape apart (-Base and -Instruct, 4k and 128k)."""
+    claim = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
+    source = rung.source.removeprefix("hf:").partition("@")[0]
+    ours = source if rung.source.startswith("hf:") else rung.base
+    if not isinstance(claim, str) or not HUB_NAME.fullmatch(claim):
+        return
+    publishers = {"unsloth", *(name.split("/")[0].lower() for name in (ours, *known_bases()))}
+    if claim.split("/")[0].lower() in publishers and _variant(claim) != _variant(ours):
+        raise RungFailed(
+            f"{paths.shown(folder / 'adapter_config.json')}: base_model_name_or_path: {claim}, but the "
+            f"rung {rung.name} merges it into {ours}; correct the one that is wrong"
+        )
+
+
+def _variant(name: str) -> str:
+    """A model's name without its owner, and without what says the type of its weights.
+
+    >>> _variant("unsloth/Qwen2.5-3B-Instruct-unsloth-bnb-4bit")
+    'qwen2.5-3b-instruct'
+    """
+    return PRECISION.sub("", name.lower().partition("/")[2]).removeprefix("meta-")
 
 
 def _dimensions(rung: Rung, base: dict[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -13,6 +13,7 @@ import shutil
 from pathlib import Path
 
 from shared.base.hashing import sha256_files
+from shared.base.parsing import read_json
 from shared.base.stage import Plan, Produced, run_stage
 from shared.source.adapter import Adapter
 from shared.source.weights import JOINED
@@ -46,9 +47,11 @@ def joined_folder(base: Path, adapter: Adapter) -> Path:
 
 def _files(base: Path, adapter: Path) -> dict[str, Path]:
     """File → the folder that it is taken from: a tokenizer or chat template that was saved beside the
-    adapter is what it was trained with."""
+    adapter is what it was trained with. A template stands in a file of its own, which wins over the
+    base's, or in tokenizer_config.json, over which a file of the base's would win."""
     own = all((adapter / name).is_file() for name in TOKENIZER[:2])
-    template = adapter if (adapter / TEMPLATE).is_file() else base
+    told = own and bool(read_json(adapter / TOKENIZER[1]).get("chat_template"))
+    template = adapter if told or (adapter / TEMPLATE).is_file() else base
     wanted = {
         **dict.fromkeys(FROM_BASE, base),
         **dict.fromkeys(TOKENIZER, adapter if own else base),

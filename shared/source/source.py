@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.base import paths
-from shared.base.errors import NoWeights, OtherWeights, RungFailed, UserError
+from shared.base.errors import NoWeights, OtherWeights, RungFailed, UserError, of_this_machine
 from shared.base.hashing import NotDone, refuse_work, sha256_file, sha256_files, sha256_json
 from shared.base.manifest import Measurement, tool_versions
 from shared.base.parsing import loads_strictly, read_json, read_text
@@ -25,8 +25,13 @@ from shared.source.adapter import (
     read_adapter,
     refuse_misfit,
     refuse_not_finite,
+    refuse_other_copies,
 )
-from shared.source.base_model import refuse_other_base, refuse_other_commit
+from shared.source.base_model import (
+    refuse_other_base,
+    refuse_other_commit,
+    refuse_other_variant,
+)
 from shared.source.described import Model
 from shared.source.joined import joined_folder
 from shared.source.training import RECORD, base_weights, training_details
@@ -113,6 +118,7 @@ def inspected(rung: Rung) -> tuple[Path, Adapter | None]:
     if adapter:
         refuse_other_base(adapter.folder, _need_object(folder / "config.json"), rung)
         refuse_other_commit(adapter.folder, rung)
+        refuse_other_variant(adapter.folder, rung)
     return folder, adapter
 
 
@@ -132,6 +138,9 @@ def _found(source: str, what: str = "the merged 16-bit model") -> Path:
     try:
         folder = _locate(source, what)
     except UserError as error:
+        cause = error.__context__
+        if isinstance(cause, Exception) and of_this_machine(cause):
+            raise cause from None  # a full disk is no want of weights: no other rung is tried
         raise NoWeights(str(error)) from error
     if not any(folder.iterdir()):
         raise NoWeights(f"{source}: the folder is empty; put {what} in it")
@@ -276,6 +285,8 @@ def _contract(folder: Path) -> Produced:
         refuse_unfit(early)
     found = source_contract(folder)
     refuse_unfit(found.model)
+    if adapter:
+        refuse_other_copies(adapter, found)
     tensors = found.tensors.values()
     facts = {
         "tensors": len(found.tensors),

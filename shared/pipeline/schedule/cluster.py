@@ -10,6 +10,7 @@ unit is handed in when it fits. Dask gives a lost worker's unit to another one, 
 finished and does the rest; a unit that takes worker after worker with it is given up.
 """
 
+import contextlib
 import logging
 import os
 import signal
@@ -230,8 +231,9 @@ class Run:
         """A new process in its place, once nothing of the result is there: it would be made again."""
         while any(self.client.who_has([key]).values()):
             time.sleep(0.01)
-        self.client.restart_workers([worker], raise_for_error=False)
-        del self.held[worker]
+        with contextlib.suppress(KeyError):  # it died by itself: its nanny makes another
+            self.client.restart_workers([worker], raise_for_error=False)
+        self.held.pop(worker, None)
 
     def _tell_of_lost(self, event: tuple[float, dict[str, Any]]) -> None:
         lost = {f"{u[0].name}-{self.token}": u[0].name for u in self.running.values()}

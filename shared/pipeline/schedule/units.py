@@ -8,10 +8,10 @@ the rest. A unit that was lost with its process is simply run again.
 ['package', 'fidelity', 'check', 'bench', 'gates']
 """
 
-import os
 from dataclasses import dataclass, replace
 
 from shared.base import paths
+from shared.base.environment import is_offline
 from shared.base.errors import UserError
 from shared.domain.domain import load_domain
 from shared.domain.settings import Rung
@@ -76,7 +76,7 @@ def units_of(domain: str, options: Options) -> list[Unit]:
     """
     last = STAGES.index(options.until)
     cuts = STAGES[min(STAGES.index(FIRST), last) : last + 1]
-    size, calibrated = _weights(domain)
+    size, calibrated = _weights(domain, options.rung)
     return [
         Unit(
             domain=domain,
@@ -104,7 +104,7 @@ def memory_of(stage: str, size: int, *, whole: bool = False, calibrated: bool = 
     return int(BASE_BYTES + max(taken) * size + cache)
 
 
-def _weights(name: str) -> tuple[int, bool]:
+def _weights(name: str, rung: str | None) -> tuple[int, bool]:
     """16-bit bytes of the first rung that can be had, and whether the build calibrates; 0 and no where
     the domain cannot even be read: its unit will say what is wrong."""
     try:
@@ -112,7 +112,8 @@ def _weights(name: str) -> tuple[int, bool]:
         calibrated = wants_calibration(domain.olive)
     except UserError:
         return 0, False
-    return next(filter(None, map(_source_bytes, domain.chain.rung)), 0), calibrated
+    rungs = [r for r in domain.chain.rung if not rung or r.name == rung]
+    return next(filter(None, map(_source_bytes, rungs)), 0), calibrated
 
 
 def _source_bytes(rung: Rung) -> int:
@@ -122,7 +123,13 @@ def _source_bytes(rung: Rung) -> int:
         return 0
     kind = rung.source.split(":")[0]
     folder = paths.root() / rung.source
-    if kind == "pypi" or (kind == "hf" and not os.environ.get("HF_HUB_OFFLINE")):
+    if kind == "hf":
+        from shared.hub.download import cached_configuration
+
+        config = cached_configuration(rung.source)
+        cached = sum(p.stat().st_size for p in config.parent.glob("*.safetensors")) if config else 0
+        return cached or (0 if is_offline() else UNKNOWN_BYTES[kind])
+    if kind == "pypi":
         return UNKNOWN_BYTES[kind]
     return sum(p.stat().st_size for p in folder.glob("*.safetensors")) if folder.is_dir() else 0
 

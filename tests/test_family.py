@@ -348,6 +348,18 @@ class TestAFamilyIsRefused:
         found = self.refused(member("legal"), grown_from=family.folder)
         assert "calibrated: medical is not among the domains" in found
 
+    def test_where_its_base_would_come_out_with_other_bytes(
+        self, family: Family, world: Path, tmp_path: Path
+    ) -> None:
+        """As where a prompt, a recipe or a tool has changed since it was built."""
+        told = json.loads((family.folder / RECORD).read_text())
+        told["shared"]["onnx/model_q4.onnx_data"]["sha256"] = "0" * 64
+        (tmp_path / RECORD).write_text(json.dumps(told))
+        with pytest.raises(
+            RungFailed, match=r"onnx/model_q4\.onnx_data: the base comes out otherwise"
+        ):
+            build_family([member(name) for name in DOMAINS], grown_from=tmp_path)
+
     def test_where_an_adapter_brought_a_chat_template_of_its_own(
         self, family: Family, copied: Path, world: Path
     ) -> None:

@@ -268,6 +268,15 @@ class TestAPlan:
         assert {member.rung.name for member in plan.members} == {"tuned"}
         assert plan.settings.precision == "int4"
 
+    def test_takes_another_rung_for_those_that_come_and_not_for_those_that_are_there(
+        self, copied: Path
+    ) -> None:
+        with (copied / "domains" / "financial" / "fallback.toml").open("a") as toml:
+            toml.write(RUNG.replace('"tuned"', '"second"'))
+        plan = plan_family(Asked(domains=("financial",), rung="second"))
+        rungs = {member.domain.name: member.rung.name for member in plan.members}
+        assert rungs == {"financial": "second", "legal": "tuned", "medical": "tuned"}
+
     @pytest.mark.parametrize(
         ("asked", "words"),
         [

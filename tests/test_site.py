@@ -24,6 +24,7 @@ from shared.base.manifest import FileRecord
 from shared.domain.domain import load_domain
 from shared.domain.grammar.schema import grammar
 from shared.olive.family_record import RECORD, AdapterRecord, FamilyRecord, adapter_file
+from shared.pipeline import site as sites
 from shared.pipeline.publication import Publication, _publication_file, publish_release
 from shared.pipeline.site import is_site, write_site
 from shared.pipeline.space import publish_space
@@ -201,6 +202,57 @@ class TestASite:
         (tmp_path / "none").mkdir()
         with pytest.raises(UserError, match=rf"none/{RECORD}: the file is missing"):
             write_site(tmp_path / "site", [], families=[str(tmp_path / "none")])
+        assert not (tmp_path / "site").exists()
+
+    def test_takes_no_link_and_no_hidden_file_from_a_familys_folder(
+        self, root: Path, tmp_path: Path
+    ) -> None:
+        family = written_family(tmp_path / "both")
+        (family / ".git").mkdir()
+        (family / ".git" / "config").write_text("[remote]")
+        site = tmp_path / "site"
+        [placed] = write_site(site, [], families=[str(family)])
+        assert (site / placed.where / RECORD).is_file() and not list(site.rglob(".git"))
+        prompt = family / "domains" / "legal" / "prompt.md"
+        prompt.unlink()
+        (tmp_path / "id_rsa").write_text("mine alone")
+        prompt.symlink_to(tmp_path / "id_rsa")
+        with pytest.raises(UserError, match="link"):
+            write_site(tmp_path / "other", [], families=[str(family)])
+        assert not (tmp_path / "other").exists()
+
+    def test_says_a_familys_licence_and_why_it_is_not_to_be_published(
+        self, root: Path, tmp_path: Path
+    ) -> None:
+        family = written_family(tmp_path / "both")
+        told = json.loads((family / RECORD).read_text())
+        told |= {"licence": "other", "licence_name": "research", "commercial_use": False}
+        (family / RECORD).write_text(json.dumps(told | {"domains": {}}))
+        [placed] = write_site(tmp_path / "site", [], families=[str(family)])
+        assert placed.terms == "one base for legal, medical, licence research"
+        assert placed.not_publishable_because == "its base's licence forbids commercial use"
+
+    def test_written_again_deletes_nothing_that_a_person_put_into_it(
+        self, released: Path, tmp_path: Path
+    ) -> None:
+        write_site(site := tmp_path / "site", ["legal"])
+        for name in ("CNAME", ".git/HEAD"):
+            (site / name).parent.mkdir(exist_ok=True)
+            (site / name).write_text("mine")
+            with pytest.raises(UserError, match=f"{name} is not of the site that is there"):
+                write_site(site, ["legal"])
+            assert (site / name).read_text() == "mine"
+            (site / name).unlink()
+        write_site(site, ["legal"])
+
+    def test_says_which_of_the_pages_packages_is_missing(
+        self, released: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sites, "RUNTIME", (*sites.RUNTIME, "hash-wasm/dist/other.js"))
+        with pytest.raises(
+            UserError, match=r"hash-wasm/dist/other\.js is not installed; run: \(cd "
+        ):
+            write_site(tmp_path / "site", ["legal"])
         assert not (tmp_path / "site").exists()
 
     def test_written_again_replaces_a_site_and_nothing_else(

@@ -85,6 +85,7 @@ def build_family(
     prompt = prompt_stage(first, base)
     _refuse_other_prompts(prompt, prompts, sources)
     package = package_stage(base, prompt, build)
+    _refuse_other_data(package, grown_from)
     packages = {
         name: package_stage(source, prompts[name], attached_stage(build, source, precision))
         for name, source in sources.items()
@@ -168,6 +169,19 @@ def _refuse_other_base(base: Source, grown_from: Path | None) -> None:
             f"{paths.shown(grown_from / RECORD)}: base_weights: not those of "
             f"{paths.shown(base.folder)}; take another --name, or --anew"
         )
+
+
+def _refuse_other_data(package: StageResult, grown_from: Path | None) -> None:
+    """RungFailed where the base of the family that is to grow comes out with other bytes now."""
+    if not grown_from:
+        return
+    there = read_family(grown_from).shared
+    for name, ours in package.manifest.outputs.items():
+        if "_data" in name and name in there and there[name].sha256 != ours.sha256:
+            raise RungFailed(
+                f"{paths.shown(grown_from / RECORD)}: {name}: the base comes out otherwise now: its "
+                "calibration text, recipe, tools or code changed; take another --name, or --anew"
+            )
 
 
 def _calibrating(members: Sequence[Member], grown_from: Path | None) -> list[Domain]:

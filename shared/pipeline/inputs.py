@@ -42,7 +42,7 @@ BUILT, HELD = 0.75, 0.6
 """What a build takes on the disk, and a calibrating one in memory, as shares of the 16-bit weights
 (docs/full-size.md)."""
 LEAST_DISK, LEAST_MEMORY = 2_000_000_000, 1_000_000_000
-PACKAGES = ("@huggingface/transformers", "@mlc-ai/web-xgrammar")
+PACKAGES = ("@huggingface/transformers", "@mlc-ai/web-xgrammar", "hash-wasm")
 
 
 def need_inputs(name: str, *, browser: bool = True) -> None:

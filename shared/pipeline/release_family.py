@@ -108,7 +108,8 @@ def plan_family(asked: Asked) -> FamilyPlan:
     members, left_out = [], {}
     for domain in map(load_domain, sorted({*(asked.domains or domain_names()), *ours})):
         _need_common(domain, defaults)
-        rung = asked.rung or _rung_name(domain, defaults, there)
+        joins = asked.domains is None or domain.name in asked.domains
+        rung = (asked.rung if joins else None) or _rung_name(domain, defaults, there)
         named = domain.name in ours or asked.domains is not None
         found = _member(domain, rung, named=named)
         if isinstance(found, Member):

@@ -12,6 +12,7 @@ service worker (page/sw.js) and, by their hashes, by the page (page/kept.js).
 import json
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,13 @@ from shared.base import paths
 from shared.base.errors import UserError
 from shared.base.files import link_or_copy, recover, swap_in, write_json
 from shared.base.hashing import files_below, sha256_file
+from shared.base.parsing import read_json
 from shared.hub.download import fetch_small
 from shared.olive.family_record import RECORD, read_family
 from shared.pipeline.publication import read_publication
 from shared.release.model import Release, read_release, release_folder
-from shared.webgpu_bench.driver import PAGE, VENDOR, require_vendor
+from shared.release.verify.files import present, safe
+from shared.webgpu_bench.driver import INSTALL, PAGE, VENDOR, require_vendor
 from shared.webgpu_bench.model_list import HUB, MANIFEST, entry, family_entries, page_manifest
 
 WORKER = "sw.js"
@@ -147,11 +150,22 @@ def _located(place: str) -> Located:
 
 
 def need_own(out: Path) -> None:
-    """UserError unless the folder is missing, empty, or a site that was written before."""
+    """UserError unless the folder is missing, empty, or a site that was written before and nothing
+    more: a person's .git or CNAME in it is not deleted."""
     recover(out)
-    if not out.exists() or (out.is_dir() and (is_site(out) or not any(out.iterdir()))):
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
-    raise UserError(f"--out: {out} is there already and is no site of ours; nothing was written")
+    if not is_site(out):
+        raise UserError(
+            f"--out: {out} is there already and is no site of ours; nothing was written"
+        )
+    ours = {*read_json(out / MANIFEST).get("files", []), MANIFEST, "README.md"}
+    added = (n for n in files_below(out) if n not in ours and not n.startswith("models/"))
+    if file := next(added, None):
+        raise UserError(
+            f"--out: {out / file} is not of the site that is there, and would be deleted with it; "
+            "take another folder"
+        )
 
 
 def is_site(folder: Path) -> bool:
@@ -185,17 +199,36 @@ def _place_family(partial: Path, family: Located) -> tuple[Placed, list[dict[str
         family = replace(family, model=f"{family.name}/{key}")
         size = _copy(family.folder, partial / "models" / family.model)
     where = f"{family.model}@{family.revision}" if family.revision else f"models/{family.model}"
-    terms = f"one base for {', '.join(record.adapters)}"
-    return Placed(family.name, record.base, where, size, terms, None), family.entries()
+    terms, because = _family_terms(family.folder, list(record.adapters))
+    return Placed(family.name, record.base, where, size, terms, because), family.entries()
+
+
+def _family_terms(folder: Path, domains: Sequence[str]) -> tuple[str, str | None]:
+    """Whose base it is, with its licence where it is released, and why it is not to be published."""
+    together = f"one base for {', '.join(domains)}"
+    told = read_json(folder / RECORD)
+    if "licence" not in told:  # built, not released
+        return together, None
+    terms = f"{together}, licence {told['licence_name'] or told['licence']}"
+    reasons = [] if told["commercial_use"] else ["its base's licence forbids commercial use"]
+    for name, member in told["domains"].items():
+        with suppress(UserError):
+            release = read_release(release_folder(name))
+            if release.key == member["release"] and release.not_publishable_because:
+                reasons.append(f"{name}: {release.not_publishable_because}")
+    return terms, "; ".join(reasons) or None
 
 
 def _copy(folder: Path, target: Path) -> int:
-    """A model's folder into the site, and its bytes; what is large is linked."""
-    for file in files_below(folder):
+    """A model's folder into the site, and its bytes; what is large is linked. UserError where a link,
+    a pickle or a secret is in it: a family's folder may be somebody else's."""
+    safe(folder)
+    names = [name for name in present(folder) if not name.startswith(".")]
+    for file in names:
         (target / file).parent.mkdir(parents=True, exist_ok=True)
         large = file.startswith(("onnx/", "adapters/"))
         (link_or_copy if large else shutil.copyfile)(folder / file, target / file)
-    return sum((target / file).stat().st_size for file in files_below(folder))
+    return sum((target / file).stat().st_size for file in names)
 
 
 def _published(name: str, release: Release) -> tuple[str, str]:
@@ -221,8 +254,11 @@ def _hub(domains: Sequence[str], families: Sequence[Located]) -> str:
 
 
 def runtime() -> list[Path]:
-    """The files of the page's packages that a site has."""
-    return [file for pattern in RUNTIME for file in sorted(VENDOR.glob(pattern))]
+    """The files of the page's packages that a site has; UserError where one is not installed."""
+    found = {pattern: sorted(VENDOR.glob(pattern)) for pattern in RUNTIME}
+    if absent := next((pattern for pattern, files in found.items() if not files), None):
+        raise UserError(f"the page's package file {absent} is not installed; run: {INSTALL}")
+    return [file for files in found.values() for file in files]
 
 
 def _fill(partial: Path, models: list[dict[str, Any]], placed: list[Placed], hub: str) -> None:
@@ -236,7 +272,8 @@ def _fill(partial: Path, models: list[dict[str, Any]], placed: list[Placed], hub
     kept = [name for name in files_below(partial) if not name.startswith("models/")]
     (partial / "README.md").write_text(_readme(placed, models), encoding="utf-8")
     write_json(
-        partial / MANIFEST, page_manifest(models, worker=WORKER, files=["./", *kept], hub=hub)
+        partial / MANIFEST,
+        page_manifest(models, worker=WORKER, files=["./", MANIFEST, *kept], hub=hub),
     )
 
 

@@ -104,6 +104,11 @@ const MISSING = /file was not found locally at "[^"]*\/models\/(?:[^/"]+\/)*?((?
 
 const firstSentence = (text) => text.split("\n")[0].slice(0, 400);
 
+/** Fail where a buffer was refused: onnxruntime-web goes on without it, and computes what means nothing. */
+function needMemory() {
+  if (gpu.out_of_memory) throw failure(null, "out_of_memory");
+}
+
 /** Settle as `work` does, or fail as soon as the device is lost. */
 export async function unlessLost(work) {
   let tell;
@@ -184,6 +189,7 @@ export async function load({ model, revision = null, hub = null, dtype, device =
   const loading = store ? readingFrom(store, parts) : parts();
   try {
     const [tokenizer, network, controls, shared] = await unlessLost(unlessRejected(loading));
+    needMemory();
     const adapters = swap ? new Adapters(network.sessions.model, Tensor, device === "webgpu" ? gpu.device : null) : null;
     if (swap) network.sessions.model = adapters.session;
     const seconds = (performance.now() - started) / 1000;
@@ -248,7 +254,9 @@ export class Engine {
   /** Settle as `work` does; a lost device or a refused buffer is named. */
   async guarded(work) {
     try {
-      return await unlessLost(work);
+      const done = await unlessLost(work);
+      needMemory();
+      return done;
     } catch (error) {
       work.catch(() => {});
       throw failure(error, "run_failed");

@@ -24,6 +24,8 @@ async function hasRoom(bytes) {
   return bytes <= quota - usage;
 }
 
+const other = (name) => new Error(`${name} is not the file that was released: its SHA-256 is another`);
+
 export const sum = (files) => files.reduce((all, { bytes }) => all + bytes, 0);
 
 export class Kept {
@@ -55,40 +57,53 @@ export class Kept {
     return fetched;
   }
 
-  /** The file's bytes: those that are kept, else the host's. */
+  /** The file's bytes: those that are kept, else the host's, if they are the file's. */
   async read(name) {
-    const response = (await this.match(this.place + name)) ?? (await this.#ask(name));
-    return response.arrayBuffer();
+    const kept = await this.match(this.place + name);
+    if (kept) return kept.arrayBuffer();
+    const [hash, response] = [await sha256(), await this.#ask(name)];
+    const bytes = await response.arrayBuffer();
+    hash.update(new Uint8Array(bytes));
+    if (hash.digest() !== this.files[name].sha256) throw other(name);
+    return bytes;
   }
 
   /** "no-store": a site's service worker (sw.js) need not keep it a second time. */
   async #ask(name) {
     const response = await fetch(this.place + name, { cache: "no-store" });
-    if (!response.ok) throw new Error(`the package lacks ${name}`);
+    if (response.status === 404) throw new Error(`the package lacks ${name}`);
+    if (!response.ok) throw new Error(`${new URL(this.place).host} answered ${response.status} for ${name}`);
     return response;
   }
 
-  /** Whether the file is kept now; false where the browser could not. */
+  /** Whether the file is kept now; false where the browser could not. An error of the host's is one. */
   async #fetch(store, name, take) {
     const [hash, response, file] = [await sha256(), await this.#ask(name), this.files[name]];
-    let wrong = null;
-    const checked = new TransformStream({
-      transform(bytes, out) {
-        hash.update(bytes);
-        take(bytes);
-        out.enqueue(bytes);
+    const reader = response.body.getReader();
+    let problem = null;
+    const checked = new ReadableStream({
+      async pull(out) {
+        try {
+          const { done, value } = await reader.read();
+          if (!done) {
+            hash.update(value);
+            take(value);
+            return out.enqueue(value);
+          }
+          if (hash.digest() !== file.sha256) throw other(name);
+          out.close();
+        } catch (error) {
+          problem = error;
+          out.error(error); // so nothing is kept
+        }
       },
-      flush(out) {
-        if (hash.digest() === file.sha256) return;
-        wrong = new Error(`${name} is not the file that was released: its SHA-256 is another`);
-        out.error(wrong); // so nothing is kept
-      },
+      cancel: (why) => reader.cancel(why),
     });
     const headers = { "Content-Length": file.bytes, "Content-Type": response.headers.get("Content-Type") ?? "application/octet-stream" };
     try {
-      await store.put(key(file), new Response(response.body.pipeThrough(checked), { headers }));
+      await store.put(key(file), new Response(checked, { headers }));
     } catch {
-      if (wrong) throw wrong;
+      if (problem) throw problem;
       return false;
     }
     return true;

@@ -1,8 +1,8 @@
 """`release-family`: one base for several domains, an adapter for each, and each of them released.
 
 A family that is there grows: its base stays calibrated on the domains that it was built with, and the
-files of its other adapters stay as they are, unless a larger rank comes. What cannot be built together is
-refused; a domain that then fails does not stop the others, and is left out of the family's folder.
+files of its other adapters stay as they are, unless a larger rank comes. What cannot be built together
+is refused; a domain that then fails does not stop the others, and is left out of the family's folder.
 """
 
 import time

@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # it imports onnx, which an unchanged release has no need of
     from shared.webgpu_bench.footprint import Footprint
 
 CACHE_COPIES = 2
-"""Past and present, as Transformers.js's own `generate` holds them; the page's cache is one (cache.js)."""
+"""Past and present, as Transformers.js's own `generate` holds them; the page's cache is one."""
 
 
 def with_budget(domain: Domain, gpu_budget: str | None) -> Domain:

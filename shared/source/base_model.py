@@ -95,15 +95,13 @@ def refuse_other_variant(folder: Path, rung: Rung) -> None:
     """RungFailed where the adapter names a publisher's model that is not the rung's base: nothing else
     tells weights of one shape apart (-Base and -Instruct, 4k and 128k)."""
     claim = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
-    source = rung.source.removeprefix("hf:").partition("@")[0]
-    ours = source if rung.source.startswith("hf:") else rung.base
     if not isinstance(claim, str) or not HUB_NAME.fullmatch(claim):
         return
-    publishers = {"unsloth", *(name.split("/")[0].lower() for name in (ours, *known_bases()))}
-    if claim.split("/")[0].lower() in publishers and _variant(claim) != _variant(ours):
+    publishers = {"unsloth", *(name.split("/")[0].lower() for name in (rung.base, *known_bases()))}
+    if claim.split("/")[0].lower() in publishers and _variant(claim) != _variant(rung.base):
         raise RungFailed(
             f"{paths.shown(folder / 'adapter_config.json')}: base_model_name_or_path: {claim}, but the "
-            f"rung {rung.name} merges it into {ours}; correct the one that is wrong"
+            f"rung {rung.name} merges it into {rung.base}; correct the one that is wrong"
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,13 +52,29 @@ def test_it_is_swapped_and_nothing_is_left(pair: tuple[Path, Path]) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="Linux alone swaps in one step")
-@pytest.mark.parametrize("number", [1, 2])
-def test_there_is_no_moment_between_two_renames(
-    pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, number: int
+def test_the_new_one_is_there_before_anything_is_renamed(
+    pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    die_at_rename(monkeypatch, number)
-    swap_in(*pair)
+    die_at_rename(monkeypatch, 1)
+    with suppress(Killed):
+        swap_in(*pair)
     assert says(pair[1]) == "new"
+
+
+def test_what_is_half_deleted_is_nothing_that_a_run_would_resume_from(
+    pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dying(folder: Path, **_: Any) -> None:
+        if folder.exists():
+            (folder / "release.json").unlink()
+            raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(folders.shutil, "rmtree", dying)
+        swap_in(*pair)
+    assert says(pair[1]) == "new" and not pair[0].exists()
+    recover(pair[1])
+    assert [path.name for path in pair[1].parent.iterdir()] == ["webgpu"]
 
 
 @pytest.mark.parametrize("number", [1, 2])

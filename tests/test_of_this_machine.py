@@ -1,0 +1,58 @@
+"""What a disk, a memory or a permission of this machine ends is no failure of a rung."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+import torch
+
+from shared.base.errors import NoWeights, UserError, of_this_machine
+from shared.domain.domain import load_domain
+from shared.pipeline.schedule import units
+from shared.source import source
+
+
+@pytest.mark.parametrize(
+    ("error", "is_ours"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), True),
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), True),
+        (OSError("models/x does not appear to have a file named config.json"), False),
+        (ValueError("rope_scaling"), False),
+    ],
+)
+def test_it_is_told_from_what_a_model_is_to_blame_for(error: Exception, is_ours: bool) -> None:
+    assert of_this_machine(error) is is_ours
+
+
+@pytest.mark.parametrize(("cause", "raised"), [(errno.ENOSPC, OSError), (errno.ENOENT, NoWeights)])
+def test_a_full_disk_while_weights_come_down_is_no_want_of_weights(
+    monkeypatch: pytest.MonkeyPatch, cause: int, raised: type[Exception]
+) -> None:
+    def fetched(*_: object) -> Path:
+        try:
+            raise OSError(cause, "as it is")
+        except OSError:
+            raise UserError("acme/base: cannot be fetched") from None
+
+    monkeypatch.setattr(source, "_locate", fetched)
+    with pytest.raises(raised):
+        source._found("hf:acme/base@0")
+
+
+def test_cached_weights_claim_their_memory_where_the_hub_is_not_to_be_asked(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rung = load_domain("legal").rung("base-with-prompt")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("shared.hub.download.cached_configuration", lambda spec: None)
+    assert units._source_bytes(rung) == 0
+    (tmp_path / "snapshot").mkdir()
+    (tmp_path / "snapshot" / "model.safetensors").write_bytes(b"x" * 1000)
+    config = tmp_path / "snapshot" / "config.json"
+    monkeypatch.setattr("shared.hub.download.cached_configuration", lambda spec: config)
+    assert units._source_bytes(rung) == 1000

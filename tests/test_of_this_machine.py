@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from invoke import Context, Exit
 
 from shared.base.errors import NoWeights, UserError, of_this_machine
+from shared.cli import options
 from shared.domain.domain import load_domain
 from shared.pipeline.schedule import units
 from shared.source import source
@@ -56,3 +58,13 @@ def test_cached_weights_claim_their_memory_where_the_hub_is_not_to_be_asked(
     config = tmp_path / "snapshot" / "config.json"
     monkeypatch.setattr("shared.hub.download.cached_configuration", lambda spec: config)
     assert units._source_bytes(rung) == 1000
+
+
+def test_a_command_says_so_in_one_sentence_and_is_no_defect_of_ours() -> None:
+    def body(_: Context) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate\n2 GiB")
+
+    with pytest.raises(
+        Exit, match="error: this machine has too little memory or disk: CUDA out of"
+    ):
+        options._ended(body, Context(), {}, total=False)

@@ -227,7 +227,15 @@ class TestASite:
         family = written_family(tmp_path / "both")
         told = json.loads((family / RECORD).read_text())
         told |= {"licence": "other", "licence_name": "research", "commercial_use": False}
-        (family / RECORD).write_text(json.dumps(told | {"domains": {}}))
+        told |= {"key": "0" * 16, "name": "both", "repository": "acme/both", "created": "today"}
+        told |= {
+            "git_commit": None,
+            "git_clean": None,
+            "card_code": "",
+            "domains": {},
+            "others": {},
+        }
+        (family / RECORD).write_text(json.dumps(told))
         [placed] = write_site(tmp_path / "site", [], families=[str(family)])
         assert placed.terms == "one base for legal, medical, licence research"
         assert placed.not_publishable_because == "its base's licence forbids commercial use"

@@ -15,7 +15,7 @@ from typing import Any
 from invoke import Context, Exit, Task, task
 
 from shared.base.environment import number_mistake
-from shared.base.errors import UserError, printable
+from shared.base.errors import UserError, of_this_machine, printable
 from shared.base.formatting import duration
 from shared.cli.program import enter_environment
 
@@ -117,6 +117,7 @@ def _run(
 
 def _ended(body: Body, c: Context, given: dict[str, Any], *, total: bool) -> None:
     from shared.base import progress
+    from shared.base.text import first_line
 
     began = time.monotonic()
     try:
@@ -137,6 +138,11 @@ def _ended(body: Body, c: Context, given: dict[str, Any], *, total: bool) -> Non
         raise Exit(f"error: {words}", code=1) from None
     except KeyboardInterrupt:
         raise Exit("interrupted; run the same command again to go on", code=130) from None
+    except Exception as error:  # torch.OutOfMemoryError, and what safetensors and onnxruntime raise
+        if not of_this_machine(error):
+            raise
+        words = f"this machine has too little memory or disk: {first_line(error)}"
+        raise Exit(f"error: {words}", code=1) from None
     seconds = time.monotonic() - began
     if total and seconds >= WORTH_SECONDS:
         progress.say(f"in all {duration(seconds)}")

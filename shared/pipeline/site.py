@@ -28,7 +28,7 @@ from shared.base.parsing import read_json
 from shared.hub.download import fetch_small
 from shared.olive.family_record import RECORD, read_family
 from shared.pipeline.publication import read_publication
-from shared.release.model import Release, read_release, release_folder
+from shared.release.model import Release, read_family_release, read_release, release_folder
 from shared.release.verify.files import present, safe
 from shared.webgpu_bench.driver import INSTALL, PAGE, VENDOR, require_vendor
 from shared.webgpu_bench.model_list import HUB, MANIFEST, entry, family_entries, page_manifest
@@ -206,15 +206,15 @@ def _place_family(partial: Path, family: Located) -> tuple[Placed, list[dict[str
 def _family_terms(folder: Path, domains: Sequence[str]) -> tuple[str, str | None]:
     """Whose base it is, with its licence where it is released, and why it is not to be published."""
     together = f"one base for {', '.join(domains)}"
-    told = read_json(folder / RECORD)
-    if "licence" not in told:  # built, not released
+    if "licence" not in read_json(folder / RECORD):  # built, not released
         return together, None
-    terms = f"{together}, licence {told['licence_name'] or told['licence']}"
-    reasons = [] if told["commercial_use"] else ["its base's licence forbids commercial use"]
-    for name, member in told["domains"].items():
+    told = read_family_release(folder)
+    terms = f"{together}, licence {told.licence_name or told.licence}"
+    reasons = [] if told.commercial_use else ["its base's licence forbids commercial use"]
+    for name, member in told.domains.items():
         with suppress(UserError):
             release = read_release(release_folder(name))
-            if release.key == member["release"] and release.not_publishable_because:
+            if release.key == member.release and release.not_publishable_because:
                 reasons.append(f"{name}: {release.not_publishable_because}")
     return terms, "; ".join(reasons) or None
 

@@ -266,8 +266,9 @@ class TestADomainOfAFamilyAtThePage:
             answered(page, "safe")
             assert "onnx/model_q4.onnx_data" in fetched.asked()
 
+    @pytest.mark.parametrize("what", ["", NO_CACHE], ids=["kept", "not kept"])
     def test_that_is_not_what_was_released_leaves_the_other_in_use(
-        self, folder: Path, served: str
+        self, folder: Path, served: str, what: str
     ) -> None:
         file = folder / "adapters" / "medical.safetensors"
         content = bytearray(file.read_bytes())
@@ -275,6 +276,7 @@ class TestADomainOfAFamilyAtThePage:
         file.write_bytes(bytes([*content[:-1], content[-1] ^ 1]))
         with tabs() as pages:
             page = pages["desktop-light"]
+            page.add_init_script(what)
             opened(page, served)
             page.select_option("#model", "both/medical")
             page.click("#load")
@@ -285,6 +287,26 @@ class TestADomainOfAFamilyAtThePage:
             assert violations_everywhere(page) == []
             page.select_option("#model", "both/legal")
             answered(page, "ok")
+
+
+    def test_that_its_host_refuses_or_drops_is_not_called_missing(self, served: str) -> None:
+        file = "**/adapters/medical.safetensors"
+        refused = "answered 503 for adapters/medical.safetensors"
+        with tabs() as pages:
+            page = pages["desktop-light"]
+            opened(page, served)
+            page.select_option("#model", "both/medical")
+            page.route(file, lambda route: route.fulfill(status=503))
+            page.click("#load")
+            page.wait_for_function("words => notice.innerText.includes(words)", arg=refused)
+            page.unroute(file)
+            page.route(file, lambda route: route.abort())
+            page.click("#load")
+            gone = "The server does not answer"
+            page.wait_for_function("words => notice.innerText.includes(words)", arg=gone)
+            page.unroute(file)
+            switched(page, "medical")
+            answered(page, "safe")
 
 
 def other_type(model: dict[str, Any]) -> set[str]:

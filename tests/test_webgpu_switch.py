@@ -288,7 +288,6 @@ class TestADomainOfAFamilyAtThePage:
             page.select_option("#model", "both/legal")
             answered(page, "ok")
 
-
     def test_that_its_host_refuses_or_drops_is_not_called_missing(self, served: str) -> None:
         file = "**/adapters/medical.safetensors"
         refused = "answered 503 for adapters/medical.safetensors"
@@ -307,6 +306,19 @@ class TestADomainOfAFamilyAtThePage:
             page.unroute(file)
             switched(page, "medical")
             answered(page, "safe")
+
+    def test_whose_buffer_the_gpu_refuses_gives_no_answer(self, served: str) -> None:
+        """onnxruntime-web goes on without it, to numbers that the grammar makes a valid answer of."""
+        with tabs() as pages:
+            page = pages["desktop-light"]
+            opened(page, served)
+            page.fill("#system", "")
+            page.fill("#text", "Is it?")
+            page.evaluate("docintelGpu.out_of_memory = 'no room for it'")
+            page.click("#send")
+            page.wait_for_function("notice.innerText.includes('There is not enough memory')")
+            page.locator(".turn.theirs small").wait_for()
+            assert page.inner_text(".mark") == "unfinished: it was cut off"
 
 
 def other_type(model: dict[str, Any]) -> set[str]:

@@ -234,7 +234,12 @@ export class Engine {
   async generate({ run, input_ids, max_new_tokens, ...asked }) {
     const most = Math.min(max_new_tokens, this.context - input_ids.length);
     if (most < 1) throw new EngineError("run_failed", `the question has ${input_ids.length} tokens, and the model has room for ${this.context} with its answer`);
-    await this.guarded(write(this.decoder, run, { input_ids, most, eos: this.eos, ...asked }));
+    try {
+      await this.guarded(write(this.decoder, run, { input_ids, most, eos: this.eos, ...asked }));
+    } catch (error) {
+      run.stopped_by = "interrupted"; // whatever was written before the error was seen
+      throw error;
+    }
     run.output_text = this.text(run.output_ids);
     return run;
   }

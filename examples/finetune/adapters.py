@@ -53,11 +53,19 @@ def main() -> None:
     )
     parser.add_argument("--minutes", type=float, default=Recipe.minutes)
     parser.add_argument("--epochs", type=float, default=Recipe.epochs)
+    parser.add_argument("--learning-rate", type=float, default=Recipe.learning_rate)
+    parser.add_argument("--examples-per-pack", type=int, default=Recipe.examples_per_pack)
     asked = parser.parse_args()
+    recipe = Recipe(
+        asked.minutes,
+        asked.epochs,
+        learning_rate=asked.learning_rate,
+        examples_per_pack=asked.examples_per_pack,
+    )
     for name in asked.domain or sorted(PUBLIC):
         say(name)
         try:
-            folder = train_example(name, asked.sets, Recipe(asked.minutes, asked.epochs))
+            folder = train_example(name, asked.sets, recipe)
         except UserError as error:
             sys.exit(f"error: {error}")
         print(paths.shown(folder))

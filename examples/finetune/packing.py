@@ -109,30 +109,33 @@ def packed_attention(
     Signature and shapes as transformers' AttentionInterface has them: query, key, value
     [1, heads, n, head size], out [1, n, heads, head size].
     """
-    groups = query.shape[1] // key.shape[1]
-    key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-    shared, longest = pack.shared, pack.own.shape[1]
+    shared, group = pack.shared, query.shape[1] // key.shape[1]
     first = slice(None), slice(None), slice(shared)
-    prompt = scaled_dot_product_attention(
-        query[first], key[first], value[first], is_causal=True, scale=scaling
+    keys, values = (states[first].repeat_interleave(group, 1) for states in (key, value))
+    prompt = scaled_dot_product_attention(query[first], keys, values, is_causal=True, scale=scaling)
+    own = _own_attention(query[0], key[0], value[0], pack, scaling)
+    return torch.cat([prompt.transpose(1, 2)[0], own[pack.is_own]])[None], None
+
+
+def _own_attention(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, pack: Pack, scaling: float
+) -> torch.Tensor:
+    """Each example on the prompt and itself: [heads, n, size] → [examples, longest, heads, size].
+
+    Written out: the heads that share a key, and all examples, read the prompt in one product, and
+    nothing is repeated for them; scaled_dot_product_attention's backward took twice as long."""
+    shared, (_, longest), kv = pack.shared, pack.own.shape, len(key)
+    rows = query.unflatten(0, (kv, -1))[:, :, pack.own].transpose(1, 2).flatten(2, 3)
+    keys, values = key[:, pack.own], value[:, pack.own]  # [kv, examples, longest, size]
+    later = (
+        torch.ones(longest, longest, dtype=torch.bool).triu(1).repeat(rows.shape[2] // longest, 1)
     )
-    everything = torch.ones(longest, shared, dtype=torch.bool)
-    seen = torch.cat([everything, torch.ones(longest, longest, dtype=torch.bool).tril()], 1)
-    own = scaled_dot_product_attention(
-        _own(query, pack), _with_prompt(key, pack), _with_prompt(value, pack), seen, scale=scaling
-    )
-    rows = [prompt.transpose(1, 2)[0], own.transpose(1, 2)[pack.is_own]]
-    return torch.cat(rows)[None], None
-
-
-def _own(states: torch.Tensor, pack: Pack) -> torch.Tensor:
-    """[1, heads, n, size] → [examples, heads, longest, size]."""
-    return states[0][:, pack.own].transpose(0, 1)
-
-
-def _with_prompt(states: torch.Tensor, pack: Pack) -> torch.Tensor:
-    prompt = states[:, :, : pack.shared].expand(len(pack.own), -1, -1, -1)
-    return torch.cat([prompt, _own(states, pack)], 2)
+    of_prompt = (rows.flatten(1, 2) @ key[:, :shared].mT).unflatten(1, rows.shape[1:3])
+    of_own = (rows @ keys.mT).masked_fill(later, -torch.inf)
+    shares = torch.softmax(torch.cat([of_prompt, of_own], -1) * scaling, -1)
+    read = (shares[..., :shared].flatten(1, 2) @ value[:, :shared]).unflatten(1, rows.shape[1:3])
+    read = read + shares[..., shared:] @ values  # [kv, examples, group · longest, size]
+    return read.unflatten(2, (-1, longest)).permute(1, 3, 0, 2, 4).flatten(2, 3)
 
 
 AttentionInterface.register("packed", packed_attention)

@@ -206,7 +206,7 @@ def test_a_pass_that_wants_texts_of_one_length_gets_them_packed(tmp_path: Path) 
     assert rows_of([[1], [2]], 3) == [[1, 2]]
 
 
-def test_the_order_of_the_passes_is_part_of_the_builds_key(
+def test_the_order_of_passes_and_patterns_is_part_of_the_builds_key(
     root: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keys: list[str] = []
@@ -223,4 +223,9 @@ def test_the_order_of_the_passes_is_part_of_the_builds_key(
     workflow["passes"] = dict(reversed(workflow["passes"].items()))
     path.write_text(json.dumps(workflow))
     build()
-    assert keys[0] != keys[1]
+    patterns = {"*": {"bits": 4}, "*.v_proj": {"bits": 8}}  # of those that match the last counts
+    for overrides in (patterns, dict(reversed(patterns.items()))):
+        ours = {"type": "CalibratedQuant", "overrides": overrides}
+        path.write_text(json.dumps(workflow | {"passes": {"ours": ours} | workflow["passes"]}))
+        build()
+    assert len(set(keys)) == 4

@@ -17,6 +17,7 @@ from shared.base.manifest import Measurement, tool_versions
 from shared.base.progress import say
 from shared.base.stage import Plan, Produced, StageResult, run_stage
 from shared.domain.domain import Domain
+from shared.domain.grammar.schema import grammar
 from shared.domain.records import Record, spread
 from shared.domain.settings import Rung
 from shared.evaluate.scoring.forcing import forcing_words
@@ -75,6 +76,7 @@ def check_stage(
     settings = {
         "prompt": domain.prompt,
         "schema": domain.schema,
+        "grammar": grammar(domain.schema),  # the order of the fields, which a key does not see
         "metrics": {name: how.model_dump() for name, how in domain.chain.metrics.items()},
         "max_new_tokens": domain.chain.check.max_new_tokens,
         "systems": {n: systems[n].weights or systems[n].absent for n in selection.systems},

@@ -6,6 +6,7 @@ the weights' bytes, on the workflow and, where it has some, on the calibration t
 all of these are alike share it.
 """
 
+import json
 import shutil
 import time
 from collections.abc import Iterable, Sequence
@@ -70,7 +71,8 @@ def build_stage(
         inputs=weights,
         settings={
             "olive": workflow,
-            "passes": list(workflow["passes"]),  # their order, which a key does not see in `olive`
+            "passes": list(workflow["passes"]),
+            "in_order": json.dumps(workflow),  # what stands before what, which a key does not see
             "dtypes": list(DTYPES),
         },
         tools=tool_versions(*TOOLS),

@@ -107,6 +107,7 @@ def calibration_stage(
         inputs={"source": tokenizer.key, "prompt": sha256_json([d.prompt for d in domains])},
         settings={
             "records": [r.model_dump() for r in (*records, *general)],
+            "answers": [json.dumps(r.gold) for r in records],  # the order of the fields is read too
             "longest": MAX_TOKENS,
             "tokens": [d.chain.calibration.tokens for d in domains],
         },

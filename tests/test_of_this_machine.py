@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from invoke import Context, Exit
 
-from shared.base.errors import NoWeights, UserError, of_this_machine
+from shared.base.errors import NoWeights, RungFailed, UserError, of_this_machine
 from shared.cli import options
 from shared.domain.domain import load_domain
+from shared.evaluate import systems
+from shared.evaluate.models.chat import Answer
+from shared.olive.workflow import in_olive
 from shared.pipeline.schedule import units
 from shared.source import source
 
@@ -68,3 +72,29 @@ def test_a_command_says_so_in_one_sentence_and_is_no_defect_of_ours() -> None:
         Exit, match="error: this machine has too little memory or disk: CUDA out of"
     ):
         options._ended(body, Context(), {}, total=False)
+
+
+def test_a_runtime_that_wants_memory_is_no_model_that_cannot_be_loaded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def no_room(_: Path) -> None:
+        raise RuntimeError("bad allocation")
+
+    monkeypatch.setattr("shared.evaluate.models.genai.GenaiModel", no_room)
+    with pytest.raises(RuntimeError, match="bad allocation"):
+        systems._load(tmp_path, "genai", "cpu")
+
+
+def test_an_answer_that_wants_memory_is_no_refusal_of_the_schema() -> None:
+    def answers() -> Iterator[tuple[int, Answer]]:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+        yield
+
+    with pytest.raises(torch.OutOfMemoryError):
+        list(systems._refusing(answers(), "root ::= any"))
+
+
+def test_a_full_disk_within_a_build_ends_the_domain_and_no_rung() -> None:
+    with pytest.raises(UserError, match=r"the build ended: .*No space left") as raised, in_olive():
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert not isinstance(raised.value, RungFailed)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from shared.base.code import code_hash
-from shared.base.errors import RungFailed, UserError
+from shared.base.errors import RungFailed, UserError, of_this_machine
 from shared.base.manifest import tool_versions
 from shared.base.parsing import nearest
 from shared.base.processes import give_back_memory
@@ -207,7 +207,7 @@ def _refusing(
     try:
         yield from answers
     except (ValueError, RuntimeError) as error:  # XGrammar's, of this vocabulary
-        if grammar is None:
+        if grammar is None or of_this_machine(error):
             raise
         raise Refused(f"cannot be held to schema.json: {_first_line(error)}") from error
 
@@ -222,6 +222,8 @@ def _load(folder: Path, runtime: str, device: str) -> Any:
 
         return GenaiModel(folder)
     except Exception as error:  # neither runtime's errors share a base of their own
+        if of_this_machine(error):
+            raise
         raise RungFailed(f"{runtime} cannot load it: {_first_line(error)}") from error
 
 

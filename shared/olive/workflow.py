@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from shared.base.errors import RungFailed, UserError
+from shared.base.errors import RungFailed, UserError, of_this_machine
 from shared.base.hashing import sha256_file
 from shared.base.text import first_line
 from shared.domain.olive_json import PASSES_FILE, builder_pass
@@ -41,6 +41,8 @@ def in_olive() -> Iterator[None]:
     except UserError as error:
         raise Refused(str(error)) from error
     except Exception as error:
+        if of_this_machine(error):
+            raise Refused(f"the build ended: {first_line(error)}") from error
         raise RungRefused(f"olive.json: the workflow failed: {first_line(error)}") from error
 
 
@@ -78,6 +80,8 @@ def run_workflow(
     except UserError:
         raise
     except Exception as error:
+        if of_this_machine(error):
+            raise
         raise RungFailed(f"olive.json: the workflow failed: {first_line(error)}") from error
     finally:
         layer_folder.reset(token)

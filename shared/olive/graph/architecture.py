@@ -18,7 +18,7 @@ import onnx
 from transformers import AutoConfig
 
 from shared.base import paths
-from shared.base.errors import RungFailed
+from shared.base.errors import RungFailed, of_this_machine
 from shared.base.hashing import sha256_json
 from shared.base.manifest import Measurement, tool_versions
 from shared.base.stage import Plan, Produced, run_stage
@@ -184,11 +184,13 @@ def _attempt(small: Any, *, prefill_alone: bool = False) -> tuple[Agreement | No
                 return agreement, _shortfall(agreement)
             if not prefill_alone:
                 _run_quantised(made)
-    except RungFailed as error:
-        return agreement, str(error)
     except NOT_THE_MODELS:
         raise
+    except RungFailed as error:
+        return agreement, str(error)
     except Exception as error:  # Mobius and PyTorch raise anything for what they do not know
+        if of_this_machine(error):
+            raise
         return agreement, f"no graph can be made ({first_line(error)})"
     return agreement, None
 

@@ -190,3 +190,26 @@ def test_calibration_keeps_more_of_the_model_than_rounding(
 def test_a_block_size_that_no_kernel_has_is_refused(tiny: Tiny, tmp_path: Path) -> None:
     with pytest.raises(RungFailed, match="only 4 and 8 bits in blocks of 16 to 256"):
         calibrated(tiny("llama"), tmp_path / "q", group_size=24)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "why"),
+    [
+        ({"lm_hed": {"bits": 8}}, "'lm_hed': the model has no such module; did you mean 'lm_head'"),
+        ({"*.v_proj": {"bit": 8}}, r"'\*\.v_proj': unknown key 'bit'; did you mean 'bits'"),
+        ({"*.v_proj": {"symmetric": False}}, "unknown key 'symmetric'; did you mean 'sym'"),
+    ],
+)
+def test_an_override_that_would_change_nothing_is_refused(
+    overrides: dict[str, Any], why: str, tiny: Tiny, tmp_path: Path
+) -> None:
+    with pytest.raises(RungFailed, match=why):
+        calibrated(tiny("llama"), tmp_path / "q", overrides=overrides)
+
+
+def test_a_tied_head_has_the_bits_that_are_asked_for_by_its_name(
+    tiny: Tiny, tmp_path: Path
+) -> None:
+    folder = calibrated(tiny("llama"), tmp_path / "q", overrides={"lm_head": {"bits": 8}})
+    told = json.loads((folder / "config.json").read_text())["quantization_config"]["overrides"]
+    assert told["model.embed_tokens"] == told["lm_head"] == {"bits": 8}

@@ -17,6 +17,7 @@ from olive.passes.onnx.model_builder import ModelBuilder
 from olive.passes.pass_config import PassConfigParam
 
 from shared.base.errors import RungFailed
+from shared.base.parsing import nearest
 from shared.base.progress import bar
 from shared.olive.graph.architecture import build_graph
 from shared.olive.graph.weights import Int4Options, quantizable, write_together
@@ -24,6 +25,7 @@ from shared.olive.quantise.checkpoint import Checkpoint
 from shared.olive.workflow import in_olive
 
 ALGORITHMS = (None, "default")
+OPERATORS = ("MatMul", "Gather")
 FLOAT_TYPES = {"model_q4f16.onnx": "f16", "model_q4.onnx": "f32"}
 SUPPORTED = {
     "precision",
@@ -90,6 +92,14 @@ def _options(config: Any) -> Int4Options:
     if given.get("extra_options"):
         key = sorted(given["extra_options"])[0]
         raise RungFailed(f"olive.json: extra_options.{key}: not supported by the streaming builder")
+    for name in given.get("int4_op_types_to_quantize", ["MatMul"]):
+        if name not in OPERATORS:
+            hint = nearest(name, list(OPERATORS))
+            raise RungFailed(
+                f"olive.json: int4_op_types_to_quantize: {name!r} is not quantised; {hint}"
+            )
+    if "MatMul" not in given.get("int4_op_types_to_quantize", ["MatMul"]):
+        raise RungFailed("olive.json: int4_op_types_to_quantize: MatMul always is; name it too")
     return Int4Options(
         block_size=int(given.get("int4_block_size", 32)),
         accuracy_level=int(given.get("int4_accuracy_level", 4)),

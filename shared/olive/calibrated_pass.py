@@ -9,7 +9,7 @@ table for its use as the head. It writes the folder that Olive's own passes writ
 import fnmatch
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from shared.base.code import code_hash
 from shared.base.errors import RungFailed
 from shared.base.hashing import sha256_json
 from shared.base.manifest import tool_versions
-from shared.base.parsing import read_json
+from shared.base.parsing import nearest, read_json
 from shared.base.progress import bar, say
 from shared.olive.calibration_text import texts_hash, token_ids
 from shared.olive.graph.architecture import build_graph
@@ -38,6 +38,10 @@ from shared.source.merging import address
 from shared.source.model import load_model, model_weights
 from shared.source.source import weights_hash
 from shared.source.weights import INDEX, JOINED
+
+TABLE = "model.embed_tokens"
+CHANGES = ("bits", "group_size", "sym")
+"""What `overrides` can change of a module."""
 
 KEPT_FILES = ("*.json", "*.jinja", "*.txt", "LICENSE", "*.model")
 
@@ -95,6 +99,7 @@ class CalibratedQuant(Pass):
         build_graph(folder, "f16")  # what has no graph should fail now, not after an hour's work
         loaded = load_model(folder, lazily=True)
         formats = _formats(loaded, partial(_format, config))
+        _need_honoured(config.overrides or {}, [*formats, "lm_head"])
         shrink = SHRINK if config.search else (1.0,)
         files = LayerFiles(
             (layer_folder.get() or out) / _key(folder, texts, formats, shrink, make_up)
@@ -163,7 +168,7 @@ def _left(formats: dict[str, Format], finished: int) -> int:
     return sum(part in parts[finished:] for part in part_of.values())
 
 
-def _formats(model: Any, form: Callable[[str], Format]) -> dict[str, Format]:
+def _formats(model: Any, form: Callable[..., Format]) -> dict[str, Format]:
     """Every module's format in the order of the work, a tied head under the embedding's name.
 
     RungFailed where a linear layer's rows hold no whole blocks.
@@ -177,13 +182,26 @@ def _formats(model: Any, form: Callable[[str], Format]) -> dict[str, Format]:
             )
     tied = address(model.lm_head.weight) == address(model.model.embed_tokens.weight)
     names = [name for name in linears if not (tied and name == "lm_head")]
-    return {name: form(name) for name in (*names, "model.embed_tokens")}
+    head = ("lm_head",) if tied else ()
+    return {name: form(name) for name in names} | {TABLE: form(TABLE, *head)}
 
 
-def _format(config: Any, name: str) -> Format:
+def _need_honoured(overrides: dict[str, dict[str, Any]], names: Sequence[str]) -> None:
+    """RungFailed where an override is for no module, or changes what none has."""
+    for pattern, changes in overrides.items():
+        where = f"olive.json: overrides: {pattern!r}"
+        if not fnmatch.filter(names, pattern):
+            hint = nearest(pattern, [TABLE, "lm_head", "*.v_proj", "*.mlp.*", "model.layers.0.*"])
+            raise RungFailed(f"{where}: the model has no such module; {hint}")
+        for key in sorted(set(changes) - set(CHANGES)):
+            raise RungFailed(f"{where}: unknown key {key!r}; {nearest(key, list(CHANGES))}")
+
+
+def _format(config: Any, name: str, *also: str) -> Format:
+    """Of a module, or of one that has other names as well; of all patterns the last counts."""
     settings = {"bits": config.bits, "group_size": config.group_size, "sym": config.sym}
     for pattern, changes in (config.overrides or {}).items():
-        if fnmatch.fnmatchcase(name, pattern):
+        if fnmatch.filter((name, *also), pattern):
             settings |= changes
     form = Format(int(settings["bits"]), int(settings["group_size"]), bool(settings["sym"]))
     if form.bits not in (4, 8) or form.block_size not in (16, 32, 64, 128, 256):

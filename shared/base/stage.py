@@ -10,23 +10,21 @@ visible under its final name is whole.
 
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from shared.base import paths
 from shared.base.code import code_hash
 from shared.base.files import swap_in
 from shared.base.hashing import files_below, refuse_work, save_hashes, sha256_file, sha256_json
+from shared.base.lock import alone
 from shared.base.manifest import FILE_NAME, FileRecord, Manifest, Measurement
 from shared.base.processes import give_back_memory, peak_memory
-from shared.base.progress import say
 
 LARGE_BYTES = 2_000_000_000
 """After a stage that took more, what was freed is given back to the system: it takes a moment."""
@@ -98,7 +96,7 @@ def run_stage(
     refuse_work(f"{plan.stage}/{plan.key}")
     work = plan.folder.with_name(f".{plan.key}.partial")
     plan.folder.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(plan):
+    with alone(plan.folder.with_name(f".{plan.key}.lock"), f"{plan.stage}/{plan.key}"):
         if not force and (manifest := _finished(plan, take_up)):
             return StageResult(plan.folder, manifest, reused=True)
         if not keep_partial or force:
@@ -157,18 +155,3 @@ def _records(folder: Path) -> dict[str, FileRecord]:
         name: FileRecord(sha256=sha256_file(folder / name), bytes=(folder / name).stat().st_size)
         for name in names
     }
-
-
-@contextmanager
-def _locked(plan: Plan) -> Iterator[None]:
-    """One process at a time makes this result; the lock dies with its process."""
-    lock = FileLock(plan.folder.with_name(f".{plan.key}.lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        say(f"      waiting for another process that is making {plan.stage}/{plan.key}")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()

@@ -13,10 +13,12 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
+from shared.base import paths
 from shared.base.code import code_hash
 from shared.base.errors import UserError
 from shared.base.files import link_or_copy, recover, swap_in, write_json
 from shared.base.hashing import files_below, refuse_work, sha256_json
+from shared.base.lock import alone
 from shared.base.manifest import FILE_NAME
 from shared.base.stage import StageResult
 from shared.domain.settings import PublishSettings, Rung
@@ -45,13 +47,19 @@ def make_family(
     """Write the folder of the domains that were released; it is swapped in whole. One that is there
     and would be the same stays as it is."""
     folder = family_folder(name)
+    with alone(paths.build() / f".family-{name}.lock", paths.shown(folder)):
+        return _make(folder, built, _described(name, built, rung, releases, settings), settings)
+
+
+def _make(
+    folder: Path, built: StageResult, family: FamilyRelease, settings: PublishSettings
+) -> FamilyRelease:
     recover(folder)
-    family = _described(name, built, rung, releases, settings)
     if old := _unchanged(folder, family.key):
         sign_folder(folder, settings.signing_key)
         return old
-    refuse_work(f"family {name}")
-    partial = folder.with_name(f".{name}.partial")
+    refuse_work(f"family {folder.name}")
+    partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     names = [n for n in built.manifest.outputs if n in family.files or not _is_listed(n)]
     for file in names:

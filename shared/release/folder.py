@@ -18,6 +18,7 @@ from shared.base.code import code_hash
 from shared.base.errors import UserError
 from shared.base.files import link_or_copy, recover, swap_in
 from shared.base.hashing import files_below, refuse_work, sha256_file, sha256_json
+from shared.base.lock import alone
 from shared.base.manifest import FILE_NAME, FileRecord, Manifest, Measurement
 from shared.base.parsing import read_text
 from shared.base.progress import say
@@ -49,10 +50,14 @@ LICENCE = {"licence", "licence_name", "licence_link", "commercial_use"}
 
 def make_release(result: ChainResult, *, force: bool = False) -> tuple[Release, bool]:
     """Write card and release folder of a chain; the release, and whether it was there already."""
-    domain = result.domain
-    folder = release_folder(domain.name)
+    folder = release_folder(result.domain.name)
+    with alone(paths.build() / f".release-{result.domain.name}.lock", paths.shown(folder)):
+        return _make(result, folder, force)
+
+
+def _make(result: ChainResult, folder: Path, force: bool) -> tuple[Release, bool]:
+    domain, key = result.domain, _key(result)
     recover(folder)
-    key = _key(result)
     say(f"[8/{STAGES_IN_ALL}] {domain.name} · card")
     if not force and (old := _unchanged(folder, key)):
         say("      unchanged")
@@ -96,6 +101,8 @@ def _key(result: ChainResult) -> str:
     name = repository_name(result.domain, result.rung.base) if result.rung else ""
     settled = [name, Release.model_fields["version"].default, code_hash(*CARD_CODE)]
     settled += [result.family] if result.family else []
+    if result.rung and "build" in result.manifests:
+        settled += [recipe_facts(result.domain.name, result.rung.name, result.manifests["build"])]
     return sha256_json([result.domain.name, result.domain.key, attempts, keys, settled])[:16]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -295,3 +296,30 @@ class TestStatus:
         invoke("release", "--domain", "legal", "--rung", "smollm3", root=root)
         printed = invoke("status", root=root).stdout
         assert "failed" in printed and "no rung could be taken" in printed
+
+
+def test_clean_empties_a_build_that_is_a_link_to_another_disk(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "disk" / "stage").mkdir(parents=True)
+    shutil.rmtree(root / "build", ignore_errors=True)
+    (root / "build").symlink_to(tmp_path / "disk")
+    assert invoke("clean", root=root).returncode == 0
+    assert (root / "build").is_dir() and not list((tmp_path / "disk").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (("release", "--domain", "legal", "--without-gpu"), "--without-gpu: does nothing without"),
+        (("release-all", "--org", "acme"), "--org: does nothing without --publish"),
+        (("release-all", "--memory-budget", "8GB"), "--memory-budget: does nothing without --jobs"),
+        (
+            ("release-all", "--jobs", "2", "--scheduler", "tcp://127.0.0.1:1"),
+            "--jobs: with --sched",
+        ),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(
+    root: Path, words: tuple[str, ...], why: str
+) -> None:
+    done = invoke(*words, root=root)
+    assert done.returncode == 1 and why in done.stderr

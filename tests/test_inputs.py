@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -61,6 +62,18 @@ def test_four_mistakes_are_four_sentences_and_nothing_is_built(
     assert "domains/legal/fallback.toml:" in gate and "did you mean" in gate
     assert any("no Chrome or Chromium found" in line for line in lines)
     assert not list(root.glob("build/*/*")) and not list(root.glob("models/*/webgpu"))
+
+
+def test_another_domains_model_asks_nothing_of_this_ones_machine(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inputs.psutil, "virtual_memory", lambda: SimpleNamespace(available=2e9))
+    for name, found in (("big", 0), ("legal", 1)):
+        folder = root / "models" / name / "merged"
+        folder.mkdir(parents=True)
+        with (folder / "model.safetensors").open("wb") as file:
+            file.truncate(15_000_000_000)  # no byte of it is written
+        assert sum("of memory are free" in line for line in mistakes("legal")) == found
 
 
 def test_one_mistake_is_one_sentence(root: Path) -> None:

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from invoke import Context, Exit
@@ -158,12 +159,26 @@ def doctor(c: Context, domain: str = "") -> None:
         raise UserError("something that is needed is missing; see the table")
 
 
+def _delete(folder: Path) -> None:
+    """Delete a folder; where it is a link to one, what that holds. UserError where something stays."""
+    target = folder.resolve()
+    try:
+        if target.exists():
+            shutil.rmtree(target)
+        if folder.is_symlink():
+            target.mkdir()
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or target}: cannot be deleted: {error.strerror or error}"
+        ) from None
+
+
 @command(json=False, log=False, help={"releases": "the releases and families in models/ as well"})
 def clean(c: Context, releases: bool = False) -> None:
     """Delete build/ (everything in it can be made again); never touches merged weights."""
     from shared.olive.family_record import RECORD
 
-    shutil.rmtree(paths.build(), ignore_errors=True)
+    _delete(paths.build())
     print(f"deleted {paths.shown(paths.build())}/")
     if releases:
         families = (told.parent for told in paths.root().glob(f"models/families/*/{RECORD}"))

@@ -49,6 +49,15 @@ def _publishing(
     return PublishOptions(org or None, private, overwrite, without_gpu) if publish else None
 
 
+def _need_together(first: dict[str, bool], **others: object) -> None:
+    """UserError where one of the others is given without the first, and would do nothing."""
+    ((name, given),) = first.items()
+    for other, value in others.items():
+        if value and not given:
+            option = f"--{other.replace('_', '-')}"
+            raise UserError(f"{option}: does nothing without --{name}")
+
+
 def _rehash(wanted: bool) -> None:
     from shared.base.hashing import forget_hashes
 
@@ -84,6 +93,7 @@ def release(
     from shared.pipeline.one_domain import release_domain
 
     options = chain_options("gates", **chosen)
+    _need_together({"publish": publish}, without_gpu=without_gpu)
     if dry_run:
         _show_dry_run([domain], options)
         return
@@ -116,6 +126,13 @@ def release_all(
     from shared.pipeline.all_domains import release_all as run
 
     options = chain_options("gates", **chosen)
+    where = {"org": org, "private": private, "overwrite": overwrite, "without_gpu": without_gpu}
+    _need_together({"publish": publish}, **where)
+    _need_together({"jobs": jobs > 1}, memory_budget=memory_budget)
+    if scheduler and jobs > 1:
+        raise UserError(
+            "--jobs: with --scheduler the cluster's workers decide how many run at once"
+        )
     if dry_run:
         _show_dry_run(domain_names(), options)
         return

@@ -42,7 +42,10 @@ BUILT, HELD = 0.75, 0.6
 """What a build takes on the disk, and a calibrating one in memory, as shares of the 16-bit weights
 (docs/full-size.md)."""
 LEAST_DISK, LEAST_MEMORY = 2_000_000_000, 1_000_000_000
-PACKAGES = ("@huggingface/transformers", "@mlc-ai/web-xgrammar", "hash-wasm")
+PACKAGES = (
+    *("@huggingface/transformers", "@mlc-ai/web-xgrammar"),
+    *("@cfworker/json-schema", "hash-wasm"),
+)
 
 
 def need_inputs(name: str, *, browser: bool = True) -> None:
@@ -64,8 +67,8 @@ def mistakes(name: str, *, browser: bool = True) -> list[str]:
         lambda: _need_gates(folder),
         lambda: _need_calibration(name),
         lambda: check_template(read_text(folder / "card.md"), paths.shown(folder / "card.md")),
-        _need_disk,
-        _need_memory,
+        lambda: _need_disk(name),
+        lambda: _need_memory(name),
         require_node,
         *((_need_page, _need_browser) if browser else ()),
     ]
@@ -156,23 +159,26 @@ def _need_calibration(name: str) -> None:
     refuse_common(general_instructions(), domain.records, general)
 
 
-def _largest() -> int:
-    """Bytes of the largest model folder: what a build of it takes is asked for."""
-    folders = paths.root().glob("models/*/*")
+def _largest(name: str) -> int:
+    """Bytes of the largest model folder of the domain's rungs: so much is asked for."""
+    try:
+        folders = {paths.root() / rung.source for rung in load_domain(name).chain.rung}
+    except UserError:
+        return 0
     return max((sum(p.stat().st_size for p in f.glob("*.safetensors")) for f in folders), default=0)
 
 
-def _need_memory() -> None:
-    free, needed = psutil.virtual_memory().available, LEAST_MEMORY + int(HELD * _largest())
+def _need_memory(name: str) -> None:
+    free, needed = psutil.virtual_memory().available, LEAST_MEMORY + int(HELD * _largest(name))
     if free < needed:
         raise UserError(
             f"{number(free, 'B')} of memory are free, a build may take {number(needed, 'B')}"
         )
 
 
-def _need_disk() -> None:
+def _need_disk(name: str) -> None:
     """models/ and build/ may be written to, and hold what a build of the largest model takes."""
-    needed = LEAST_DISK + int(BUILT * _largest())
+    needed = LEAST_DISK + int(BUILT * _largest(name))
     for folder in (paths.root() / "models", paths.build()):
         try:
             folder.mkdir(parents=True, exist_ok=True)

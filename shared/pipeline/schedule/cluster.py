@@ -86,12 +86,12 @@ def run_local(chains: list[list[Unit]], jobs: int, budget: int) -> list[Result]:
     for unit in (unit for units in chains for unit in units if unit.memory > budget):
         claim, limit = number(unit.memory, "B"), number(budget, "B")
         progress.say(f"{unit.name} may take {claim}, over the budget of {limit}: it runs alone")
-    with _this_machine(jobs, min(jobs, len(chains))) as client:
+    with _this_machine(min(jobs, len(chains))) as client:
         return Run(client, jobs, budget, KEEP_UP_TO_BYTES).results(chains)
 
 
 @contextmanager
-def _this_machine(jobs: int, count: int) -> Iterator[Client]:
+def _this_machine(count: int) -> Iterator[Client]:
     """A cluster of `count` processes, reached on loopback with keys of its own; however the context
     ends, so do they and what they started."""
     loopback: dict[str, Any] = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
@@ -105,7 +105,7 @@ def _this_machine(jobs: int, count: int) -> Iterator[Client]:
         Client(cluster, set_as_default=False) as client,
     ):
         try:
-            client.register_plugin(_Begin(cores_each(jobs)))
+            client.register_plugin(_Begin(cores_each(count)))
             yield client
         except BaseException:
             _end(cluster)

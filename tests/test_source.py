@@ -47,6 +47,12 @@ class TestAGoodFolder:
             source.done.manifest.inputs
         )
 
+    def test_tells_of_a_training_record_that_came_later(self, merged: Path) -> None:
+        rung = load_domain("legal").rung("smollm3")
+        assert not source_stage(rung).done.manifest.facts["training"]
+        (merged / "training.json").write_text('{"steps": 7}')
+        assert source_stage(rung).done.manifest.facts["training"] == {"steps": "7"}
+
 
 class TestRefused:
     def test_a_folder_that_is_not_there(self, root: Path) -> None:

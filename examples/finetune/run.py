@@ -153,7 +153,7 @@ def _write(model: Any, base: Path, target: Path, note: dict[str, Any]) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     adapter = _partial_adapter(model, base, target / "adapter", note)
     model.merge_and_unload().to(torch.bfloat16).save_pretrained(partial)
-    for name in (*TOKENIZER_FILES, *OPTIONAL_FILES):
+    for name in {*TOKENIZER_FILES, *OPTIONAL_FILES} - {RECORD}:
         if (base / name).is_file() and not (partial / name).exists():
             shutil.copyfile(base / name, partial / name)
     _write_note(adapter, {**note, "merged": weights_hash(partial)})

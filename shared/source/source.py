@@ -46,6 +46,7 @@ OPTIONAL_FILES = (
     "adapter_config.json",
     "README.md",
     "LICENSE",
+    RECORD,
     INDEX,
 )
 

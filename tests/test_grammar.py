@@ -249,3 +249,24 @@ def test_what_cannot_be_enforced_is_refused_by_keyword_and_path(schema: Any, wor
     with pytest.raises(UserError) as error:
         grammar(schema, "domains/legal/schema.json")
     assert str(error.value).startswith(f"domains/legal/schema.json: {words}")
+
+
+@pytest.mark.parametrize(
+    ("field", "why"),
+    [
+        ({"type": "string", "minLength": 5, "maxLength": 2}, "minLength is greater than maxLength"),
+        ({"$ref": "#/$defs/B"}, r"/\$defs/B/\$ref: answers cannot be held to \$ref and maxLength"),
+    ],
+)
+def test_what_would_go_unenforced_is_refused(field: dict[str, Any], why: str) -> None:
+    defs = {"A": {"type": "string"}, "B": {"$ref": "#/$defs/A", "maxLength": 3}}
+    with pytest.raises(UserError, match=why):
+        grammar({"$defs": defs, "properties": {"a": field}, "additionalProperties": False})
+
+
+def test_a_count_may_be_written_with_a_point() -> None:
+    def written(count: float) -> str:
+        text = {"type": "string", "maxLength": count}
+        return grammar({"type": "array", "items": text, "minItems": count, "maxItems": count})
+
+    assert written(5.0) == written(5)

@@ -287,3 +287,17 @@ class TestAPublicSet:
         assert verdict.fields["amount_met"] is None
         fixed = floor([found], domain.schema, domain.chain.metrics, "x")
         assert fixed["field_score"].value == 1.0
+
+
+@pytest.mark.parametrize("where", ["input", "gold"])
+def test_half_a_character_is_refused_with_its_line(tmp_path: Path, where: str) -> None:
+    line = {"id": "a", "input": "x", "gold": {"y": "z"}}
+    line[where] = {"gold": {"y": "cut \ud83d"}, "input": "cut \ud83d"}[where]
+    (tmp_path / "eval.jsonl").write_text(json.dumps(line) + "\n")
+    with pytest.raises(UserError, match=r"eval\.jsonl.*1.*half a character"):
+        read_records(tmp_path / "eval.jsonl", {})
+
+
+def test_a_character_in_two_halves_is_one(tmp_path: Path) -> None:
+    (tmp_path / "eval.jsonl").write_text('{"id": "a", "input": "\\ud83d\\ude00", "gold": {}}\n')
+    assert read_records(tmp_path / "eval.jsonl", {})[0].input == "\U0001f600"

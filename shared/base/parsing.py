@@ -3,6 +3,7 @@
 import difflib
 import json
 import math
+import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ LARGEST_TEXT = 64_000_000
 """Bytes. A tokenizer.json with a vocabulary of 250,000 has some 35 MB."""
 LARGEST_RELEASE = 16_000_000
 DEEPEST_JSON = 100
+HALF = re.compile(r"\\u[dD][89a-fA-F]")
+"""How JSON spells half of a surrogate pair, and each half of a whole one."""
 
 
 def read_text(path: Path) -> str:
@@ -64,7 +67,17 @@ def loads_strictly(text: str) -> Any:
     except RecursionError:
         raise ValueError(f"nested deeper than {DEEPEST_JSON} levels") from None
     _need_shallow(value)
+    if HALF.search(text):
+        _need_text(value)
     return value
+
+
+def _need_text(value: Any) -> None:
+    """Half of a surrogate pair, as a cut in the middle of an emoji leaves it, is no text."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{error.object[error.start]!r} is half a character") from None
 
 
 def _need_shallow(value: Any) -> None:

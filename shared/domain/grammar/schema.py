@@ -7,6 +7,7 @@ XGrammar's own converter takes much that it does not enforce: bounds of numbers,
 
 import difflib
 import json
+import math
 from collections.abc import Callable
 from decimal import Decimal
 from itertools import combinations
@@ -33,6 +34,7 @@ BESIDE: dict[str, frozenset[str]] = {
     ),
 }
 """The keywords of each type."""
+COUNTS = frozenset("minLength maxLength minItems maxItems minProperties maxProperties".split())
 WHOLE = ("$ref", "anyOf", "oneOf", "allOf")
 KNOWN = frozenset((*WHOLE, "enum", "const", "type")).union(*BESIDE.values())
 TYPES = ("object", "array", "string", "number", "boolean", "null")
@@ -57,9 +59,20 @@ COMMA = '", " '
 
 def grammar(schema: dict[str, Any], where: str = "schema.json") -> str:
     """The EBNF text; UserError in one sentence for what cannot be enforced. `where`: the file."""
-    writer = _Writer(schema, where)
-    writer.rules["root"] = writer.value(schema, "")
+    whole = _whole_counts(schema)
+    writer = _Writer(whole, where)
+    writer.rules["root"] = writer.value(whole, "")
     return "".join(f"{name} ::= {body}\n" for name, body in {**writer.rules, **BASIC}.items())
+
+
+def _whole_counts(schema: Any) -> Any:
+    """The same with every count an int: JSON Schema takes `"maxItems": 5.0` for one, too."""
+    if isinstance(schema, list):
+        return [_whole_counts(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    counts = {key: int(v) for key, v in schema.items() if key in COUNTS and isinstance(v, float)}
+    return {key: _whole_counts(value) for key, value in schema.items()} | counts
 
 
 class _Writer:
@@ -133,6 +146,9 @@ class _Writer:
             further = found.get("$ref") if isinstance(found, dict) else None
             if further is None or found is self._root:
                 return found
+            if others := sorted((found.keys() & KNOWN) - {"$ref"}):
+                why = f"answers cannot be held to $ref and {others[0]} together; write one of them"
+                raise self._refused(f"{seen[-1].removeprefix('#')}/$ref", why)
             if further in seen:
                 raise self._refused(path, f"{further!r} only leads to itself")
             seen.append(further)
@@ -214,6 +230,8 @@ class _Writer:
             raise self._refused(f"{path}/{has[1]}", why)
         if not has:
             return "string"
+        if schema.get("minLength", 0) > schema.get("maxLength", math.inf):
+            raise self._refused(path, "minLength is greater than maxLength")
         if has == ["minLength"]:
             return rf'"\"" {PLAIN}{{{schema["minLength"]}}} text'
         if "pattern" in has:

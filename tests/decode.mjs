@@ -36,7 +36,8 @@ async function generate(ids, more) {
 }
 
 const answers = [];
-for (const { ids, prefix, ...asked } of job.cases) {
+for (const { ids, prefix, piece, ...asked } of job.cases) {
+  if (piece) decoder.piece = piece;
   const theirs = await generate(ids, await options(asked, (compiled) => holdByMasks(page, compiled)));
   const run = { output_ids: [], ttft_ms: null, decode_ms: [] };
   positions = 0;

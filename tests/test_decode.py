@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -95,3 +96,14 @@ def test_what_questions_begin_with_is_read_once_and_again_where_it_changes(
     assert read[6] == asked[6], "too short to be worth a run of its own"
     more = [one["runs"] - len(one["ours"]) for one in found]
     assert more == [1, 0, 0, 0, 1, 0, 0]
+
+
+def test_a_text_whose_scores_fit_into_no_buffer_is_read_in_pieces(
+    package: Path, prompts: list[list[int]], tmp_path: Path
+) -> None:
+    whole, pieces = (
+        decode(package, tmp_path, [{"ids": prompts[0], "piece": piece}])[0] for piece in (None, 50)
+    )
+    assert pieces["ours"] == whole["ours"] == whole["theirs"]
+    assert pieces["positions"] == whole["positions"]
+    assert pieces["runs"] - whole["runs"] == math.ceil(len(prompts[0]) / 50) - 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import pytest
@@ -13,12 +14,12 @@ from shared.base import paths
 PAGE = paths.REPOSITORY / "shared" / "webgpu_bench" / "page"
 
 
-def run(module: str, expression: str, **given: Any) -> Any:
+def run(module: str, expression: str, flags: Sequence[str] = (), **given: Any) -> Any:
     """The value of a JavaScript expression over `m`, a module of the page, and the given names."""
     names = "".join(f"const {name} = {json.dumps(value)};\n" for name, value in given.items())
     code = f"const m = await import({json.dumps((PAGE / module).as_uri())});\n{names}"
     code += f"process.stdout.write(JSON.stringify({expression}) ?? 'null');"
-    words = ["node", "--input-type=module", "-e", code]
+    words = ["node", *flags, "--input-type=module", "-e", code]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -130,12 +131,6 @@ class TestTheMarkOfAnAnswer:
         found = run("answer.js", "m.mark(answer)", answer=answer)
         assert found["ok"] is ok and words in found["words"]
 
-    def test_asks_the_grammar_in_its_own_spelling(self) -> None:
-        schema = {"properties": {"a": {}, "b": {"items": {"properties": {"x": {}, "y": {}}}}}}
-        value = {"more": 1, "b": [{"y": None, "x": "é"}], "a": True}
-        text = run("answer.js", "m.spelt(value, schema)", value=value, schema=schema)
-        assert text == '{"a": true, "b": [{"x": "é", "y": null}], "more": 1}'
-
 
 def test_a_value_is_read_as_words() -> None:
     values = [None, True, "x", 2, ["a", None]]
@@ -146,3 +141,20 @@ def test_nothing_that_is_streamed_is_announced_and_the_schema_holds_by_default()
     page = (PAGE / "index.html").read_text(encoding="utf-8")
     assert 'id="log" class="log" tabindex="0" role="log" aria-live="off"' in page
     assert '<input type="checkbox" id="hold" checked>' in page
+
+
+class TestAnAnswersText:
+    def test_is_not_tidied_up(self) -> None:
+        tokenizer = "({ decode: (ids, how) => JSON.stringify([ids, how]) })"
+        told = json.loads(run("prompt.js", f"m.plain({tokenizer}, [1, 2])"))
+        assert told[1] == {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
+
+    def test_of_no_tokens_is_empty(self) -> None:
+        assert run("prompt.js", "m.plain(null, [])") == ""
+
+    def test_is_shown_with_the_digits_that_stand_in_it(self) -> None:
+        text = '{"account": 12345678901234567890, "rate": 1.0, "list": [2.50]}'
+        shown = "Object.values(m.asWritten(text)).map(m.inWords)"
+        found = run("answer.js", shown, flags=["--harmony-json-parse-with-source"], text=text)
+        assert found == ["12345678901234567890", "1.0", "2.50"]
+        assert run("answer.js", shown, text='{"a": 1, "b": "x"}') == ["1", "x"]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import psutil
 import pytest
 
@@ -61,6 +63,42 @@ class TestThePageInARealBrowser:
             assert (tab.console, tab.errors, tab.blocked) == ([], [], [])
             tab.page.evaluate("fetch('https://example.com/x').catch(() => {})")
             assert tab.blocked == ["https://example.com/x"]
+
+    def test_judges_an_answer_as_the_schema_does(self, browser: Path) -> None:
+        """Whatever its spelling: keys that look like numbers, 1.0 for 1, a quotation mark in a text."""
+        fields: dict[str, Any] = {
+            "2024": {"enum": [1.0, 2]},
+            "name": {"type": "string", "maxLength": 9},
+            "of": {"anyOf": [{"$ref": "#/$defs/who"}, {"type": "null"}]},
+        }
+        who = {"properties": {"a": {"minimum": 1e-7}, "b": {}}, "additionalProperties": False}
+        schema = {"$defs": {"who": who}, "properties": fields, "required": ["name"]}
+        answers = {
+            '{"name": "x", "2024": 1}': True,
+            '{"2024": 1.0, "name": "a \\"b\\""}': True,
+            '{"name": "é", "of": {"b": 1, "a": 0.0000001}}': True,
+            '{"name": "x", "of": {"c": 1}}': False,
+            '{"name": "much too long"}': False,
+            '{"2024": 1}': False,
+        }
+        ask_page = """async ([schema, texts]) => {
+          const { satisfies } = await import("./schema.js");
+          return Promise.all(texts.map((text) => satisfies(schema, JSON.parse(text))));
+        }"""
+        mounts = {"/": driver.PAGE, "/vendor": driver.VENDOR}
+        with (
+            serve(mounts, {f"/{MANIFEST}": lambda: page_manifest([])}) as url,
+            open_page(browser, hardware=False) as tab,
+        ):
+            tab.page.goto(url)
+            found = tab.page.evaluate(ask_page, [schema, list(answers)])
+            assert (
+                tab.page.evaluate("import('./schema.js').then((m) => m.satisfies(null, 1))") is None
+            )
+        assert found == list(answers.values())
+        assert [
+            jsonschema.Draft202012Validator(schema).is_valid(json.loads(a)) for a in answers
+        ] == found
 
     def test_leaves_no_process_behind(self, browser: Path) -> None:
         with open_page(browser, hardware=False) as tab:

@@ -38,6 +38,8 @@ RUNTIME = (
     "@huggingface/transformers/dist/transformers.web.js",
     "@huggingface/transformers/LICENSE",
     "@mlc-ai/web-xgrammar/lib/index.js",
+    "@cfworker/json-schema/package.json",
+    "@cfworker/json-schema/dist/esm/*.js",
     "hash-wasm/dist/sha256.umd.min.js",
     "hash-wasm/LICENSE",
     "onnxruntime-common/dist/esm/*.js",
@@ -234,7 +236,7 @@ def _copy(folder: Path, target: Path) -> int:
 def _published(name: str, release: Release) -> tuple[str, str]:
     """Repository and commit of the present release; UserError where the Hub does not have it."""
     found = read_publication(name)
-    if found is None or found.release_key != release.key:
+    if found is None or not found.is_of(release):
         raise UserError(
             f"{name}: the present release is not on the Hub; run `./inv publish --domain {name}`"
         )

@@ -8,6 +8,7 @@ Starlette and uvicorn were measured in its place and are slower: see docs/browse
 
 import json
 import re
+import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 HOST = "127.0.0.1"
+USUAL_PORT = 8642
 TYPES = {
     ".html": "text/html; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
@@ -87,6 +89,17 @@ def serve(
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def usual_port() -> int:
+    """USUAL_PORT, or 0 where it is taken: under one address a browser finds what it kept before."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, USUAL_PORT))
+        except OSError:
+            return 0
+    return USUAL_PORT
 
 
 class _Server(ThreadingHTTPServer):

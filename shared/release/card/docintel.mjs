@@ -30,7 +30,8 @@ export async function open(repository, settings = {}) {
   if (!adapter) throw new Error("this browser offers no WebGPU");
   const dtype = adapter.features.has("shader-f16") ? "q4f16" : "q4"; // q4 runs where shader-f16 is missing
   const read = async (path) => {
-    const answer = await fetch(`https://huggingface.co/${repository}/resolve/main/${path}`);
+    const revision = encodeURIComponent(settings.revision ?? "main");
+    const answer = await fetch(`https://huggingface.co/${repository}/resolve/${revision}/${path}`);
     if (!answer.ok) throw new Error(`${repository}/${path}: ${answer.status} ${answer.statusText}`);
     return answer;
   };
@@ -49,6 +50,10 @@ export async function open(repository, settings = {}) {
     return new Forcing(await compile({ ...module, ...globalThis.xgrammar }, grammar, tokens, stop), encode);
   };
   let compiled = null; // the grammar, once for all answers
+  const again = (error) => {
+    compiled = null;
+    throw error;
+  };
 
   /** `text`, the answer to one document, its token `ids`, and `whole`: false where max_new_tokens cut it
    * off. Held to the schema, a whole answer is JSON that satisfies schema.json; written freely it need not
@@ -57,10 +62,10 @@ export async function open(repository, settings = {}) {
     const input_ids = promptIds(tokenizer, controls, system, document);
     const most = Math.min(max_new_tokens, decoder.context - input_ids.length);
     if (most < 1) throw new Error(`the document has ${input_ids.length} tokens, more than the model has room for`);
-    const more = held ? { held: await (await (compiled ??= prepare())).start() } : {};
-    const ids = await write(decoder, { output_ids: [], decode_ms: [] }, { input_ids, most, eos: new Set(stop), prefix, more });
-    const kept = ids.filter((id) => !stop.includes(id));
-    const text = tokenizer.decode(kept, { skip_special_tokens: false });
+    const more = held ? { held: await (await (compiled ??= prepare().catch(again))).start() } : {};
+    const asked = { input_ids, most, eos: new Set(stop), prefix, more };
+    const ids = await write(decoder, { output_ids: [], decode_ms: [] }, asked).finally(() => more.held?.dispose());
+    const text = plain(tokenizer, ids.filter((id) => !stop.includes(id)));
     return { text, ids, whole: stop.includes(ids.at(-1)) && (!held || isJson(text)) };
   };
   return { ask };

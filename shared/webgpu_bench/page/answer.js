@@ -9,14 +9,9 @@ export function parsed(text) {
   }
 }
 
-/** `value` as the schema's grammar spells it: keys in the schema's order, a space after `,` and `:`. */
-export function spelt(value, schema = {}) {
-  if (Array.isArray(value)) return `[${value.map((item) => spelt(item, schema.items)).join(", ")}]`;
-  if (value === null || typeof value !== "object") return JSON.stringify(value);
-  const known = Object.keys(schema.properties ?? {}).filter((key) => Object.hasOwn(value, key));
-  const keys = [...known, ...Object.keys(value).filter((key) => !known.includes(key))];
-  return `{${keys.map((key) => `${JSON.stringify(key)}: ${spelt(value[key], schema.properties?.[key])}`).join(", ")}}`;
-}
+/** The same to be shown: numbers as the text writes them, where the browser tells; a double loses digits. */
+export const asWritten = (text) =>
+  JSON.parse(text, (_, value, context) => (typeof value === "number" && JSON.rawJSON && context ? JSON.rawJSON(context.source) : value));
 
 /** What the mark says of an answer. `satisfies`: whether the schema takes it; null where nothing can tell. */
 export function mark({ value, satisfies, whole }) {
@@ -28,6 +23,7 @@ export function mark({ value, satisfies, whole }) {
 
 /** A field's value in words; null is said. */
 export function inWords(value) {
+  if (JSON.isRawJSON?.(value)) return value.rawJSON;
   if (value === null) return "none";
   if (typeof value === "boolean") return value ? "yes" : "no";
   if (Array.isArray(value)) return value.map(inWords).join("; ");
@@ -46,8 +42,8 @@ export function shownAnswer({ text, value, satisfies, whole, name, say }) {
   const nodes = [made("p", { className: "mark", textContent: words })];
   nodes[0].dataset.ok = String(ok);
   const isObject = value !== null && typeof value === "object" && !Array.isArray(value);
-  if (isObject) nodes.push(fields(value));
-  if (value !== undefined) nodes.push(actions(JSON.stringify(value, null, 2), name, say));
+  if (isObject) nodes.push(fields(asWritten(text)));
+  if (value !== undefined) nodes.push(actions(JSON.stringify(asWritten(text), null, 2), name, say));
   const raw = made("details", { className: "raw", open: !isObject }, made("summary", { textContent: "Raw text" }));
   raw.append(made("pre", { textContent: text, tabIndex: 0 }));
   return [...nodes, raw];

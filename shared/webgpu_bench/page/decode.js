@@ -6,6 +6,7 @@ import { largest } from "./grammar.js";
 import { floats } from "./half.js";
 import { common } from "./prompt.js";
 
+const LARGEST_LOGITS = 134_217_728; // bytes: what any adapter binds (WebGPU's default limit); a longer text is read in pieces
 const WORTH_KEEPING = 16; // as in shared/evaluate/models/chat.py: a shorter beginning is worth no run
 
 /** A run's ids as they go in, and the last row of its logits in float32: by way of the CPU. */
@@ -71,8 +72,10 @@ export class Decoder {
   constructor({ session, Tensor, device = null, context = Infinity }) {
     Object.assign(this, { session, context, kept: [], runs: 0 });
     const { type, shape } = session.outputMetadata.find(({ name }) => name === "logits");
-    const even = (shape[2] * (type === "float16" ? 2 : 4)) % 4 === 0; // false of a width without a number, too
+    const row = shape[2] * (type === "float16" ? 2 : 4);
+    const even = row % 4 === 0; // false of a width without a number, too
     this.cache = device ? new FixedCache(session, Tensor, device, context) : new GrowingCache(session, Tensor);
+    this.piece = row ? Math.max(1, Math.floor(LARGEST_LOGITS / row)) : Infinity;
     this.ends = device && even ? new GpuEnds(Tensor, device, type, shape[2]) : new CpuEnds(Tensor);
   }
 
@@ -86,7 +89,14 @@ export class Decoder {
     const known = common(prefixed, this.kept) === Math.max(prefixed.length, this.kept.length);
     if (this.cache.reserve(ids.length + more) && known) this.cache.back();
     else await this.#keep(prefixed);
-    return this.read(ids.slice(prefixed.length));
+    return this.#readAll(ids.slice(prefixed.length));
+  }
+
+  /** The scores after `ids`, read in pieces whose logits fit into one buffer. */
+  async #readAll(ids) {
+    let scores;
+    for (let first = 0; first < ids.length; first += this.piece) scores = await this.read(ids.slice(first, first + this.piece));
+    return scores;
   }
 
   /** Forget what was read: another adapter has read it. */
@@ -97,7 +107,7 @@ export class Decoder {
 
   async #keep(ids) {
     this.forget();
-    if (ids.length) await this.read(ids);
+    await this.#readAll(ids);
     this.cache.keep();
     this.kept = ids;
   }

@@ -5,7 +5,7 @@ import { AutoModelForCausalLM, AutoTokenizer, env } from "@huggingface/transform
 import { Tensor } from "onnxruntime-web/webgpu";
 import { Decoder, write } from "./decode.js";
 import { Adapters, swapOptions } from "./swap.js";
-import { controlTokens, prefixIds, promptIds } from "./prompt.js";
+import { controlTokens, plain, prefixIds, promptIds } from "./prompt.js";
 
 const gpu = window.docintelGpu;
 const RUNTIME = new URL("./vendor/onnxruntime-web/dist/ort-wasm-simd-threaded", import.meta.url).href;
@@ -218,7 +218,7 @@ export class Engine {
 
   /** An answer's ids as text, without the stop tokens; any other control token is seen. */
   text(ids) {
-    return this.tokenizer.decode(ids.filter((id) => !this.eos.has(id)), { skip_special_tokens: false });
+    return plain(this.tokenizer, ids.filter((id) => !this.eos.has(id)));
   }
 
   /** The ids that every question under this system prompt begins with: worth being read once. */
@@ -239,8 +239,10 @@ export class Engine {
     } catch (error) {
       run.stopped_by = "interrupted"; // whatever was written before the error was seen
       throw error;
+    } finally {
+      asked.more?.held?.dispose();
+      run.output_text = this.text(run.output_ids);
     }
-    run.output_text = this.text(run.output_ids);
     return run;
   }
 

@@ -62,6 +62,11 @@ class Held {
     Object.assign(this, { forcing, matcher });
   }
 
+  /** The answer is written: what XGrammar keeps of it is given back. */
+  dispose() {
+    this.matcher.dispose();
+  }
+
   /** The likeliest token that the grammar allows, which the answer has then. */
   choose(scores) {
     return choose(this.matcher, this.forcing, scores);

@@ -8,12 +8,6 @@ const compiled = new Map();
 /** Further options for Engine.generate that hold one answer to the model's grammar. */
 export const holdTo = async (model, engine) => ({ held: await (await compiledFor(model, engine)).start() });
 
-/** Whether a text, spelt as the grammar spells it (answer.js), satisfies it from start to end. */
-export async function accepts(model, engine, text) {
-  const matcher = await (await compiledFor(model, engine)).matcher();
-  return matcher._acceptString(text) && matcher.acceptToken([...engine.eos][0]);
-}
-
 async function compiledFor({ name, grammar }, engine) {
   if (!compiled.has(name)) compiled.set(name, await prepare(grammar, engine));
   return compiled.get(name);

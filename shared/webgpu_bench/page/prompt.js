@@ -23,6 +23,10 @@ export function promptIds(tokenizer, controls, system, text) {
   return Array.from(ids.flat(), Number);
 }
 
+/** Token ids as text, with nothing tidied up: as the check reads an answer. */
+export const plain = (tokenizer, ids) =>
+  ids.length ? tokenizer.decode(ids, { skip_special_tokens: false, clean_up_tokenization_spaces: false }) : "";
+
 /** How many numbers two lists begin with alike. */
 export function common(one, other) {
   let count = 0;

@@ -2,12 +2,13 @@
 // `state` decides what can be pressed; every failure is one sentence in the notice.
 
 import { isSoftware } from "./adapter.js";
-import { parsed, shownAnswer, spelt } from "./answer.js";
+import { parsed, shownAnswer } from "./answer.js";
 import { called, downloadWords, keptOf, listed, loadBase, megabytes, sameBase, switchDomain } from "./models.js";
 import { isGone, NO_MODEL, NO_PACKAGES, NO_SERVER, NO_WEBGPU, room, sentence as worded, unfit } from "./failures.js";
 import { forgetOthers } from "./kept.js";
 import { isolate, keep } from "./offline.js";
 import { begunAnew, beginAnew } from "./anew.js";
+import { satisfies } from "./schema.js";
 
 const NEW_TOKENS = 512;
 /** Room that a text must leave for its answer. */
@@ -270,7 +271,7 @@ async function submit(event) {
 }
 
 async function answer(turn, text) {
-  const { engine } = page;
+  const { engine, loaded } = page; // another may be chosen before all is shown
   page.stopping = false;
   enter("answering");
   const run = page.lib.newRun("chat", []);
@@ -289,9 +290,11 @@ async function answer(turn, text) {
     run.prompt_tokens = input_ids.length;
     turn.textContent = `reading ${run.prompt_tokens} tokens…`;
     const shouldHalt = () => (page.stopping ? "stopped" : null);
-    const more = await holding(engine);
+    const more = await holding(engine, loaded);
     const prefix = engine.prefixIds($("system").value);
+    const errors = gpu.uncaptured_errors.length;
     await engine.generate({ run, input_ids, prefix, max_new_tokens: NEW_TOKENS, more, shouldHalt, onToken });
+    if (gpu.uncaptured_errors.length > errors) throw { outcome: "run_failed", message: gpu.uncaptured_errors[errors] };
     enter("ready");
     $("text").focus({ preventScroll: true });
   } catch (error) {
@@ -299,7 +302,7 @@ async function answer(turn, text) {
     notice(sentence(error));
   }
   clearInterval(reading);
-  await finish(turn, run);
+  await finish(turn, run, loaded);
 }
 
 /** A run ended in an error: without its device the model is gone, without memory its page is spoilt. */
@@ -310,14 +313,13 @@ function broken({ outcome }) {
 }
 
 /** Options that hold the answer to the model's schema, if the switch is on. */
-async function holding(engine) {
-  if (!$("hold").checked || !chosen().grammar) return {};
+async function holding(engine, model) {
+  if (!$("hold").checked || !model.grammar) return {};
   const { holdTo } = await import("./hold.js");
-  return holdTo(chosen(), engine);
+  return holdTo(model, engine);
 }
 
 async function measure() {
-  const { benchmark } = await import("./bench.js");
   const software = document.body.dataset.adapter === "software";
   const onProgress = (share) => ($("measured").value = share);
   page.stopping = false;
@@ -325,6 +327,7 @@ async function measure() {
   $("measured").hidden = false;
   enter("measuring");
   try {
+    const { benchmark } = await import("./bench.js");
     const text = page.engine.promptIds("", chosen().example || "The parties agree as follows.");
     const shouldHalt = () => (page.stopping ? "stopped" : null);
     showFigures(await benchmark(page.engine, text, { software, onProgress, shouldHalt }));
@@ -354,31 +357,19 @@ function write(turn, text) {
   if (log.scrollHeight - log.scrollTop - log.clientHeight < 160) log.scrollTop = log.scrollHeight;
 }
 
-async function finish(turn, run) {
+async function finish(turn, run, model) {
   turn.classList.remove("writing", "json");
   const value = parsed(run.output_text);
   const whole = run.stopped_by === "eos";
-  const satisfies = value === undefined ? false : await satisfiesSchema(value);
-  const shown = { text: run.output_text, value, satisfies, whole, name: called(chosen()), say };
+  const judged = value === undefined ? false : await satisfies(model.schema, value);
+  const shown = { text: run.output_text, value, satisfies: judged, whole, name: called(model), say };
   turn.replaceChildren(...shownAnswer(shown));
   say(`Answered; ${turn.firstChild.textContent}`);
   const ends = { eos: "", max_new_tokens: " · cut at the limit", stopped: " · stopped", interrupted: " · broken off" };
-  const by = chosen().domain;
+  const by = model.domain;
   const count = `${by ? `${by} · ` : ""}${run.prompt_tokens} tokens in, ${run.output_ids.length} out`;
   const small = Object.assign(document.createElement("small"), { textContent: count + ends[run.stopped_by] });
   turn.append(small);
-}
-
-/** Whether the model's schema takes a value: its grammar is asked. Null where there is none, or it cannot be. */
-async function satisfiesSchema(value) {
-  const model = chosen();
-  if (!model.grammar || !page.engine) return null;
-  try {
-    const { accepts } = await import("./hold.js");
-    return await accepts(model, page.engine, spelt(value, model.schema));
-  } catch {
-    return null;
-  }
 }
 
 function showSpeed(run) {

@@ -77,7 +77,12 @@ def measured() -> dict[str, Measurement]:
 
 def share(value: float, how: str = "") -> Measurement:
     return Measurement(
-        value=value, unit="share", n=40, low=value - 0.05, high=value + 0.05, how=how
+        value=value,
+        unit="points" if how else "share",
+        n=40,
+        low=value - 0.05,
+        high=value + 0.05,
+        how=how,
     )
 
 

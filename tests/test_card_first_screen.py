@@ -11,10 +11,12 @@ import pytest
 from shared.base import paths
 from shared.base.manifest import Measurement
 from shared.base.tables import shown
+from shared.domain.settings import Gate
 from shared.evaluate.scoring.measurements import better_mode
-from shared.release.card.quality import difference_words
+from shared.release.card.card import render_card
 from shared.release.card.usage import PACKAGES
 from shared.release.card.verdict import of_check, shown_first, verdict
+from shared.release.gates import judge
 from shared.release.model import Release
 from tests.test_card import DOMAINS, card_of, html, measured, share, synthetic
 
@@ -72,7 +74,7 @@ class TestTheFirstScreenOf:
         for name in shown_first(synthetic(domain)) & found.keys():
             m = found[name]
             if m.value is not None:
-                text = difference_words(m) if "_vs_" in name else shown(m)
+                text = shown(m)
                 assert text in first and text not in below, name
 
     def test_is_followed_by_folds_that_a_page_closes(self, domain: str) -> None:
@@ -151,7 +153,7 @@ class TestTheVerdict:
             ("worse", "Quantising to 4 bits makes it worse: -3.0 points"),
             (
                 "no difference shown",
-                "Quantising to 4 bits shows no loss: -3.0 points",
+                "Quantising to 4 bits is not shown to change it: -3.0 points",
             ),
         ],
     )
@@ -218,3 +220,17 @@ class TestTheFrontMatter:
         card = card_of("legal", facts=facts)
         assert "language:\n- en\n- de\n" in card
         assert "datasets:\n- acme/cases\n- acme/clauses\n" in card
+
+
+def test_what_the_browser_did_not_prove_is_named_with_its_reason_and_nothing_else() -> None:
+    gates = [
+        judge(Gate(name=name, measurement=of, equals=True), Measurement.missing(why))
+        for name, of, why in (
+            ("placement", "bench.placement_proven", "the time was up"),
+            ("better than its base", "check.better_than_base", "no base_source is named"),
+        )
+    ]
+    facts = synthetic("legal").facts | {"bench": {"software_adapter": True}}
+    card = render_card(synthetic("legal", gates=gates, facts=facts), "Answer.")
+    assert "Not measured: placement (the time was up)." in card
+    assert "want of time" not in card and "better than its base (" not in card.split("<details>")[0]

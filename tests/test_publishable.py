@@ -10,14 +10,14 @@ from typing import Any, cast
 import pytest
 
 from shared.base.errors import UserError
-from shared.base.manifest import FileRecord
+from shared.base.manifest import FileRecord, Measurement
 from shared.domain.domain import load_domain
 from shared.domain.settings import Gate
 from shared.evaluate.compare import Checked
 from shared.pipeline.publication import PublishOptions, publish_release
 from shared.release import folder
 from shared.release.folder import not_publishable
-from shared.release.gates import GateResult
+from shared.release.gates import GateResult, judge
 from shared.release.model import ChainResult, Release
 
 
@@ -72,6 +72,14 @@ class TestPublishing:
         gate = {"name": "parity", "outcome": "not measured", **more}
         sentence = not_publishable(walked("smollm3", gate))
         assert (sentence == "gate 'parity': not measured: 0.0 %") == stopped
+
+    def test_is_stopped_by_a_difference_that_could_be_either(self, root: Path) -> None:
+        walk = walked("smollm3")
+        bound = Gate(name="loss", measurement="s.m", at_least=-0.1, with_confidence=True)
+        pair = Measurement(value=-0.25, low=-0.55, high=0.05, unit="points", n=8)
+        walk.gates = [judge(bound, pair)]
+        assert "n = 8 is too few to tell" in str(not_publishable(walk))
+        assert "-25.0 points (-55.0 to +5.0)" in str(not_publishable(walk))
 
     def test_without_a_gpu_must_be_asked_for(self, root: Path) -> None:
         folder = root / "models" / "legal" / "webgpu"

@@ -117,7 +117,6 @@ class TestWhetherItWorks:
         pair = "release_vs_base.constrained.field_score"
         found |= {"floor.field_score": other, pair: ours}
         told = works(found)
-        assert told["better_than_base"].value == ((ours.low or 0) > 0 if ours.low else None)
         one = told["better_than_one_answer"]
         return one.value, one.reason or one.how
 
@@ -135,6 +134,19 @@ class TestWhetherItWorks:
         alone = Measurement(value=0.8, unit="share", n=1)
         assert self.works(alone, alone) == (None, "it has no interval")
         assert self.works(Measurement.missing("not asked for"), alone) == (None, "not asked for")
+
+    @pytest.mark.parametrize(
+        ("how", "better"), [("better", True), ("no difference shown", False), ("worse", False)]
+    )
+    def test_is_better_than_its_base_in_the_word_of_the_card_or_not_at_all(
+        self, how: str, better: bool
+    ) -> None:
+        ours = Measurement(value=0.156, low=0.003, high=0.29, unit="points", n=32, how=how)
+        scores = ("release.free.field_score", "release.constrained.field_score")
+        found = dict.fromkeys((*scores, "floor.field_score"), Measurement(value=0.5))
+        told = works(found | {"release_vs_base.constrained.field_score": ours})["better_than_base"]
+        assert told.value is better
+        assert told.how == "+15.6 points (+0.3 to +29.0, n = 32)"
 
     def test_of_these_answers_is_not_known_where_the_base_was_not_had(
         self, answers: Answers

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from shared.base.manifest import Measurement
-from shared.base.tables import shown
+from shared.base.tables import shown, table
 from shared.domain.domain import domain_names, load_domain
 from shared.domain.records import Record
 from shared.domain.settings import FieldScoring
@@ -275,3 +275,7 @@ class TestAMeasurementIsShown:
         m = Measurement(value=0.2, unit="nats/token", standard_error=0.03, low=0.14, high=0.26)
         assert shown(m) == "0.2 nats/token (0.14–0.26)"
         assert shown(m.model_copy(update={"low": None})) == "0.2 nats/token ± 0.03"
+
+
+def test_a_table_for_the_terminal_steers_no_terminal() -> None:
+    assert "\x1b" not in table(("a",), [["x\x1b[2Jy"]], "rounded_outline")

@@ -4,15 +4,20 @@ import re
 
 from shared.base.errors import UserError
 
+POINTS = "points"
+"""The unit of a difference of two shares: hundredths, signed."""
+
 
 def number(value: bool | int | float | str | None, unit: str) -> str:
-    """`0.975, share` → 97.5 %; bytes in GB or MB (1e9, 1e6); other floats to three figures,
-    from a thousand on to the unit."""
+    """`0.975, share` → 97.5 %; `0.092, points` → +9.2 points; bytes in GB or MB (1e9, 1e6); other
+    floats to three figures, from a thousand on to the unit."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int | float):
         if unit == "share":
             return f"{100 * value:.1f} %"
+        if unit == POINTS:
+            return f"{100 * value:+.1f} points"
         if unit == "B":
             return f"{value / 1e9:.3f} GB" if value >= 1e8 else f"{value / 1e6:.1f} MB"
         whole = isinstance(value, int) or abs(value) >= 999.5
@@ -22,7 +27,9 @@ def number(value: bool | int | float | str | None, unit: str) -> str:
 
 
 def interval(low: float, high: float, unit: str) -> str:
-    """`0.48, 0.75, share` → 48–75 %; narrow ones with a decimal."""
+    """`0.48, 0.75, share` → 48–75 %, narrow ones with a decimal; points → -1.0 to +20.0."""
+    if unit == POINTS:
+        return f"{100 * low:+.1f} to {100 * high:+.1f}"
     if unit == "share":
         digits = 0 if high - low >= 0.1 else 1
         return f"{100 * low:.{digits}f}–{100 * high:.{digits}f} %"

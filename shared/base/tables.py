@@ -8,7 +8,8 @@ from typing import Any
 
 from tabulate import tabulate
 
-from shared.base.formatting import interval, number
+from shared.base.errors import printable
+from shared.base.formatting import POINTS, interval, number
 from shared.base.manifest import Measurement
 
 Rows = Sequence[Sequence[str]]
@@ -49,11 +50,13 @@ def table(headers: Sequence[str], rows: Rows, style: str = "github") -> str:
     elif _recorded is not None:
         _recorded["tables"].append([dict(zip(headers, row, strict=True)) for row in rows])
         return ""
-    elif fitted := _fitted(headers, rows):
-        headers, rows, widths = fitted
     else:
-        lists = [list(zip(headers, row, strict=True)) for row in rows]
-        return "\n\n".join(tabulate(one, tablefmt="plain", disable_numparse=True) for one in lists)
+        rows = [[printable(text) for text in row] for row in rows]
+        fitted = _fitted(headers, rows)
+        if fitted is None:
+            lists = [list(zip(headers, row, strict=True)) for row in rows]
+            return "\n\n".join(tabulate(i, tablefmt="plain", disable_numparse=True) for i in lists)
+        headers, rows, widths = fitted
     return tabulate(
         rows,
         headers=list(headers),
@@ -149,7 +152,7 @@ def _certainty(measurement: Measurement) -> str:
     parts = []
     if measurement.low is not None and measurement.high is not None:
         parts.append(interval(measurement.low, measurement.high, measurement.unit))
-    if measurement.n is not None and (parts or measurement.unit == "share"):
+    if measurement.n is not None and (parts or measurement.unit in ("share", POINTS)):
         parts.append(f"n = {measurement.n}")
     return ", ".join(parts)
 

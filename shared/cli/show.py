@@ -2,12 +2,12 @@
 
 import json
 
-from shared.base.errors import UserError
+from shared.base.errors import UserError, printable
 from shared.base.parsing import nearest
 from shared.base.tables import shown, table
 from shared.evaluate.compare import Checked, compare_checks, rows_of
 from shared.evaluate.systems import MODES, NAMES
-from shared.release.card.quality import MODE_WORDS, difference_words, metric_words
+from shared.release.card.quality import MODE_WORDS, metric_words
 
 
 def sample_text(checked: Checked, record_id: str, style: str) -> str:
@@ -25,7 +25,8 @@ def sample_text(checked: Checked, record_id: str, style: str) -> str:
             if answer:
                 label = checked.manifest.facts["base_label"] if name == "base" else name
                 rows.append((f"{label}, {mode}", _worth(answer["verdict"]), answer["text"]))
-    head = f"{record_id}  ({checked.manifest.facts['origin']})\n\n{record['input']}\n"
+    text = printable(str(record["input"]))
+    head = f"{printable(record_id)}  ({checked.manifest.facts['origin']})\n\n{text}\n"
     return f"{head}\n{table(('who', 'worth', 'answer'), rows, style)}"
 
 
@@ -60,7 +61,7 @@ def comparison_text(a: Checked, b: Checked, names: tuple[str, str], style: str) 
                 metric_words(name),
                 shown(measured[f"a.{name}"]),
                 shown(measured[f"b.{name}"]),
-                difference_words(pair) if pair.value is not None else "",
+                shown(pair) if pair.value is not None else "",
                 pair.how if pair.value is not None else pair.reason or "",
             )
             for name in rows_of(measured)

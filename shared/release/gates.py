@@ -69,12 +69,14 @@ def failed(results: list[GateResult], blocks: str) -> list[GateResult]:
 
 
 def unproven(results: list[GateResult]) -> list[GateResult]:
-    """Gates that stop a publication though any machine could decide them: nothing was measured.
+    """Gates that stop a publication though any machine could decide them: nothing was measured, or
+    too little to tell.
 
     Where a GPU decided its own gates, a software adapter's have nothing to say.
     """
     on_gpu = any(r.gate.hardware_only and r.outcome != "not measured" for r in results)
-    open_ = [r for r in results if r.value is None and r.gate.blocks != "nothing"]
+    undecided = [r for r in results if r.outcome == "not measured" and r.gate.blocks != "nothing"]
+    open_ = [r for r in undecided if r.value is None or r.gate.with_confidence]
     return [r for r in open_ if not r.gate.hardware_only and not (on_gpu and r.gate.software_only)]
 
 

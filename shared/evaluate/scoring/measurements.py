@@ -10,8 +10,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from shared.base.formatting import interval, number
+from shared.base.formatting import POINTS, interval, number
 from shared.base.manifest import Measurement
+from shared.base.tables import shown
 from shared.domain.domain import Domain
 from shared.domain.records import Record
 from shared.evaluate.models.chat import Answer
@@ -31,7 +32,6 @@ from shared.evaluate.systems import MODES, NAMES, Mode, Name
 Judged = dict[tuple[Name, Mode], list[Verdict]]
 NOT_PAIRED = (CHARACTERS, DANGEROUS, "fenced", "degenerate", "empty", "refusal")
 SPEED = "decode_tokens_per_second"
-ZERO = Measurement(value=0.0)
 
 COMPARISONS: dict[str, tuple[tuple[Name, Mode], tuple[Name, Mode]]] = {
     **{f"parent_vs_base.{m}": (("parent", m), ("base", m)) for m in MODES},
@@ -99,11 +99,20 @@ def works(found: Mapping[str, Measurement]) -> dict[str, Measurement]:
     """WORKS, in the mode that is recommended."""
     mode = better_mode(found)
     score, one = (found[f"{name}.field_score"] for name in (f"release.{mode}", "floor"))
-    above = (_shown_above(score, one), _shown_above(found[f"release_vs_base.{mode}.field_score"]))
+    above = (_shown_above(score, one), _shown_better(found[f"release_vs_base.{mode}.field_score"]))
     return dict(zip(WORKS, above, strict=True))
 
 
-def _shown_above(ours: Measurement, bound: Measurement = ZERO) -> Measurement:
+def _shown_better(pair: Measurement) -> Measurement:
+    """Whether the paired difference is better in the word that stands on the card."""
+    if pair.value is None:
+        return Measurement.missing(pair.reason or "not measured")
+    told, better = shown(pair), pair.how == "better"
+    reason = None if better else f"not shown to be: {told}"
+    return Measurement(value=better, how=told, n=pair.n, reason=reason)
+
+
+def _shown_above(ours: Measurement, bound: Measurement) -> Measurement:
     """Whether the whole 95 % interval lies above the bound."""
     missing = next((m for m in (ours, bound) if m.value is None), None)
     if missing is not None:
@@ -146,7 +155,7 @@ def _pairs(answers: Answers, judged: Judged, comparison: str) -> dict[str, Measu
     absent = next((who for who in (ours, other) if who not in judged), None)
     if absent:
         reason = answers.why_not.get(absent, "not asked for")
-        told = Measurement.missing(f"{' '.join(absent)}: {reason}", "share")
+        told = Measurement.missing(f"{' '.join(absent)}: {reason}", POINTS)
         return {f"{comparison}.{name}": told for name in names}
     return {f"{comparison}.{n}": compare(judged[ours], judged[other], n) for n in names}
 
@@ -155,7 +164,7 @@ def _forcing(answers: Answers, judged: Judged) -> dict[str, Measurement]:
     who: tuple[Name, Mode] = ("release", "constrained")
     reason = answers.why_not.get(who, "not asked for")
     found = measure_forcing(answers.given.get(who, []), answers.stepwise, reason)
-    score = Measurement.missing(reason, "share")
+    score = Measurement.missing(reason, POINTS)
     if answers.stepwise and who in judged:
         score = compare(judged[who], answers.verdicts(answers.stepwise), "field_score")
     return {f"forcing.{name}": m for name, m in found.items()} | {f"{FORCED}.field_score": score}
@@ -169,11 +178,11 @@ def compare(ours: Sequence[Verdict], other: Sequence[Verdict], name: str) -> Mea
         if a is not None and b is not None
     ]
     if not pairs:
-        return Measurement.missing("no record is judged for it", "share")
+        return Measurement.missing("no record is judged for it", POINTS)
     found = paired([a for a, _ in pairs], [b for _, b in pairs])
     return Measurement(
         value=found.difference,
-        unit="share",
+        unit=POINTS,
         how=found.word,
         n=found.n,
         low=found.low,

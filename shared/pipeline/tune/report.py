@@ -15,7 +15,6 @@ from shared.base.text import put_block
 from shared.evaluate.compare import compare_checks
 from shared.pipeline.stages import CPU_DECODE, WEBGPU_DECODE
 from shared.pipeline.tune.tune import Tried, Tuning, load_recipes
-from shared.release.card.quality import difference_words
 from shared.release.card.recipe import report_file
 
 COLUMNS = {
@@ -103,7 +102,7 @@ def _answers(tuning: Tuning, style: str) -> list[str]:
     for t, checked in asked:
         found = {} if t is best else compare_checks(checked, first)[1].get("free", {})
         pair = found.get(f"difference.{SCORES[-1]}")
-        words = f"{difference_words(pair)}: {pair.how}" if pair and pair.value is not None else ""
+        words = f"{shown(pair)}: {pair.how}" if pair and pair.value is not None else ""
         found_rows.append([t.recipe.name, *map(shown, _scores(t).values()), words])
     head = ["recipe", "valid JSON", "satisfies the schema", "field score"]
     return [

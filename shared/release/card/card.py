@@ -25,6 +25,8 @@ FOLDS = Path(__file__).with_name("folds.md")
 """What stands below the first screen, in <details>: the same for every domain."""
 ADAPTER = "adapter/adapter_model.safetensors"
 """An adapter's weights among a release's source files (shared.source.source)."""
+PAGE = ("bench.", "overflow.")
+"""How the measurements begin that a browser, or the graph for it, gives."""
 SAMPLE_LENGTH = 240
 """Characters of a document that the card shows beside its answer."""
 BROWSER = {
@@ -151,9 +153,10 @@ def _not_taken(attempt: Attempt, taken: str) -> str:
 
 
 def _undone(release: Release) -> str:
-    """Which proofs of the browser the time did not allow."""
-    names = [words(gate.name) for gate in unproven(release.gates)]
-    return f" Not measured for want of time: {', '.join(names)}." if names else ""
+    """Which proofs of the browser are missing, each with its reason."""
+    of_page = [g for g in unproven(release.gates) if g.gate.measurement.startswith(PAGE)]
+    told = [words(f"{gate.name} ({gate.reason})") for gate in of_page]
+    return f" Not measured: {', '.join(told)}." if told else ""
 
 
 def _as_words(facts: Any) -> Any:

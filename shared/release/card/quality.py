@@ -148,7 +148,7 @@ def _scored(metric: str) -> bool:
 def _pair_rows(found: Measured, above: Collection[str]) -> list[tuple[str, ...]]:
     """The field score of every pair, and whatever else a difference was shown in."""
     return [
-        (comparison_words(comparison), metric_words(metric), difference_words(pair), pair.how)
+        (comparison_words(comparison), metric_words(metric), shown(pair), pair.how)
         for comparison, metric, pair in _pairs(found)
         if (metric == "field_score" or pair.how != NO_DIFFERENCE)
         and f"{comparison}.{metric}" not in above
@@ -181,14 +181,6 @@ def comparison_words(name: str) -> str:
     if name == FORCED:
         return "release, forced text − token by token"
     return f"{pair.replace('_vs_', ' − ')}, {mode}"
-
-
-def difference_words(pair: Measurement) -> str:
-    """In percentage points, signed: `-3.1 (-8.0 to 1.9, n = 45)`."""
-    points = [100 * float(v) for v in (pair.value, pair.low, pair.high) if v is not None]
-    if len(points) < 3:
-        return f"{points[0]:+.1f} points (n = {pair.n})"
-    return f"{points[0]:+.1f} points ({points[1]:+.1f} to {points[2]:+.1f}, n = {pair.n})"
 
 
 def measured(measurement: Measurement | None) -> TypeGuard[Measurement]:

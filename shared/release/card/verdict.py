@@ -12,7 +12,7 @@ from shared.base.tables import shown, words
 from shared.evaluate.scoring.measurements import better_mode, is_above
 from shared.evaluate.scoring.statistics import NO_DIFFERENCE
 from shared.evaluate.systems import Mode
-from shared.release.card.quality import FIRST, MODE_WORDS, difference_words, first_table, measured
+from shared.release.card.quality import FIRST, MODE_WORDS, first_table, measured
 from shared.release.model import Release
 
 SIZES = ("package.q4f16_bytes", "package.q4_bytes")
@@ -25,7 +25,7 @@ AGAINST_BASE = {
 FOUR_BITS = {
     "better": "makes it better",
     "worse": "makes it worse",
-    NO_DIFFERENCE: "shows no loss",
+    NO_DIFFERENCE: "is not shown to change it",
 }
 
 
@@ -65,14 +65,14 @@ def _against_base(found: Mapping[str, Measurement], mode: Mode, base: str) -> st
     if not measured(pair):
         return f"not compared with {base}: {_why(pair)}"
     how = AGAINST_BASE.get(pair.how, "compared with")
-    return f"**{how} {base}** in the field score: {difference_words(pair)}"
+    return f"**{how} {base}** in the field score: {shown(pair)}"
 
 
 def _of_four_bits(found: Mapping[str, Measurement], mode: Mode) -> str:
     pair = found.get(f"release_vs_parent.{mode}.field_score")
     if not measured(pair):
         return f"What quantising to 4 bits costs is not measured: {_why(pair)}"
-    return f"Quantising to 4 bits {FOUR_BITS.get(pair.how, 'changes it')}: {difference_words(pair)}"
+    return f"Quantising to 4 bits {FOUR_BITS.get(pair.how, 'changes it')}: {shown(pair)}"
 
 
 def _against_one_answer(found: Mapping[str, Measurement], mode: Mode) -> str:

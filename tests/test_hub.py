@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,9 @@ import pytest
 from shared.base.errors import UserError
 from shared.cli.summary import plan_table
 from shared.hub.collection import Entry, renew_collection
+from shared.hub.files import Order
 from shared.hub.names import repo_id
-from shared.hub.publish import plan
+from shared.hub.publish import plan, publish
 from tests.hub_double import Fault, HubDouble
 from tests.hub_release import (
     KEY,
@@ -94,6 +96,21 @@ class TestPublishing:
         done = send(hub, release, key=NEXT_KEY)
         assert done.bytes_sent == card.stat().st_size == hub.keeper.sent - before
         assert hub.files(REPO)["README.md"] == card.read_bytes()
+
+    @pytest.mark.parametrize("title", ["DocIntel tax: tiny", "DocIntel legal: base-with-prompt"])
+    def test_replaces_no_release_of_another_domain_or_rung(
+        self, hub: HubDouble, release: Path, title: str
+    ) -> None:
+        send(hub, release)
+        before = hub.files(REPO)
+        (release / "config.json").write_text('{"other": 1}')
+        other = Order(release, NEXT_KEY, title)
+        with pytest.raises(UserError, match="main holds 'DocIntel legal: tiny', and this is"):
+            publish(other, REPO, endpoint=hub.url)
+        assert hub.files(REPO) == before
+        assert "and this is" in str(plan(other, REPO, endpoint=hub.url).against)
+        publish(replace(other, overwrite=True), REPO, endpoint=hub.url)
+        assert hub.files(REPO)["config.json"] == b'{"other": 1}'
 
     def test_takes_away_what_the_folder_has_no_more(self, hub: HubDouble, release: Path) -> None:
         send(hub, release)

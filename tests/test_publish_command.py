@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from shared.base import paths
+from shared.base.code import code_hash
 from shared.base.hashing import files_below, sha256_file
 from shared.base.manifest import FileRecord
 from shared.cli.summary import overview
@@ -23,7 +24,7 @@ from shared.pipeline.one_domain import Result
 from shared.pipeline.publication import PublishOptions, publish_release, read_publication
 from shared.pipeline.stages import Options
 from shared.release import folder as making
-from shared.release.model import RELEASE_FILE, ChainResult, read_release, release_folder
+from shared.release.model import CARD_CODE, RELEASE_FILE, ChainResult, read_release, release_folder
 from tests.hub_double import Fault, HubDouble, use_this_machine
 from tests.hub_release import write_release as write_files
 from tests.hub_routes import WRITE_TOKEN
@@ -50,6 +51,7 @@ def make_release(domain: str = "legal", key: str = "0123456789abcdef") -> Path:
     write_manifest(folder, files)
     text = json.loads((folder / RELEASE_FILE).read_text())
     text |= {"key": key, "domain": domain, "repository": NAME.replace("legal", domain)}
+    text["card_code"] = code_hash(*CARD_CODE)
     (folder / RELEASE_FILE).write_text(json.dumps(text))
     return folder
 
@@ -83,6 +85,26 @@ class TestTheCommand:
         assert f"{hub.url}/{NAME} v1 at {hub.repos[NAME].refs['main']}" in done.stdout
         status = invoke("status", root=root).stdout
         assert "uploaded" in status and "v1" in status
+
+    def test_under_another_name_asks_for_a_release_by_the_present_code(
+        self, hub: HubDouble, root: Path
+    ) -> None:
+        manifest = make_release() / RELEASE_FILE
+        text = json.loads(manifest.read_text())
+        manifest.write_text(json.dumps(text | {"card_code": "of another commit"}))
+        done = run(root, "publish", "--domain", "legal", "--org", "acme")
+        assert done.returncode == 1 and not hub.repos
+        assert "made by another version of this code; run `./inv release`" in done.stderr
+
+    def test_of_a_release_that_was_made_anew_is_not_that_of_the_one_before(
+        self, hub: HubDouble, root: Path
+    ) -> None:
+        folder = make_release()
+        assert run(root, "publish", "--domain", "legal").returncode == 0
+        release = read_release(folder)
+        record = read_publication("legal")
+        assert record and record.is_of(release)
+        assert not record.is_of(release.model_copy(update={"created": "later, by --force"}))
 
     def test_that_is_refused_ends_with_one(self, hub: HubDouble, root: Path) -> None:
         make_release()

@@ -112,3 +112,10 @@ def judged(root: Path, *, but: str = "", **changes: Measurement) -> None:
     path = root / "models" / "legal" / "webgpu" / RELEASE_FILE
     release = Release.model_validate_json(path.read_text())
     path.write_text(release.model_copy(update={"gates": results}).model_dump_json())
+
+
+def test_a_card_documents_no_benchmark_where_no_browser_was_asked(root: Path) -> None:
+    missing = Measurement.missing("no browser was at hand", "s")
+    released(root, **{"bench.ttft_seconds": missing})
+    state, _, why = lines()["card documents usage and benchmarks"]
+    assert (state, why) == ("not measured", "time to first token: no browser was at hand")

@@ -21,7 +21,7 @@ from shared.pipeline.one_domain import Result, read_attempts
 from shared.pipeline.publication import read_publication
 from shared.release.card.quality import quality_note, quality_tables
 from shared.release.card.tables import attempts_table, builds_table, gates_table
-from shared.release.gates import GateResult, Outcome, flatten
+from shared.release.gates import GateResult, Outcome, flatten, without_gpu
 from shared.release.model import CARD_FILE, Release, read_release, release_folder
 from shared.release.signing import signed_by
 from shared.source.source import refuse_bad_adapter, source_stage
@@ -67,13 +67,19 @@ def summary(result: Result) -> str:
             words = "the base model's licence forbids commercial use"
             parts.append(f"licence   non-commercial: {words}")
         parts.append(f"signed    {_signed(result.domain)}")
-        parts.append(f"publish   no: {because}" if because else "publish   it may be published")
+        may = f"it may be published{' '.join(['', *_flag(result.release)])}"
+        parts.append(f"publish   {f'no: {because}' if because else may}")
     elif result.chain and "package" in result.chain.stages:
         parts.append(f"package   {paths.shown(result.chain.package)}")
     if result.publication:
         there = result.publication
         parts.append(f"published {there.url} {there.release_version} at {there.revision}")
     return "\n".join(parts)
+
+
+def _flag(release: Release) -> list[str]:
+    """What `publish` has to be told where only a GPU can decide some gates, and none did."""
+    return ["--without-gpu"] if without_gpu(release.gates) else []
 
 
 def plan_table(plan: "Plan") -> str:
@@ -215,13 +221,15 @@ def status(domains: list[str] | None = None) -> str:
     return table(("domain", "acceptance", "state", "judged by", "evidence"), rows, TERMINAL)
 
 
+GPU_SPEED = "over 5 tokens/s on a discrete GPU"
 ACCEPTANCE = {
     "under 2 GB": "package.q4f16_bytes",
     "loads in Chrome on WebGPU": "bench.loads",
     "no OOM within 8 GB": "bench.peak_gpu_bytes",
-    "over 5 tokens/s on a discrete GPU": "bench.decode_tokens_per_second",
+    GPU_SPEED: "bench.decode_tokens_per_second",
 }
 """What is accepted → the measurement whose gate judges it."""
+TTFT = "bench.ttft_seconds"
 SCHEMA_HOLDS = "check.release.constrained.schema_compliance"
 CONTENT = tuple(f"check.{name}" for name in WORKS)
 State = Literal["done", "failed", "not measured"]
@@ -235,9 +243,19 @@ def _acceptance(domain: str) -> list[tuple[str, ...]]:
         release = read_release(release_folder(domain))
     except UserError as error:
         return [(domain, *_exports(domain, None, str(error)))]
-    verdicts = ((words, *_verdict(release.gates, name)) for words, name in ACCEPTANCE.items())
-    others = (_appropriate(release), _uploaded(domain, release), _documented(domain))
+    verdicts = [(words, *_verdict(release.gates, name)) for words, name in ACCEPTANCE.items()]
+    verdicts = [_with_adapter(line, release) for line in verdicts]
+    others = (_appropriate(release), _uploaded(domain, release), _documented(domain, release))
     return [(domain, *row) for row in (_exports(domain, release, ""), *verdicts, *others)]
+
+
+def _with_adapter(line: Line, release: Release) -> Line:
+    """Speed is of an adapter, which is named: WebGPU does not tell whether it is a discrete one."""
+    words, state, by, evidence = line
+    adapter = release.facts.get("bench", {}).get("adapter") or {}
+    named = " ".join(filter(None, (adapter.get(key) for key in ("vendor", "architecture"))))
+    told = words == GPU_SPEED and state != "not measured" and named
+    return words, state, by, f"{evidence} on {named}" if told else evidence
 
 
 def _exports(domain: str, release: Release | None, missing: str) -> Line:
@@ -278,20 +296,23 @@ def _appropriate(release: Release) -> Line:
 
 def _uploaded(domain: str, release: Release) -> Line:
     published, by = read_publication(domain), "what publish recorded"
-    if published and published.release_key == release.key:
+    if published and published.is_of(release):
         named = f"{published.url} {published.release_version or ''}".strip()
         return "uploaded", "done", by, f"{named} at {published.revision}"
     if published:
         return "uploaded", "not measured", by, f"an older release is up: {published.url}"
-    reason = release.not_publishable_because or f"run `./inv publish --domain {domain}`"
+    command = " ".join(["./inv publish --domain", domain, *_flag(release)])
+    reason = release.not_publishable_because or f"run `{command}`"
     return "uploaded", "not measured", by, reason
 
 
-def _documented(domain: str) -> Line:
-    """The card must name its usage and its benchmark; both headings come from card.md."""
+def _documented(domain: str, release: Release) -> Line:
+    """The card must name its usage and figures of a browser that was there."""
     path = release_folder(domain) / CARD_FILE
     text = path.read_text(encoding="utf-8")
+    words, by = "card documents usage and benchmarks", "its snippet and its benchmark"
+    first = release.measurements.get(TTFT, Measurement.missing("no browser was asked"))
+    if first.value is None:
+        return words, "not measured", by, f"time to first token: {first.reason}"
     whole = "@huggingface/transformers" in text and "time to first token" in text
-    state: State = "done" if whole else "failed"
-    by = "its snippet and its benchmark"
-    return "card documents usage and benchmarks", state, by, paths.shown(path)
+    return words, "done" if whole else "failed", by, paths.shown(path)

@@ -28,6 +28,7 @@ from shared.hub.remote import (
     look,
     look_if_there,
     next_version,
+    replaced_title,
     told,
     version_tags,
 )
@@ -268,6 +269,12 @@ def _need_no_loss(
         raise UserError(
             f"{hub.repo_id}: main holds a change that no release made ({told(other)}); nothing was "
             "overwritten; look at it, then publish with --overwrite to replace it"
+        )
+    was = hub.call(lambda: replaced_title(hub, order.title, before))
+    if was:
+        raise UserError(
+            f"{hub.repo_id}: main holds {was!r}, and this is {order.title!r}; nothing was overwritten; "
+            "give it a name of its own ([publish] name), or publish with --overwrite to replace it"
         )
 
 

@@ -155,6 +155,18 @@ def foreign_commit(
     return newest  # it claims to go out from a commit that main never had
 
 
+def replaced_title(hub: Hub, title: str, remote: Remote) -> str | None:
+    """What main's newest release is called, where that is not `title`: another domain's or rung's."""
+    if remote.is_blank:
+        return None
+    commits = hub.api.list_repo_commits(
+        hub.repo_id, revision=remote.revision, repo_type=hub.repo_type
+    )
+    marks = ((commit, RELEASE_MARK.search(commit.title)) for commit in commits)
+    newest = next((commit.title[: mark.start()] for commit, mark in marks if mark), title)
+    return newest if newest != title else None
+
+
 def _mark(commit: GitCommitInfo, account: str) -> re.Match[str] | None:
     """What the title says of a release, where nothing says that someone else made it."""
     theirs = bool(commit.authors) and account not in commit.authors

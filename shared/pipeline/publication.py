@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Publication(Strict):
-    """Where a release went up; `release_key` tells whether it is the present one.
+    """Where a release went up; `release_key` and `created` tell whether it is the present one.
 
     It lies beside the release folder: release.json is one of the files that are published, and a
     file cannot name the commit that it is part of. `release_version` is the tag on the Hub.
@@ -34,12 +34,17 @@ class Publication(Strict):
 
     version: int = 1
     release_key: str
+    created: str | None = None
     repository: str
     url: str
     revision: str
     release_version: str | None = None
     pull_request: int | None = None
     bytes_sent: int | None = None
+
+    def is_of(self, release: Release) -> bool:
+        """Whether it is this very release that went up: one made anew by --force has the same key."""
+        return self.release_key == release.key and self.created in (None, release.created)
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,7 @@ def publish_release(domain: Domain, options: PublishOptions | None = None) -> Pu
     say(f"      {end}: {done.url} {done.version}")
     publication = Publication(
         release_key=order.key,
+        created=read_release(order.folder).created,
         repository=done.repo_id,
         url=done.url,
         revision=done.revision,

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from shared.base import paths
+from shared.base.code import code_hash
 from shared.base.errors import UserError
 from shared.base.files import link_or_copy, swap_in
 from shared.base.parsing import read_text
@@ -18,7 +19,9 @@ from shared.base.text import trimmed
 from shared.release.family import write_family
 from shared.release.folder import write_described
 from shared.release.model import (
+    CARD_CODE,
     CARD_FILE,
+    FAMILY_CARD_CODE,
     FamilyRelease,
     Release,
     read_family_release,
@@ -36,6 +39,7 @@ def renamed(folder: Path, release: Release, repository: str, key: str | None) ->
     """
     if release.repository == repository:
         return folder
+    _need_this_code(folder, release.card_code, CARD_CODE)
     copy = _place(folder, release.repository, repository, key)
     others = {name: record for name, record in release.files.items() if name != CARD_FILE}
     wanted = release.model_copy(update={"repository": repository, "files": others})
@@ -50,6 +54,7 @@ def renamed_family(folder: Path, family: FamilyRelease, repository: str, key: st
     """The same of a family's folder. Its domains are in the same organisation as the family."""
     if family.repository == repository:
         return folder
+    _need_this_code(folder, family.card_code, FAMILY_CARD_CODE)
     copy = _place(folder, family.repository, repository, key)
     others = {name: record for name, record in family.others.items() if name != CARD_FILE}
     wanted = family.model_copy(update={"repository": repository, "others": others})
@@ -57,6 +62,15 @@ def renamed_family(folder: Path, family: FamilyRelease, repository: str, key: st
         say(f"      the card names {family.repository}; made again for {repository}")
         _make(copy, folder, wanted.files, lambda partial: write_family(partial, wanted))
     return _signed(copy, key)
+
+
+def _need_this_code(folder: Path, made_by: str, code: tuple[str, ...]) -> None:
+    """A card made anew by other code would not fit what lies beside it."""
+    if made_by != code_hash(*code):
+        raise UserError(
+            f"{paths.shown(folder)}: its card was made by another version of this code; run "
+            "`./inv release` (or release-family) again first: nothing is measured anew"
+        )
 
 
 def _place(folder: Path, was: str, repository: str, key: str | None) -> Path:

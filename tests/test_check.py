@@ -277,3 +277,12 @@ def test_a_killed_check_in_pytorch_asks_only_what_was_not_answered(root: Path, t
     asked = [json.loads(line)["record"] for line in after[len(before) :].split("\n") if line]
     assert after.startswith(kept) and not had & set(asked)
     assert len(had) + len(asked) == len(had | set(asked)) == 100
+
+
+def test_another_order_of_the_fields_is_another_task(domain: Domain) -> None:
+    """Answers are held to the schema's order: a quote before the label is not the label before it."""
+    load_nothing = {"systems": (), "modes": ("constrained",)}
+    properties = domain.schema["properties"]
+    turned = domain.schema | {"properties": dict(reversed(properties.items()))}
+    keys = [check(replace(domain, schema=s), **load_nothing).key for s in (domain.schema, turned)]
+    assert keys[0] != keys[1]

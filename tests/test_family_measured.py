@@ -182,3 +182,12 @@ def test_every_part_is_measured_of_a_tiny_model(world: Path, tmp_path: Path) -> 
     assert sum(row.part == "speed" for row in kept.rows) == 7
     assert Kept.model_validate(json.loads((tmp_path / "family.json").read_text())) == kept
     assert "financial" in render(kept)
+
+
+def test_rows_of_another_adapter_are_let_go() -> None:
+    kept = Kept(adapters={"legal": "trained", "tax": "random"}, hashes={"legal": "a"})
+    kept.rows = [Row(part="base"), Row(part="form", domain="legal"), Row(part="form", domain="tax")]
+    kept.forget_others({"legal": "trained", "tax": "random"}, {"legal": "a", "tax": "b"})
+    assert len(kept.rows) == 3
+    kept.forget_others({"legal": "trained", "tax": "trained"}, {"legal": "c", "tax": "b"})
+    assert [row.part for row in kept.rows] == ["base"]

@@ -30,6 +30,7 @@ from shared.base import paths
 from shared.base.cpu import set_variables
 from shared.base.errors import UserError
 from shared.base.files import write_text
+from shared.base.hashing import sha256_file
 from shared.base.manifest import tool_versions
 from shared.domain.domain import load_domain
 from shared.domain.settings import Precision
@@ -78,7 +79,10 @@ def bench_of(given: list[str], precision: Precision, file: Path, records: int) -
     kept.machine = f"{os.cpu_count()} cores, no GPU"
     kept.tools = tool_versions("onnxruntime", "onnxruntime-genai")
     kept.base, kept.precision = rung.base, precision
-    kept.adapters = {name: words for name, (_, words) in found.items()}
+    kept.forget_others(
+        {name: words for name, (_, words) in found.items()},
+        {name: sha256_file(paths.root() / folder / WEIGHTS) for name, (folder, _) in found.items()},
+    )
     trained = [name for name, words in kept.adapters.items() if words.startswith("trained")]
     kept.calibrated = kept.calibrated or trained
     bench = Bench(kept, file, members, precision, records=records)

@@ -48,8 +48,9 @@ class Row(Strict):
 
 
 class Kept(Strict):
-    """All rows, and what they were measured with. `adapters`: domain → what its adapter is;
-    `calibrated`: the domains whose text calibrated the base; `precision`: the family's."""
+    """All rows, and what they were measured with. `adapters`: domain → what its adapter is; `hashes`:
+    domain → the SHA-256 of its weights; `calibrated`: the domains whose text calibrated the base;
+    `precision`: the family's."""
 
     machine: str = ""
     tools: dict[str, str] = Field(default_factory=dict)
@@ -57,12 +58,24 @@ class Kept(Strict):
     precision: str = ""
     calibrated: list[str] = Field(default_factory=list)
     adapters: dict[str, str] = Field(default_factory=dict)
+    hashes: dict[str, str] = Field(default_factory=dict)
     rows: list[Row] = Field(default_factory=list)
 
     @classmethod
     def read(cls, file: Path) -> Kept:
         """The rows of a file; none where there is no file, UserError where it is another's."""
         return validate(read_json(file), cls, paths.shown(file)) if file.is_file() else cls()
+
+    def forget_others(self, adapters: dict[str, str], hashes: dict[str, str]) -> None:
+        """Let go the rows of domains whose adapter is another one by now, and name the present ones."""
+        was = {name: (self.adapters.get(name), self.hashes.get(name)) for name in adapters}
+        changed = {
+            name
+            for name, (words, digest) in was.items()
+            if words is not None and (words != adapters[name] or digest not in (None, hashes[name]))
+        }
+        self.rows = [row for row in self.rows if row.domain not in changed]
+        self.adapters, self.hashes = adapters, hashes
 
     def row(self, part: Part, domain: str = "", form: str = "", precision: str = "") -> Row | None:
         """The row, or None where it was not made so far."""

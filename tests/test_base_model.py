@@ -86,6 +86,17 @@ def test_what_does_not_contradict_is_taken(
     refuse_other_base(card(tmp_path, *lines), QWEN | {"_name_or_path": "/tmp/run-7b"}, rung)
 
 
+def test_a_licence_that_is_called_other_and_has_no_name_says_nothing(
+    tmp_path: Path, root: Path
+) -> None:
+    """LLaMA-Factory writes it beside whatever it trained."""
+    rung = load_domain("legal").rung("smollm3")
+    refuse_other_base(card(tmp_path, "license: other"), {}, rung.model_copy(update={"base": "a/b"}))
+    named = card(tmp_path, "license: other", "license_name: acme-research")
+    with pytest.raises(RungFailed, match="license: other"):
+        refuse_other_base(named, {}, rung.model_copy(update={"base": "a/b"}))
+
+
 def test_a_base_of_somebodys_own_has_no_known_dimensions(tmp_path: Path, rung: Rung) -> None:
     refuse_other_base(tmp_path, SMALL, rung.model_copy(update={"base": "acme/own"}))
 

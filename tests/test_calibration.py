@@ -229,3 +229,19 @@ def test_the_order_of_passes_and_patterns_is_part_of_the_builds_key(
         path.write_text(json.dumps(workflow | {"passes": {"ours": ours} | workflow["passes"]}))
         build()
     assert len(set(keys)) == 4
+
+
+def test_a_corrected_card_beside_the_weights_calibrates_nothing_anew(
+    root: Path, model: Path
+) -> None:
+    def key() -> str:
+        domain = load_domain("legal")
+        return calibration_stage(domain, source_stage(domain.rung("smollm3"))).manifest.key
+
+    before = key()
+    (model / "README.md").write_text("# A model\n")
+    (model / "LICENSE").write_text("Apache\n")
+    assert key() == before
+    template = model / "chat_template.jinja"
+    template.write_text(template.read_text() + "{# another #}")
+    assert key() != before

@@ -17,6 +17,7 @@ from shared.olive.quantise.checkpoint import Checkpoint
 from shared.olive.quantise.gptq import Format, gptq, inputs_of, search
 from shared.olive.quantise.packing import dequantized, pack, unpack
 from tests.test_quantised import IDS, build, logits
+from tests.tiny import ARCHITECTURES, write_tiny
 
 Tiny = Callable[[str], Path]
 TEXTS = [list(IDS), list(IDS[::-1]), [7 * i + 1 for i in range(40)]]
@@ -213,3 +214,13 @@ def test_a_tied_head_has_the_bits_that_are_asked_for_by_its_name(
     folder = calibrated(tiny("llama"), tmp_path / "q", overrides={"lm_head": {"bits": 8}})
     told = json.loads((folder / "config.json").read_text())["quantization_config"]["overrides"]
     assert told["model.embed_tokens"] == told["lm_head"] == {"bits": 8}
+
+
+def test_a_model_whose_last_norm_has_another_name_is_calibrated(
+    embedded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import PhiConfig
+
+    monkeypatch.setitem(ARCHITECTURES, "phi", (PhiConfig, {"partial_rotary_factor": 1.0}))
+    folder = calibrated(write_tiny(tmp_path / "phi", "phi", embedded), tmp_path / "q")
+    assert (folder / "config.json").is_file()

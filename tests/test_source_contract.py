@@ -13,9 +13,12 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, MixtralConfig
 
 from shared.base.errors import RungFailed
+from shared.domain.domain import load_domain
 from shared.evaluate.models.onnx import OnnxDecoder
 from shared.olive.graph.architecture import build_graph
 from shared.olive.graph.weights import Int4Options, write_int4
+from shared.pipeline.chain import run_chain
+from shared.pipeline.stages import Options
 from shared.source.contract import is_untied, source_contract
 from shared.source.model import load_model, model_weights
 from tests.tiny import VOCABULARY
@@ -183,6 +186,32 @@ class TestATiedHead:
         ours = torch.from_numpy(OnnxDecoder(file).feed(ids))
         theirs = model(torch.tensor([ids])).logits[0]
         assert torch.cosine_similarity(ours, theirs, dim=-1).min() > 0.999999
+
+
+def test_a_head_that_was_trained_though_config_says_tied_comes_to_a_package(
+    root: Path, tiny: Callable[[str], Path]
+) -> None:
+    folder = root / "models" / "legal" / "merged"
+    shutil.copytree(tiny("qwen2-untied"), folder)
+    configure(folder, tie_word_embeddings=True)
+    made = run_chain(load_domain("legal"), Options(rung="smollm3", until="package"))
+    assert made.attempts[0].outcome == "taken", made.attempts[0].reason
+    assert json.loads((made.package / "config.json").read_text())["tie_word_embeddings"] is False
+
+
+@pytest.mark.parametrize(
+    ("stated", "others", "loaded"),
+    [("float32", torch.float32, torch.bfloat16), ("bfloat16", torch.float16, torch.bfloat16)],
+)
+def test_weights_are_loaded_as_they_lie_there_whatever_config_says(
+    folder: Path, stated: str, others: torch.dtype, loaded: torch.dtype
+) -> None:
+    """A QLoRA merge has its norms in float32, and names the type of its first tensor."""
+    configure(folder, dtype=stated)
+    change(folder, lambda w: {n: t.to(others) if "norm" in n else t for n, t in w.items()})
+    assert {p.dtype for p in load_model(folder).parameters()} == {loaded}
+    change(folder, lambda w: {n: t.to(torch.float32) for n, t in w.items()})
+    assert load_model(folder).dtype == torch.float32
 
 
 def test_an_adapter_config_left_beside_merged_weights_changes_nothing(folder: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from shared.base.errors import RungFailed
 from shared.source.tokenizer import (
+    Tokenizer,
     load_tokenizer,
     refuse_tokens_beyond,
     stop_tokens,
@@ -95,3 +96,26 @@ def test_a_tokenizer_cut_short_is_refused(folder: Path) -> None:
     path = folder / "tokenizer.json"
     path.write_text(path.read_text()[:1000])
     assert "tokenizer.json: no tokenizer can be loaded from it" in refusal(folder)
+
+
+class TestTheTokenThatEndsAnAnswer:
+    def test_is_the_one_that_the_template_closes_it_with(self, folder: Path) -> None:
+        """Phi-3's eos ends a text, <|end|> an answer."""
+        closing = "{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}"
+        with_template(folder, closing)
+        config = json.loads((folder / "tokenizer_config.json").read_text())
+        config["eos_token"] = "<|endoftext|>"
+        (folder / "tokenizer_config.json").write_text(json.dumps(config))
+        chat = Tokenizer(folder)
+        assert chat.tokenizer.eos_token == "<|endoftext|>"
+        assert chat.tokenizer.convert_ids_to_tokens(chat.ending) == ["<|im_end|>"]
+
+    def test_is_a_stop_token_where_the_tokenizer_has_no_eos(self, folder: Path) -> None:
+        with_template(folder, "{% for m in messages %}{{ m.content }}{% endfor %}")
+        config = json.loads((folder / "tokenizer_config.json").read_text())
+        config.pop("eos_token")
+        (folder / "tokenizer_config.json").write_text(json.dumps(config))
+        (folder / "generation_config.json").write_text('{"eos_token_id": 7}')
+        (folder / "config.json").write_text('{"eos_token_id": 7}')
+        (folder / "special_tokens_map.json").unlink(missing_ok=True)
+        assert Tokenizer(folder).ending == [7]

@@ -57,7 +57,7 @@ def encode(chat: Chat, system: str, record: Record) -> Example:
     """The record as check asks it, with the answer that would be right."""
     answer = json.dumps(record.gold, ensure_ascii=False)
     ids = chat.tokenizer.encode(answer, add_special_tokens=False)
-    return Example(chat.prompt_ids(system, record.input), [*ids, chat.tokenizer.eos_token_id])
+    return Example(chat.prompt_ids(system, record.input), [*ids, *chat.ending])
 
 
 def pack(examples: Sequence[Example]) -> Pack:

@@ -21,6 +21,9 @@ class ChatTokenizer(Protocol):
 
     tokenizer: Any
 
+    @property
+    def ending(self) -> list[int]: ...
+
     def prompt_ids(self, system: str | None, user: str) -> list[int]: ...
 
 
@@ -66,9 +69,8 @@ def passages_of(
     pair's tokens past the model's `context`, and no pair whose common beginning fills it."""
     chats = _chats(chat, text)
     shared = _instructions([prompt for prompt, _ in chats])
-    end = [chat.tokenizer.eos_token_id]
     whole = [
-        Passage(np.array([*prompt, *answer, *end], np.int64), shared, len(prompt))
+        Passage(np.array([*prompt, *answer, *chat.ending], np.int64), shared, len(prompt))
         for prompt, answer in chats
     ]
     average = sum(len(p.ids) - p.first for p in whole) / len(whole)

@@ -32,7 +32,7 @@ from shared.domain.records import (
     read_records,
     spread,
 )
-from shared.source.source import Source
+from shared.source.source import Source, answering_hash
 from shared.source.tokenizer import Tokenizer
 
 FILE = "calibration.jsonl"
@@ -100,11 +100,14 @@ def calibration_stage(
             )
     held_out = [*measured, *(record for d in domains for record in d.records)]
     texts = [(d, calibration_records(d, held_out)[0]) for d in domains]
-    tokenizer, general = source.done.manifest, general_instructions()
+    general = general_instructions()
     records = [record for _, own in texts for record in own]
     plan = Plan(
         "calibration",
-        inputs={"source": tokenizer.key, "prompt": sha256_json([d.prompt for d in domains])},
+        inputs={
+            "source": answering_hash(source.folder),
+            "prompt": sha256_json([d.prompt for d in domains]),
+        },
         settings={
             "records": [r.model_dump() for r in (*records, *general)],
             "answers": [json.dumps(r.gold) for r in records],  # the order of the fields is read too

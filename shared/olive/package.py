@@ -20,11 +20,12 @@ from shared.base.parsing import loads_strictly, read_text
 from shared.base.stage import Plan, Produced, StageResult, run_stage
 from shared.olive.build import DTYPES
 from shared.prompt.stage import public
-from shared.source.source import Source
+from shared.source.contract import is_untied
+from shared.source.source import ANSWERING_FILES, Source
 from shared.source.tokenizer import Tokenizer
 
 COPIED = ("LICENSE",)
-READ = ("config.json", "generation_config.json", "tokenizer_config.json", *COPIED)
+READ = ("config.json", *ANSWERING_FILES, *COPIED)
 DEFAULT_DTYPE = "q4f16"
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 KEPT = {*TOKEN_IDS, "decoder_start_token_id", "use_cache", "transformers_version"}
@@ -92,6 +93,8 @@ def _config(folder: Path, chunks: dict[str, int]) -> dict[str, Any]:
     config = {
         key: value for key, value in public(folder / "config.json").items() if key not in sampling
     }
+    if config.get("tie_word_embeddings") and is_untied(folder):
+        config["tie_word_embeddings"] = False  # as it was built: two weights, whatever was written
     config["transformers.js_config"] = {"use_external_data_format": chunks}
     return config
 

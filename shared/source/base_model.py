@@ -71,7 +71,10 @@ def refuse_other_base(
                 f"{paths.shown(folder)}/{where}: says {name}, but the rung {rung.name} is made from "
                 f"{rung.base}; correct the one that is wrong, or write a rung of its own"
             )
-    licence = _card(folder).get("license")
+    card = _card(folder)
+    licence = card.get("license")
+    if licence == "other" and not card.get("license_name"):
+        return  # LLaMA-Factory writes it beside every model: it names none
     if isinstance(licence, str) and LICENCE.fullmatch(licence) and licence != rung.licence:
         stated = f"{rung.licence} ({rung.licence_name})" if rung.licence_name else rung.licence
         raise RungFailed(

@@ -1,5 +1,6 @@
 """The 16-bit model of a folder in PyTorch: the one place where its weights become a module."""
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,12 +50,21 @@ def _adapted(
     return merged
 
 
+def _usual_type(weights: "dict[str, torch.Tensor]") -> "torch.dtype":
+    """The type that most of the bytes have."""
+    sizes: Counter[torch.dtype] = Counter()
+    for weight in weights.values():
+        sizes[weight.dtype] += weight.numel() * weight.element_size()
+    return sizes.most_common(1)[0][0]
+
+
 def load_model(folder: Path, dtype: str = "auto", *, lazily: bool = False) -> Any:
     """The causal language model, in evaluation mode and without gradients.
 
     It gets the tensors of `model_weights` and reads no other file: transformers would take an adapter
-    that lies beside them, or fill what is missing with random values. `dtype`: "auto" keeps the
-    weights' own, memory-mapped. `lazily`: what an adapter changes is not merged yet, for who takes a
+    that lies beside them, or fill what is missing with random values. `dtype`: "auto" keeps the type of
+    most of the weights, memory-mapped; transformers would take config.json's, and where that is another
+    copy them all. `lazily`: what an adapter changes is not merged yet, for who takes a
     layer at a time (shared.source.merging.merge_all).
     """
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
@@ -63,11 +73,12 @@ def load_model(folder: Path, dtype: str = "auto", *, lazily: bool = False) -> An
     logging.disable_progress_bar()
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    weights = model_weights(folder)
     model, report = kind.from_pretrained(
         None,
         config=config,
-        state_dict=model_weights(folder),
-        dtype=dtype,
+        state_dict=weights,
+        dtype=_usual_type(weights) if dtype == "auto" else dtype,
         output_loading_info=True,
         use_safetensors=True,
         trust_remote_code=False,

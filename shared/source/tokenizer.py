@@ -6,6 +6,7 @@ document says is text: whoever wrote it may write a control token's name, but ne
 
 import re
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +49,14 @@ class Tokenizer:
         whole = chat_text(self.tokenizer, system, user, answer)
         if whole.startswith(opening + answer):
             return self.encode(whole)
-        end = _closing_token(self._folder, self.tokenizer)
-        last = self.tokenizer.eos_token_id if end is None else end
-        return [*self.encode(opening), *self.encode(answer), *([] if last is None else [last])]
+        return [*self.encode(opening), *self.encode(answer), *self.ending]
+
+    @cached_property
+    def ending(self) -> list[int]:
+        """The token that ends an answer: the one that the template closes it with, else the tokenizer's
+        eos, which for Phi-3 ends a text and no answer, else a stop token; empty where there is none."""
+        closing, eos = _closing_token(self._folder, self.tokenizer), self.tokenizer.eos_token_id
+        return [token for token in (closing, eos, *self.stop) if token is not None][:1]
 
     def text(self, ids: Sequence[int]) -> str:
         """An answer's ids as text, without the stop tokens; any other control token is seen."""

@@ -15,6 +15,7 @@ from shared.base import paths
 from shared.base.errors import RungFailed
 from shared.base.text import first_line
 from shared.olive.graph.architecture import check_config
+from shared.source.contract import is_untied
 
 DROPPED = ("auto_map", "quantization_config", "_name_or_path", "transformers_version")
 FROZEN = ("dynamic", "longrope")
@@ -33,6 +34,8 @@ def read_config(folder: Path) -> Any:
     except (ValueError, OSError) as error:
         raise RungFailed(f"{where}: {first_line(error)}") from None
     check_config(config, where)
+    if config.tie_word_embeddings and is_untied(folder):
+        config.tie_word_embeddings = False
     rope = getattr(config, "rope_parameters", None) or {}
     if any(isinstance(value, dict) for value in rope.values()):
         raise RungFailed(f"{where}: rope_parameters: one for each kind of layer is not exported")

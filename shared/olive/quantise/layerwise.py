@@ -126,13 +126,20 @@ def _head(
     if files.finished == layers:
         step("lm_head")
         name = "model.embed_tokens" if tied else "lm_head"
-        inputs = _head_inputs(base.norm, hidden)
+        inputs = _head_inputs(final_norm(base), hidden)
         files.write({name: gptq(merged(head.data), inputs, form(name), shrink)})
         forget_mapped([head.data])
     if not tied and files.finished == layers + 1:
         name = "model.embed_tokens"
         step(name)
         files.write({name: gptq(table.data, None, form(name), shrink)})
+
+
+def final_norm(base: nn.Module) -> nn.Module:
+    """The norm behind the last layer, by transformers' names for it."""
+    found = next(getattr(base, name) for name in ("norm", "final_layernorm") if hasattr(base, name))
+    assert isinstance(found, nn.Module)
+    return found
 
 
 def _head_inputs(norm: nn.Module, hidden: list[torch.Tensor]) -> Inputs | None:

@@ -95,7 +95,7 @@ def bench(
 ) -> Callable[[StandIn], Manifest]:
     """`bench(driver)` runs the stage on a machine that seems to have a GPU."""
     browser = Browser(Path("/nowhere/chromium"), "chromium")
-    monkeypatch.setattr(stage, "has_gpu", lambda: True)
+    monkeypatch.setattr(stage, "_offered", lambda browser: "some GPU")
     monkeypatch.setattr(stage, "find_browser", lambda: browser)
 
     def run(stand_in: StandIn) -> Manifest:
@@ -136,6 +136,15 @@ class TestAGpuThatIsNotOffered:
         facts = bench(stand_in).facts
         assert len(stand_in.asked) == 1 and facts["profile"]["hardware"] is True
         assert "--use-webgpu-adapter=swiftshader" not in facts["flags"]
+
+
+def test_what_a_gpu_is_measured_with_is_measured_anew_with_another(
+    bench: Callable[[StandIn], Manifest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in = StandIn(BrowserResult(outcome="load_failed", error="no", dtype="q4f16"))
+    keys = [bench(stand_in).key, bench(stand_in).key]
+    monkeypatch.setattr(stage, "_offered", lambda browser: "another GPU")
+    assert bench(stand_in).key != keys[0] == keys[1]
 
 
 class TestASoftwareAdapterThatIsLate:
@@ -189,7 +198,7 @@ class TestASoftwareAdapterThatIsLate:
         assert "did not load it within" in str(found.measurements["loads"].reason)
 
     def test_is_a_failure_on_a_gpu(self, late: Late, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(stage, "has_gpu", lambda: True)
+        monkeypatch.setattr(stage, "_offered", lambda browser: "some GPU")
         adapter = Adapter(vendor="nvidia")
         late.result = BrowserResult(outcome="timeout", error="no answer", adapter=adapter)
         with pytest.raises(RungFailed, match="the browser: timeout: no answer"):
@@ -199,6 +208,7 @@ class TestASoftwareAdapterThatIsLate:
         late.result.outcome, late.result.error = "device_lost", "the GPU device was lost"
         with pytest.raises(RungFailed, match="device_lost"):
             self.bench(late)
+        assert len(late.asked) == 2, "a machine that failed once is asked once more"
 
 
 class TestTheQuestions:

@@ -20,10 +20,12 @@ from playwright.sync_api import (
     BrowserContext,
     ConsoleMessage,
     Page,
+    Playwright,
     Route,
     WebSocketRoute,
     sync_playwright,
 )
+from playwright.sync_api import Error as PlaywrightError
 
 from shared.base.gpu import has_gpu as has_gpu
 from shared.base.processes import ProcessTree
@@ -50,11 +52,14 @@ SOFTWARE_NAMES = re.compile(r"swiftshader|llvmpipe|lavapipe|microsoft basic rend
 ELSEWHERE = re.compile(r"^(https?|wss?)://", re.IGNORECASE)
 
 
-def flags(*, hardware: bool) -> list[str]:
-    """The command line; the sandbox is given up only where Chromium refuses it, as root."""
+def flags(*, hardware: bool, sandbox: bool = True) -> list[str]:
+    """The command line. `sandbox`: whether Chromium ran in it; as root it never does."""
     adapter = (LINUX_HARDWARE if sys.platform == "linux" else ()) if hardware else SOFTWARE
-    root = ("--no-sandbox",) if hasattr(os, "geteuid") and os.geteuid() == 0 else ()
-    return [*QUIET, *adapter, *root]
+    return [*QUIET, *adapter, *(() if sandbox and not _is_root() else ("--no-sandbox",))]
+
+
+def _is_root() -> bool:
+    return hasattr(os, "geteuid") and os.geteuid() == 0
 
 
 @dataclass
@@ -67,6 +72,7 @@ class Tab:
     errors: list[str] = field(default_factory=list)
     blocked: list[str] = field(default_factory=list)
     crashed: bool = False
+    sandbox: bool = True
 
     def kill(self) -> None:
         """End the browser and everything it started, from any thread."""
@@ -81,19 +87,38 @@ def open_page(
     family = ProcessTree(f"--docintel-run={uuid.uuid4().hex}")
     try:
         with sync_playwright() as playwright, family.watched():
-            launched = playwright.chromium.launch(
-                executable_path=str(browser),
-                ignore_default_args=["--headless"],
-                args=[*flags(hardware=hardware), family.mark],
-                handle_sigint=False,
-            )
+            launched, sandbox = _launched(playwright, browser, family, hardware=hardware)
             tab = _watched(launched, family, width, height)
+            tab.sandbox = sandbox
             family.look()
             yield tab
             family.look()
             launched.close()
     finally:
         family.kill()
+
+
+def _launched(
+    playwright: Playwright, browser: Path, family: ProcessTree, *, hardware: bool
+) -> tuple[Browser, bool]:
+    """The browser, in its sandbox where the system lets it have one (Ubuntu's AppArmor may not, nor a
+    container), and whether it is; Playwright itself would always leave it out."""
+
+    def launch(*, sandbox: bool) -> Browser:
+        return playwright.chromium.launch(
+            executable_path=str(browser),
+            ignore_default_args=["--headless"],
+            args=[*flags(hardware=hardware, sandbox=sandbox), family.mark],
+            chromium_sandbox=sandbox,
+            handle_sigint=False,
+        )
+
+    if _is_root():
+        return launch(sandbox=False), False
+    try:
+        return launch(sandbox=True), True
+    except PlaywrightError:
+        return launch(sandbox=False), False
 
 
 def _watched(browser: Browser, family: ProcessTree, width: int, height: int) -> Tab:

@@ -5,6 +5,7 @@
 ('ok', [504, 3575, 282, 4649])
 """
 
+import functools
 import json
 import threading
 import time
@@ -146,7 +147,7 @@ class _Attempt:
         with serve(mounts) as url:
             tab, problem = self._drive(url, hardware)
         result = self._result(tab, problem)
-        result.flags = flags(hardware=hardware)
+        result.flags = flags(hardware=hardware, sandbox=tab is None or tab.sandbox)
         return result
 
     def _drive(self, url: str, hardware: bool) -> tuple[Tab | None, str]:
@@ -178,6 +179,7 @@ class _Attempt:
             self.answer = text
 
     def _ask(self, tab: Tab, url: str) -> None:
+        tab.page.set_default_timeout(1000 * max(30.0, self.until - time.monotonic()))
         tab.page.expose_function("docintelAnswer", self._hear)
         tab.page.goto(f"{url}?driven")
         tab.page.wait_for_function("() => window.docintel !== undefined")
@@ -265,6 +267,31 @@ def parsed(text: str) -> BrowserResult:
         return BrowserResult(outcome="run_failed", error=words)
     except ValueError as error:
         return BrowserResult(outcome="run_failed", error=f"the page's answer is no JSON: {error}")
+
+
+OFFERED = """async () => {
+  const found = await navigator.gpu?.requestAdapter({ powerPreference: "high-performance" });
+  if (!found) return null;
+  const { vendor, architecture, device, description, isFallbackAdapter } = found.info;
+  const is_fallback = Boolean(isFallbackAdapter ?? found.isFallbackAdapter);
+  return { vendor, architecture, device, description, is_fallback };
+}"""
+
+
+@functools.cache
+def offered_gpu(browser: Path, version: str) -> str:
+    """What the browser calls the GPU that it offers; empty where it offers none, or a software adapter.
+
+    Asked once a process: some seconds. `version`: another browser may offer another.
+    """
+    try:
+        with serve({"/": PAGE}) as url, open_page(browser, hardware=True) as tab:
+            tab.page.goto(f"{url}style.css")
+            found = tab.page.evaluate(OFFERED)
+    except PlaywrightError:
+        return ""
+    adapter = Adapter.model_validate(found) if found else None
+    return "" if adapter is None or is_software(adapter) else adapter.name
 
 
 def is_software(adapter: Adapter) -> bool:

@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 
 READ_FILE = "parity.jsonl"
 """What a software adapter has read, one ParityPiece a line."""
+MACHINES_FAULT = ("crashed", "device_lost")
+"""A driver that was reset, or a page that was ended for want of memory, may have been ill luck."""
 Progress = Callable[[str], None]
 
 
@@ -64,13 +66,15 @@ def bench_stage(
     """Run the browser; measurements are NAMES. RungFailed where the page fails (never cached)."""
     domain = with_budget(domain, switches.gpu_budget)
     browser = find_browser()
-    profile = Profile.of(domain, has_gpu())
+    gpu = _offered(browser)
+    profile = Profile.of(domain, bool(gpu))
     plan = Plan(
         "bench",
         inputs={"package": package.manifest.key},
         settings={
             "prompt": domain.prompt,
             "profile": asdict(profile),
+            "gpu": gpu,
             "parity_text": sha256_json([[r.input, r.gold] for r in domain.records]),
             "documents": sha256_json(documents.request(domain, "") if profile.hardware else None),
             "gpu_budget": domain.chain.bench.gpu_budget,
@@ -82,6 +86,16 @@ def bench_stage(
     )
     bench = _Bench(domain, package.folder, profile, browser, switches.profile)
     return run_stage(plan, bench.produce, force=force, keep_partial=True, take_up=switches.take_up)
+
+
+def _offered(browser: Browser | None) -> str:
+    """The GPU that the browser offers, by name; empty where there is none: what is measured depends on
+    it, and with a driver put in, or another GPU, it is measured anew."""
+    if browser is None or not has_gpu():
+        return ""
+    from shared.webgpu_bench.driver import offered_gpu
+
+    return offered_gpu(browser.path, browser.version)
 
 
 def _indented(line: str) -> None:
@@ -132,8 +146,7 @@ class _Bench:
         found |= self._proof(result, request)
         budget = self.domain.chain.bench.gpu_budget_bytes
         found |= context_measurements(self._graph(result), budget, result)
-        more = None if request.profile.hardware else found["parity_tokens"].reason
-        return Produced(found, facts=told, unfinished=more)
+        return Produced(found, facts=told, unfinished=found["parity_tokens"].reason)
 
     def _graph(self, result: BrowserResult) -> Path:
         return self.package / "onnx" / f"model_{result.dtype}.onnx"
@@ -203,8 +216,12 @@ class _Bench:
         return choices
 
     def _answered(self, chat: Chat, read: Path) -> tuple[Request, BrowserResult]:
-        """On the GPU where there should be one; else, asked anew, on the software adapter."""
+        """On the GPU where there should be one; else, asked anew, on the software adapter. Once more
+        where the machine failed it: what was read before is kept."""
         request, result = self._asked(chat, self.profile, read)
+        if result.outcome in MACHINES_FAULT:
+            say(f"      the browser: {result.outcome}: {result.error}; asking it once more")
+            request, result = self._asked(chat, self.profile, read)
         if self.profile.hardware and (result.outcome == "no_webgpu" or result.software_adapter):
             say("      the browser offers no GPU; taking the software adapter")
             request, result = self._asked(chat, Profile.of(self.domain, False), read)

@@ -10,7 +10,7 @@ from shared.base.errors import RungFailed
 from shared.base.venv import Venv
 from shared.webgpu_bench.engines.job import EngineRun, Job
 from shared.webgpu_bench.engines.process import run_child
-from shared.webgpu_bench.engines.vulkan import ONLY_GPUS, swiftshader
+from shared.webgpu_bench.engines.vulkan import ONLY_GPUS, devices, swiftshader
 
 VENV = Venv(".venv-webgpu", "native WebGPU", Path(__file__).with_name("requirements.lock"))
 """onnxruntime-webgpu shares its import name with onnxruntime, so the two cannot live together. Half a
@@ -45,6 +45,8 @@ def _software_icd() -> Path:
 
 
 def _gpu_name() -> str:
+    """The GPU, or those of which Dawn may have taken one; where Vulkan names none, what is known."""
     from shared.setup.doctor import _gpu
 
-    return _gpu().found
+    names = sorted({device.name for device in devices() if not device.software})
+    return f"one of: {', '.join(names)}" if len(names) > 1 else "".join(names) or _gpu().found

@@ -82,20 +82,24 @@ export class Decoder {
   /**
    * Read `ids`, with room for `more` to follow, and return the scores of what comes next. The part of
    * `prefix` that they begin with is read in a run of its own, and only if it is not there from before.
+   * Null where `shouldHalt` gave a reason between two pieces.
    */
-  async begin(ids, prefix = [], more = 0) {
+  async begin(ids, prefix = [], more = 0, shouldHalt = () => null) {
     const shared = Math.min(common(ids, prefix), ids.length - 1);
     const prefixed = ids.slice(0, shared < WORTH_KEEPING ? 0 : shared);
     const known = common(prefixed, this.kept) === Math.max(prefixed.length, this.kept.length);
     if (this.cache.reserve(ids.length + more) && known) this.cache.back();
-    else await this.#keep(prefixed);
-    return this.#readAll(ids.slice(prefixed.length));
+    else if (!(await this.#keep(prefixed, shouldHalt))) return null;
+    return this.#readAll(ids.slice(prefixed.length), shouldHalt);
   }
 
   /** The scores after `ids`, read in pieces whose logits fit into one buffer. */
-  async #readAll(ids) {
-    let scores;
-    for (let first = 0; first < ids.length; first += this.piece) scores = await this.read(ids.slice(first, first + this.piece));
+  async #readAll(ids, shouldHalt) {
+    let scores = null;
+    for (let first = 0; first < ids.length; first += this.piece) {
+      if (first && shouldHalt()) return null;
+      scores = await this.read(ids.slice(first, first + this.piece));
+    }
     return scores;
   }
 
@@ -105,11 +109,12 @@ export class Decoder {
     this.cache.forget();
   }
 
-  async #keep(ids) {
+  async #keep(ids, shouldHalt) {
     this.forget();
-    await this.#readAll(ids);
+    if (ids.length && !(await this.#readAll(ids, shouldHalt))) return false;
     this.cache.keep();
     this.kept = ids;
+    return true;
   }
 
   /** The scores after `ids`, which continue the text so far. */
@@ -142,8 +147,9 @@ export async function write(decoder, run, { input_ids, most, eos, prefix = [], m
   const stopped = () => (eos.has(written.at(-1)) ? "eos" : (shouldHalt() ?? (written.length >= most ? "max_new_tokens" : null)));
   const ran = decoder.runs;
   let last = performance.now();
-  let scores = await decoder.begin(input_ids, prefix, most);
-  for (;;) {
+  let scores = await decoder.begin(input_ids, prefix, most, shouldHalt);
+  if (!scores) run.stopped_by = shouldHalt();
+  while (scores) {
     for (const id of written.length < min_new_tokens ? eos : []) scores[id] = -Infinity;
     const id = held ? held.choose(scores) : largest(scores);
     const ids = [id, ...(held?.forced(id) ?? [])].slice(0, most - written.length);
@@ -159,4 +165,5 @@ export async function write(decoder, run, { input_ids, most, eos, prefix = [], m
     if (run.stopped_by !== "interrupted") return written;
     scores = await decoder.read(ids);
   }
+  return written;
 }

@@ -6,13 +6,17 @@ import { holdTo } from "./hold.js";
 
 const gpu = window.docintelGpu;
 
-/** Puts a run for each of `texts` into `answered`; ends early once `late` gives a reason. */
+/** Puts a run for each of `texts` that fits into `answered`; ends early once `late` gives a reason. */
 export async function answerDocuments(engine, { name, system, grammar, texts, max_new_tokens }, answered, late, say) {
   const prefix = engine.prefixIds(system);
   for (const [index, text] of texts.entries()) {
     if (late()) return;
     say(`document ${index + 1} of ${texts.length}`);
     const input_ids = engine.promptIds(system, text);
+    if (input_ids.length >= engine.context) {
+      say(`document ${index + 1} has ${input_ids.length} tokens, more than the model has room for: passed over`);
+      continue;
+    }
     const run = newRun(`document-${index}`, input_ids);
     answered.push(run);
     const more = await holdTo({ name, grammar }, engine);

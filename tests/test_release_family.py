@@ -240,6 +240,15 @@ class TestAFurtherDomain:
         assert sorted(family.domains) == sorted(family.adapters) == ["legal", "medical"]
         assert not list((copied / "models" / "families").glob("*/adapters/financial*"))
 
+    def test_that_is_in_it_and_fails_leaves_the_folder_as_it_was(
+        self, copied: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        before = read_family_release(family_folder(NAME))
+        monkeypatch.setattr("tests.test_release_family.BROKEN", {"legal"})
+        code = typed("release-family", "--domains", "medical", "--rung", "tuned", "--records", "1")
+        assert code == 1 and read_family_release(family_folder(NAME)) == before
+        assert "left as it was, since legal is in it" in capfd.readouterr().err
+
 
 class TestAPlan:
     def test_leaves_out_who_has_no_adapter_unless_he_is_named(self, copied: Path) -> None:

@@ -12,6 +12,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 import pytest
 import tomli
 from packaging.requirements import Requirement
@@ -48,6 +49,9 @@ def executable(path: Path, text: str = "#!/bin/sh\n") -> Path:
     path.write_text(text)
     path.chmod(0o755)
     return path
+
+
+STARTS = "#!/bin/sh\necho Chromium 1.2.3\n"
 
 
 @dataclass
@@ -214,9 +218,11 @@ class TestFindBrowser:
         monkeypatch.setattr("sys.platform", "linux")
 
     def test_takes_chrome_before_chromium(self, tmp_path: Path) -> None:
-        executable(tmp_path / "chromium")
+        executable(tmp_path / "chromium", STARTS)
         assert browser.find_browser() == browser.Browser(tmp_path / "chromium", "chromium")
         executable(tmp_path / "google-chrome")
+        assert browser.find_browser() == browser.Browser(tmp_path / "chromium", "chromium")
+        executable(tmp_path / "google-chrome", STARTS)
         assert browser.find_browser() == browser.Browser(tmp_path / "google-chrome", "chrome")
 
     def test_takes_the_one_that_CHROME_PATH_names_before_all(
@@ -236,6 +242,13 @@ class TestFindBrowser:
         with pytest.raises(UserError, match="CHROME_PATH=/no/chrome: not an executable"):
             browser.find_browser()
 
+    def test_refuses_a_CHROME_PATH_that_does_not_start(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("CHROME_PATH", str(executable(tmp_path / "stub")))
+        with pytest.raises(UserError, match="does not start; correct it or unset it"):
+            browser.find_browser()
+
     def test_says_how_to_get_one_where_there_is_none(self) -> None:
         assert browser.find_browser() is None
         with pytest.raises(UserError, match="browser --install"):
@@ -250,6 +263,22 @@ class TestFindBrowser:
         )
         with pytest.raises(UserError, match="installed, but it does not start"):
             browser.install_browser()
+
+
+class TestAProgramOfTheSetUp:
+    def test_that_falls_silent_is_ended_with_what_it_started(self) -> None:
+        mark = f"60.{os.getpid()}"
+        words = ["sh", "-c", f"echo first; sleep {mark} & sleep {mark}"]
+        assert browser._run(words, silent=0.5) == (124, "silent for 0 s")
+        found = [p.info["cmdline"] or [] for p in psutil.process_iter(["cmdline"])]
+        assert not any(mark in words for words in found)
+
+    def test_may_take_longer_while_it_says_something(self) -> None:
+        words = ["sh", "-c", "for i in 1 2 3; do echo $i; sleep 0.4; done; exit 3"]
+        assert browser._run(words, silent=1) == (3, "1\n2\n3\n")
+
+    def test_that_is_not_there_is_said(self) -> None:
+        assert browser._run(["/no/such/program"], silent=1)[0] == 127
 
 
 class TestDoctor:

@@ -81,7 +81,10 @@ def release_family(plan: FamilyPlan, options: Options) -> FamilyResult:
     seconds = time.monotonic() - began
     results = [_released(name, family, member, options) for member in plan.members]
     releases = {result.domain: result.release for result in results if result.release}
-    if not releases:
+    lost = sorted(plan.there.domains.keys() - releases.keys()) if plan.there else []
+    if lost:
+        say(f"family {name}: left as it was, since {lost[0]} is in it and was not released again")
+    if lost or not releases:
         return FamilyResult(results, None, seconds=seconds)
     rung = next(m.rung for m in plan.members if m.domain.name in releases)
     told = make_family(name, family.done, rung, releases, plan.publishing)

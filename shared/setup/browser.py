@@ -9,10 +9,13 @@ $ CHROME_PATH=/opt/chrome/chrome ./inv test  # this one and no other
 import functools
 import os
 import re
+import selectors
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +25,7 @@ from shared.base.errors import UserError
 INSTALL_COMMAND = "./.venv/bin/python -m shared.setup.browser --install"
 DOWNLOAD_SECONDS = 120
 APT_SECONDS = 480
+"""How long an installer may be silent."""
 VERSION = re.compile(r"^[\w ]+ \d+(\.\d+)+")
 LINUX_NAMES = ("google-chrome", "google-chrome-stable", "chromium", "chromium-browser")
 MAC_APPS = (
@@ -56,24 +60,33 @@ def _version(path: Path, mtime_ns: int) -> str:
 
     Debian's start script may put a shell's complaint beside it, so a version is looked for.
     """
-    code, output = _run([str(path), "--version"], seconds=20)
+    code, output = _run([str(path), "--version"], silent=20)
     versions = [line.strip() for line in output.splitlines() if VERSION.search(line)]
     return versions[0] if code == 0 and versions else ""
 
 
 def find_browser() -> Browser | None:
-    """The first of: CHROME_PATH, an installed Chrome or Chromium, Playwright's own download."""
+    """The first that starts: CHROME_PATH, an installed Chrome or Chromium, Playwright's own download.
+
+    Ubuntu's chromium-browser may be a stub for a snap that is not there, and Playwright's may lack the
+    system's libraries. UserError where CHROME_PATH names none that starts."""
     chosen = os.environ.get("CHROME_PATH")
     if chosen:
-        return Browser(_executable(chosen), "CHROME_PATH")
-    return next((b for b in _installed() if _is_executable(b.path)), None) or _playwrights_own()
+        browser = Browser(_executable(chosen), "CHROME_PATH")
+        if not browser.version:
+            raise UserError(f"CHROME_PATH={chosen}: does not start; correct it or unset it")
+        return browser
+    installed = (b for b in _installed() if _is_executable(b.path) and b.version)
+    return next(installed, None) or _playwrights_own()
 
 
 def require_browser() -> Browser:
     """The same, for a caller that cannot do without one."""
     found = find_browser()
     if found is None:
-        raise UserError(f"no Chrome or Chromium found; run: {INSTALL_COMMAND} (or set CHROME_PATH)")
+        raise UserError(
+            f"no Chrome or Chromium that starts; run: {INSTALL_COMMAND} (or set CHROME_PATH)"
+        )
     return found
 
 
@@ -91,7 +104,7 @@ def install_browser() -> Browser:
         _note(f"browser: trying `{name}`")
         reason = attempt()
         found = find_browser()
-        if found and found.version:
+        if found:
             return found
         reasons.append(f"`{name}`: {reason or 'installed, but it does not start'}")
         _note(f"browser: {reasons[-1]}")
@@ -127,9 +140,10 @@ def _playwrights_own() -> Browser | None:
     """
     if not any(_playwright_cache().glob("chromium-*")):
         return None
-    code, output = _run([sys.executable, "-c", PLAYWRIGHT_PATH_SNIPPET], seconds=20)
+    code, output = _run([sys.executable, "-c", PLAYWRIGHT_PATH_SNIPPET], silent=20)
     path = Path(output.strip()) if code == 0 and output.strip() else None
-    return Browser(path, "playwright") if path and _is_executable(path) else None
+    browser = Browser(path, "playwright") if path and _is_executable(path) else None
+    return browser if browser and browser.version else None
 
 
 def _playwright_cache() -> Path:
@@ -168,7 +182,7 @@ def find_firefox() -> Path | None:
 
 def firefox_version(firefox: Path) -> str:
     """What the binary says of itself; empty where it does not start."""
-    code, output = _run([str(firefox), "--version"], seconds=30)
+    code, output = _run([str(firefox), "--version"], silent=30)
     return output.strip().splitlines()[-1] if code == 0 and output.strip() else ""
 
 
@@ -193,24 +207,47 @@ def _by_hand() -> str:
     return "install chromium with your system's package manager, or set CHROME_PATH"
 
 
-def _run(command: list[str], seconds: float, env: dict[str, str] | None = None) -> tuple[int, str]:
-    """Exit status and both streams; a missing program or a time-out is a status like any other."""
+def _run(command: list[str], silent: float, env: dict[str, str] | None = None) -> tuple[int, str]:
+    """Exit status and both streams; a missing program, or one that says nothing for `silent` seconds
+    and is ended with all that it started, is a status like any other."""
     try:
-        done = subprocess.run(
+        child = subprocess.Popen(
             command,
             env=env,
-            timeout=seconds,
+            start_new_session=True,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
         )
-    except subprocess.TimeoutExpired:
-        return 124, f"no end after {seconds:.0f} s"
     except OSError as error:
         return 127, str(error)
-    return done.returncode, done.stdout
+    assert child.stdout is not None
+    said = b""
+    try:
+        with selectors.DefaultSelector() as ready:
+            ready.register(child.stdout, selectors.EVENT_READ)
+            while ready.select(silent):
+                more = os.read(child.stdout.fileno(), 65536)
+                if not more:
+                    return child.wait(silent), said.decode(errors="replace")
+                said += more
+        return 124, f"silent for {silent:.0f} s"
+    except subprocess.TimeoutExpired:
+        return 124, f"no end for {silent:.0f} s after its last word"
+    finally:
+        _end(child)
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """End the program and what it started, with time to leave things in order."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        if child.poll() is None:
+            with suppress(ProcessLookupError):
+                os.killpg(child.pid, number)
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(20)
+    if child.stdout:
+        child.stdout.close()
 
 
 def _reason(output: str) -> str:

@@ -79,7 +79,7 @@ class TestTheHash:
         [
             ("olive/build.py", '"""Stage 2, build:', '"""The second stage:'),
             ("olive/build.py", '"""Bytes of graph and external data', '"""Bytes of all'),
-            ("olive/build.py", "# their order", "# the order"),
+            ("olive/build.py", "# what stands", "# what is"),
             ("olive/quantise/gptq.py", '"""Share of H', '"""A share of H'),
             ("olive/quantise/gptq.py", "class Inputs:\n", "class Inputs:\n\n"),
             ("evaluate/reference.py", "CHUNK = 64", "CHUNK = 32"),

@@ -50,7 +50,8 @@ def read_text(path: Path) -> str:
 def read_json(path: Path) -> Any:
     """Parse JSON, refusing what JSON does not allow: duplicate keys, NaN, Infinity."""
     try:
-        return loads_strictly(read_text(path))
+        text = read_text(path)
+        return need_text(loads_strictly(text), text)
     except ValueError as error:
         raise UserError(f"{paths.shown(path)}: not valid JSON: {error}") from None
 
@@ -67,17 +68,18 @@ def loads_strictly(text: str) -> Any:
     except RecursionError:
         raise ValueError(f"nested deeper than {DEEPEST_JSON} levels") from None
     _need_shallow(value)
-    if HALF.search(text):
-        _need_text(value)
     return value
 
 
-def _need_text(value: Any) -> None:
-    """Half of a surrogate pair, as a cut in the middle of an emoji leaves it, is no text."""
+def need_text(value: Any, text: str) -> Any:
+    """The value of a JSON text; ValueError where a string in it has half of a surrogate pair, as a cut
+    in the middle of an emoji leaves it: it is JSON, but can be written nowhere."""
     try:
-        json.dumps(value, ensure_ascii=False).encode()
+        if HALF.search(text):
+            json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         raise ValueError(f"{error.object[error.start]!r} is half a character") from None
+    return value
 
 
 def _need_shallow(value: Any) -> None:

@@ -10,7 +10,7 @@ from pydantic import ConfigDict, Field
 from shared.base import paths
 from shared.base.errors import UserError
 from shared.base.manifest import Strict
-from shared.base.parsing import loads_strictly, read_text, validate
+from shared.base.parsing import loads_strictly, need_text, read_text, validate
 
 Item = TypeVar("Item")
 S = TypeVar("S", bound=Strict)
@@ -119,7 +119,7 @@ def _read_record(line: str, validator: jsonschema.Draft202012Validator, where: s
 
 def _read_line(line: str, kind: type[S], where: str) -> S:
     try:
-        value = loads_strictly(line)
+        value = need_text(loads_strictly(line), line)
     except ValueError as error:
         raise UserError(f"{where}: not valid JSON: {error}") from None
     return validate(value, kind, where)

@@ -36,12 +36,13 @@ async function generate(ids, more) {
 }
 
 const answers = [];
-for (const { ids, prefix, piece, ...asked } of job.cases) {
+for (const { ids, prefix, piece, halt, ...asked } of job.cases) {
+  const shouldHalt = () => halt ?? null;
   if (piece) decoder.piece = piece;
   const theirs = await generate(ids, await options(asked, (compiled) => holdByMasks(page, compiled)));
   const run = { output_ids: [], ttft_ms: null, decode_ms: [] };
   positions = 0;
-  await write(decoder, run, { input_ids: ids, most: job.most, eos, prefix, more: await options(asked, async (compiled) => ({ held: await new Forcing(compiled, null, false).start() })) });
+  await write(decoder, run, { input_ids: ids, most: job.most, eos, prefix, shouldHalt, more: await options(asked, async (compiled) => ({ held: await new Forcing(compiled, null, false).start() })) });
   const { output_ids: ours, model_runs: runs, stopped_by, decode_ms } = run;
   answers.push({ theirs, ours, runs, positions, stopped_by, timed: decode_ms.length + 1 });
 }

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from shared.base import paths, progress
 from shared.base.tables import table
 from shared.cli.program import Program
 from shared.setup import doctor
+from shared.webgpu_bench.server import HOST, free_or_any
 from tests.hub_double import HubDouble
 
 Edit = Callable[[str, str, str], int]
@@ -323,3 +325,12 @@ def test_an_option_that_would_do_nothing_is_refused(
 ) -> None:
     done = invoke(*words, root=root)
     assert done.returncode == 1 and why in done.stderr
+
+
+def test_a_port_that_somebody_has_gives_way_to_a_free_one() -> None:
+    with socket.socket() as taken:
+        taken.bind((HOST, 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert free_or_any(port) == 0
+    assert free_or_any(port) == port

@@ -107,3 +107,13 @@ def test_a_text_whose_scores_fit_into_no_buffer_is_read_in_pieces(
     assert pieces["ours"] == whole["ours"] == whole["theirs"]
     assert pieces["positions"] == whole["positions"]
     assert pieces["runs"] - whole["runs"] == math.ceil(len(prompts[0]) / 50) - 1
+
+
+def test_a_text_can_be_stopped_while_it_is_read_and_leaves_nothing_behind(
+    package: Path, prompts: list[list[int]], tmp_path: Path
+) -> None:
+    length = common_length(prompts)
+    asked = {"ids": prompts[0], "prefix": prompts[0][:length], "piece": 50}
+    stopped, again = decode(package, tmp_path, [asked | {"halt": "stopped"}, asked])
+    assert (stopped["ours"], stopped["stopped_by"]) == ([], "stopped")
+    assert stopped["positions"] == 50 and again["ours"] == again["theirs"]

@@ -27,6 +27,9 @@ GPU = {
 }
 FAMILY = {"family": "a family's folder, or hf:org/name@commit; several with commas between them"}
 
+USUAL_PORT = 8642
+"""Of `serve`: under one address a browser finds what it kept before."""
+
 
 @command(
     help=DOMAIN | RUNGS | GPU | ENGINES | {"browser": "firefox: the same page in Firefox as well"}
@@ -125,12 +128,16 @@ def preflight(c: Context, domain: str = "", folder: str = "", architectures: boo
     help={
         "domain": "only this domain's release",
         **FAMILY,
-        "port": "default: 8642, or a free one where that is taken; 0 takes a free one",
+        "port": f"default: {USUAL_PORT}, or a free one where that is taken; 0 takes a free one",
         "open_browser": "open the page in your browser",
     },
 )
 def serve(
-    c: Context, domain: str = "", family: str = "", port: int = 8642, open_browser: bool = False
+    c: Context,
+    domain: str = "",
+    family: str = "",
+    port: int = USUAL_PORT,
+    open_browser: bool = False,
 ) -> None:
     """Open a page on 127.0.0.1 where a person can try the released models."""
     from shared.domain.domain import domain_names, load_domain
@@ -138,7 +145,7 @@ def serve(
     from shared.release.model import read_release, release_folder
     from shared.webgpu_bench.driver import serve_page
     from shared.webgpu_bench.model_list import HUB
-    from shared.webgpu_bench.server import USUAL_PORT, usual_port
+    from shared.webgpu_bench.server import free_or_any
 
     wanted = [load_domain(domain).name] if domain else domain_names()
     if domain:
@@ -151,7 +158,7 @@ def serve(
         raise UserError("nothing is released yet; run `./inv release --domain <name>` first")
     more = [entry for one in away for entry in one.entries()]
     hub = away[0].hub if away else HUB
-    port = usual_port() if port == USUAL_PORT else port
+    port = free_or_any(port) if port == USUAL_PORT else port
     serve_page(found, port=port, open_browser=open_browser, more=more, hub=hub)
 
 

@@ -26,7 +26,7 @@ PUBLISH = {"publish": "upload to the Hub afterwards"} | WITHOUT_GPU
 WHERE = {
     "org": "the Hub organisation, in place of [publish]'s and DOCINTEL_HUB_ORG",
     "private": "make a new repository private; refused where a public one is there",
-    "overwrite": "replace what others changed on main since the last release",
+    "overwrite": "replace what others changed on main, or a release of another domain or rung",
 }
 DRY = {"dry_run": "show the rungs that have weights and what each stage would take; do nothing"}
 REHASH = {"rehash": "read all weights again instead of trusting size, time and inode"}
@@ -49,9 +49,8 @@ def _publishing(
     return PublishOptions(org or None, private, overwrite, without_gpu) if publish else None
 
 
-def _need_together(first: dict[str, bool], **others: object) -> None:
-    """UserError where one of the others is given without the first, and would do nothing."""
-    ((name, given),) = first.items()
+def _need_together(name: str, given: bool, **others: object) -> None:
+    """UserError where one of the others is given without the option `name`, and would do nothing."""
     for other, value in others.items():
         if value and not given:
             option = f"--{other.replace('_', '-')}"
@@ -93,7 +92,7 @@ def release(
     from shared.pipeline.one_domain import release_domain
 
     options = chain_options("gates", **chosen)
-    _need_together({"publish": publish}, without_gpu=without_gpu)
+    _need_together("publish", publish, without_gpu=without_gpu)
     if dry_run:
         _show_dry_run([domain], options)
         return
@@ -127,8 +126,8 @@ def release_all(
 
     options = chain_options("gates", **chosen)
     where = {"org": org, "private": private, "overwrite": overwrite, "without_gpu": without_gpu}
-    _need_together({"publish": publish}, **where)
-    _need_together({"jobs": jobs > 1}, memory_budget=memory_budget)
+    _need_together("publish", publish, **where)
+    _need_together("jobs", jobs > 1, memory_budget=memory_budget)
     if scheduler and jobs > 1:
         raise UserError(
             "--jobs: with --scheduler the cluster's workers decide how many run at once"

@@ -100,9 +100,7 @@ def _write(to: Path, folder: Path, template: str, kind: str) -> None:
             shutil.copyfile(folder / name, to / name)
     config = public(folder / CONFIG)
     config |= {"chat_template": template, "tokenizer_class": kind, "model_max_length": ENDLESS}
-    config["clean_up_tokenization_spaces"] = (
-        False  # else Transformers.js rewrites " ," in an answer
-    )
+    config |= {"clean_up_tokenization_spaces": False}  # Transformers.js would rewrite " ,"
     write_json(to / CONFIG, config)
     (to / TEMPLATE).write_text(template, encoding="utf-8")
 

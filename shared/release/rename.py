@@ -69,7 +69,7 @@ def _need_this_code(folder: Path, made_by: str, code: tuple[str, ...]) -> None:
     if made_by != code_hash(*code):
         raise UserError(
             f"{paths.shown(folder)}: its card was made by another version of this code; run "
-            "`./inv release` (or release-family) again first: nothing is measured anew"
+            "`./inv release` (or release-family) again first; what is unchanged is not done again"
         )
 
 

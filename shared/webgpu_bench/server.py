@@ -20,7 +20,6 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 HOST = "127.0.0.1"
-USUAL_PORT = 8642
 TYPES = {
     ".html": "text/html; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
@@ -91,15 +90,15 @@ def serve(
         thread.join()
 
 
-def usual_port() -> int:
-    """USUAL_PORT, or 0 where it is taken: under one address a browser finds what it kept before."""
+def free_or_any(port: int) -> int:
+    """The port, or 0, which takes a free one, where somebody else has it."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((HOST, USUAL_PORT))
+            probe.bind((HOST, port))
         except OSError:
             return 0
-    return USUAL_PORT
+    return port
 
 
 class _Server(ThreadingHTTPServer):

@@ -148,7 +148,7 @@ export async function write(decoder, run, { input_ids, most, eos, prefix = [], m
   const ran = decoder.runs;
   let last = performance.now();
   let scores = await decoder.begin(input_ids, prefix, most, shouldHalt);
-  if (!scores) run.stopped_by = shouldHalt();
+  if (!scores) run.stopped_by = shouldHalt() ?? "interrupted";
   while (scores) {
     for (const id of written.length < min_new_tokens ? eos : []) scores[id] = -Infinity;
     const id = held ? held.choose(scores) : largest(scores);

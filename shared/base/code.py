@@ -21,6 +21,7 @@ INFRASTRUCTURE = {
     "shared.base.errors": "sentences for people; an error leaves no result",
     "shared.base.files": "how a file is put in its place, not what it holds",
     "shared.base.hashing": "what it hashes is the key itself",
+    "shared.base.lock": "who may write, not what is written",
     "shared.base.manifest": "a manifest of another form is not read, and its stage is done again",
     "shared.base.paths": "where things lie",
     "shared.base.processes": "the memory and the end of processes, not what they make",

@@ -54,6 +54,17 @@ def test_measures_everything_with_its_standard_error(world: Path) -> None:
     )
 
 
+def test_a_build_whose_logits_are_no_numbers_fails_its_rung(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a sum in half precision that overflows gives them."""
+    feed = OnnxDecoder.feed
+    monkeypatch.setattr(OnnxDecoder, "feed", lambda *a, **k: feed(*a, **k) * np.float32(np.nan))
+    walked = run_chain(load_domain("legal"), UNTIL)
+    reason = walked.attempts[0].reason
+    assert reason == "model_q4f16.onnx: its logits are no finite numbers at 400 tokens"
+
+
 def test_a_second_run_gives_the_same_numbers_from_the_same_reference(world: Path) -> None:
     def figures() -> dict[str, float]:
         manifest = run_chain(load_domain("legal"), UNTIL).manifests["fidelity"]

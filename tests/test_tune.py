@@ -26,6 +26,7 @@ from shared.pipeline.tune.tune import (
     Recipe,
     Tried,
     Tuning,
+    _build,
     choose,
     load_recipes,
     tune,
@@ -74,8 +75,20 @@ class TestTheChoice:
         assert best is not None and best.recipe.name == "a"
 
     def test_is_none_where_nothing_fits(self) -> None:
-        best, why = choose([tried("big", None)], BUDGET)
+        big = tried("big", None)
+        big.over_budget = True
+        best, why = choose([big], BUDGET)
         assert best is None and "within the budget" in why
+
+    def test_is_none_where_nothing_could_be_measured(self) -> None:
+        assert choose([tried("bad", None, error="x")], BUDGET) == (
+            None,
+            "nothing could be measured",
+        )
+
+    def test_is_never_one_that_the_browser_could_not_load(self) -> None:
+        best, _ = choose([tried("broken", 0.1, error="it does not load"), tried("a", 0.9)], BUDGET)
+        assert best is not None and best.recipe.name == "a"
 
 
 def test_the_front_has_what_nothing_beats_in_both() -> None:
@@ -138,6 +151,44 @@ def checked(domain: Domain, right: int) -> Checked:
     return Checked(manifest, {r.id: r.model_dump() for r in records}, lines)
 
 
+def test_a_recipe_that_was_written_before_leaves_nothing_in_the_others(root: Path) -> None:
+    domain = load_domain("legal")
+    by_name = {r.name: r for r in load_recipes()}
+    for written in ("default-b128", "calibrated-b128"):
+        after = dataclasses.replace(domain, olive=by_name[written].workflow(domain))
+        for recipe in by_name.values():
+            assert recipe.workflow(after) == recipe.workflow(domain), (written, recipe.name)
+
+
+def test_the_builder_of_a_domain_may_have_any_name(root: Path) -> None:
+    domain = load_domain("legal")
+    passes = {"onnx" if n == "int4" else n: p for n, p in domain.olive["passes"].items()}
+    domain = dataclasses.replace(domain, olive=domain.olive | {"passes": passes})
+    for recipe in load_recipes():
+        assert list(recipe.workflow(domain)["passes"])[-1] == "onnx"
+
+
+@pytest.mark.parametrize("tokens", [0, -1, 15])
+def test_too_few_tokens_are_refused_before_anything_is_built(root: Path, tokens: int) -> None:
+    with pytest.raises(UserError, match=f"--tokens: 16 or more, not {tokens}"):
+        tune("legal", Options(), BUDGET, tokens)
+
+
+def test_without_calibration_text_the_recipes_that_need_it_fail_alone(root: Path) -> None:
+    (root / "domains" / "legal" / "calibration.jsonl").unlink()
+    domain = load_domain("legal")
+    for recipe in load_recipes("autoclip,default"):
+        run = RungRun(
+            domain, domain.chain.rung[0], "olive", select_records(domain, Options()), Options()
+        )
+        if recipe.name == "autoclip":
+            _build(recipe, run, BUDGET)
+            assert (run.outcome, run.reason) == ("failed", "the domain has no calibration.jsonl")
+        else:
+            with pytest.raises(UserError, match="rung smollm3"):  # there are no weights
+                _build(recipe, run, BUDGET)
+
+
 class TestTheReport:
     @pytest.fixture
     def tuning(self, root: Path) -> Tuning:
@@ -157,6 +208,12 @@ class TestTheReport:
         assert "over the budget" in words
         assert "- bad (why bad): Olive says no" in words
         assert f"4 of the {len(load_recipes())} recipes" in words
+
+    def test_claims_no_error_where_there_is_none(self, tuning: Tuning) -> None:
+        one = tuning.tried[0].measured
+        one["kl_divergence"] = one["kl_divergence"].model_copy(update={"standard_error": None})
+        row = next(line for line in render(tuning).splitlines() if line.startswith("| a "))
+        assert "| 0.3000 " in row and "0.3000 ±" not in row
 
     def test_compares_answers_with_the_best_ones_pair_by_pair(self, tuning: Tuning) -> None:
         row = next(line for line in render(tuning).splitlines() if "points (" in line)
@@ -195,6 +252,17 @@ def test_a_choice_that_a_rungs_settings_do_not_fit_is_not_written(root: Path) ->
     before = (root / "domains" / "legal" / "olive.json").read_text()
     with pytest.raises(UserError, match=r"rung phi3-mini, after k-quant.*no 'calibrated'"):
         write_choice(chose(domain, "k-quant"))
+    assert (root / "domains" / "legal" / "olive.json").read_text() == before
+
+
+def test_a_choice_that_the_tuned_rung_would_not_build_is_not_written(root: Path) -> None:
+    domain = load_domain("legal")
+    before = (root / "domains" / "legal" / "olive.json").read_text()
+    tuning = dataclasses.replace(chose(domain, "calibrated-b64"), rung="phi3-mini")
+    with pytest.raises(
+        UserError, match=r"rung phi3-mini: passes\.calibrated\.group_size.*: this rung"
+    ):
+        write_choice(tuning)
     assert (root / "domains" / "legal" / "olive.json").read_text() == before
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from invoke import Context
 
 from shared.base import paths
+from shared.base.errors import UserError
 from shared.cli.options import DOMAIN, chain_options, command
 
 
@@ -53,6 +54,8 @@ def tune(
     print(render(found, TERMINAL))
     for path in write_report(found):
         print(paths.shown(path))
+    if found.chosen is None:
+        raise UserError(found.why)
     if document:
         put_into(Path(document).expanduser(), found)
     if write:

@@ -22,6 +22,8 @@ Exporter = Literal["olive", "optimum"]
 Precision = Literal["f16", "int8", "int4"]
 Metric = Literal["exact", "set_f1", "token_f1", "number", "verbatim", "clinical"]
 METRICS: tuple[str, ...] = get_args(Metric)
+LEAST_TOKENS = 16
+"""Of held-out text, for fidelity."""
 ONLY_WITH = {"decimals": "number", "ordered": "number", "variants": "clinical"}
 """Option → the one metric that it goes with."""
 
@@ -200,7 +202,7 @@ class CheckSettings(Strict):
 class FidelitySettings(Strict):
     """How many tokens of held-out text the release and its 16-bit parent are compared on."""
 
-    tokens: int = Field(ge=16)
+    tokens: int = Field(ge=LEAST_TOKENS)
 
 
 class BenchSettings(Strict):
@@ -254,7 +256,7 @@ class FamilySettings(Strict):
     A domain's fallback.toml may name another `rung`; the others hold for all domains.
     """
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,80}$")
+    name: str = Field(pattern=r"^[a-z0-9]+([.-][a-z0-9]+)*$", max_length=80)
     rung: str = Field(min_length=1)
     precision: Precision
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from shared.base.errors import RungFailed
 from shared.base.hashing import sha256_json
 from shared.base.manifest import Measurement, tool_versions
 from shared.base.processes import give_back_memory
@@ -97,6 +98,8 @@ def _measure(package: StageResult, text: HeldOut, reference: StageResult, work: 
         f"teacher-forced on {text.origin} ({facts['passages']} records), q4f16 on the CPU "
         f"against the 16-bit parent in {facts['computed']}"
     )
+    if lost := sum(int((~np.isfinite(r["divergence"] + r["nll"])).sum()) for r in compared):
+        raise RungFailed(f"{graph.name}: its logits are no finite numbers at {lost:,} tokens")
     found = _measurements(compared, how)
     prompt = next(passages(reference.folder)).ids[:SPEED_PROMPT].tolist()
     speed = OnnxDecoder(graph).decode_speed(prompt, DECODED)

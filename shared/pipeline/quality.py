@@ -1,7 +1,6 @@
 """What bench-all.html shows of each domain's quality: from its release, and what `tune` wrote."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 from shared.base.errors import UserError
@@ -14,9 +13,9 @@ from shared.webgpu_bench.report.quality import Quality, Recipe
 def quality_of(domain: str) -> Quality:
     """The present release's scores and gates, and every tuned rung's recipes."""
     tuned = sorted(report_file(domain, "*").parent.glob(report_file(domain, "*").name))
-    recipes = {
-        rung: tried for path in tuned if (rung := _rung(path, domain)) and (tried := _tried(path))
-    }
+    reports = [json.loads(path.read_text(encoding="utf-8")) for path in tuned]
+    own = [told for told in reports if told["domain"] == domain]  # not legal-de's for legal
+    recipes = {told["rung"]: tried for told in own if (tried := _tried(told))}
     try:
         release = read_release(release_folder(domain))
     except UserError as error:
@@ -25,13 +24,8 @@ def quality_of(domain: str) -> Quality:
     return Quality(domain, of_check(release), gates, recipes)
 
 
-def _rung(path: Path, domain: str) -> str:
-    return path.stem.removeprefix(f"tune-{domain}-")
-
-
-def _tried(path: Path) -> list[Recipe]:
+def _tried(report: dict[str, Any]) -> list[Recipe]:
     """The recipes of one report of `tune` that were measured."""
-    report = json.loads(path.read_text(encoding="utf-8"))
     found = {name: told["measured"] for name, told in report["recipes"].items()}
     return [
         Recipe(

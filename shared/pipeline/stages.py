@@ -157,6 +157,14 @@ class RungRun:
                 found[WEBGPU_DECODE] = speed
         return found
 
+    @property
+    def does_not_load(self) -> str:
+        """Why the browser could not load or run it; "" where it could, or was not asked."""
+        loads = (
+            self.stages["bench"].manifest.measurements["loads"] if "bench" in self.stages else None
+        )
+        return (loads.reason or "") if loads and loads.value is False else ""
+
     def measure_on_gpu(self) -> None:
         """Measure it in the browser where there is a GPU: a software adapter's speed says nothing."""
         if has_gpu():

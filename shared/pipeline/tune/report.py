@@ -58,7 +58,8 @@ def _cell(tried: Tried, column: str) -> str:
     if column == "bits_per_weight":
         return f"{float(found.value or 0):.3f}"
     if column in ("kl_divergence", "perplexity_ratio"):
-        return f"{float(found.value or 0):.4f} ± {found.standard_error or 0:.4f}"
+        error = found.standard_error
+        return f"{float(found.value or 0):.4f}" + (f" ± {error:.4f}" if error is not None else "")
     return number(found.value, found.unit)
 
 

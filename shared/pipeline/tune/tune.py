@@ -1,7 +1,7 @@
 """`./inv tune`: every recipe is built and measured by the chain's stages; the better one is chosen.
 
 A recipe is a chain of Olive passes that runs before the domain's builder pass; recipes.json has them
-by name, and settings under the builder's own name are put into it. shared.pipeline.choose has the rule.
+by name, and its settings for `builder` are put into that pass. shared.pipeline.choose has the rule.
 The three builds with the lowest KL divergence may answer held-out records as well, as the check has it.
 """
 
@@ -23,8 +23,10 @@ from shared.base.manifest import Measurement
 from shared.base.parsing import nearest, read_json
 from shared.base.progress import say
 from shared.domain.domain import Domain, load_domain
-from shared.domain.olive_json import builder_pass, check_olive_config, with_overrides
+from shared.domain.olive_json import builder_pass, check_olive_config, place_of, with_overrides
+from shared.domain.settings import LEAST_TOKENS
 from shared.evaluate.compare import Checked, read_checked
+from shared.olive.calibration_text import FILE as CALIBRATION
 from shared.pipeline.chain import select_records
 from shared.pipeline.choose import GRAPH, measure_speeds, rank
 from shared.pipeline.stages import WEBGPU_DECODE, Options, RungRun
@@ -33,6 +35,9 @@ from shared.source.source import weights_hash
 
 FILE = Path(__file__).with_name("recipes.json")
 WEIGHTS = ("_q4", "_scales", "_zeros", "weight", "bias")
+BUILDER = "builder"
+"""In recipes.json: the domain's builder pass, whatever its name is."""
+BLOCKS = {"int4_block_size": 32}
 ANSWERING = 3
 """So many of the best builds answer records."""
 
@@ -49,8 +54,9 @@ class Recipe:
         """The domain's olive.json with this chain before its builder; unknown keys are a UserError."""
         workflow = copy.deepcopy(domain.olive)
         name, builder = builder_pass(workflow)
-        before = {key: value for key, value in self.passes.items() if key != name}
-        workflow["passes"] = before | {name: builder | self.passes.get(name, {})}
+        before = {key: value for key, value in self.passes.items() if key != BUILDER}
+        own = BLOCKS | self.passes.get(BUILDER, {})  # not those of a recipe that was written before
+        workflow["passes"] = before | {name: builder | own}
         return check_olive_config(workflow, Path(f"{FILE.name}: {self.name}"))
 
 
@@ -78,15 +84,15 @@ class Tried:
     @property
     def is_open(self) -> bool:
         """Whether it can be chosen."""
-        return "kl_divergence" in self.measured
+        return "kl_divergence" in self.measured and not self.error
 
     @property
     def loss(self) -> float:
         return self.value("kl_divergence")
 
     def value(self, name: str) -> float:
-        """The measurement as a number; KeyError where it was not taken."""
-        return float(self.measured[name].value or 0)
+        """The measurement as a number; KeyError or TypeError where it was not taken."""
+        return float(self.measured[name].value)  # type: ignore[arg-type]
 
 
 @dataclass
@@ -109,6 +115,8 @@ def tune(name: str, options: Options, budget: int, tokens: int = 4096, only: str
     Of `options`: the rung, and the records to answer (none, if not given) of which file. `tokens`:
     scored ones, for fidelity. `only`: names of recipes, separated by commas.
     """
+    if tokens < LEAST_TOKENS:
+        raise UserError(f"--tokens: {LEAST_TOKENS} or more, not {tokens}")
     recipes = load_recipes(only)
     domain = load_domain(name)
     read = domain.chain.fidelity.model_copy(update={"tokens": tokens})
@@ -118,10 +126,9 @@ def tune(name: str, options: Options, budget: int, tokens: int = 4096, only: str
     selection = select_records(domain, dataclasses.replace(asked, records=options.records or "1"))
     taken = domain.rung(options.rung) if options.rung else domain.chain.rung[0]
     bare = taken.model_copy(update={"olive": {}})
-    runs: dict[str, RungRun] = {}
+    workflows = {r.name: dataclasses.replace(domain, olive=r.workflow(domain)) for r in recipes}
+    runs = {n: RungRun(d, bare, "olive", selection, options) for n, d in workflows.items()}
     for recipe in recipes:
-        changed = dataclasses.replace(domain, olive=recipe.workflow(domain))
-        runs[recipe.name] = RungRun(changed, bare, "olive", selection, options)
         _build(recipe, runs[recipe.name], budget)
     _compare({n: run for n, run in runs.items() if "fidelity" in run.stages})
     tried = [_tried(recipe, runs[recipe.name], budget) for recipe in recipes]
@@ -137,7 +144,10 @@ def tune(name: str, options: Options, budget: int, tokens: int = 4096, only: str
 def _build(recipe: Recipe, run: RungRun, budget: int) -> None:
     """Build it, and measure what is within the budget; a failure does not stop the others."""
     say(f"{recipe.name}: {recipe.why}")
-    run.go_to("package")
+    if CALIBRATION in json.dumps(recipe.passes) and not (run.domain.folder / CALIBRATION).exists():
+        run.outcome, run.reason = "failed", f"the domain has no {CALIBRATION}"
+    else:
+        run.go_to("package")
     if run.outcome == "skipped":
         raise UserError(f"rung {run.rung.name}: {run.reason}")
     if run.outcome == "open" and not _over(run, budget):
@@ -166,11 +176,18 @@ def _tried(recipe: Recipe, run: RungRun, budget: int) -> Tried:
         found.build_key = build.key
         found.measured |= {"bits_per_weight": _bits_per_weight(run), **costs({"build": build})}
     if found.is_open and WEBGPU_DECODE not in found.measured:
-        missing = run.reason if run.stage == "bench" and run.reason else "software adapter"
-        found.measured[WEBGPU_DECODE] = Measurement.missing(missing, "tokens/s")
-    if not found.is_open:
-        found.error = run.reason
+        found.measured[WEBGPU_DECODE] = Measurement.missing(_no_speed(run), "tokens/s")
+    if not found.is_open or run.does_not_load:
+        found.error = run.reason or run.does_not_load
     return found
+
+
+def _no_speed(run: RungRun) -> str:
+    """Why there is no decode speed of a hardware adapter."""
+    if "bench" not in run.stages:
+        return run.reason if run.stage == "bench" and run.reason else "software adapter"
+    found = run.stages["bench"].manifest.measurements["decode_tokens_per_second"]
+    return "software adapter" if found.software_adapter else found.reason or "software adapter"
 
 
 def _bits_per_weight(run: RungRun) -> Measurement:
@@ -197,6 +214,8 @@ def _answers(run: RungRun, name: str) -> Checked | None:
 def choose(tried: Sequence[Tried], budget: float) -> tuple[Tried | None, str]:
     """The best by the rule of shared.pipeline.choose, and why."""
     measured = {t.recipe.name: t.measured for t in tried if t.is_open}
+    if not measured and not any(t.over_budget for t in tried):
+        return None, "nothing could be measured"
     order, why = rank(measured, budget)
     return next((t for t in tried if t.recipe.name in order[:1]), None), why
 
@@ -213,8 +232,16 @@ def write_choice(tuning: Tuning) -> Path:
     name = tuning.chosen.recipe.name
     workflow = tuning.chosen.recipe.workflow(tuning.domain)
     for rung in tuning.domain.chain.rung:
-        where = paths.shown(tuning.domain.folder / "fallback.toml")
-        with_overrides(workflow, rung.olive, f"{where}: rung {rung.name}, after {name}")
+        where = place_of(tuning.domain.folder, rung.name)
+        if with_overrides(workflow, rung.olive, f"{where}, after {name}") == workflow:
+            continue
+        keys = f"{where}: {', '.join(sorted(rung.olive))}"
+        if rung.name == tuning.rung:
+            raise UserError(
+                f"{keys}: this rung would not be built by {name} as it was measured; take that out "
+                "of its [rung.olive] first"
+            )
+        say(f"      {keys}: its builds differ from {name} in this, which was not measured")
     write_text(path, json.dumps(workflow, indent=2) + "\n")
     say(f"{paths.shown(path)}: {name}")
     return path

@@ -91,6 +91,9 @@ class TestAStageThatFails:
             run_stage(PLAN, appends, keep_partial=True)
         done = run_stage(PLAN, appends, keep_partial=True)
         assert (done.folder / "log").read_text() == "xx"
+        assert done.manifest.resumed, "its seconds are not those of the whole work"
+        anew = run_stage(PLAN, writes_one_file, keep_partial=True, force=True)
+        assert not anew.manifest.resumed
 
 
 def _slow_stage(started: object) -> None:

@@ -55,7 +55,8 @@ class FileRecord(Strict):
 
 class Manifest(Strict):
     """See the module's docstring. `key` is the hash of stage, code, inputs, settings and
-    tools. `unfinished`: what the time did not allow; another run goes on with it."""
+    tools. `unfinished`: what the time did not allow; another run goes on with it.
+    `resumed`: a run before was cut short; seconds and memory are those of the run that ended it."""
 
     version: int = 1
     stage: str
@@ -70,6 +71,7 @@ class Manifest(Strict):
     peak_rss_bytes: int
     finished: str
     unfinished: str | None = None
+    resumed: bool = False
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:

@@ -106,8 +106,9 @@ def run_stage(
             shutil.rmtree(copy, ignore_errors=True)
             shutil.copytree(plan.folder, copy)
             copy.rename(work)
+        resumed = work.exists()
         work.mkdir(exist_ok=True)
-        manifest = _measured(plan, produce, work)
+        manifest = _measured(plan, produce, work, resumed)
         swap_in(work, plan.folder)
         save_hashes({plan.folder / name: r.sha256 for name, r in manifest.outputs.items()})
     return StageResult(plan.folder, manifest, reused=False)
@@ -125,7 +126,7 @@ def _finished(plan: Plan, take_up: bool) -> Manifest | None:
     return manifest if whole else None
 
 
-def _measured(plan: Plan, produce: Produce, work: Path) -> Manifest:
+def _measured(plan: Plan, produce: Produce, work: Path, resumed: bool) -> Manifest:
     started = time.monotonic()
     with peak_memory() as peak:
         produced = produce(work)
@@ -143,6 +144,7 @@ def _measured(plan: Plan, produce: Produce, work: Path) -> Manifest:
         wall_seconds=round(time.monotonic() - started, 3),
         peak_rss_bytes=peak[0],
         unfinished=produced.unfinished,
+        resumed=resumed,
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     (work / FILE_NAME).write_text(manifest.model_dump_json(indent=2) + "\n")

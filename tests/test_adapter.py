@@ -358,6 +358,8 @@ class TestARung:
         record = {
             "data_set": "acme/clauses",
             "epochs": 2,
+            "tokens": 12345678,
+            "modules": [f"layers.{n}" for n in range(13)],
             "note": "a b\nc",
             "base_weights": weights_hash(base),
         }
@@ -365,6 +367,7 @@ class TestARung:
         (adapter / "training.json").write_text(json.dumps(record))
         told = source_stage(the_rung()).done.manifest.facts["training"]
         assert told["data set"] == "acme/clauses" and told["epochs"] == "2" and "note" not in told
+        assert told["tokens"] == "12345678" and "modules" not in told, "a part would look like all"
         (adapter / "training.json").write_text(json.dumps(record | {"base_weights": "0" * 64}))
         with pytest.raises(
             RungFailed, match=r"training\.json: base_weights: '0+' are not the hash of"

@@ -32,6 +32,12 @@ class TestAnAdapter:
         ours = model_weights(source_stage(the_rung()).folder)
         theirs = by_peft(base, adapter, "float32")
         assert torch.equal(ours["lm_head.weight"].to(torch.float32), theirs["lm_head.weight"])
+        weights = load_file(base / "model.safetensors")
+        other = weights | {"lm_head.weight": weights["lm_head.weight"] + 1}
+        save_file(other, base / "model.safetensors", {"format": "pt"})  # trained on, in its place
+        with pytest.raises(RungFailed, match="a trained or resized"):
+            source_stage(the_rung())
+        save_file(weights, base / "model.safetensors", {"format": "pt"})
         for changed in (tensors[copy] + 1, tensors[copy][:-8].clone()):
             save_file(tensors | {copy: changed}, adapter / WEIGHTS)
             with pytest.raises(RungFailed, match="a trained or resized"):

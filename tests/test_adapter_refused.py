@@ -83,6 +83,10 @@ BAD: dict[str, tuple[Spoil, str]] = {
         set_key(alpha_pattern={"(a+)+": 3}),
         "alpha_pattern: '(a+)+' is no",
     ),
+    "a pattern that takes for ever by question marks": (
+        set_key(rank_pattern={".?" * 60 + "Z": 8}),
+        "rank_pattern: '.?.?",
+    ),
     "no rank": (
         lambda config, tensors: config.pop("r"),
         "adapter_config.json: r: required, but missing",
@@ -126,6 +130,10 @@ BAD: dict[str, tuple[Spoil, str]] = {
         "lm_head is the base's embedding, or tied to it",
     ),
     "a base's sister of the same shape": (
+        set_key(base_model_name_or_path="acme/SmolLM3-3B-legal-sft"),
+        "base_model_name_or_path: acme/SmolLM3-3B-legal-sft, but the rung smollm3 merges it",
+    ),
+    "trained on another of the publisher's": (
         set_key(base_model_name_or_path="HuggingFaceTB/SmolLM3-3B-Base"),
         "base_model_name_or_path: HuggingFaceTB/SmolLM3-3B-Base, but the rung smollm3 merges it",
     ),

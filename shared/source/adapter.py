@@ -64,7 +64,11 @@ PAIR = re.compile(
 COPY = re.compile(r"(?:base_model\.model\.)?(?P<module>.+)\.base_layer\.weight")
 """A head or table that was adapted, as the base had it: `save_pretrained` puts it beside the pair."""
 SIMPLE = re.compile(r"[\w.|\\^$()*+?\[\]-]{1,200}")
-QUANTIFIED_GROUP, QUANTIFIER, MOST_QUANTIFIERS = re.compile(r"\)[*+?{]"), re.compile(r"[*+{]"), 2
+QUANTIFIED_GROUP, QUANTIFIER, MOST_QUANTIFIERS = (
+    re.compile(r"\)[*+?{]"),
+    re.compile(r"[*+?{]\??"),
+    2,
+)
 
 
 class AdapterConfig(BaseModel):

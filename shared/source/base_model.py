@@ -95,13 +95,15 @@ def refuse_other_commit(folder: Path, rung: Rung) -> None:
 
 
 def refuse_other_variant(folder: Path, rung: Rung) -> None:
-    """RungFailed where the adapter names a publisher's model that is not the rung's base: nothing else
-    tells weights of one shape apart (-Base and -Instruct, 4k and 128k)."""
+    """RungFailed where the adapter names a publisher's model that is not the rung's base, or somebody's
+    that was made of it (-sft): nothing else tells weights of one shape apart."""
     claim = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
     if not isinstance(claim, str) or not HUB_NAME.fullmatch(claim):
         return
     publishers = {"unsloth", *(name.split("/")[0].lower() for name in (rung.base, *known_bases()))}
-    if claim.split("/")[0].lower() in publishers and _variant(claim) != _variant(rung.base):
+    published = claim.split("/")[0].lower() in publishers
+    said, ours = _variant(claim), _variant(rung.base)
+    if said != ours and (published or said.startswith(f"{ours}-")):
         raise RungFailed(
             f"{paths.shown(folder / 'adapter_config.json')}: base_model_name_or_path: {claim}, but the "
             f"rung {rung.name} merges it into {rung.base}; correct the one that is wrong"

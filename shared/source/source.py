@@ -254,6 +254,8 @@ def _contract_stage(folder: Path, force: bool) -> StageResult:
     headers = {name: header_hash(base / name) for name in sorted(weight_names(base))}
     if adapter:
         headers |= {f"adapter/{n}": sha256_file(adapter / n) for n in (CONFIG, WEIGHTS)}
+        if read_adapter(adapter).copies:  # what is compared with the base's bytes
+            headers |= sha256_files(base, weight_files(base))
     plan = Plan(
         "contract",
         inputs=sha256_files(folder, small) | headers,

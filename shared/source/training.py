@@ -75,13 +75,15 @@ def _named(values: Any, names: dict[str, str]) -> dict[str, str]:
 
 def _plain(value: Any) -> str:
     """A number or a name as it stands, a list of them with commas; empty for anything else."""
+    if isinstance(value, list) and len(value) > MOST:
+        return ""  # a part of it would be read as the whole
     if isinstance(value, list):
-        flat = [item for item in value[:MOST] if not isinstance(item, list)]
+        flat = [item for item in value if not isinstance(item, list)]
         return ", ".join(filter(None, map(_plain, flat)))
     if isinstance(value, bool) or value is None:
         return ""
     if isinstance(value, int | float):
-        return f"{value:g}"
+        return f"{value:g}" if isinstance(value, float) else str(value)
     text = str(value) if isinstance(value, str) else ""
     named = NAME.fullmatch(text) and text != "None"  # Python's, as peft's cards have it
     return text if named and len(text) <= LONGEST else ""

@@ -367,5 +367,35 @@ class TestAFamilyIsRefused:
         template = (copied / "models" / "base" / "chat_template.jinja").read_text()
         own = copied / "models" / "medical" / "adapter" / "chat_template.jinja"
         own.write_text("{# as it was trained #}" + template)
-        with pytest.raises(RungFailed, match=r"chat_template\.jinja: medical's is not the base's"):
+        with pytest.raises(RungFailed, match=r"chat_template: medical's is not the base's"):
             build_family([member("legal"), member("medical")])
+
+
+class Built(Exception):
+    """The base would be built now."""
+
+
+def test_a_tokenizer_that_a_trainers_version_wrote_otherwise_is_the_same_one(
+    copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers 5 writes no special_tokens_map.json, trainers leave their truncation; and all of it
+    is looked at before the base is calibrated."""
+
+    def build(*_: Any, **__: Any) -> None:
+        raise Built
+
+    base, adapter = copied / "models" / "base", copied / "models" / "medical" / "adapter"
+    (base / "special_tokens_map.json").write_text('{"eos_token": "<|im_end|>"}')
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        told = json.loads((base / name).read_text())
+        more = {"truncation": {"direction": "Right", "max_length": 512, "strategy": "LongestFirst"}}
+        more["truncation"] |= {"stride": 0}
+        written = told | (more if name == "tokenizer.json" else {"padding_side": "right"})
+        (adapter / name).write_text(json.dumps(written))
+    monkeypatch.setattr(f"{build_family.__module__}.build_stage", build)
+    with pytest.raises(Built):
+        build_family([member("legal"), member("medical")])
+    (base / "chat_template.jinja").write_text("{{ messages[0].content }}{{ messages[1].content }}")
+    (adapter / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    with pytest.raises(RungFailed):
+        build_family([member("legal"), member("medical")])

@@ -11,10 +11,11 @@ A further domain leaves all that is there as it is: the base stays calibrated on
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from shared.base import paths
 from shared.base.errors import RungFailed
-from shared.base.parsing import read_text
+from shared.base.parsing import read_json, read_text
 from shared.base.progress import say
 from shared.base.stage import StageResult
 from shared.domain.domain import Domain
@@ -32,7 +33,7 @@ from shared.pipeline.chain import record, select_records
 from shared.pipeline.stages import Options, RungRun
 from shared.prompt.stage import prompt_stage
 from shared.release.model import ChainResult
-from shared.source.source import Source, source_stage, weights_hash
+from shared.source.source import Source, chat_template, source_stage, weights_hash
 
 
 @dataclass(frozen=True)
@@ -71,19 +72,20 @@ def build_family(
     members = sorted(members, key=lambda member: member.domain.name)
     _refuse_other_recipes(members)
     sources = {member.domain.name: source_stage(member.rung) for member in members}
-    rung = members[0].rung.model_copy(update={"adapter": None})
+    first, *beside = _calibrating(members, grown_from)
+    own = next(member.rung for member in members if member.domain.name == first.name)
+    rung = own.model_copy(update={"adapter": None})
     base = source_stage(rung)
     _refuse_other_base(base, grown_from)
     for source in sources.values():  # before hours of calibration
         adapter_on(source, weights_hash(base.folder))
-    first, *beside = _calibrating(members, grown_from)
+    prompts = {m.domain.name: prompt_stage(m.domain, sources[m.domain.name]) for m in members}
+    prompt = prompt_stage(first, base)
+    _refuse_other_prompts(prompt, prompts, sources)
     measured = [record for member in members for record in member.domain.records]
     say(f"      base, calibrated on {', '.join(domain.name for domain in (first, *beside))}")
     build = build_stage(first, rung, base, measured=measured, beside=beside)
     say("      unchanged" if build.reused else "      adapters beside it")
-    prompts = {m.domain.name: prompt_stage(m.domain, sources[m.domain.name]) for m in members}
-    prompt = prompt_stage(first, base)
-    _refuse_other_prompts(prompt, prompts, sources)
     package = package_stage(base, prompt, build)
     _refuse_other_data(package, grown_from)
     packages = {
@@ -201,12 +203,24 @@ def _calibrating(members: Sequence[Member], grown_from: Path | None) -> list[Dom
 def _refuse_other_prompts(
     base: StageResult, prompts: Mapping[str, StageResult], sources: Mapping[str, Source]
 ) -> None:
-    """One session has one tokenizer and one chat template."""
+    """One session has one tokenizer and one chat template, however a trainer's version wrote them."""
+    ours = _asked_by(base)
     for name, prompt in prompts.items():
-        for file, ours in base.manifest.outputs.items():
-            other = prompt.manifest.outputs.get(file)
-            if other is None or other.sha256 != ours.sha256:
+        other = _asked_by(prompt)
+        for file, value in ours.items():
+            if other[file] != value:
                 raise RungFailed(
                     f"{paths.shown(sources[name].folder)}: {file}: {name}'s is not the base's; a "
                     "family has one tokenizer and one chat template"
                 )
+
+
+def _asked_by(prompt: StageResult) -> dict[str, Any]:
+    """What a prompt stage's files make of a question: file → what counts in it."""
+    tokenizer = read_json(prompt.folder / "tokenizer.json")
+    told = read_json(prompt.folder / "tokenizer_config.json")
+    return {
+        "tokenizer.json": tokenizer | {"truncation": None, "padding": None},
+        "tokenizer_config.json: eos_token": told.get("eos_token"),
+        "chat_template": chat_template(prompt.folder),
+    }

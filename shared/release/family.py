@@ -17,7 +17,7 @@ from shared.base import paths
 from shared.base.code import code_hash
 from shared.base.errors import UserError
 from shared.base.files import link_or_copy, recover, swap_in, write_json
-from shared.base.hashing import files_below, refuse_work, sha256_json
+from shared.base.hashing import files_below, refuse_work, sha256_files, sha256_json
 from shared.base.lock import alone
 from shared.base.manifest import FILE_NAME
 from shared.base.stage import StageResult
@@ -130,8 +130,8 @@ def _link(source: Path, target: Path) -> None:
 def _unchanged(folder: Path, key: str) -> FamilyRelease | None:
     try:
         family = read_family_release(folder)
-        sizes = {name: (folder / name).stat().st_size for name in family.files}
+        hashes = sha256_files(folder, list(family.files))
     except (UserError, OSError):
         return None
-    intact = all(sizes[name] == record.bytes for name, record in family.files.items())
+    intact = all(hashes[name] == record.sha256 for name, record in family.files.items())
     return family if intact and family.key == key else None

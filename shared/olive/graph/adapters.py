@@ -36,6 +36,15 @@ CODES = "_q4"
 
 SHAPE = "lora.shape"
 
+RENAMED = {
+    "c_fc": "up_proj",
+    "c_proj": "down_proj",  # starcoder2
+    "dense": "o_proj",
+    "fc1": "up_proj",
+    "fc2": "down_proj",  # phi
+}
+"""Modules that Mobius's graph has under another name."""
+
 
 @dataclass(frozen=True)
 class Product:
@@ -118,10 +127,14 @@ def _product(found: Mapping[str, Product], adapter: Adapter, module: str) -> Pro
 
 
 def _own_name(found: Mapping[str, Product], module: str) -> str:
-    """A module's name with or without the prefix of the model without its head."""
+    """A module's name as the graph has it, with or without the prefix of the model without its head."""
     names = {name for product in found.values() for name in product.rows}
-    longer, shorter = f"model.{module}", module.removeprefix("model.")
-    return next((name for name in (module, longer, shorter) if name in names), module)
+    head, _, last = module.rpartition(".")
+    for own in (module, f"{head}.{RENAMED.get(last, last)}"):
+        for name in (own, f"model.{own}", own.removeprefix("model.")):
+            if name in names:
+                return name
+    return module
 
 
 def adapter_tensors(

@@ -116,6 +116,21 @@ class TestAFamilyAndItsDomainsOnTheHub:
         assert legal["family"].ok and NAME in legal["family"].words
         assert not any(request.with_token for request in hub.requests)
 
+    def test_are_held_against_every_version_of_the_family(
+        self, hub: HubDouble, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        publish_family(NAME)
+        publish_release(load_domain("legal"))
+        monkeypatch.setattr("shared.release.verify.layout.loads", lambda *_, **__: iter(()))
+        tree = hub.repos[ON_THE_HUB].at("main")[1]
+        other = {"onnx/model_q4.onnx_data": tree["onnx/model_q4f16.onnx_data"]}
+        hub.repos[ON_THE_HUB].commit(tree | other)
+        legal = {line.name: line for line in verify(model("legal"), endpoint=hub.url)}
+        assert legal["family"].ok, "the domain's base is that of v1"
+        hub.repos[ON_THE_HUB].tags.clear()
+        legal = {line.name: line for line in verify(model("legal"), endpoint=hub.url)}
+        assert "model_q4.onnx_data: not the base of the family" in legal["family"].words
+
     def test_are_sent_again_only_where_something_changed(
         self, hub: HubDouble, folder: Path
     ) -> None:
@@ -258,6 +273,14 @@ class TestADomainOfAFamilyIsVerified:
 
     def test_and_not_where_that_is_not_at_hand(self, folder: Path) -> None:
         folder.rename(folder.with_name("elsewhere"))
+        found = {x.name: x for x in before_loading(release_folder("legal"))}
+        assert found["family"].ok is None and "is not at hand" in found["family"].words
+
+    def test_and_not_against_another_organisations_of_the_same_name(self, folder: Path) -> None:
+        def other(data: dict[str, Any]) -> None:
+            data["repository"] = f"others/{data['repository'].split('/')[1]}"
+
+        edit_json("release.json", other)(release_folder("legal"))
         found = {x.name: x for x in before_loading(release_folder("legal"))}
         assert found["family"].ok is None and "is not at hand" in found["family"].words
 

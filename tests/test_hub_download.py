@@ -107,6 +107,16 @@ class TestASnapshot:
         assert fetch(hub, root, "v1") == first
         assert "taken from the cache as last seen" in capsys.readouterr().err
 
+    def test_of_a_branch_whose_commit_was_fetched_by_its_number_is_the_newest_when_offline(
+        self, hub: HubDouble, root: Path, commit: str
+    ) -> None:
+        fetch(hub, root, "main")
+        newest = hub.add(REPO, WANTED | {"config.json": b'{"new": 1}'})
+        by_number = fetch(hub, root, newest)
+        assert fetch(hub, root, "main") == by_number
+        hub.url = closed_port()
+        assert fetch(hub, root, "main") == by_number
+
     def test_of_a_branch_that_moved_is_fetched_anew(
         self, hub: HubDouble, root: Path, commit: str
     ) -> None:

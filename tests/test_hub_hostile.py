@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from huggingface_hub import HfApi
 
 from shared.base.errors import RungFailed, UserError
 from shared.hub.download import fetch_snapshot
@@ -148,6 +149,21 @@ def test_no_token_of_any_kind_is_printed(kind: str) -> None:
     secret = "eyJhbGci-OiJ_9.eyJz_dWI" if "_" in kind[3:-1] else "aBcD" * 9
     said = scrub(f"401 for {kind}{secret}, sorry")
     assert secret[-6:] not in said and said.endswith("***, sorry")
+
+
+def test_no_line_fails_where_no_token_can_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a CI job whose workflow names an identity that the job may not ask for."""
+
+    def refused() -> str:
+        raise RuntimeError("no id token")
+
+    monkeypatch.setattr("shared.hub.token.get_token", refused)
+    assert scrub("said: hf_" + "aBcD" * 9) == "said: hf_***"
+
+
+def test_no_address_shows_who_is_asking() -> None:
+    hub = Hub(HfApi(endpoint="https://ci:s3cret@mirror.corp:8443/hf"), "a/b")
+    assert hub.host == "mirror.corp:8443" and hub.url == "https://***@mirror.corp:8443/hf/a/b"
 
 
 def test_no_token_that_is_set_is_printed_whatever_its_form(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,9 +31,9 @@ def network_mistake(environment: Mapping[str, str] = os.environ) -> str | None:
     for name in PROXIES:
         for spelled in (name, name.lower()):
             if why := _address_mistake(environment.get(spelled, ""), SOCKS):
-                return f"{spelled}={_without_password(environment[spelled])}: {why}"
+                return f"{spelled}={without_password(environment[spelled])}: {why}"
     if why := _address_mistake(environment.get("HF_ENDPOINT", "")):
-        return f"HF_ENDPOINT={environment['HF_ENDPOINT']}: {why}"
+        return f"HF_ENDPOINT={without_password(environment['HF_ENDPOINT'])}: {why}"
     for name in TOKENS:
         if not environment.get(name, "").isascii():
             return f"{name}: a token has only ASCII characters; copy it again"
@@ -60,7 +60,8 @@ def _address_mistake(text: str, others: tuple[str, ...] = ()) -> str | None:
     return None
 
 
-def _without_password(text: str) -> str:
+def without_password(text: str) -> str:
+    """An address as it may be shown: `https://***@host` where it names who is asking."""
     before, at, host = text.rpartition("@")
     return f"{before.partition('://')[0]}://***@{host}" if at else text
 

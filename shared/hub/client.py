@@ -8,6 +8,7 @@ shared/hub/retries.py, which tells about it and has a bound; so here each reques
 ...     HfApi().create_commit(...)
 """
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,7 +62,7 @@ def timeout_seconds() -> float:
         seconds = float(said or TIMEOUT_SECONDS)
     except ValueError:
         seconds = 0.0
-    if not seconds > 0:
+    if not 0 < seconds < math.inf:
         raise UserError(f"{TIMEOUT_VARIABLE}={said}: must be a number of seconds above 0")
     return seconds
 

@@ -139,7 +139,7 @@ def _plan_over(
         is_new=False,
         private=before.private,
         difference=todo,
-        continues=pull.number if pull else None,
+        continues=pull.number if pull and pull.goes_out_from(before.revision) else None,
         left_to_send=left.bytes_to_send,
         version=has or hub.call(lambda: new_name(hub, order)),
         against=_against(hub, account, files, before, pull, order),

@@ -35,7 +35,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import disable_progress_bars, parse_ratelimit_headers
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt
 
-from shared.base.environment import network_mistake
+from shared.base.environment import network_mistake, without_password
 from shared.base.errors import UserError
 from shared.base.progress import say
 from shared.hub.client import TRANSIENT_STATUS
@@ -103,13 +103,13 @@ class Hub:
     @property
     def host(self) -> str:
         """`huggingface.co`, or whatever the endpoint names."""
-        return urlsplit(self.api.endpoint).netloc
+        return urlsplit(without_password(self.api.endpoint)).netloc.removeprefix("***@")
 
     @property
     def url(self) -> str:
         """The repository's page."""
         kind = "spaces/" if self.repo_type == "space" else ""
-        return f"{self.api.endpoint}/{kind}{self.repo_id}"
+        return f"{without_password(self.api.endpoint)}/{kind}{self.repo_id}"
 
     @property
     def org(self) -> str:

@@ -2,6 +2,7 @@
 
 import re
 
+import httpx2
 from huggingface_hub import get_token
 from huggingface_hub.errors import OIDCError
 
@@ -13,7 +14,12 @@ def scrub(text: str) -> str:
 
     Also hf_oauth_… and hf_jwt_…, in which dots, dashes and underscores stand.
     """
-    token = get_token()
+    try:
+        token = get_token()
+    except (
+        Exception
+    ):  # a workload's token is asked for over the network; no log line fails for that
+        token = None
     hidden = text.replace(token, "hf_***") if token else text
     return re.sub(r"(?<![A-Za-z0-9])(hf|api_org)_[\w.=-]*\w", r"\1_***", hidden)
 
@@ -22,7 +28,7 @@ def hub_token() -> str:
     """The token of this machine's login; UserError where there is none."""
     try:
         token = get_token()
-    except OIDCError as error:
+    except (OIDCError, httpx2.HTTPError) as error:
         raise UserError(f"no Hub token: HF_OIDC_RESOURCE: {scrub(str(error))}") from None
     if not token:
         raise UserError("no Hub token: run `hf auth login` or set HF_TOKEN")

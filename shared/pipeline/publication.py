@@ -10,6 +10,7 @@ from shared.base.errors import UserError
 from shared.base.files import write_text
 from shared.base.hashing import files_below, sha256_files
 from shared.base.manifest import FileRecord, Strict
+from shared.base.parsing import read_json, validate
 from shared.base.progress import say
 from shared.domain.domain import Domain, domain_names, load_domain
 from shared.hub.files import Order
@@ -147,9 +148,10 @@ def published_domains() -> list[str]:
 
 
 def read_publication(domain: str) -> Publication | None:
-    """The last publication of this domain from this machine, if any."""
+    """The last publication of this domain from this machine, if any; UserError where its record is
+    damaged."""
     path = _publication_file(domain)
-    return Publication.model_validate_json(path.read_bytes()) if path.exists() else None
+    return validate(read_json(path), Publication, paths.shown(path)) if path.exists() else None
 
 
 def _publication_file(domain: str) -> Path:

@@ -4,7 +4,7 @@
 ['✓ safe …', '✓ family.json docintel-smollm3, 2 domains, family 0123456789abcdef, made by commit …', …]
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from shared.source.headers import read_header
 SWAPS = tuple(f"{SWAP}_{dtype}" for dtype in DTYPES)
 PLACE = ".lora_"
 """What the name of an input for an adapter has in it (shared.olive.graph.adapters)."""
-Beside = Callable[[str], Mapping[str, str] | None]
+Beside = Callable[[str, str], Mapping[str, Collection[str]] | None]
 """A family's name → the SHA-256 of its files, or None where the family is not at hand."""
 
 
@@ -126,18 +126,22 @@ def base_is_the_familys(release: Release, beside: Beside) -> str:
     for name, digest in shared.items():
         ours = release.files.get(name)
         need(ours is not None and ours.sha256 == digest, f"{name}: not what facts.family names")
-    there = beside(told["name"])
+    there = beside(told["name"], release.repository.partition("/")[0])
     if there is None:
         raise NotChecked(f"not compared: the family {told['name']} is not at hand")
     for name, digest in shared.items():
-        need(there.get(name) == digest, f"{name}: not the base of the family {told['name']}")
+        known = there.get(name, ())
+        need(digest in known, f"{name}: not the base of the family {told['name']}")
     return f"the base is that of {told['name']}, byte for byte"
 
 
-def on_this_machine(name: str) -> Mapping[str, str] | None:
-    """The hashes in models/families/<name>, whose folder is believed as it stands."""
+def on_this_machine(name: str, owner: str) -> Mapping[str, Collection[str]] | None:
+    """The hashes in models/families/<name>, whose folder is believed as it stands; None where that is
+    another organisation's of the same name."""
     try:
         family = read_family_release(family_folder(Path(name).name))
     except UserError:
         return None
-    return {file: record.sha256 for file, record in family.files.items()}
+    if family.repository.partition("/")[0] != owner:
+        return None
+    return {file: {record.sha256} for file, record in family.files.items()}

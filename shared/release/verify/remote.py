@@ -5,6 +5,7 @@ import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HFValidationError
@@ -58,37 +59,50 @@ def fetch(target: str, *, endpoint: str | None = None, sleep: Sleep = time.sleep
 
 
 def hashes_beside(
-    fetched: Fetched, name: str, *, endpoint: str | None = None, sleep: Sleep = time.sleep
-) -> dict[str, str] | None:
-    """The SHA-256 that the Hub gives of the large files of `name`, beside what was fetched, on main;
-    None where there is no such repository for everybody."""
+    fetched: Fetched,
+    name: str,
+    _owner: str = "",
+    *,
+    endpoint: str | None = None,
+    sleep: Sleep = time.sleep,
+) -> dict[str, set[str]] | None:
+    """The SHA-256 that the Hub gives of the large files of `name`, beside what was fetched, on main or
+    at a version's tag; None where there is no such repository. UserError where the Hub gives none."""
     repo_id = f"{fetched.repo_id.split('/')[0]}/{name}"
     validate_repo_id(repo_id)
     hub = Hub(HfApi(endpoint=endpoint), repo_id, sleep=sleep)
-    try:
-        with single_tries():
-            tree = hub.call(lambda: list(hub.api.list_repo_tree(repo_id, recursive=True)))
-    except UserError:
-        return None
-    large = (item for item in tree if isinstance(item, RepoFile) and item.lfs)
-    return {item.path: item.lfs.sha256 for item in large if item.lfs}
+    found: dict[str, set[str]] = {}
+    with single_tries():
+        if not hub.call(lambda: hub.api.repo_exists(repo_id)):
+            return None
+        tags = hub.call(lambda: hub.api.list_repo_refs(repo_id)).tags
+        for revision in ("main", *(tag.name for tag in tags)):
+            for item in _tree(hub, revision):
+                if item.lfs:
+                    found.setdefault(item.path, set()).add(item.lfs.sha256)
+    return found
+
+
+def _tree(hub: Hub, revision: str) -> list[RepoFile]:
+    def ask() -> list[Any]:
+        return list(hub.api.list_repo_tree(hub.repo_id, recursive=True, revision=revision))
+
+    return [item for item in hub.call(ask) if isinstance(item, RepoFile)]
 
 
 def _fetched(hub: Hub, revision: str) -> Fetched:
     repo_id = hub.repo_id
     info = hub.call(lambda: hub.api.model_info(repo_id, revision=revision))
     commit = commit_of(hub, info.sha)
-    listing = hub.call(
-        lambda: list(hub.api.list_repo_tree(repo_id, recursive=True, revision=commit))
-    )
-    files = {item.path: item for item in listing if isinstance(item, RepoFile)}
+    files = {item.path: item for item in _tree(hub, commit)}
     for name in files:
         need(_stays_inside(name), f"{repo_id}: {name!r} would lead out of the folder")
         need(not _is_the_clients(name), f"{repo_id}: {name!r} would pass for the client's own")
     folder = paths.build() / "verify" / repo_id.replace("/", "--") / commit
     size = sum(file.size for file in files.values())
-    _need_room(folder, size)
     _drop_damaged(folder, files)
+    missing = (file.size for name, file in files.items() if not (folder / name).is_file())
+    _need_room(folder, sum(missing))
     with transferring(f"fetch {repo_id}: {len(files)} files, {number(size, 'B')}"):
         hub.call(
             lambda: snapshot_download(
@@ -128,4 +142,4 @@ def _need_room(folder: Path, size: int) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder.parent).free
     text = f"{number(size, 'B')} would be downloaded, {number(free, 'B')} are free"
-    need(size < free, f"{paths.shown(folder.parent)}: {text}")
+    need(size <= free, f"{paths.shown(folder.parent)}: {text}")

@@ -28,7 +28,7 @@ NEEDED = ("sh", "cat", "cksum", "sed", "tail", "date", "mkdir", "mv", "rm", "rmd
           "grep", "dirname", "chmod", "touch", "df", "cut", "uname")  # fmt: skip
 # Stands for python3.11: `-m venv` makes an environment whose programs write down what they are told.
 PYTHON = """#!/bin/sh
-[ "$1" = -c ] && exit 0
+[ "$1" = -c ] && echo "$0" && exit 0
 mkdir -p .venv/bin
 for program in python pip; do
     printf '#!/bin/sh\\nexec sh "$STUBS/%s.sh" "$@"\\n' $program > .venv/bin/$program
@@ -114,10 +114,46 @@ class TestInv:
         clone.run(), clone.calls()
         (clone.root / "requirements.lock").write_text("torch==2.14.0\n")
         assert "[1/2]" in clone.run().stderr
-        assert clone.calls()[0] == "pip install --no-deps torch==2.14.0"
+        assert clone.calls()[:3] == [
+            "pip install --dry-run --no-deps torch==2.14.0",
+            "pip install --dry-run --no-deps --require-hashes -r requirements.lock",
+            "pip install --no-deps torch==2.14.0",
+        ]
         (clone.root / "shared/webgpu_bench/package-lock.json").write_text('{"changed": 1}')
         clone.run()
         assert clone.calls() == ["npm ci --ignore-scripts"]
+
+    def test_leaves_a_whole_environment_as_it_is_where_a_new_lock_cannot_be_had(
+        self, clone: Clone
+    ) -> None:
+        clone.run(), clone.calls()
+        old = (clone.root / "requirements.lock").read_text()
+        (clone.root / "requirements.lock").write_text("torch==2.14.0\n")
+        (clone.stubs / "broken").touch()
+        for _ in range(2):
+            failed = clone.run()
+            assert failed.returncode == 1 and "the environment is as it was" in failed.stderr
+        (clone.root / "requirements.lock").write_text(old)
+        clone.calls()
+        assert clone.run().returncode == 0 and clone.calls() == []
+
+    def test_deletes_no_environment_that_it_did_not_make(self, clone: Clone) -> None:
+        mine = executable(clone.root / ".venv" / "bin" / "python")
+        refused = clone.run()
+        assert refused.returncode == 1 and ".venv is none of this script's" in refused.stderr
+        assert mine.exists()
+
+    def test_takes_a_lock_with_its_own_number_for_that_of_a_killed_call(self, clone: Clone) -> None:
+        """A container's first process has the same number each time."""
+        held = clone.root / "build/.setup-lock"
+        held.mkdir(parents=True)
+        executable(
+            clone.stubs / "again", f"#!/bin/sh\necho $$ > {held.as_posix()!r}/pid; exec ./inv greet"
+        )
+        done = subprocess.run(
+            [clone.stubs / "again"], cwd=clone.root, env=clone.environment, timeout=CEILING_SECONDS
+        )
+        assert done.returncode == 0
 
     def test_makes_a_half_made_or_moved_environment_anew(self, clone: Clone) -> None:
         clone.run(), clone.calls()

@@ -145,9 +145,10 @@ class HubDouble:
         return None
 
     def answer(
-        self, method: str, target: str, token: str, body: bytes, fault: Fault | None
+        self, method: str, target: str, token: str, body: bytes, fault: Fault | None, ranged: bool
     ) -> Answer:
-        """One request at a time: recorded, then answered by its route or by the fault."""
+        """One request at a time: recorded, then answered by its route or by the fault. `ranged`: only
+        the first byte is asked for."""
         if fault and fault.how == "kill" and not fault.after:
             self.kill()
         with self._lock:
@@ -156,7 +157,7 @@ class HubDouble:
             if fault and fault.do and not fault.after:
                 fault.do(self)
             works = fault is None or fault.after or fault.how == "then"
-            answer = self._do(method, target, token, body) if works else Answer()
+            answer = self._do(method, target, token, body, ranged) if works else Answer()
             if fault and fault.do and fault.after:
                 fault.do(self)
         if fault is None or fault.how in ("cut", "then"):
@@ -173,7 +174,7 @@ class HubDouble:
             time.sleep(0.001)
         os.kill(self.victim, signal.SIGKILL)
 
-    def _do(self, method: str, target: str, token: str, body: bytes) -> Answer:
+    def _do(self, method: str, target: str, token: str, body: bytes, ranged: bool) -> Answer:
         parts = urlsplit(target)
         try:
             if token not in ("", WRITE_TOKEN, READ_TOKEN):
@@ -184,7 +185,7 @@ class HubDouble:
                     query = dict(parse_qsl(parts.query))
                     kind = "spaces/" if rest.pop("kind", "") == "spaces" else ""
                     repo = kind + rest.pop("repo", "")
-                    return function(self, Ask(repo, rest, query, body, token))
+                    return function(self, Ask(repo, rest, query, body, token, ranged))
             raise Refusal(404, f"no such route: {method} {parts.path}")
         except Refusal as refusal:
             return give({"error": str(refusal)}, refusal.status, refusal.headers)
@@ -211,7 +212,8 @@ def _handler(hub: HubDouble) -> type[BaseHTTPRequestHandler]:
                 return
             token = self.headers.get("Authorization", "").removeprefix("Bearer ")
             body = b"".join(self.body())
-            answer = hub.answer(self.command, self.path, token, body, fault)
+            ranged = self.headers.get("Range") == "bytes=0-0"
+            answer = hub.answer(self.command, self.path, token, body, fault, ranged)
             try:
                 self.send(answer, cut=fault is not None and fault.how == "cut")
             except (BrokenPipeError, ConnectionResetError):

@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import jsonschema
 import pytest
 
 from shared.base import paths
@@ -130,6 +131,34 @@ class TestTheMarkOfAnAnswer:
     ) -> None:
         found = run("answer.js", "m.mark(answer)", answer=answer)
         assert found["ok"] is ok and words in found["words"]
+
+
+class TestASchema:
+    @pytest.mark.parametrize(
+        ("pattern", "good", "bad"),
+        [
+            (r"^\d{3}\-\d$", "123-4", "1234"),
+            (r"^[a\-z]\@x$", "-@x", "b@x"),
+            (r"^a\.b\\\-$", "a.b\\-", "axb\\-"),
+        ],
+    )
+    def test_is_read_as_the_check_reads_it(self, pattern: str, good: str, bad: str) -> None:
+        """Python's validator takes escapes that JavaScript's refuses, and `format` for a note."""
+        schema = {
+            "type": "object",
+            "properties": {
+                "format": {"enum": ["a"]},
+                "code": {"type": "string", "pattern": pattern},
+                "date": {"type": "string", "format": "date"},
+            },
+        }
+        values = [{"code": good, "date": "1 May"}, {"code": bad}, {"format": "b"}]
+        package = PAGE.parent / "node_modules" / "@cfworker" / "json-schema"
+        judged = "(V) => values.map((v) => new V(m.asChecked(schema), '2020-12').validate(v).valid)"
+        validator = f'(await import("{package.as_uri()}/dist/esm/index.js")).Validator'
+        found = run("schema.js", f"({judged})({validator})", schema=schema, values=values)
+        judge = jsonschema.Draft202012Validator(schema)
+        assert found == [judge.is_valid(value) for value in values] == [True, False, False]
 
 
 def test_a_value_is_read_as_words() -> None:

@@ -50,6 +50,7 @@ def bench(
     with 0, 512 and 2048 in the cache; a few tokens on a software adapter. Raw samples go to
     build/reports/ (md, csv, json, jsonl).
     """
+    from shared.base.formatting import parse_bytes
     from shared.base.tables import measurements_table
     from shared.cli.summary import TERMINAL
     from shared.pipeline.one_domain import benched, run_until
@@ -57,6 +58,8 @@ def bench(
     from shared.webgpu_bench.report.bench import bench_report, chosen_engines
 
     names = chosen_engines(engines, browser)
+    if gpu_budget:
+        parse_bytes(gpu_budget, "--gpu-budget")
     asked = replace(
         chain_options("bench", rung, force), gpu_budget=gpu_budget or None, profile=profile
     )
@@ -152,6 +155,10 @@ def serve(
         read_release(release_folder(domain))
     found = {n: release_folder(n) for n in wanted if release_folder(n).is_dir()}
     families = located(several(family))
+    if both := sorted(found.keys() & {one.name for one in families}):
+        raise UserError(
+            f"--family: {both[0]} is a domain's name too; a page tells models apart by it"
+        )
     found |= {one.name: one.folder for one in families if not one.revision}
     away = [one for one in families if one.revision]
     if not found and not away:

@@ -19,6 +19,8 @@ from typing import Any
 
 import yaml
 from huggingface_hub import HfApi
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 
 from shared.base import paths
 from shared.base.errors import UserError
@@ -146,6 +148,13 @@ def located(families: Sequence[str]) -> list[Located]:
 def _located(place: str) -> Located:
     if not place.startswith("hf:"):
         folder = Path(place).expanduser().resolve()
+        try:
+            validate_repo_id(folder.name)
+        except HFValidationError:
+            raise UserError(
+                f"--family: {place}: no page can load a model of this name; call the folder as the "
+                "family is called"
+            ) from None
         return Located(folder.name, folder, folder.name)
     folder, at = fetch_small(place, (RECORD, "domains/*"))
     return Located(at.repo_id.split("/")[1], folder, at.repo_id, at.revision, HfApi().endpoint)

@@ -24,13 +24,22 @@ async function decoderOf({ config, sessions }, { search = {} }) {
   return new Decoder({ ...about, Tensor: constructor, device });
 }
 
-/** Load `org/name` from the Hub; `settings`: further options of Transformers.js's pipeline(). */
+/** The commit that a branch or a tag names now. */
+async function commitOf(repository, revision) {
+  if (/^[0-9a-f]{40}$/.test(revision)) return revision;
+  const answer = await fetch(`https://huggingface.co/api/models/${repository}/revision/${encodeURIComponent(revision)}`);
+  if (!answer.ok) throw new Error(`${repository}: ${answer.status} ${answer.statusText}`);
+  return (await answer.json()).sha;
+}
+
+/** Load `org/name` from the Hub; `settings`: further options of Transformers.js's pipeline(). Weights, prompt
+ * and grammar are of one commit: a browser keeps the weights of an older one under the name of a branch. */
 export async function open(repository, settings = {}) {
   const adapter = await navigator.gpu?.requestAdapter();
   if (!adapter) throw new Error("this browser offers no WebGPU");
   const dtype = adapter.features.has("shader-f16") ? "q4f16" : "q4"; // q4 runs where shader-f16 is missing
+  const revision = await commitOf(repository, settings.revision ?? "main");
   const read = async (path) => {
-    const revision = encodeURIComponent(settings.revision ?? "main");
     const answer = await fetch(`https://huggingface.co/${repository}/resolve/${revision}/${path}`);
     if (!answer.ok) throw new Error(`${repository}/${path}: ${answer.status} ${answer.statusText}`);
     return answer;
@@ -38,7 +47,7 @@ export async function open(repository, settings = {}) {
   const [tokens, shared] = await Promise.all(["tokenizer.json", "genai_config.json"].map(async (name) => (await read(name)).json()));
   const controls = controlTokens(tokens);
   const system = asText(await (await read("prompt.md")).text(), []);
-  const { tokenizer, model } = await pipeline("text-generation", repository, { device: "webgpu", dtype, ...settings });
+  const { tokenizer, model } = await pipeline("text-generation", repository, { device: "webgpu", dtype, ...settings, revision });
   const stop = [model.generation_config.eos_token_id].flat();
   const encode = (text) => tokenizer.encode(text, { add_special_tokens: false });
   const prefix = prefixIds(tokenizer, controls, system); // read once for all documents

@@ -21,7 +21,7 @@ from shared.base.manifest import Strict, tool_versions
 from shared.base.parsing import nearest
 from shared.base.progress import say
 from shared.base.stage import Plan, Produced, run_stage
-from shared.setup.browser import Browser, find_browser
+from shared.setup.browser import Browser, find_browser, find_firefox, firefox_version
 from shared.webgpu_bench.driver import has_gpu
 from shared.webgpu_bench.engines import firefox, in_browser, native, native_webgpu
 from shared.webgpu_bench.engines.job import EngineRun, Job, of_browser
@@ -146,6 +146,8 @@ def _measured(
             "seconds": job.seconds,
             "browser": browser.version if browser else None,
             "hardware": job.hardware,
+            "gpu": benched.bench.manifest.settings.get("gpu"),
+            "firefox": _firefox() if name == "firefox" else None,
         },
         tools=tool_versions("onnxruntime", "onnxruntime-genai", "transformers"),
         code=(__name__, *PAGE_CODE),
@@ -161,6 +163,11 @@ def _measured(
 
     done = run_stage(plan, produce, force=force)
     return EngineRun.model_validate_json((done.folder / FILE).read_bytes())
+
+
+def _firefox() -> str:
+    found = find_firefox()
+    return firefox_version(found) if found else ""
 
 
 def _compared(row: Row, own: Row) -> Row:

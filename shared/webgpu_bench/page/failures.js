@@ -19,9 +19,11 @@ const plain = (message) => (message || "the reason is not known").replace(/[.\s]
 
 export const NO_WEBGPU =
   "This browser offers no WebGPU: open this page in a current Chrome, Edge, Safari or Firefox on a machine with a GPU, and see that hardware acceleration is on.";
-export const NO_SERVER = "The list of models cannot be read: start the server again with `./inv serve`, then reload this page.";
+export const NOT_SECURE = "A browser offers WebGPU only over HTTPS or on localhost: open this page by such an address.";
+export const NO_SERVER = "The list of models cannot be read: see that you are online, or start the server again with `./inv serve`, then reload.";
 const NO_SITE = "The model cannot be fetched: see that you are online, then load it again; what was loaded once works offline.";
 export const NO_PACKAGES = "The page's packages are not installed; run";
+export const NO_PAGE = "A part of this page cannot be fetched: see that you are online, then reload.";
 export const NO_MODEL = "No model is served here yet; make one with";
 
 /** Why the chosen model cannot run on this adapter, or "". `bytes`: by precision, what it has. */

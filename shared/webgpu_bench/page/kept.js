@@ -34,9 +34,11 @@ export class Kept {
     Object.assign(this, { files, place });
   }
 
-  /** As of a Cache: the response that is kept for an address. */
+  /** As of a Cache: the response that is kept for an address. Transformers.js 4.3.1 looks for a tokenizer's
+   * files on main, whatever the revision. */
   async match(address) {
-    const file = address.startsWith(this.place) && this.files[address.slice(this.place.length)];
+    const place = [this.place, this.place.replace(/\/resolve\/[^/]+\/$/, "/resolve/main/")].find((one) => address.startsWith(one));
+    const file = place && this.files[address.slice(place.length)];
     return file ? (await opened())?.match(key(file)) : undefined;
   }
 

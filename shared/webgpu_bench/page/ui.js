@@ -4,7 +4,7 @@
 import { isSoftware } from "./adapter.js";
 import { parsed, shownAnswer } from "./answer.js";
 import { called, downloadWords, keptOf, listed, loadBase, megabytes, sameBase, switchDomain } from "./models.js";
-import { isGone, NO_MODEL, NO_PACKAGES, NO_SERVER, NO_WEBGPU, room, sentence as worded, unfit } from "./failures.js";
+import { isGone, NO_MODEL, NO_PACKAGES, NO_PAGE, NO_SERVER, NO_WEBGPU, NOT_SECURE, room, sentence as worded, unfit } from "./failures.js";
 import { forgetOthers } from "./kept.js";
 import { isolate, keep } from "./offline.js";
 import { begunAnew, beginAnew } from "./anew.js";
@@ -97,13 +97,13 @@ async function findAdapter(reached) {
     page.lib = await import("./engine.js");
   } catch {
     enter("broken");
-    return notice(NO_PACKAGES, "cd shared/webgpu_bench && npm ci --ignore-scripts");
+    return page.manifest.worker ? notice(NO_PAGE) : notice(NO_PACKAGES, "cd shared/webgpu_bench && npm ci --ignore-scripts");
   }
   page.adapter = await page.lib.describeAdapter().catch(() => null);
   showAdapter(page.adapter);
   if (!page.adapter) {
     enter("no-webgpu");
-    return notice(NO_WEBGPU);
+    return notice(isSecureContext ? NO_WEBGPU : NOT_SECURE);
   }
   if (!page.manifest.models.length) {
     enter("no-model");

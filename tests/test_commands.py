@@ -266,6 +266,24 @@ def test_a_reader_that_is_gone_ends_it_without_a_word() -> None:
     assert (done.returncode, done.stderr) == (141, "")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk here is always full")
+def test_a_full_disk_under_stdout_is_one_sentence() -> None:
+    command = [sys.executable, "-m", "invoke", "--list"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            command, cwd=paths.REPOSITORY, stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "No space" in done.stderr
+
+
+def test_a_terminal_that_is_not_utf8_gets_what_it_can_show() -> None:
+    command, odd = [sys.executable, "-m", "invoke", "domains"], {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(
+        command, cwd=paths.REPOSITORY, capture_output=True, text=True, env=os.environ | odd
+    )
+    assert done.returncode == 0 and "legal" in done.stdout
+
+
 def test_a_command_runs_once_and_its_errors_are_quiet_on_ctrl_c(
     typed: Typed, monkeypatch: pytest.MonkeyPatch
 ) -> None:

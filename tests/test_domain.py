@@ -321,6 +321,22 @@ MISTAKES = {
         ("schema.json", '"type": "object"', '"type": "objekt"'),
         "domains/legal/schema.json: type:",
     ),
+    "a schema without fields": (
+        ("schema.json", '"properties"', '"$defs"'),
+        "domains/legal/schema.json: properties: names no field",
+    ),
+    "a pass whose config is a list": (
+        ("olive.json", '"precision": "int4",', '"config": [],'),
+        "domains/legal/olive.json: passes.int4.config: must be one JSON object",
+    ),
+    "a base that is a list": (
+        (
+            "fallback.toml",
+            'base = "HuggingFaceTB/SmolLM3-3B"',
+            'base = ["HuggingFaceTB/SmolLM3-3B"]',
+        ),
+        "domains/legal/fallback.toml:{line}: rung.0.base:",
+    ),
     "gold that breaks the schema": (
         ("eval.jsonl", '"conclusion": "yes"', '"conclusion": "perhaps"'),
         "gold.conclusion: 'perhaps' is not one of ['yes', 'no', 'unclear']",

@@ -76,6 +76,24 @@ def test_another_domains_model_asks_nothing_of_this_ones_machine(
         assert sum("of memory are free" in line for line in mistakes("legal")) == found
 
 
+@pytest.mark.parametrize(
+    ("passes", "words"),
+    [
+        ('"passes.int4.int4_blok_size" = 64', "int4_blok_size: unknown key; did you mean"),
+        ('"passes.calibratd.bits" = 8', "no 'calibratd'; did you mean 'calibrated'"),
+    ],
+)
+def test_a_rungs_own_settings_are_looked_at_before_anything_is_built(
+    root: Path, passes: str, words: str
+) -> None:
+    toml = root / "domains" / "legal" / "fallback.toml"
+    text = toml.read_text()
+    assert text.count('"passes.calibrated.group_size" = 128') == 1
+    toml.write_text(text.replace('"passes.calibrated.group_size" = 128', passes))
+    (found,) = mistakes("legal")
+    assert found.startswith("domains/legal/fallback.toml: rung phi3-mini") and words in found
+
+
 def test_one_mistake_is_one_sentence(root: Path) -> None:
     (root / "domains" / "legal" / "prompt.md").write_text("")
     with pytest.raises(UserError, match=r"^domains/legal/prompt\.md: holds no prompt$"):

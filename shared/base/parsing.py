@@ -156,10 +156,10 @@ def nearest(word: str, valid: list[str]) -> str:
 def sentence(error: ValidationError, model: type[BaseModel], where: Where) -> str:
     """pydantic's first error as one sentence: place, key, what is wrong, the nearest valid key.
 
-    An unknown key comes first: it is why another one is missing.
+    An unknown key comes first, then a name that is none: they are why another one is missing.
     """
-    errors = error.errors(include_url=False)
-    first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
+    order = {"extra_forbidden": 0, "string_type": 1}
+    first = min(error.errors(include_url=False), key=lambda one: order.get(one["type"], 2))
     key = first["loc"]
     place = where(key) if callable(where) else _joined(where, key)
     if first["type"] == "extra_forbidden":

@@ -5,6 +5,7 @@ imported, so that `--list`, `--help` and completion work before anything is inst
 """
 
 import importlib.metadata
+import io
 import os
 import re
 import shlex
@@ -67,7 +68,10 @@ class Program(invoke.Program):
             super().execute()
 
     def run(self, argv: list[str] | None = None, exit: bool = True) -> None:
-        """Ctrl-C and a reader that closed the pipe (`| head`) end it without a word."""
+        """Ctrl-C and a reader that closed the pipe (`| head`) end it without a word; a disk that is
+        full under stdout is one sentence."""
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="replace")  # a terminal need not be UTF-8
         try:
             try:
                 super().run(argv, exit)
@@ -80,8 +84,16 @@ class Program(invoke.Program):
                 sys.exit(INTERRUPTED)
             raise
         except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _drop_stdout()
             sys.exit(CLOSED_PIPE)
+        except OSError as error:
+            _drop_stdout()
+            sys.exit(f"error: {error}")
+
+
+def _drop_stdout() -> None:
+    """What is left in its buffer would fail again when Python ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _version() -> str:

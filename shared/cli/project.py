@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -22,7 +23,7 @@ if TYPE_CHECKING:  # `./inv --list` loads none of it
     from shared.domain.domain import Domain
     from shared.domain.settings import Rung
 
-PYTHON = f"{sys.executable} -m "
+PYTHON = f"{shlex.quote(sys.executable)} -m "
 
 
 @command(

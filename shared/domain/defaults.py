@@ -71,7 +71,7 @@ class Config:
         if key[:1] == ("gate",) and len(key) > 1:
             own = ("gate", self.changed.get(int(key[1]), -1), *key[2:])
         if key[:1] == ("rung",) and len(key) > 2 and self.own.depth(key) == 2:
-            of_base = ("base", self.merged["rung"][int(key[1])].get("base"), *key[2:])
+            of_base = ("base", str(self.merged["rung"][int(key[1])].get("base")), *key[2:])
             if max(toml.depth(of_base) for toml in (self.own, self.defaults)) > 2:
                 own = key = of_base
         return max((self.own, own), (self.defaults, key), key=lambda at: at[0].depth(at[1]))
@@ -98,9 +98,8 @@ def _merged(under: Any, over: Any) -> Any:
 
 
 def _with_base(rung: Any, bases: Any) -> Any:
-    base = (
-        bases.get(rung.get("base")) if isinstance(rung, dict) and isinstance(bases, dict) else None
-    )
+    name = rung.get("base") if isinstance(rung, dict) else None
+    base = bases.get(name) if isinstance(name, str) and isinstance(bases, dict) else None
     if not isinstance(base, dict):  # Chain says what is wrong
         return rung
     dropped = TERMS if "licence" in rung else set()

@@ -5,6 +5,7 @@
 'models/legal/merged'
 """
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +64,9 @@ def domain_names() -> list[str]:
     """Every folder in domains/ that is not hidden, sorted."""
     folder = paths.domains()
     if not folder.is_dir():
-        raise UserError(f"{paths.shown(folder)}: the folder is missing")
+        root = os.environ.get("DOCINTEL_ROOT")
+        whose = f" (DOCINTEL_ROOT={root})" if root else ""
+        raise UserError(f"{paths.shown(folder)}: the folder is missing{whose}")
     return sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
@@ -105,6 +108,10 @@ def _read_schema(path: Path) -> dict[str, Any]:
         raise UserError(f"{paths.shown(path)}: {key}: {error.message}") from None
     if not isinstance(schema, dict) or schema.get("type") != "object":
         raise UserError(f"{paths.shown(path)}: type: the answer's schema must be of type object")
+    if not schema.get("properties"):
+        raise UserError(
+            f"{paths.shown(path)}: properties: names no field, so no answer can be scored"
+        )
     grammar(schema, paths.shown(path))  # what answers cannot be held to is refused here
     return schema
 

@@ -75,6 +75,11 @@ def with_overrides(config: dict[str, Any], overrides: dict[str, Any], where: str
     return check_olive_config(changed, Path(where))
 
 
+def place_of(folder: Path, rung: str) -> str:
+    """Where a domain's rung is written down, for the sentences of `with_overrides`."""
+    return f"{paths.shown(folder / 'fallback.toml')}: rung {rung}"
+
+
 def builder_pass(workflow: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """Name and settings of the pass that writes the ONNX file, the last of its type."""
     found = [(k, v) for k, v in workflow["passes"].items() if v["type"].lower() == BUILDER.lower()]
@@ -102,6 +107,8 @@ def _check_pass(settings: Any, passes: PassSchema, where: str, key: str) -> None
         hint = nearest(kind, [name for name in passes if name not in others])
         raise UserError(f"{where}: {key}.type: Olive has no pass {settings['type']!r}; {hint}")
     inner = settings.get("config", settings)
+    if not isinstance(inner, dict):
+        raise UserError(f"{where}: {key}.config: must be one JSON object")
     _no_strangers(inner, [*passes[kind], *PASS_WRAPPER_KEYS], where, f"{key}.")
     for name, value in inner.items():
         allowed = passes[kind].get(name, {}).get("enum")

@@ -22,7 +22,7 @@ from shared.base.machine import measured_machine
 from shared.base.progress import lines_to, say
 from shared.base.stage import StageResult
 from shared.domain.domain import Domain
-from shared.domain.olive_json import with_overrides
+from shared.domain.olive_json import place_of, with_overrides
 from shared.domain.records import Record, read_records
 from shared.domain.settings import Exporter, Rung
 from shared.evaluate.check import Selection
@@ -158,7 +158,8 @@ def cost_of(run: Run, config: Any) -> dict[Stage, Cost]:
 def work_of(run: Run) -> Work:
     """What the run's domain and options ask of a model."""
     domain, chain, selection = run.domain, run.domain.chain, run.selection
-    workflow = with_overrides(domain.olive, run.rung.olive, f"rung {run.rung.name}")
+    where = place_of(domain.folder, run.rung.name)
+    workflow = with_overrides(domain.olive, run.rung.olive, where)
     asked = selection.records
     has_base = run.rung.prompt_only or run.rung.untuned is not None
     return Work(

@@ -19,6 +19,7 @@ from shared.base.text import trimmed
 from shared.domain.defaults import Config
 from shared.domain.domain import GENERAL_FILE, load_domain
 from shared.domain.grammar.schema import grammar
+from shared.domain.olive_json import builder_pass, place_of, with_overrides
 from shared.domain.records import read_records
 from shared.domain.settings import Chain
 from shared.evaluate.fidelity import MEASURED
@@ -87,6 +88,7 @@ def _read_whole(name: str) -> None:
     domain = load_domain(name)
     for rung in domain.chain.rung:
         repository_name(domain, rung.base)
+        builder_pass(with_overrides(domain.olive, rung.olive, place_of(domain.folder, rung.name)))
 
 
 def _need_prompt(folder: Path) -> None:

@@ -22,7 +22,7 @@ import psutil
 from packaging.requirements import Requirement
 
 from shared.base import paths
-from shared.base.environment import is_offline
+from shared.base.environment import is_offline, without_password
 from shared.base.errors import UserError
 from shared.base.tables import table
 from shared.base.venv import read_pins
@@ -169,7 +169,11 @@ def _firefox() -> Finding:
     if found is None:
         mend = f"{browser.INSTALL_COMMAND} firefox"
         return Finding("Firefox", "warn", "none: q4f16 is not run without a GPU", mend)
-    return Finding("Firefox", "ok", f"{browser.firefox_version(found)} ({found})")
+    if not (version := browser.firefox_version(found)):
+        return Finding(
+            "Firefox", "warn", f"{found} tells no version", f"{browser.INSTALL_COMMAND} firefox"
+        )
+    return Finding("Firefox", "ok", f"{version} ({found})")
 
 
 def _gpu() -> Finding:
@@ -178,7 +182,9 @@ def _gpu() -> Finding:
         return Finding("GPU", "ok", f"Metal, {platform.machine()}")
     if shutil.which("nvidia-smi"):
         name = _said_first(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"])
-        return Finding("GPU", "ok", name or "nvidia-smi without a word")
+        if name:
+            return Finding("GPU", "ok", name)
+        return Finding("GPU", "warn", "nvidia-smi fails", "mend the driver: run nvidia-smi")
     if any(Path("/dev/dri").glob("renderD*")):
         return Finding("GPU", "ok", "/dev/dri")
     return Finding("GPU", "warn", "software adapter only", "measure speed on a machine with a GPU")
@@ -210,7 +216,8 @@ def _token() -> Finding:
 
 def _hub() -> Finding:
     """Only what the environment says: a doctor that waits for a network is not run."""
-    said = [f"{n}={os.environ[n]}" for n in ("HF_HUB_OFFLINE", "HF_ENDPOINT") if os.environ.get(n)]
+    names = [name for name in ("HF_HUB_OFFLINE", "HF_ENDPOINT") if os.environ.get(name)]
+    said = [f"{name}={without_password(os.environ[name])}" for name in names]
     if is_offline():
         return Finding("Hub", "warn", ", ".join(said), "unset HF_HUB_OFFLINE to publish")
     return Finding("Hub", "ok", ", ".join(said) or "the public one (not contacted)")
@@ -233,7 +240,7 @@ def _models() -> Iterator[Finding]:
 
 def _said_first(command: list[str]) -> str:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
-    except (OSError, subprocess.TimeoutExpired):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
         return ""
     return next(iter(done.stdout.splitlines()), "").strip()

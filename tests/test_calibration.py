@@ -10,6 +10,8 @@ from types import SimpleNamespace
 from typing import Any, ClassVar, cast
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, MixtralConfig
 
 from shared.base import paths
 from shared.base.errors import UserError
@@ -18,6 +20,7 @@ from shared.domain.domain import GENERAL_FILE, domain_names, load_domain
 from shared.domain.records import read_instructions, read_records, spread
 from shared.olive import build as stage
 from shared.olive.build import build_stage
+from shared.olive.calibrated_pass import _tell_rounded
 from shared.olive.calibration_loader import rows_of
 from shared.olive.calibration_text import (
     EQUAL_ROWS,
@@ -245,3 +248,15 @@ def test_a_corrected_card_beside_the_weights_calibrates_nothing_anew(
     template = model / "chat_template.jinja"
     template.write_text(template.read_text() + "{# another #}")
     assert key() != before
+
+
+def test_experts_are_told_since_no_pass_calibrates_them(capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": 128}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 4}
+    for config in (MixtralConfig(**sizes, **heads), LlamaConfig(**sizes, **heads)):
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+        linears = {n: m for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
+        _tell_rounded(model, linears)
+        told = capsys.readouterr().err
+        assert ("are no linear layers (0.mlp." in told) == (config.model_type == "mixtral")

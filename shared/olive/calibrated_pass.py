@@ -100,6 +100,7 @@ class CalibratedQuant(Pass):
         loaded = load_model(folder, lazily=True)
         formats = _formats(loaded, partial(_format, config))
         _need_honoured(config.overrides or {}, [*formats, "lm_head"])
+        _tell_rounded(loaded, formats)
         shrink = SHRINK if config.search else (1.0,)
         files = LayerFiles(
             (layer_folder.get() or out) / _key(folder, texts, formats, shrink, make_up)
@@ -184,6 +185,17 @@ def _formats(model: Any, form: Callable[..., Format]) -> dict[str, Format]:
     names = [name for name in linears if not (tied and name == "lm_head")]
     head = ("lm_head",) if tied else ()
     return {name: form(name) for name in names} | {TABLE: form(TABLE, *head)}
+
+
+def _tell_rounded(model: Any, formats: dict[str, Format]) -> None:
+    """Experts are stacked matrices, no linear layers: the builder rounds them, whatever is set here."""
+    matrices = [n for n, p in model.model.layers.named_parameters() if p.ndim > 1]
+    others = [n for n in matrices if f"model.layers.{n.removesuffix('.weight')}" not in formats]
+    if others:
+        say(
+            f"      {len(others)} of {len(matrices)} matrices are no linear layers ({others[0]}): "
+            "rounded to nearest, not calibrated"
+        )
 
 
 def _need_honoured(overrides: dict[str, dict[str, Any]], names: Sequence[str]) -> None:

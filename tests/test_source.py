@@ -8,10 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from shared.base.errors import RungFailed, UserError
 from shared.domain.domain import load_domain
-from shared.source.source import base_stage, source_stage
+from shared.source.model import model_weights
+from shared.source.source import base_stage, chat_template, source_stage, weights_hash
 from tests.tiny import VOCABULARY
 
 Tiny = Callable[[str], Path]
@@ -131,6 +134,23 @@ class TestTheBaseBesideATunedModel:
         (base.folder / "tokenizer.json").unlink()
         with pytest.raises(RungFailed, match=r"untuned/tokenizer\.json: the file is"):
             base_stage(load_domain("legal").rung("smollm3"))
+
+    def test_without_a_chat_template_is_asked_as_the_tuned_one_is(self, merged: Path) -> None:
+        """As a -Base model is, whatever was tuned on it."""
+        untuned = shutil.copytree(merged, merged.parent / "untuned")
+        told = json.loads((untuned / "tokenizer_config.json").read_text())
+        (untuned / "tokenizer_config.json").write_text(json.dumps(told | {"chat_template": None}))
+        (untuned / "chat_template.jinja").unlink(missing_ok=True)
+        weights = load_file(untuned / "model.safetensors")
+        changed = {n: w + 1 if n.endswith("norm.weight") else w for n, w in weights.items()}
+        save_file(changed, untuned / "model.safetensors", {"format": "pt"})
+        place = {"base_source": "models/legal/untuned"}
+        rung = load_domain("legal").rung("smollm3").model_copy(update=place)
+        base = base_stage(rung)
+        assert base and chat_template(base.folder) == chat_template(merged)
+        found = model_weights(base.folder)
+        assert torch.equal(found["model.norm.weight"], changed["model.norm.weight"])
+        assert weights_hash(base.folder) == weights_hash(untuned) != weights_hash(merged)
 
     def test_is_none_where_the_rung_names_none(self, root: Path) -> None:
         assert base_stage(load_domain("legal").rung("phi3-mini")) is None

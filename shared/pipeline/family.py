@@ -33,7 +33,7 @@ from shared.pipeline.chain import record, select_records
 from shared.pipeline.stages import Options, RungRun
 from shared.prompt.stage import prompt_stage
 from shared.release.model import ChainResult
-from shared.source.source import Source, chat_template, source_stage, weights_hash
+from shared.source.source import Source, base_stage, chat_template, source_stage, weights_hash
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,8 @@ def build_family(
     sources = {member.domain.name: source_stage(member.rung) for member in members}
     first, *beside = _calibrating(members, grown_from)
     own = next(member.rung for member in members if member.domain.name == first.name)
-    rung = own.model_copy(update={"adapter": None})
-    base = source_stage(rung)
+    rung, base = own.model_copy(update={"adapter": None}), base_stage(own)
+    assert base, "a rung with an adapter names its base"
     _refuse_other_base(base, grown_from)
     for source in sources.values():  # before hours of calibration
         adapter_on(source, weights_hash(base.folder))

@@ -5,7 +5,7 @@ PosixPath('.../build/joined/0d5c…')
 
 In it lie the base's configuration, a tokenizer and a note of where the weights are
 (`shared.source.weights.parts`); what does not know of the note finds no weights there, rather than the
-base's. `shared.source.model` merges them as they are read.
+base's. `shared.source.model` merges them as they are read. A note without an adapter is `asked_as`'s.
 """
 
 import json
@@ -28,11 +28,21 @@ TEMPLATE = "chat_template.jinja"
 
 def joined_folder(base: Path, adapter: Adapter) -> Path:
     """The folder, made where it is not there yet; NotDone inside `only_what_is_done`."""
-    files = _files(base, adapter.folder)
+    return _joined(base, adapter.folder, str(adapter.folder.resolve()))
+
+
+def asked_as(base: Path, tuned: Path) -> Path:
+    """The base's own weights with the tokenizer and chat template of what was tuned on it: a base that
+    has no template cannot be asked by itself."""
+    return _joined(base, tuned, None)
+
+
+def _joined(base: Path, beside: Path, adapter: str | None) -> Path:
+    files = _files(base, beside)
     plan = Plan(
         "joined",
         inputs={name: sha256_files(place, [name])[name] for name, place in files.items()},
-        settings={"base": str(base.resolve()), "adapter": str(adapter.folder.resolve())},
+        settings={"base": str(base.resolve()), "adapter": adapter},
         code=(__name__,),
     )
 

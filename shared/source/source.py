@@ -6,6 +6,7 @@ never run.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from shared.source.base_model import (
     refuse_other_variant,
 )
 from shared.source.described import Model
-from shared.source.joined import joined_folder
+from shared.source.joined import asked_as, joined_folder
 from shared.source.training import RECORD, base_weights, training_details
 from shared.source.weights import INDEX, parts, weight_files, weight_names
 
@@ -80,8 +81,12 @@ def source_stage(rung: Rung, *, force: bool = False) -> Source:
 
     NoWeights where there is nothing, OtherWeights where another model lies in the folder.
     """
+    return _source(rung, lambda: located(rung), force)
+
+
+def _source(rung: Rung, found: Callable[[], Path], force: bool) -> Source:
     try:
-        folder = located(rung)
+        folder = found()
         contract = _contract_stage(folder, force)
         files = _hashes(folder)
         _refuse_other_weights(folder)
@@ -126,13 +131,18 @@ def inspected(rung: Rung) -> tuple[Path, Adapter | None]:
 def base_stage(rung: Rung, *, force: bool = False) -> Source | None:
     """The weights before fine-tuning, taken and inspected as any source; None where none are named.
 
-    RungFailed with one sentence where they cannot be had.
+    One without a chat template is asked with that of the tuned weights. RungFailed with one sentence
+    where they cannot be had.
     """
     if rung.untuned is None:
         return None
-    return source_stage(
-        rung.model_copy(update={"source": rung.untuned, "adapter": None}), force=force
-    )
+    bare = rung.model_copy(update={"source": rung.untuned, "adapter": None})
+
+    def found() -> Path:
+        folder = located(bare)
+        return folder if has_chat_template(folder) else asked_as(folder, located(rung))
+
+    return _source(bare, found, force)
 
 
 def _found(source: str, what: str = "the merged 16-bit model") -> Path:
@@ -222,10 +232,11 @@ def _files(folder: Path) -> list[str]:
 def _hashes(folder: Path) -> dict[str, str]:
     """SHA-256 of every file that matters, by its name; an adapter's are below `adapter/`."""
     base, adapter = parts(folder)
-    if not adapter:
+    if base == folder:
         return sha256_files(folder, _files(folder))
     small = [n for n in (*ANSWERING_FILES, "config.json", "LICENSE") if (folder / n).is_file()]
-    theirs = sha256_files(adapter, [n for n in ADAPTER_FILES if (adapter / n).is_file()])
+    listed = [n for n in ADAPTER_FILES if adapter and (adapter / n).is_file()]
+    theirs = sha256_files(adapter, listed) if adapter else {}
     return (
         sha256_files(base, weight_files(base))
         | sha256_files(folder, small)
@@ -357,6 +368,13 @@ def _need_object(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise RungFailed(f"{paths.shown(path)}: must be one JSON object")
     return value
+
+
+def has_chat_template(folder: Path) -> bool:
+    try:
+        return bool(chat_template(folder))
+    except RungFailed:
+        return False
 
 
 def chat_template(folder: Path) -> str:

@@ -36,7 +36,7 @@ def parts(folder: Path) -> Parts:
     if not (folder / JOINED).is_file():
         return Parts(folder)
     note = read_json(folder / JOINED)
-    return Parts(Path(note["base"]), Path(note["adapter"]))
+    return Parts(Path(note["base"]), Path(note["adapter"]) if note["adapter"] else None)
 
 
 def weight_files(folder: Path) -> list[str]:

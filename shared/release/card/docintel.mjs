@@ -24,6 +24,13 @@ async function decoderOf({ config, sessions }, { search = {} }) {
   return new Decoder({ ...about, Tensor: constructor, device });
 }
 
+/** What the GPU refuses from now on, most often memory: onnxruntime-web goes on, and computes nothing. */
+async function refusals() {
+  const [found, device] = [[], await env.backends.onnx.webgpu?.device];
+  device?.addEventListener("uncapturederror", ({ error }) => found.push(error.message));
+  return found;
+}
+
 /** The commit that a branch or a tag names now. */
 async function commitOf(repository, revision) {
   if (/^[0-9a-f]{40}$/.test(revision)) return revision;
@@ -52,6 +59,7 @@ export async function open(repository, settings = {}) {
   const encode = (text) => tokenizer.encode(text, { add_special_tokens: false });
   const prefix = prefixIds(tokenizer, controls, system); // read once for all documents
   const decoder = await decoderOf(model, shared);
+  const refused = await refusals();
 
   const prepare = async () => {
     const module = await import("@mlc-ai/web-xgrammar"); // may export its classes or put them on globalThis
@@ -74,6 +82,7 @@ export async function open(repository, settings = {}) {
     const more = held ? { held: await (await (compiled ??= prepare().catch(again))).start() } : {};
     const asked = { input_ids, most, eos: new Set(stop), prefix, more };
     const ids = await write(decoder, { output_ids: [], decode_ms: [] }, asked).finally(() => more.held?.dispose());
+    if (refused.length) throw new Error(`the GPU refused what was asked of it: ${refused[0]}`);
     const text = plain(tokenizer, ids.filter((id) => !stop.includes(id)));
     return { text, ids, whole: stop.includes(ids.at(-1)) && (!held || isJson(text)) };
   };

@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import platform
+import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,7 +37,7 @@ FINDINGS = paths.REPOSITORY / "docs" / "measured.md"
 EMBEDDED, TUNED, EXAMPLE = "embedded", "smollm2", "example"
 HEAD = """# {domain}: {title}
 
-Written by `python -m benchmarks.evaluated` on {taken} ({cores} cores, {machine}, no GPU). What the rows
+Written by `python -m benchmarks.evaluated` on {taken} ({cores} cores, {machine}). What the rows
 mean stands in [scoring.md](../scoring.md), how the three are asked in
 [evaluation.md](../evaluation.md).
 A public set is not part of this repository; its table's note names its records.
@@ -84,8 +85,10 @@ def _note(domain: str, rung: str) -> Path:
 
 def _files(domain: str, sets: Path | None) -> list[Path | None]:
     """None stands for the domain's own records; public ones are put into the form of ours."""
-    if sets is None or not (sets / domain / "eval.jsonl").is_file():
+    if sets is None:
         return [None]
+    if not (sets / domain / "eval.jsonl").is_file():
+        raise UserError(f"--sets: {sets / domain / 'eval.jsonl'} is not there")
     return [None, write_set(load_domain(domain), sets)[0]]
 
 
@@ -130,8 +133,11 @@ def main() -> None:
     parser.add_argument("--rung", choices=list(TITLES), action="append", help="default: all")
     asked = parser.parse_args()
     set_variables()
-    for page in evaluate(asked.sets, asked.records, rungs=asked.rung):
-        print(paths.shown(page))
+    try:
+        for page in evaluate(asked.sets, asked.records, rungs=asked.rung):
+            print(paths.shown(page))
+    except UserError as error:
+        sys.exit(f"error: {error}")
     renew([FINDINGS])
 
 

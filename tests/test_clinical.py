@@ -31,6 +31,12 @@ COPY = (
 )
 
 DANGEROUS = {
+    "ten times a dose that begins with its point": ("Lorazepam 5 mg.", "Lorazepam .5 mg."),
+    "another age": ("45yo man.", "46yo man."),
+    "another concentration": ("Potassium 25mEq.", "Potassium 20mEq."),
+    "another temperature": ("Temperature 98.1F.", "Temperature 98.6F."),
+    "a rate": ("Heart rate 72bpm.", "Heart rate 78bpm."),
+    "a score's sign": ("T-score 2.5.", "T-score -2.5."),
     "a negation is lost": (SHOTS.format(""), SHOTS.format("never ")),
     "a habit is added": ("Smoked and drank.", "Never smoked or drank."),
     "a negation is added": ("No allergy to penicillin.", "Allergy to penicillin."),
@@ -98,6 +104,10 @@ DANGEROUS = {
 }
 
 HARMLESS = {
+    "a dose that begins with its point": ("Digoxin .25 mg.", "Digoxin 0.25 mg."),
+    "a letter behind the degrees": ("Temperature 98.6F.", "Temperature 98.6 F."),
+    "a unit that is not known": ("Potassium 20mEq.", "Potassium 20 mEq."),
+    "years old": ("45yo man.", "45 year old man."),
     "a synonym": ("Heart attack in 2016.", "Myocardial infarction in 2016."),
     "the other verb for no": ("No chest pain.", "Denies chest pain."),
     "a negation that comes after": ("Chest pain denied.", "Denies chest pain."),

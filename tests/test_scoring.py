@@ -182,6 +182,10 @@ class TestNumber:
             (["Seven"], ["7"]),
             (["twenty-five million"], ["25,000,000"]),
             (["fifteen days"], ["15 days"]),
+            (["$1.5bn"], ["1.5 bn"]),
+            ([".5 million"], ["0.5 million"]),
+            (["EPS of .75"], ["EPS of 0.75"]),
+            (["4.5%–5.5%"], ["4.5-5.5"]),
         ],
     )
     def test_takes_one_answer_in_many_spellings(self, found: Any, gold: Any) -> None:
@@ -201,6 +205,14 @@ class TestNumber:
             ([None], ["1"]),
             ([], ["1"]),
             ([float("inf")], ["1"]),
+            (["$15bn"], ["$1.5bn"]),
+            (["2.5x"], ["25x"]),
+            (["5bps"], ["-5bps"]),
+            (["$5m"], ["-$5m"]),
+            (["1/11/2020"], ["11/1/2020"]),
+            (["45–55%"], ["4.5–5.5%"]),
+            (["5 million"], [".5 million"]),
+            (["75 per share"], [".75 per share"]),
         ],
     )
     def test_keeps_different_answers_apart(self, found: Any, gold: Any) -> None:

@@ -203,6 +203,17 @@ class TestTheConstantAnswer:
         scoring = SCORING | {"note": FieldScoring(metric="verbatim")}
         assert constant_answer(quotes, SCHEMA, scoring)["note"] == "it"
 
+    def test_leaves_out_what_no_record_is_judged_for_and_keeps_the_best_of_the_others(self) -> None:
+        """Public records lack fields that the schema requires: null in their place broke it."""
+        required = SCHEMA | {"required": ["kind", "note"]}
+        partial = [
+            r.model_copy(update={"gold": {k: v for k, v in r.gold.items() if k != "note"}})
+            for r in RECORDS
+        ]
+        answer = constant_answer(partial, required, SCORING)
+        whole = constant_answer(RECORDS, required, SCORING)
+        assert answer == {k: v for k, v in whole.items() if k != "note"}
+
     def test_is_fitted_where_a_field_is_judged(self) -> None:
         assert constant_answer(RECORDS, SCHEMA, ON_LAW)["place"] == "Ohio"
 

@@ -72,7 +72,7 @@ def check_stage(
     force: bool = False,
 ) -> StageResult:
     """Answer, judge and compare; shared.evaluate.scoring.measurements says what is measured."""
-    systems = all_systems(domain, rung, source, package)
+    systems = all_systems(domain, rung, source, package, selection.systems)
     settings = {
         "prompt": domain.prompt,
         "schema": domain.schema,

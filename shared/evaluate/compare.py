@@ -106,6 +106,9 @@ def compare_checks(a: Checked, b: Checked) -> tuple[int, dict[str, dict[str, Mea
         ours, other = a.of("release", mode), b.of("release", mode)
         if all(i in ours and i in other for i in common):
             found[mode] = _compared(*(a.judge_again(answers, common) for answers in (ours, other)))
+    if not found:
+        asked = (", ".join(one.manifest.settings["modes"]) for one in (a, b))
+        raise UserError("nothing to compare: A answered {}, B {}".format(*asked))
     return len(common), found
 
 

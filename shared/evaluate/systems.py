@@ -114,12 +114,18 @@ def parse_minutes(text: str | None) -> float | None:
 
 
 def all_systems(
-    domain: Domain, rung: Rung, source: Source, package: StageResult
+    domain: Domain,
+    rung: Rung,
+    source: Source,
+    package: StageResult,
+    asked: Sequence[Name] = NAMES,
 ) -> dict[Name, System]:
-    """All three, asked for or not; a base that cannot be had says why."""
+    """All three; a base that cannot be had says why, and one that is not `asked` is not fetched."""
     parent = System("parent", source.folder, answering_hash(source.folder), domain.prompt)
     release = System("release", package.folder, package.manifest.key, domain.prompt)
-    return {"base": _base(domain, rung, parent), "parent": parent, "release": release}
+    absent = System("base", absent="not asked for")
+    base = _base(domain, rung, parent) if "base" in asked else absent
+    return {"base": base, "parent": parent, "release": release}
 
 
 def _base(domain: Domain, rung: Rung, parent: System) -> System:

@@ -100,7 +100,7 @@ def select_records(domain: Domain, options: Options) -> Selection:
     else:
         records, origin = domain.records, OWN
     asked = options.records or str(domain.chain.check.records)
-    if asked != "all" and (not asked.isdigit() or asked == "0"):
+    if asked != "all" and not (asked.isascii() and asked.isdigit() and int(asked)):
         raise UserError(f"--records: a number or 'all' is wanted, not {asked!r}")
     count = len(records) if asked == "all" else int(asked)
     return Selection(

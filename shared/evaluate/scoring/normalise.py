@@ -25,6 +25,14 @@ NUMBER = re.compile(
     re.ASCII,
 )
 EDGE = ".,;:!?\"'"
+NUMERAL = re.compile(
+    rf"(?<![\w.%)])[-+(]*(?:{CURRENCY.pattern})?[-+]?"
+    r"(?:\d{1,3}(?:,\d{2,3})*,\d{3}(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)%?\)?",
+    re.ASCII,
+)
+"""A number with letters, or another number, behind it: 1.5bn, 4.5-5.5%. None in COVID-19 or Q1."""
+ONE_WORD = re.compile(r"\d+(?:[/:]\d+)+|\d+(?:-\d+){2,}", re.ASCII)
+"""Dates, times and fractions: other numbers in another order are another one."""
 
 Token = str | Decimal
 
@@ -61,9 +69,25 @@ def tokens(text: str, decimals: int | None = None) -> list[Token]:
         return [whole]
     found: list[Token] = []
     for part in text.split():
-        value = to_number(part.strip(EDGE), decimals)
-        found += [value] if value is not None else words(part)
+        bare = part.lstrip(EDGE.replace(".", "")).rstrip(EDGE)  # .75 begins with its point
+        value = to_number(bare, decimals)
+        found += [value] if value is not None else _parted(bare, decimals)
     return found
+
+
+def _parted(part: str, decimals: int | None) -> list[Token]:
+    """The numbers of a part that is none by itself, and the words between them."""
+    if ONE_WORD.fullmatch(part):
+        return [part]
+    found, end = list[Token](), 0
+    text = part.lower().translate(DASHES)
+    for match in NUMERAL.finditer(text):
+        value = to_number(match[0], decimals)
+        if value is None:
+            continue
+        found += [*words(text[end : match.start()]), value]
+        end = match.end()
+    return found + words(text[end:])
 
 
 def to_number(text: str, decimals: int | None = None) -> Decimal | None:

@@ -82,16 +82,17 @@ def constant_answer(
 
     For each field that gold value with the best mean score over the records judged for it: for
     `exact` the most frequent one, for free text the one nearest to all others, for a quote perhaps a
-    word of one. Where the fields put together break the schema, the best of the whole gold answers.
+    word of one. A field that no record is judged for is left out. Where the fields put together break
+    the schema, the best of the whole gold answers.
     """
     if not records:
         raise ValueError("there are no records")
     names = [name for name in schema.get("properties", {}) if name in scoring]
     of_field = {n: [r for r in records if is_judged(n, scoring[n], r, schema)] for n in names}
-    picks = {n: _best_value(n, scoring[n], of_field[n] or records) for n in names}
-    required = schema.get("required", [])
+    picks = {n: _best_value(n, scoring[n], judged) for n, judged in of_field.items() if judged}
+    required = [n for n in schema.get("required", []) if n in picks or n not in names]
     answer = {k: v for k, v in picks.items() if v is not None or k in required}
-    if jsonschema.Draft202012Validator(schema).is_valid(answer):
+    if jsonschema.Draft202012Validator(schema | {"required": required}).is_valid(answer):
         return answer
     whole = _frequent(record.gold for record in records)
     return max(whole, key=lambda gold: _field_score(gold, records, schema, scoring))

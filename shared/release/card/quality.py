@@ -126,7 +126,8 @@ def _rows(found: Measured, mode: str, above: Collection[str]) -> list[tuple[str,
         cells = [found.get(name) for name in names]
         if not _scored(metric):
             cells[0] = None
-        twice = any(stands_twice(found, name) for name in names[1:])
+        own = [name for name in names[1:] if measured(found.get(name))]
+        twice = bool(own) and all(stands_twice(found, name) for name in own)
         if any(map(measured, cells)) and not twice:
             shown = zip(names, cells, strict=True)
             texts = (ABOVE if c and n in above else _cell(metric, c) for n, c in shown)

@@ -73,7 +73,7 @@ class TestTheTables:
         assert "webgpu-q4*" in text and "not measured: no &lt;shader-f16&gt; here" in text
 
     def test_without_a_reference_there_is_no_ratio(self) -> None:
-        assert ratio_text(rows()[0], None) == ""
+        assert ratio_text(rows()[0], None, None) == ""
 
     def test_csv_and_jsonl_hold_every_sample(self, root: Path) -> None:
         files = {path.suffix: path for path in write_engines(rows()[:3], "x")}

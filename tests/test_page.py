@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import jsonschema
+import numpy as np
 import pytest
 
 from shared.base import paths
@@ -131,6 +132,32 @@ class TestTheMarkOfAnAnswer:
     ) -> None:
         found = run("answer.js", "m.mark(answer)", answer=answer)
         assert found["ok"] is ok and words in found["words"]
+
+
+class TestHalfPrecision:
+    """The last row of logits [1, 2, 3], as parity and decoding read it."""
+
+    WANTED: ClassVar[list[Any]] = ["Float32Array", [1.5, -0.25, 65504]]
+    FOUND = "[r.constructor.name, [...r]]"
+
+    def test_is_read_from_its_bits_where_a_browser_has_no_type_for_it(self) -> None:
+        bits = np.array([9, 9, 9, 1.5, -0.25, 65504], np.float16).view(np.uint16).tolist()
+        given = "({ dims: [1, 2, 3], data: Uint16Array.from(bits) })"
+        row = f"((r) => {self.FOUND})(m.lastRow({given}))"
+        assert run("half.js", row, bits=bits) == self.WANTED
+
+    @pytest.mark.parametrize("kind", ["Float32Array", "Float64Array"])
+    def test_is_single_precision_whatever_it_came_in(self, kind: str) -> None:
+        """A Float16Array where a browser has that type; Node 20 has none, another stands for it."""
+        given = f"({{ dims: [1, 2, 3], data: {kind}.from([9, 9, 9, 1.5, -0.25, 65504]) }})"
+        row = f"((r) => {self.FOUND})(m.lastRow({given}))"
+        assert run("half.js", row) == self.WANTED
+
+    def test_of_special_values_keeps_them(self) -> None:
+        special = np.array([np.inf, -np.inf, np.nan, 6e-8, -0.0], np.float16).view(np.uint16)
+        call = "[...m.floats(Uint16Array.from(bits))].map(String)"
+        told = run("half.js", call, bits=special.tolist())
+        assert told[:3] == ["Infinity", "-Infinity", "NaN"] and float(told[3]) == 2.0**-24
 
 
 class TestASchema:

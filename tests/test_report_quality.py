@@ -64,7 +64,10 @@ class TestADomainsQuality:
         recipes = {"a": {"measured": tried}, "b": {"measured": {}}}
         file = report_file("legal", "smollm3")
         file.parent.mkdir(parents=True)
-        file.write_text(json.dumps({"recipes": recipes, "chosen": "a"}))
+        told = {"domain": "legal", "rung": "smollm3", "recipes": recipes, "chosen": "a"}
+        file.write_text(json.dumps(told))
+        other = report_file("legal-de", "smollm3")
+        other.write_text(json.dumps(told | {"domain": "legal-de"}))
         found = quality_of("legal")
         assert found.check["floor.field_score"].value == 0.3 and not found.missing
         (recipe,) = found.recipes["smollm3"]

@@ -210,10 +210,17 @@ class BenchSettings(Strict):
 
     new_tokens: int = Field(ge=2)
     prefill: list[PositiveInt]
-    depths: list[NonNegativeInt] = Field(min_length=1)
+    depths: list[NonNegativeInt]
     parity_tokens: int = Field(ge=1)
     gpu_budget: str
     time_budget_seconds: float = Field(gt=0)
+
+    @field_validator("depths")
+    @classmethod
+    def _begins_empty(cls, depths: list[int]) -> list[int]:
+        if 0 not in depths:
+            raise ValueError("0 must be among them: the gate on decode speed is judged there")
+        return depths
 
     @property
     def gpu_budget_bytes(self) -> int:

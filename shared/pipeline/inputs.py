@@ -128,12 +128,7 @@ def measurable(chain: Chain) -> Iterator[str]:
     yield "prompt.same_everywhere"
     yield from (f"{stage}.{dtype}_bytes" for stage in ("build", "package") for dtype in DTYPES)
     yield from (f"fidelity.{name}" for name in (*MEASURED, "cpu_decode_tokens_per_second"))
-    yield from (
-        f"bench.{name}" for name in (*measurements.NAMES, "warm_load_seconds", "load_bytes")
-    )
-    points = {"prefill": {*chain.bench.prefill, *chain.bench.depths}, "decode": chain.bench.depths}
-    for kind, tokens in points.items():
-        yield from (f"bench.{kind}_tokens_per_second_at_{n}" for n in (*tokens, 0))
+    yield from (f"bench.{n}" for n in (*measurements.NAMES, *measurements.further(chain.bench)))
     scored = list(missing(chain.metrics, ""))
     for mode in MODES:
         yield from (f"check.{system}.{mode}.{name}" for system in NAMES for name in scored)

@@ -43,7 +43,7 @@ def measurements(result: BrowserResult) -> dict[str, Measurement]:
     whole = [run for run in result.documents if run.stopped_by in ENDED]
     first, after = whole[:1], whole[1:]
     if not after:
-        late = "the time budget ended before the second document was answered"
+        late = "fewer than two documents were answered: the time budget ended, or they have no room"
         reason = NO_SPEED if result.software_adapter else late
         return {name: Measurement.missing(reason, unit) for name, unit in NAMES.items()}
     seconds = [_seconds(run) for run in after]

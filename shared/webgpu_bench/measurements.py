@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from shared.base.manifest import Measurement
+from shared.domain.settings import BenchSettings
 from shared.setup.browser import Browser
 from shared.webgpu_bench import documents, parity
 from shared.webgpu_bench.result import BrowserResult, Run
@@ -33,6 +34,7 @@ NAMES = {
 }
 
 LATE = "the time budget ended before it was reached"
+UNREACHED = "not reached: it is past the model's context, or the time budget ended"
 NEAR_TIE = 0.1
 """Nats. Two tokens that the CPU holds for so nearly equally likely are a tie: WebGPU rounds activations
 to int8 where the CPU's exact side does not, and either may come first (docs/browser.md)."""
@@ -47,6 +49,22 @@ def likeliest(logits: np.ndarray, wrote: int) -> int:
 def own_runs(result: BrowserResult) -> list[Run]:
     """The runs of the domain's own question; the others are llama-bench's points."""
     return [run for run in result.runs if "/" not in run.id]
+
+
+def further(bench: BenchSettings) -> dict[str, str]:
+    """What is measured beside NAMES, by these settings: name → unit."""
+    points = {"prefill": {*bench.prefill, *bench.depths} - {0}, "decode": bench.depths}
+    names = (f"{kind}_tokens_per_second_at_{n}" for kind, at_n in points.items() for n in at_n)
+    return dict.fromkeys(names, "tokens/s") | {"warm_load_seconds": "s", "load_bytes": "B"}
+
+
+def with_unreached(found: dict[str, Measurement], bench: BenchSettings) -> dict[str, Measurement]:
+    """All that a gate may name: what was not reached is not measured, with the reason."""
+    loads = found["loads"]
+    why = NO_SPEED if loads.software_adapter else UNREACHED
+    reason = why if loads.value else loads.reason or UNREACHED
+    names = NAMES | further(bench)
+    return {name: Measurement.missing(reason, unit) for name, unit in names.items()} | found
 
 
 def not_loaded(result: BrowserResult) -> dict[str, Measurement]:

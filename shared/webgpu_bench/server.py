@@ -162,6 +162,14 @@ def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
     return first, last
 
 
+def _is_here(host: str) -> bool:
+    """Whether a Host header names this machine; port 80 stands in none."""
+    try:
+        return urlsplit(f"//{host}").hostname in (HOST, "localhost")
+    except ValueError:
+        return False
+
+
 class _Handler(BaseHTTPRequestHandler):
     server: _Server
     protocol_version = "HTTP/1.1"
@@ -170,7 +178,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer with a document or a file, whole or in part."""
-        if self.headers.get("Host", "").rpartition(":")[0] not in (HOST, "localhost"):
+        if not _is_here(self.headers.get("Host", "")):
             self._refuse(HTTPStatus.FORBIDDEN)
             return
         path = unquote(urlsplit(self.path).path, errors="replace")

@@ -9,7 +9,7 @@ text it has read is kept, and the next run goes on with the rest.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,7 @@ from shared.webgpu_bench.measurements import (
     measurements,
     not_loaded,
     own_runs,
+    with_unreached,
 )
 from shared.webgpu_bench.memory import context_measurements, with_budget
 from shared.webgpu_bench.request import Profile, Request, make_request
@@ -95,7 +96,10 @@ def _offered(browser: Browser | None) -> str:
         return ""
     from shared.webgpu_bench.driver import offered_gpu
 
-    return offered_gpu(browser.path, browser.version)
+    found = offered_gpu(browser.path, browser.version)
+    if not found:
+        say("      there is a GPU here, but the browser offers none; taking the software adapter")
+    return found
 
 
 def _indented(line: str) -> None:
@@ -122,6 +126,11 @@ class _Bench:
     kernels: bool = False
 
     def produce(self, work: Path) -> Produced:
+        made = self._run_and_proof(work)
+        found = with_unreached(made.measurements, self.domain.chain.bench)
+        return replace(made, measurements=found)
+
+    def _run_and_proof(self, work: Path) -> Produced:
         if self.browser is None:
             reason = "no Chrome or Chromium on this machine; `./inv doctor` says how to get one"
             return Produced({n: Measurement.missing(reason, u) for n, u in NAMES.items()})

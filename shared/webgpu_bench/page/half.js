@@ -1,7 +1,26 @@
-// Half-precision numbers where a browser lacks Float16Array: they come as their bit patterns.
+// Half-precision numbers: a browser without Float16Array has them as their bit patterns.
 
-/** A tensor's data as numbers. */
-export const floats = (data) => (data instanceof Uint16Array ? Float32Array.from(data, fromHalf) : data);
+const Half = globalThis.Float16Array;
+
+/** A tensor's data in single precision, whatever it came in. */
+export function floats(data) {
+  if (data instanceof Float32Array) return data;
+  if (!(data instanceof Uint16Array)) return new Float32Array(data);
+  return Half ? new Float32Array(new Half(data.buffer, data.byteOffset, data.length)) : looked(data);
+}
+
+/** The last row of a tensor [1, rows, size], in single precision. */
+export const lastRow = ({ dims: [, rows, size], data }) => floats(data.slice((rows - 1) * size, rows * size));
+
+let table = null;
+
+/** By a table of all 65,536: a vocabulary of them is asked for with every token. */
+function looked(data) {
+  table ??= Float32Array.from({ length: 65536 }, (_, bits) => fromHalf(bits));
+  const found = new Float32Array(data.length);
+  for (let i = 0; i < data.length; i += 1) found[i] = table[data[i]];
+  return found;
+}
 
 function fromHalf(bits) {
   const sign = bits & 0x8000 ? -1 : 1;
@@ -12,4 +31,4 @@ function fromHalf(bits) {
 }
 
 /** No numbers, of a tensor's type. */
-export const none = (type) => (type !== "float16" ? new Float32Array(0) : new (globalThis.Float16Array ?? Uint16Array)(0));
+export const none = (type) => (type !== "float16" ? new Float32Array(0) : new (Half ?? Uint16Array)(0));

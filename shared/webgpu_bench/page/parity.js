@@ -2,7 +2,7 @@
 // what parity.py needs of each position: the likeliest tokens' logits and the log-sum-exp of all.
 
 import { DynamicCache, Tensor } from "@huggingface/transformers";
-import { floats } from "./half.js";
+import { floats, lastRow } from "./half.js";
 
 const int64 = (values, shape) => new Tensor("int64", BigInt64Array.from(values, BigInt), shape);
 
@@ -52,7 +52,7 @@ export async function readTexts(network, { rows, batch, piece, top_k, offset = 0
       const began = performance.now();
       end = Math.min(length, start + (start && some.length > 1 ? 1 : piece));
       const outputs = await pass(network, some, start, end, cache);
-      const whole = first || start ? {} : { whole: base64(lastLogits(outputs.logits)) };
+      const whole = first || start ? {} : { whole: base64(lastRow(outputs.logits)) };
       const read = { row: offset + first, start, ...packed(outputs.logits, top_k), ...whole, ms: performance.now() - began };
       answer.pieces.push(read);
       longest = Math.max(longest, read.ms);
@@ -75,10 +75,6 @@ function carried(outputs, cache) {
   if (!cache) return new DynamicCache(entries);
   cache.update(entries);
   return cache;
-}
-
-function lastLogits({ dims: [, tokens, size], data }) {
-  return floats(data).slice((tokens - 1) * size, tokens * size);
 }
 
 function packed(logits, top_k) {

@@ -19,12 +19,14 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from shared.base.formatting import number
 from shared.webgpu_bench.engines.job import processor
 from shared.webgpu_bench.engines.side_by_side import ENGINES, Row
+from shared.webgpu_bench.measurements import UNREACHED
 from shared.webgpu_bench.report.quality import Quality, quality_parts
 from shared.webgpu_bench.report.svg import colour as inked
 from shared.webgpu_bench.report.svg import drawn, log_scale
 from shared.webgpu_bench.report.tables import (
     busy_note,
     decode,
+    figures_of,
     memory,
     point_names,
     ratio_text,
@@ -33,7 +35,7 @@ from shared.webgpu_bench.report.tables import (
     spread,
     where,
 )
-from shared.webgpu_bench.speed import Figure
+from shared.webgpu_bench.speed import NO_SPEED, Figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -124,7 +126,8 @@ def speed_bars(rows: Sequence[Row], all_rows: Sequence[Row]) -> list[Bar]:
 def _speed_bar(row: Row, widest: float) -> Bar:
     figure = decode(row)
     if figure is None:
-        reason = row.reason or "the time budget ended before it was reached"
+        software = bool(row.run and row.run.software_adapter)
+        reason = row.reason or (NO_SPEED if software else UNREACHED)
         return Bar(row.engine, colour(row.engine), reason=reason)
     low = high = None
     if figure.sd is not None:
@@ -226,10 +229,10 @@ def _table_row(row: Row, rows: Sequence[Row]) -> dict[str, Any]:
         ],
         "memory": (_bytes(row) or "", memory(row)),
         "same": row.same_ids,
-        "ratio": ratio_text(row, reference_for(row, rows)),
+        "ratio": ratio_text(row, reference_for(row, rows), reference_row(rows)),
         "where": where(row),
     }
 
 
 def _sortable(value: float | None, unit: str) -> tuple[float | str, str]:
-    return ("", "") if value is None else (value, f"{value:.2g}{unit}")
+    return ("", "") if value is None else (value, f"{figures_of(value, 2)}{unit}")

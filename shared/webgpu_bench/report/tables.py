@@ -42,7 +42,7 @@ def engines_table(rows: Sequence[Row], style: str = "github") -> str:
             *(_cell(row, name) for name in names),
             memory(row),
             row.same_ids,
-            ratio_text(row, reference_for(row, rows)),
+            ratio_text(row, reference_for(row, rows), reference),
             where(row),
         )
         for row in rows
@@ -74,17 +74,26 @@ def decode(row: Row) -> Figure | None:
     return at(row.figures, "decode", 0)
 
 
-def ratio_text(row: Row, reference: Row | None) -> str:
+def ratio_text(row: Row, reference: Row | None, headed: Row | None) -> str:
+    """The row's decode speed over its domain's reference; named where the head has another."""
     ours, theirs = decode(row), decode(reference) if reference else None
     if not ours or not theirs:
         return ""
     ratio = ours.mean / theirs.mean
-    return f"{ratio:.2f}×" if ratio >= 0.1 else f"{ratio:.2g}×"
+    text = f"{ratio:.2f}×" if ratio >= 0.1 else f"{ratio:.2g}×"
+    other = reference and headed and reference.engine != headed.engine
+    return f"{text} {reference.engine}" if reference and other else text
 
 
 def spread(figure: Figure) -> str:
-    """mean ± sd, three figures."""
-    return f"{figure.mean:.3g}" + (f" ± {figure.sd:.2g}" if figure.sd is not None else "")
+    """mean ± sd, three figures of what is below a thousand."""
+    sd = figure.sd
+    return figures_of(figure.mean, 3) + (f" ± {figures_of(sd, 2)}" if sd is not None else "")
+
+
+def figures_of(value: float, count: int) -> str:
+    """So many figures, and all before the point: 2,345 is no 2.35e+03."""
+    return f"{value:,.0f}" if abs(value) >= 10**count else f"{value:.{count}g}"
 
 
 def memory(row: Row) -> str:
@@ -168,7 +177,7 @@ def _csv(rows: Sequence[Row]) -> str:
 
 
 def _seconds(value: float | None) -> str:
-    return f"{value:.2g} s" if value is not None else ""
+    return f"{figures_of(value, 2)} s" if value is not None else ""
 
 
 def _cell(row: Row, name: str) -> str:

@@ -49,6 +49,7 @@ CASES: list[tuple[Any, list[Any]]] = [
     (text(pattern=r"^[A-Z]{2}\d{3}$"), ["AB123", "AB12", "ab123", "AB1234"]),
     (text(pattern=r"\d+"), ["a1b", "abc", "7"]),
     (text(pattern="^a|b$"), ["axx", "xxb", "xx", "ab"]),
+    (text(pattern="^yes$|^no$"), ["yes", "no", "yes no", "y"]),
     (text(pattern="^[а-я]+$"), ["привет", "abc", "приx"]),
     (text(pattern="^.{1,3}$"), ["日本", "abcd", "", "é"]),
     (text(pattern=r"^[^@\s]+@[^@\s]+\.[a-z]{2,}$"), ["a@b.de", "a@b", "a b@c.de", "é@b.de"]),

@@ -24,9 +24,9 @@ from shared.domain.grammar.schema import grammar
 from shared.domain.records import Record
 from shared.domain.settings import Rung
 from shared.evaluate.answer_store import Store
-from shared.evaluate.models.chat import Answer
+from shared.evaluate.models.chat import Answer, Chat
 from shared.evaluate.models.device import computing
-from shared.source.source import Source, answering_hash, base_stage
+from shared.source.source import Source, answering_hash, base_stage, chat_template
 
 Name = Literal["base", "parent", "release"]
 Mode = Literal["free", "constrained"]
@@ -48,13 +48,15 @@ class Refused(Exception):
 @dataclass(frozen=True)
 class System:
     """A model that answers. `weights`: hash of what answers, tokenizer and chat template included;
-    `absent`: why it cannot be asked."""
+    `absent`: why it cannot be asked. `asked_by`: the folder whose chat template asks it, if not its
+    own: where it writes the day, the released one, which has that of the release."""
 
     name: Name
     folder: Path | None = None
     weights: str = ""
     prompt: str | None = None
     absent: str = ""
+    asked_by: Path | None = None
 
     @property
     def runtime(self) -> str:
@@ -74,6 +76,7 @@ class System:
         about: dict[str, Any] = {
             "weights": self.weights,
             "prompt": self.prompt,
+            "template": chat_template(self.asked_by) if self.asked_by else None,
             "max_new_tokens": domain.chain.check.max_new_tokens,
             "grammar": grammar(domain.schema) if mode == "constrained" else None,
             "forcing": forcing,
@@ -121,7 +124,13 @@ def all_systems(
     asked: Sequence[Name] = NAMES,
 ) -> dict[Name, System]:
     """All three; a base that cannot be had says why, and one that is not `asked` is not fetched."""
-    parent = System("parent", source.folder, answering_hash(source.folder), domain.prompt)
+    parent = System(
+        "parent",
+        source.folder,
+        answering_hash(source.folder),
+        domain.prompt,
+        asked_by=package.folder if "strftime_now" in chat_template(source.folder) else None,
+    )
     release = System("release", package.folder, package.manifest.key, domain.prompt)
     absent = System("base", absent="not asked for")
     base = _base(domain, rung, parent) if "base" in asked else absent
@@ -130,7 +139,7 @@ def all_systems(
 
 def _base(domain: Domain, rung: Rung, parent: System) -> System:
     if rung.prompt_only:
-        return System("base", parent.folder, parent.weights)
+        return System("base", parent.folder, parent.weights, asked_by=parent.asked_by)
     if rung.untuned is None:
         return System("base", absent=f"rung {rung.name} names no base_source in fallback.toml")
     try:
@@ -138,7 +147,14 @@ def _base(domain: Domain, rung: Rung, parent: System) -> System:
     except RungFailed as error:
         return System("base", absent=f"{rung.untuned} could not be had: {error}")
     assert source is not None
-    return System("base", source.folder, answering_hash(source.folder), domain.prompt)
+    same = parent.folder and chat_template(source.folder) == chat_template(parent.folder)
+    return System(
+        "base",
+        source.folder,
+        answering_hash(source.folder),
+        domain.prompt,
+        asked_by=parent.asked_by if same else None,
+    )
 
 
 def base_label(rung: Rung) -> str:
@@ -178,7 +194,8 @@ class Runner:
 
     def _run(self, mode: Mode, records: list[Record], store: Store, forcing: bool) -> None:
         model = self._model()
-        prompts = [model.chat.prompt_ids(self.system.prompt, record.input) for record in records]
+        chat = Chat(self.system.asked_by) if self.system.asked_by else model.chat
+        prompts = [chat.prompt_ids(self.system.prompt, record.input) for record in records]
         limit = self.domain.chain.check.max_new_tokens
         held = grammar(self.domain.schema) if mode == "constrained" else None
         more = self._free(mode, records) if forcing else {"forcing": False}

@@ -97,14 +97,14 @@ def control_tokens(folder: Path) -> list[str]:
 
 
 def as_text(text: str, controls: Sequence[str]) -> str:
-    """The text without white space at its ends, every control token's name written apart: `<|im_end|>`
-    becomes `< |im_end|>`.
+    """The text without white space at its ends, its lines ended as a page's form ends them, and every
+    control token's name written apart: `<|im_end|>` becomes `< |im_end|>`.
 
     It is then tokenised as any text is, by every runtime, and a template's `trim`, which is another
     one in each, finds nothing to do. shared/webgpu_bench/page/prompt.js does the same, and so do a
     card's snippets.
     """
-    text = trimmed(text)
+    text = trimmed(text).replace("\r\n", "\n").replace("\r", "\n")
     for control in controls:
         text = text.replace(control, f"{control[0]} {control[1:]}")
     return text

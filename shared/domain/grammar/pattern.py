@@ -81,6 +81,11 @@ def _anchored(items: list[Any]) -> str:
     if len(items) == 1 and str(items[0][0]) == "BRANCH":
         return " | ".join(f"({_anchored(list(branch))})" for branch in items[0][1][1])
     start = bool(items) and _is_at(items[0], "AT_BEGINNING")
+    if (
+        start and len(items) == 2 and str(items[1][0]) == "BRANCH"
+    ):  # ^a$|^b$, its ^ taken out in front
+        branches = ([items[0], *branch] for branch in items[1][1][1])
+        return " | ".join(f"({_anchored(branch)})" for branch in branches)
     end = len(items) > start and _is_at(items[-1], "AT_END")
     inner = _sequence(items[start : len(items) - end])
     any_text = f"{PLAIN}*"

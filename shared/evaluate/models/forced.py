@@ -37,6 +37,7 @@ class Forced:
         named = sorted((token, index) for index, token in enumerate(masks.tokens) if token)
         self._spelt, self._ids = [token for token, _ in named], np.array([i for _, i in named])
         self._longest = max(map(len, self._spelt))
+        self._line = list(encode("\n"))
 
     @classmethod
     def under(
@@ -68,7 +69,9 @@ class Forced:
             if token >= len(self.masks.tokens) or not matcher.accept_token(token):
                 return False
             found += [token, *([] if token in self.masks.stop else self.after(matcher, token))]
-        return found[: len(ids)] == list(ids)
+        stops = self.masks.stop  # all end it, and stand in no text
+        alike = ([min(stops) if i in stops else i for i in row] for row in (found[: len(ids)], ids))
+        return next(alike) == next(alike)
 
     def _accepted(self, matcher: Any, text: bytes, last: int) -> tuple[list[int], int]:
         """The tokens that spell the text as far as it is sure, and how many bytes they are."""
@@ -82,13 +85,24 @@ class Forced:
         return found, end
 
     def _written(self, text: bytes, last: int) -> Sequence[int]:
-        """The text's tokens after `last`; as they are alone where both would be written otherwise."""
+        """The text's tokens after `last`; as they are alone where both would be written otherwise. None
+        where these spell something else."""
         before = self.masks.tokens[last]
+        for first, whole in (([last], before + text), ([], text)):
+            ids = self._within(whole)
+            rest = ids[len(first) :]
+            if ids[: len(first)] == first and text == b"".join(self.masks.tokens[i] for i in rest):
+                return rest
+        return []
+
+    def _within(self, text: bytes) -> list[int]:
+        """Its tokens where it does not begin a text: some tokenizers put a space before what does."""
         try:
-            ids = self._encode((before + text).decode())
+            ids = list(self._encode("\n" + text.decode()))
         except UnicodeDecodeError:
-            ids = []
-        return ids[1:] if ids and ids[0] == last else self._encode(text.decode())
+            return []
+        begins = ids[: len(self._line)] == self._line
+        return ids[len(self._line) :] if begins else list(self._encode(text.decode()))
 
     def _sure(self, matcher: Any, text: bytes) -> int:
         """How many bytes of the text no longer token reaches into that goes on as the grammar may."""

@@ -55,7 +55,8 @@ class GenaiModel:
         leaves no choice about is not asked for (shared.evaluate.models.forced), but where `forcing` is
         False: then every token is.
         """
-        prefix, began = common_prefix(prompts), time.perf_counter()
+        fitting = [prompt for prompt in prompts if room(len(prompt), limit, self.context_length)]
+        prefix, began = common_prefix(fitting), time.perf_counter()
         parameters = og.GeneratorParams(self.model)
         length = min(max(map(len, prompts), default=0) + limit, self.context_length)
         parameters.set_search_options(max_length=length, do_sample=False)

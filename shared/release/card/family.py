@@ -44,12 +44,13 @@ for file in (folder / "adapters").glob("*.onnx_adapter"):
     adapters.load(str(file), file.stem)
 
 def as_text(document):
+    document = re.sub(r"^[\\s\\ufeff]+|[\\s\\ufeff]+\\Z", "", document)
     # What a document says is text: the name of a control token in it is written apart.
     for token in json.loads((folder / "tokenizer.json").read_text())["added_tokens"]:
         name = token["content"]
-        if len(name) > 1 and (token["special"] or re.fullmatch(r"<.+>|\\[.+\\]", name)):
+        if len(name) > 1 and (token["special"] or re.fullmatch(r"<.+>|\\[.+\\]", name, re.S)):
             document = document.replace(name, f"{{name[0]}} {{name[1:]}}")
-    return document.strip()
+    return document
 
 def ask(domain, document):
     prompt = (folder / "domains" / domain / "prompt.md").read_text().strip()

@@ -58,7 +58,7 @@ document = re.sub(r"^[\\s\\ufeff]+|[\\s\\ufeff]+\\Z", "", "…your document…")
 # What a document says is text: the name of a control token in it is written apart.
 for token in json.loads((folder / "tokenizer.json").read_text())["added_tokens"]:
     name = token["content"]
-    if len(name) > 1 and (token["special"] or re.fullmatch(r"<.+>|\\[.+\\]", name)):
+    if len(name) > 1 and (token["special"] or re.fullmatch(r"<.+>|\\[.+\\]", name, re.S)):
         document = document.replace(name, f"{{name[0]}} {{name[1:]}}")
 messages = [
     {{"role": "system", "content": (folder / "prompt.md").read_text().strip()}},

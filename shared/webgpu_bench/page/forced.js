@@ -95,16 +95,27 @@ class Held {
     return [found, end];
   }
 
-  /** The text's tokens after `last`; as they are alone where the two would be written otherwise. */
+  /** The text's tokens after `last`; as they are alone where the two would be written otherwise. None where
+   * these spell something else. */
   #written(text, binary, last) {
-    const { tokens, encode } = this.forcing;
-    const before = tokens[last];
+    const { tokens } = this.forcing;
+    const spells = (ids) => ids.map((id) => tokens[id]).join("") === binary;
     let both = null;
     try {
-      both = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytesOf(before + binary));
+      both = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytesOf(tokens[last] + binary));
     } catch {} // `last` ends within a character
-    const ids = both === null ? [] : encode(both);
-    return ids[0] === last ? ids.slice(1) : encode(text);
+    const ids = both === null ? [] : this.#within(both);
+    if (ids[0] === last && spells(ids.slice(1))) return ids.slice(1);
+    const alone = this.#within(text);
+    return spells(alone) ? alone : [];
+  }
+
+  /** Its tokens where it does not begin a text: some tokenizers put a space before what does. */
+  #within(text) {
+    const { encode } = this.forcing;
+    const line = (this.forcing.line ??= Array.from(encode("\n")));
+    const ids = Array.from(encode(`\n${text}`));
+    return line.every((id, place) => ids[place] === id) ? ids.slice(line.length) : Array.from(encode(text));
   }
 
   /** How many bytes of the text no longer token reaches into that goes on as the grammar may. */

@@ -6,10 +6,12 @@ export function controlTokens({ added_tokens = [] }) {
   return added_tokens.filter((token) => [...token.content.trim()].length > 1 && steers(token)).map((token) => token.content);
 }
 
-/** The text without white space at its ends, every control token's name written apart: `< |im_end|>`. */
+/** The text without white space at its ends, its lines ended as a form ends them, every control token's name
+ * written apart: `< |im_end|>`. */
 export function asText(text, controls) {
   const trimmed = text.replace(/^[\s\u001c-\u001f\u0085]+|[\s\u001c-\u001f\u0085]+$/gu, "");
-  return controls.reduce((all, name) => all.replaceAll(name, () => name.replace(/^./su, "$& ")), trimmed);
+  const lines = trimmed.replace(/\r\n?/g, "\n");
+  return controls.reduce((all, name) => all.replaceAll(name, () => name.replace(/^./su, "$& ")), lines);
 }
 
 /** The token ids of one question, as the package's own chat template writes it. */

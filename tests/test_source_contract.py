@@ -269,3 +269,28 @@ def test_a_config_that_describes_no_model_is_refused(
 ) -> None:
     configure(folder, **keys)
     assert words in refusal(folder)
+
+
+def test_two_names_of_one_weight_are_refused(folder: Path) -> None:
+    change(folder, lambda w: w | {EMBED.removeprefix("model."): w[EMBED] + 1})
+    assert "embed_tokens.weight are one weight of the model" in refusal(folder)
+
+
+def test_a_tied_head_that_is_stored_all_the_same_is_one_weight(folder: Path) -> None:
+    configure(folder, tie_word_embeddings=True)
+    assert source_contract(folder).copies() == set(), "it was trained apart"
+    change(folder, lambda w: w | {HEAD: w[EMBED].clone()})
+    found = source_contract(folder)
+    assert found.copies() == {HEAD}
+    weights = model_weights(folder)
+    assert weights[HEAD].data_ptr() == weights[EMBED].data_ptr()
+
+
+def test_a_norm_that_is_no_number_is_named_before_anything_is_written(
+    folder: Path, tmp_path: Path
+) -> None:
+    name = "model.layers.1.input_layernorm.weight"
+    change(folder, lambda w: w | {name: w[name] * torch.nan})
+    graph = build_graph(folder, "f16")
+    with pytest.raises(RungFailed, match=f"{name}: holds values that are no finite numbers"):
+        write_int4(graph, model_weights(folder), tmp_path / "model.onnx", Int4Options())

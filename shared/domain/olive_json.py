@@ -45,7 +45,8 @@ PASS_WRAPPER_KEYS = ["type", "config", "host", "evaluator"]
 
 
 def check_olive_config(config: Any, path: Path) -> dict[str, Any]:
-    """Give back the workflow if every key of it is one Olive reads; UserError naming the key."""
+    """The workflow, each pass's settings beside its type, if Olive reads every key of it; UserError
+    naming the key."""
     where = paths.shown(path)
     if not isinstance(config, dict):
         raise UserError(f"{where}: must be one JSON object")
@@ -55,9 +56,31 @@ def check_olive_config(config: Any, path: Path) -> dict[str, Any]:
         if not isinstance(config.get(key), dict) or not config[key]:
             raise UserError(f"{where}: {key}: required, but missing or empty")
     _no_code(config, where, "")
+    config = config | {
+        "input_model": _flat(config["input_model"], f"{where}: input_model"),
+        "passes": {n: _flat(p, f"{where}: passes.{n}") for n, p in config["passes"].items()},
+    }
+    if config["input_model"].get("adapter_path"):
+        raise UserError(
+            f"{where}: input_model.adapter_path: an adapter is its rung's, in fallback.toml"
+        )
     for name, settings in config["passes"].items():
         _check_pass(settings, schema["passes"], where, f"passes.{name}")
     return config
+
+
+def _flat(settings: Any, where: str) -> Any:
+    """Olive's other spelling, with the keys below `config`, in the one that overrides go into; in both
+    places Olive would take the inner one."""
+    if not isinstance(settings, dict) or "config" not in settings:
+        return settings
+    inner = settings["config"]
+    if not isinstance(inner, dict):
+        raise UserError(f"{where}.config: must be one JSON object")
+    outer = {key: value for key, value in settings.items() if key != "config"}
+    if twice := sorted(outer.keys() & inner.keys()):
+        raise UserError(f"{where}.{twice[0]}: stands beside `config` and in it; write it once")
+    return outer | inner
 
 
 def with_overrides(config: dict[str, Any], overrides: dict[str, Any], where: str) -> dict[str, Any]:
@@ -106,11 +129,8 @@ def _check_pass(settings: Any, passes: PassSchema, where: str, key: str) -> None
         others = (OLIVE_BUILDER.lower(), ATTACHING.lower())
         hint = nearest(kind, [name for name in passes if name not in others])
         raise UserError(f"{where}: {key}.type: Olive has no pass {settings['type']!r}; {hint}")
-    inner = settings.get("config", settings)
-    if not isinstance(inner, dict):
-        raise UserError(f"{where}: {key}.config: must be one JSON object")
-    _no_strangers(inner, [*passes[kind], *PASS_WRAPPER_KEYS], where, f"{key}.")
-    for name, value in inner.items():
+    _no_strangers(settings, [*passes[kind], *PASS_WRAPPER_KEYS], where, f"{key}.")
+    for name, value in settings.items():
         allowed = passes[kind].get(name, {}).get("enum")
         if allowed and value not in allowed:
             shown = ", ".join(map(str, allowed))

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.base.errors import RungFailed
+from shared.base.files import write_text
 from shared.base.manifest import Measurement, tool_versions
 from shared.base.progress import say
 from shared.base.stage import Plan, Produced, StageResult, run_stage
@@ -32,6 +33,9 @@ PASSES = ("shared.olive.builder_pass", "shared.olive.calibrated_pass")
 """What Olive loads by the name in its list of passes."""
 
 TOOLS = ("olive-ai", "mobius-onnx", "onnx", "onnx-ir", "torch", "transformers")
+
+BUILT_FROM = ".built-from"
+"""In a folder of `--keep-onnx`: the key of the build whose export it is."""
 
 LAYERS_KEPT_SECONDS = 7 * 24 * 3600
 """How long the calibrated layers of a killed build wait for somebody to go on with it."""
@@ -142,8 +146,13 @@ def _optimum_stage(
         build_optimum(folder, work, block_size, keep_onnx)
         return Produced(_sizes(work))
 
-    missing = keep_onnx is not None and not keep_onnx.exists()
-    return run_stage(plan, produce, force=force or missing)
+    if keep_onnx is None:
+        return run_stage(plan, produce, force=force)
+    note = keep_onnx / BUILT_FROM
+    there = note.is_file() and note.read_text(encoding="utf-8") == plan.key
+    done = run_stage(plan, produce, force=force or not there)
+    write_text(note, plan.key)
+    return done
 
 
 def block_size(workflow: dict[str, Any]) -> int:

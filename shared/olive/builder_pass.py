@@ -22,7 +22,7 @@ from shared.base.progress import bar
 from shared.olive.graph.architecture import build_graph
 from shared.olive.graph.weights import Int4Options, quantizable, write_together
 from shared.olive.quantise.checkpoint import Checkpoint
-from shared.olive.workflow import in_olive
+from shared.olive.workflow import in_olive, need_merged
 
 ALGORITHMS = (None, "default")
 OPERATORS = ("MatMul", "Gather")
@@ -58,6 +58,7 @@ class StreamingModelBuilder(ModelBuilder):
     def _stream(
         self, model: HfModelHandler, config: Any, output_model_path: str
     ) -> ONNXModelHandler:
+        need_merged(model)
         options = _options(config)
         folder, out = Path(model.model_name_or_path), Path(output_model_path)
         names = list(FLOAT_TYPES) if config.both else [_name(config)]

@@ -33,7 +33,7 @@ from shared.olive.quantise.drift import OFF, MakeUp
 from shared.olive.quantise.gptq import SHRINK, Format
 from shared.olive.quantise.layer_files import LayerFiles
 from shared.olive.quantise.layerwise import quantize_decoder
-from shared.olive.workflow import in_olive, layer_folder
+from shared.olive.workflow import in_olive, layer_folder, need_merged
 from shared.source.merging import address
 from shared.source.model import load_model, model_weights
 from shared.source.source import weights_hash
@@ -92,6 +92,7 @@ class CalibratedQuant(Pass):
             return self._quantise(model, config, Path(output_model_path))
 
     def _quantise(self, model: HfModelHandler, config: Any, out: Path) -> HfModelHandler:
+        need_merged(model)
         folder = Path(model.model_name_or_path)
         out.mkdir(parents=True, exist_ok=True)
         texts = token_ids(config.calibration, folder) if config.feedback else []

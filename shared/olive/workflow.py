@@ -90,6 +90,15 @@ def run_workflow(
     _collect(Path(result.get_best_candidate().model_path), out)
 
 
+def need_merged(model: Any) -> None:
+    """RungFailed where Olive hands on a base and an adapter beside it: the base would be built."""
+    if model.adapter_path:
+        raise RungFailed(
+            "olive.json: adapter_path: not merged here; make it the adapter of a rung in "
+            "fallback.toml, or merge it first"
+        )
+
+
 def _collect(model: Path, out: Path) -> None:
     """Move (never copy) the model's files from Olive's output folder to `out`, drop the rest."""
     folder = model if model.is_dir() else model.parent

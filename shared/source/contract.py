@@ -44,6 +44,13 @@ class Contract:
     tensors: dict[str, Tensor]
     passed_over: tuple[str, ...] = ()
 
+    def copies(self) -> set[str]:
+        """Heads that are stored all the same though they are the table: one weight, counted once."""
+        both = {
+            head for head, table in self.model.tied.items() if {head, table} <= self.tensors.keys()
+        }
+        return set() if both and is_untied(self.folder) else both
+
 
 def source_contract(folder: Path) -> Contract:
     """Compare the folder's safetensors headers with its config.json's model; milliseconds after torch.
@@ -76,8 +83,13 @@ def _compared(folder: Path, model: Model, found: Iterable[Tensor]) -> Contract:
         name = model.own_name(tensor.name)
         if name not in model.shapes and any(re.search(p, name) for p in model.ignored):
             passed_over.append(tensor.name)
-        else:
-            named[name] = tensor
+            continue
+        if name in named:
+            raise RungFailed(
+                f"{paths.shown(folder)}: {named[name].name} and {tensor.name} are one weight of the "
+                "model; which of the two is meant cannot be known"
+            )
+        named[name] = tensor
     for problem in _problems(folder, model, named):
         raise RungFailed(problem)
     return Contract(folder, model, named, tuple(sorted(passed_over)))

@@ -25,8 +25,10 @@ def model_weights(folder: Path) -> "dict[str, torch.Tensor]":
     base, adapter = parts(folder)
     loaded = load_weights(base)
     found = {name: loaded[tensor.name] for name, tensor in contract.tensors.items()}
+    copies = contract.copies()
     for head, table in contract.model.tied.items():  # only one of a tied pair need be there
         found |= {table: found[head]} if table not in found else {}
+        found |= {head: found[table]} if head in copies else {}
     return found | (_adapted(found, contract, adapter) if adapter else {})
 
 

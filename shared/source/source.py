@@ -18,6 +18,7 @@ from shared.base.manifest import Measurement, tool_versions
 from shared.base.parsing import loads_strictly, read_json, read_text
 from shared.base.stage import Plan, Produced, StageResult, run_stage
 from shared.domain.settings import Rung
+from shared.safety.code import code_named_in
 from shared.safety.content import header_hash, refuse_unsafe
 from shared.source.adapter import (
     CONFIG,
@@ -36,7 +37,7 @@ from shared.source.base_model import (
 from shared.source.described import Model
 from shared.source.joined import asked_as, joined_folder
 from shared.source.training import RECORD, base_weights, training_details
-from shared.source.weights import INDEX, parts, weight_files, weight_names
+from shared.source.weights import INDEX, JOINED, parts, weight_files, weight_names
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 OPTIONAL_FILES = (
@@ -175,7 +176,7 @@ def _adapter(source: str) -> Adapter:
     folder = _found(source, "the LoRA adapter")
     names = [n for n in (*ADAPTER_FILES, *ANSWERING_FILES) if (folder / n).is_file()]
     refuse_unsafe(folder, names, within=_cache_of(source, folder))
-    _refuse_auto_map(folder)
+    _refuse_named_code(folder)
     return read_adapter(folder)
 
 
@@ -201,16 +202,19 @@ def _cache_of(source: str, folder: Path) -> Path | None:
 
 
 def _refuse_code(source: str, folder: Path) -> None:
-    """No pickle, archive or link out."""
+    """No pickle, archive, link or note that leads out, and no word of code."""
     refuse_unsafe(folder, within=_cache_of(source, folder))
-    _refuse_auto_map(folder)
+    if (folder / JOINED).exists():
+        raise RungFailed(f"{paths.shown(folder / JOINED)}: names other folders; remove it")
+    _refuse_named_code(folder)
 
 
-def _refuse_auto_map(folder: Path) -> None:
+def _refuse_named_code(folder: Path) -> None:
     for name in ("config.json", "tokenizer_config.json"):
-        if (folder / name).is_file() and "auto_map" in _need_object(folder / name):
+        found = _need_object(folder / name) if (folder / name).is_file() else {}
+        if key := next(code_named_in(found), None):
             raise RungFailed(
-                f"{paths.shown(folder / name)}: auto_map: names code to be run, which is never "
+                f"{paths.shown(folder / name)}: {key}: names code to be run, which is never "
                 "done here; remove the key"
             )
 
@@ -301,7 +305,7 @@ def _contract(folder: Path) -> Produced:
     refuse_unfit(found.model)
     if adapter:
         refuse_other_copies(adapter, found)
-    tensors = found.tensors.values()
+    tensors = [tensor for name, tensor in found.tensors.items() if name not in found.copies()]
     facts = {
         "tensors": len(found.tensors),
         "dtypes": sorted({tensor.dtype for tensor in tensors}),

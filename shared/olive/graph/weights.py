@@ -175,8 +175,17 @@ class Rewriter:
         else:
             for name in node.input:
                 if self._constant(name):
-                    self._store(name, self._value(name).to(self.float_type))
+                    self._store(name, self._finite(name))
             self.g.node.append(node)
+
+    def _finite(self, name: str) -> torch.Tensor:
+        """What is not quantised, in the graph's type; RungFailed where a value is none there."""
+        value = self._value(name).to(self.float_type)
+        if not value.is_meta and not value.isfinite().all():
+            raise RungFailed(
+                f"{name}: holds values that are no finite numbers in {self.float_type}"
+            )
+        return value
 
     def _is_linear(self, node: onnx.NodeProto) -> bool:
         quantized = self.options.quantize and node.op_type == "MatMul"

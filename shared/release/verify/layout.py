@@ -12,7 +12,6 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from shared.base import paths
 from shared.base.parsing import read_json, read_text
@@ -20,6 +19,7 @@ from shared.olive.build import DTYPES
 from shared.olive.lint.rules import lint, require_clean
 from shared.release.verify.limits import LARGEST_OUTPUT
 from shared.release.verify.line import Line, need
+from shared.safety.code import code_named_in
 
 GRAPHS = tuple(f"model_{dtype}" for dtype in DTYPES)
 SECONDS = 300.0
@@ -27,11 +27,6 @@ BASE_MEMORY = 4_000_000_000
 THREAD_MEMORY = 256_000_000
 """Address space, not memory: each core's threads reserve stacks and arenas that they never touch."""
 SECRET_VARIABLE = re.compile("TOKEN|KEY|PASSWORD|PASSWD|SECRET|CREDENTIAL|AUTH", re.I)
-CODE_KEY = re.compile(
-    r"auto_map|custom_pipelines|custom_generate|custom_op|library_path|trust_remote", re.I
-)
-LIBRARY = re.compile(r"\.(so|dll|dylib)(\.\d+)*$", re.I)
-"""onnxruntime-genai loads the shared library that `custom_ops_library` names; providers, others."""
 NO_CODE = ("config.json", "tokenizer_config.json", "generation_config.json", "genai_config.json")
 
 
@@ -42,7 +37,7 @@ def configured(folder: Path) -> str:
         need((folder / name).is_file(), f"{paths.shown(folder / name)}: missing")
     for name, value in found.items():
         need(isinstance(value, dict), f"{paths.shown(folder / name)}: must be one JSON object")
-        key = next(_code_named_in(value), None)
+        key = next(code_named_in(value), None)
         need(key is None, f"{paths.shown(folder / name)}: {key}: names code to run")
     template = found["tokenizer_config.json"].get("chat_template")
     need(isinstance(template, str), "tokenizer_config.json: chat_template: missing")
@@ -50,17 +45,6 @@ def configured(folder: Path) -> str:
     same = not beside.is_file() or read_text(beside) == template
     need(same, "chat_template.jinja is not the template of tokenizer_config.json")
     return "JSON objects that name no code; the chat template is inside"
-
-
-def _code_named_in(value: Any, key: str = "") -> Iterator[str]:
-    """Each place, at any depth, where a runtime would take Python (auto_map) or a library from."""
-    if isinstance(value, dict | list):
-        items = value.items() if isinstance(value, dict) else enumerate(value)
-        for name, item in items:
-            where = f"{key}.{name}" if key else str(name)
-            if CODE_KEY.search(str(name)) or (isinstance(item, str) and LIBRARY.search(item)):
-                yield where
-            yield from _code_named_in(item, where)
 
 
 def graph(folder: Path, dtype: str) -> str:

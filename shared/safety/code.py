@@ -1,0 +1,22 @@
+"""Where a model's JSON files name code: Python that transformers would fetch, and libraries."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+CODE_KEY = re.compile(
+    r"auto_map|custom_pipelines|custom_generate|custom_op|library_path|trust_remote", re.I
+)
+LIBRARY = re.compile(r"\.(so|dll|dylib)(\.\d+)*$", re.I)
+"""onnxruntime-genai loads the shared library that `custom_ops_library` names; providers, others."""
+
+
+def code_named_in(value: Any, key: str = "") -> Iterator[str]:
+    """Each place, at any depth, where a runtime would take Python (auto_map) or a library from."""
+    if isinstance(value, dict | list):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for name, item in items:
+            where = f"{key}.{name}" if key else str(name)
+            if CODE_KEY.search(str(name)) or (isinstance(item, str) and LIBRARY.search(item)):
+                yield where
+            yield from code_named_in(item, where)

@@ -157,6 +157,7 @@ def _describe(result: ChainResult, key: str, files: dict[str, FileRecord]) -> Re
         example=_example(result),
         measurements=flatten(manifests) | costs(manifests),
         facts={stage: m.facts for stage, m in manifests.items()}
+        | {"answers": {"max_new_tokens": result.domain.chain.check.max_new_tokens}}
         | _devices(result.package)
         | {"card": result.domain.chain.card.model_dump(), "sample": _sample(result)}
         | {"recipe": recipe_facts(result.domain.name, rung.name, manifests["build"])}

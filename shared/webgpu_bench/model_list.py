@@ -68,6 +68,7 @@ def entry(name: str, package: Path, model: str = "", revision: str | None = None
         "schema": _json(_own_or(domain, package, "schema.json")),
         "base": release.get("base"),
         "example": example,
+        "max_new_tokens": release.get("facts", {}).get("answers", {}).get("max_new_tokens"),
         "bytes": _sizes({f"onnx/{name}": size for name, size in files.items()}),
         "files": _kept(release.get("files", {})),
     }

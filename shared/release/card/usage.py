@@ -76,6 +76,9 @@ while not generator.is_done():
     generator.generate_next_token()
 print(tokenizer.decode(generator.get_sequence(0)[len(ids):]))"""
 
+MODULE_TOKENS, PYTHON_TOKENS = 512, "256"
+"""Of an answer, at most: what docintel.mjs takes by itself, and what PYTHON says."""
+
 AMONG_PARTS = re.compile(r'^import .* from "\./.*";\n+', re.MULTILINE)
 """What one of the page's files takes from another: in docintel.mjs they are one file."""
 
@@ -97,14 +100,25 @@ def usage_install(name: str) -> str:
     return INSTALL.format(packages=PACKAGES, name=name, module=MODULE_FILE)
 
 
-def usage_js(name: str, mode: Mode) -> tuple[str, str, str]:
-    """Asking `org/name` in a page in `mode`; what the other mode is; the other mode, going on."""
-    return (FIRST[mode].format(name=name, module=MODULE_FILE), *SECOND[mode])
+def usage_js(name: str, mode: Mode, most: int = 0) -> tuple[str, str, str]:
+    """Asking `org/name` in a page in `mode`; what the other mode is; the other mode, going on.
+
+    `most`: the tokens of an answer that it was measured with, told where the module would take fewer.
+    """
+    (what, second), first = SECOND[mode], FIRST[mode].format(name=name, module=MODULE_FILE)
+    return _with_room(first, most), what, _with_room(second, most)
 
 
-def usage_python(folder: str) -> str:
-    """Loading a downloaded folder with onnxruntime-genai on the CPU."""
-    return PYTHON.format(name=folder)
+def _with_room(code: str, most: int) -> str:
+    if most <= MODULE_TOKENS:
+        return code
+    code = code.replace("{ held: false }", f"{{ held: false, max_new_tokens: {most} }}")
+    return code.replace('document…")', f'document…", {{ max_new_tokens: {most} }})')
+
+
+def usage_python(folder: str, most: int = 0) -> str:
+    """Loading a downloaded folder with onnxruntime-genai on the CPU; `most`: as in `usage_js`."""
+    return PYTHON.format(name=folder).replace(PYTHON_TOKENS, str(max(int(PYTHON_TOKENS), most)))
 
 
 def usage_verify(name: str) -> str:

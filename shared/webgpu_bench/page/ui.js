@@ -10,6 +10,7 @@ import { isolate, keep } from "./offline.js";
 import { begunAnew, beginAnew } from "./anew.js";
 import { satisfies } from "./schema.js";
 
+/** So many at least; more where the model's answers were measured with more. */
 const NEW_TOKENS = 512;
 /** Room that a text must leave for its answer. */
 const SHORTEST_ROOM = 160;
@@ -293,7 +294,7 @@ async function answer(turn, text) {
     const more = await holding(engine, loaded);
     const prefix = engine.prefixIds($("system").value);
     const errors = gpu.uncaptured_errors.length;
-    await engine.generate({ run, input_ids, prefix, max_new_tokens: NEW_TOKENS, more, shouldHalt, onToken });
+    await engine.generate({ run, input_ids, prefix, max_new_tokens: Math.max(NEW_TOKENS, chosen().max_new_tokens ?? 0), more, shouldHalt, onToken });
     if (gpu.uncaptured_errors.length > errors) throw { outcome: "run_failed", message: gpu.uncaptured_errors[errors] };
     enter("ready");
     $("text").focus({ preventScroll: true });

@@ -128,7 +128,9 @@ def _section(domain: str, rung: str, file: Path | None, records: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--sets", type=Path, default=SETS, help="a folder with <domain>/eval.jsonl")
+    here = SETS if SETS.is_dir() else None
+    words = "a folder with <domain>/eval.jsonl; default: %(default)s"
+    parser.add_argument("--sets", type=Path, default=here, help=words)
     parser.add_argument("--records", default="", help="of each set: a number, or all")
     parser.add_argument("--rung", choices=list(TITLES), action="append", help="default: all")
     asked = parser.parse_args()

@@ -232,6 +232,23 @@ class TestTheExample:
         finetune(replace(job, replace=True))
         assert json.loads((theirs / "config.json").read_text())["model_type"] == "llama"
 
+    def test_deletes_no_adapter_that_somebody_put_in_its_place(
+        self, job: Job, tmp_path: Path
+    ) -> None:
+        for asked in (job, replace(job, to=tmp_path / "theirs", replace=True)):
+            theirs = asked.to or paths.models("legal") / "adapter"
+            theirs.mkdir(parents=True)
+            for name in ("adapter_config.json", "optimizer.pt"):
+                (theirs / name).write_text("{}")
+            with pytest.raises(UserError, match="files that this example did not write; move it"):
+                finetune(asked)
+            assert (theirs / "optimizer.pt").exists()
+
+    @pytest.mark.parametrize("minutes", [0.0, -1.0, float("nan"), float("inf")])
+    def test_wants_some_time(self, job: Job, minutes: float) -> None:
+        with pytest.raises(UserError, match="--minutes: a number above 0 is wanted"):
+            finetune(replace(job, recipe=replace(SHORT, minutes=minutes)))
+
     @pytest.mark.parametrize("again", ["the same command", "another one"])
     def test_takes_no_model_for_its_own_that_was_put_in_its_place(
         self, job: Job, tiny: Tiny, again: str

@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import threading
@@ -22,7 +23,7 @@ from typing import Any
 from benchmarks.gpu.carried import Refused, find_adapter, install, join_pieces, last_line
 from benchmarks.gpu.memory import GpuMemory
 
-PLAN, RESULTS, REFERENCE = "plan.json", "results.json", "cpu-logits.npy"
+PLAN, RESULTS, REFERENCE = "plan.json", "results.json", "cpu-logits-{positions}.npy"
 DATA, TENSORS = "model.onnx_data", "tensors.json"
 LEAST_SECONDS, GRACE_SECONDS = 20, 120
 """No graph is begun with less time; a child is ended so long after its time: it may be in a pass."""
@@ -38,10 +39,10 @@ FIGURES = (
     *(f"decode_{depth}" for depth in DEPTHS),
     *("gpu_memory", "data_bytes"),
 )
-LATE = "the time was up when"
+LATE, NOT_CARRIED = "the time was up when", "its weights were not carried"
 NOT_RUN: dict[str, Any] = {"figures": {}, "facts": {}, "finished": False, "no_f16": False}
-NO_F16 = "f16"
-"""What every sentence has in it that says that an adapter lacks half precision."""
+NO_F16 = re.compile(r"(?<![\w/.])(shader-)?f16(?![\w/.])", re.I)
+"""What a sentence has that says that an adapter lacks half precision; a path with q4f16 has not."""
 
 
 def main(words: list[str] | None = None) -> int:
@@ -139,8 +140,8 @@ class Measuring:
             figure = run["figures"].setdefault(name, {"reason": error or "no such figure came"})
             figure |= {"where": self.adapter.name, "software_adapter": self.adapter.software}
         reasons = [str(figure.get("reason") or "") for figure in run["figures"].values()]
-        run["finished"] = not any(reason.startswith(LATE) for reason in reasons)
-        run["no_f16"] = entry["dtype"] == "q4f16" and any(NO_F16 in reason for reason in reasons)
+        run["finished"] = not any(reason.startswith((LATE, NOT_CARRIED)) for reason in reasons)
+        run["no_f16"] = entry["dtype"] == "q4f16" and any(map(NO_F16.search, reasons))
         return run
 
     def _no_f16(self, entry: dict[str, Any]) -> str | None:
@@ -155,7 +156,7 @@ class Measuring:
         folder = self.root / entry["folder"]
         if not (folder / DATA).is_file():
             if not (folder / TENSORS).is_file():
-                return "its weights were not carried"
+                return NOT_CARRIED
             say("   random weights")
             command = [self.python, "-m", "benchmarks.gpu.weights", str(folder)]
             done = subprocess.run(
@@ -163,15 +164,19 @@ class Measuring:
             )
             if done.returncode:
                 return last_line(done.stderr)
-        if (folder / REFERENCE).is_file():
+        if self._reference(folder).is_file():
             return None
         say("   the CPU reads")
         return self._child(self._job(entry, "cpu", entry["exact"], until), {})
 
+    def _reference(self, folder: Path) -> Path:
+        """The CPU's logits of so many positions: another number of them is another file."""
+        return folder / REFERENCE.format(positions=self.limits["positions"])
+
     def _job(self, entry: dict[str, Any], on: str, graph: str, until: float) -> dict[str, Any]:
         folder = self.root / entry["folder"]
         ids = json.loads((self.root / entry["ids"]).read_text(encoding="utf-8"))
-        files = {"graph": str(folder / graph), "reference": str(folder / REFERENCE)}
+        files = {"graph": str(folder / graph), "reference": str(self._reference(folder))}
         seconds = min(self.graph_seconds, until - time.monotonic())
         return {
             "on": on,

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,10 @@ from typing import Any
 import jsonschema
 
 from benchmarks.party_admissions import contradictions
-from benchmarks.public_sets import rows_of
+from benchmarks.public_sets import rows_of, write_set
 from examples.finetune.records import plain_words
 from shared.base import paths
+from shared.base.errors import UserError
 from shared.base.files import write_text
 from shared.base.progress import say
 from shared.domain.domain import Domain, load_domain
@@ -118,9 +120,9 @@ def write_rows(domain: Domain, file: Path) -> Path:
     Without held-out texts: the domain's own, and those of an eval.jsonl beside it.
     """
     rows, target = rows_of(file), paths.build() / "public" / domain.name / "train.jsonl"
-    beside = target.with_name("eval.jsonl")
     judged = [r.input for r in domain.records]
-    judged += [row["input"] for row in rows_of(beside)] if beside.is_file() else []
+    for beside in {target.with_name("eval.jsonl"), file.with_name("eval.jsonl")}:
+        judged += [row["input"] for row in rows_of(beside)] if beside.is_file() else []
     texts = {plain_words(text) for text in judged}
     found = [row for row in converted(domain, rows) if plain_words(row["input"]) not in texts]
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in found]
@@ -133,7 +135,15 @@ def main() -> None:
     parser.add_argument("--domain", required=True)
     parser.add_argument("--records", type=Path, required=True, help="a public set's train.jsonl")
     asked = parser.parse_args()
-    print(paths.shown(write_rows(load_domain(asked.domain), asked.records)))
+    try:
+        domain, sets = load_domain(asked.domain), asked.records.resolve().parent
+        if sets.name == domain.name and (sets / "eval.jsonl").is_file():
+            write_set(
+                domain, sets.parent
+            )  # lies beside the rows then, and near copies are held apart
+        print(paths.shown(write_rows(domain, asked.records)))
+    except (UserError, OSError) as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

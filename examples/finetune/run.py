@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -48,6 +49,8 @@ class Job:
 
 def finetune(job: Job) -> Path:
     """Train and write; gives back `to`, or models/<domain>/merged. UserError where that is taken."""
+    if not 0 < job.recipe.minutes < math.inf:
+        raise UserError(f"--minutes: a number above 0 is wanted, not {job.recipe.minutes:g}")
     domain = load_domain(job.domain)
     target = paths.models(domain.name)
     training = training_records(domain, job.records, job.heldout)
@@ -59,6 +62,10 @@ def finetune(job: Job) -> Path:
         _is_ours_alone(job.to) if job.to else _is_ours(target),
     )
     _need_room(goal, ours or job.replace)
+    if adapter.exists() and not _is_ours_alone(adapter) and (job.to or not job.replace):
+        raise UserError(
+            f"{paths.shown(adapter)}: holds files that this example did not write; move it away"
+        )
     if ours and _is_done(adapter, key):
         say(f"      unchanged: {paths.shown(goal)}")
         return goal

@@ -201,6 +201,11 @@ FOLDERS: list[Row] = [
         "models/legal/merged/config.json: not valid JSON: nested deeper than 100 levels",
     ),
     (
+        "another file in the config's place",
+        update("config.json", configuration_files=["config.4.0.0.json"]),
+        "models/legal/merged/config.json: configuration_files: has another file read in this one's",
+    ),
+    (
         "code named in the config",
         update("config.json", text_config={"auto_map": {"AutoModel": "modeling.Model"}}),
         "models/legal/merged/config.json: text_config.auto_map: names code to be run",

@@ -26,6 +26,7 @@ from shared.domain.settings import Gate
 from shared.release.card import usage
 from shared.release.card.card import render_card
 from shared.release.card.front_matter import problems
+from shared.release.card.sandbox import fill_in
 from shared.release.card.usage import module, usage_js, usage_python
 from shared.release.gates import judge_gates
 from shared.release.model import Attempt, Release
@@ -398,3 +399,8 @@ def test_longer_answers_than_the_modules_own_are_asked_for_as_they_were_measured
     assert "len(ids) + 1024" in usage_python("x", 1024) and "len(ids) + 256" in usage_python("x", 9)
     asked = (Path(usage.__file__).with_name("docintel.mjs")).read_text()
     assert f"max_new_tokens = {usage.MODULE_TOKENS}" in asked
+
+
+def test_a_template_that_would_fill_the_memory_is_refused() -> None:
+    with pytest.raises(UserError, match="the card would have over 5,000,000 characters"):
+        fill_in("{{ prompt }} " * 20, {"prompt": "x" * 300_000}, "card.md")

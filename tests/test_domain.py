@@ -310,6 +310,18 @@ MISTAKES = {
         ("olive.json", '"cache_dir"', '"cachedir"'),
         "olive.json: cachedir: unknown key; did you mean 'cache_dir'?",
     ),
+    "a workflow that says what Olive empties": (
+        (
+            "olive.json",
+            '"cache_dir"',
+            '"clean_cache": true, "workflow_id": "/home/you", "cache_dir"',
+        ),
+        "domains/legal/olive.json: clean_cache: not taken here, only input_model, systems,",
+    ),
+    "a rung whose name leads out": (
+        ("fallback.toml", 'name = "smollm3"', 'name = "x/../../evil"'),
+        "domains/legal/fallback.toml:{line}: rung.0.name: String should match",
+    ),
     "trust_remote_code": (
         ("olive.json", '"trust_remote_code": false', '"trust_remote_code": true'),
         "trust_remote_code: cannot be switched on",

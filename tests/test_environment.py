@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from shared.base.environment import network_mistake, number_mistake
+from shared.base.environment import network_mistake, number_mistake, without_password
 from shared.base.errors import RungFailed
 from shared.hub.download import fetch_snapshot
 from tests.hub_double import HubDouble
@@ -56,3 +56,15 @@ def test_ordinary_ones_pass() -> None:
     assert (
         network_mistake(ordinary) is None and number_mistake({"HF_HUB_ETAG_TIMEOUT": "10"}) is None
     )
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("https://ci:pw@hub.corp/x", "https://***@hub.corp/x"),
+        ("user:secret@proxy:8080", "***@proxy:8080"),
+        ("https://hub.corp", "https://hub.corp"),
+    ],
+)
+def test_an_address_is_shown_without_who_is_asking(address: str, shown: str) -> None:
+    assert without_password(address) == shown

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from shared.base import paths
+from shared.source.tokenizer import as_text
 
 PAGE = paths.REPOSITORY / "shared" / "webgpu_bench" / "page"
 
@@ -214,3 +215,11 @@ class TestAnAnswersText:
         found = run("answer.js", shown, flags=["--harmony-json-parse-with-source"], text=text)
         assert found == ["12345678901234567890", "1.0", "2.50"]
         assert run("answer.js", shown, text='{"a": 1, "b": "x"}') == ["1", "x"]
+
+
+def test_a_long_gap_in_a_document_takes_no_time_and_ends_are_trimmed_alike() -> None:
+    ends, count = ("\ufeff\x1c \u2028a", "b\r\nc\u00a0\x85"), 300_000
+    gap = " " * count
+    assert as_text(gap.join(ends), []) == f"a{gap}b\nc"
+    call = "m.asText(ends.join(' '.repeat(count)), []).length"
+    assert run("prompt.js", call, ends=ends, count=count) == count + 4

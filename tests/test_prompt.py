@@ -56,6 +56,17 @@ def test_a_template_in_the_style_of_a_family_ships_with_the_same_tokens_everywhe
         assert shipped.prompt_ids("Be brief.", text) == own.prompt_ids("Be brief.", text)
 
 
+def test_a_normalizer_that_genais_own_tokenizer_passes_over_fails_no_rung(made: Made) -> None:
+    """Qwen's NFC; ids are those of tokenizer.json, in the check and on the card."""
+    folder = made(STYLES["Qwen3"])
+    file = json.loads((folder / "tokenizer.json").read_text())
+    (folder / "tokenizer.json").write_text(json.dumps(file | {"normalizer": {"type": "NFC"}}))
+    done = proven(folder)
+    assert done.manifest.measurements["same_everywhere"].value is True
+    tokenizer = Tokenizer(done.folder)
+    assert tokenizer.encode("cafe\u0301") == tokenizer.encode("caf\u00e9")
+
+
 def test_reasoning_is_off_in_what_ships_without_an_option(made: Made) -> None:
     done = proven(made(STYLES["Qwen3"]))
     plain = PreTrainedTokenizerFast.from_pretrained(done.folder)

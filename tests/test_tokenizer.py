@@ -69,6 +69,11 @@ class TestAChatTemplate:
             with_template(folder, "{{ messages[0].content }}")
         )
 
+    def test_that_leaves_reasoning_open_is_refused(self, folder: Path) -> None:
+        open_end = "{{ messages[0].content }}{{ messages[1].content }}<think>\n"
+        said = refusal(with_template(folder, open_end))
+        assert "opens each answer with <think>, and no option of ours closes it" in said
+
     def test_that_would_run_code_is_refused(self, folder: Path) -> None:
         code = "{{ messages.__class__.__mro__[1].__subclasses__() }}"
         assert "cannot render" in refusal(with_template(folder, code))

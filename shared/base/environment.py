@@ -63,7 +63,8 @@ def _address_mistake(text: str, others: tuple[str, ...] = ()) -> str | None:
 def without_password(text: str) -> str:
     """An address as it may be shown: `https://***@host` where it names who is asking."""
     before, at, host = text.rpartition("@")
-    return f"{before.partition('://')[0]}://***@{host}" if at else text
+    scheme, parts, _ = before.partition("://")
+    return (f"{scheme}://***@{host}" if parts else f"***@{host}") if at else text
 
 
 def is_offline() -> bool:

@@ -7,13 +7,16 @@
 import re
 
 END = "<!-- end -->"
-ENDS = re.compile(r"^[\s\ufeff]+|[\s\ufeff]+\Z")
+WHITE = (
+    "\t\n\x0b\x0c\r\x1c\x1d\x1e\x1f \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005"
+    "\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000\ufeff"
+)
 """What Python's strip, JavaScript's trim or C++'s isspace take for white space, at either end."""
 
 
 def trimmed(text: str) -> str:
     """The text without what any runtime takes for white space at its ends, a byte-order mark too."""
-    return ENDS.sub("", text)
+    return text.strip(WHITE)
 
 
 def first_line(error: BaseException | str) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 from invoke import Context
 
-from shared.base.errors import UserError
+from shared.base.errors import UserError, printable
 from shared.cli.options import (
     BUDGET,
     DEVICE,
@@ -159,7 +159,7 @@ def card(c: Context, domain: str) -> None:
     from shared.release.model import CARD_FILE, read_release, release_folder
 
     read_release(release_folder(domain))
-    print((release_folder(domain) / CARD_FILE).read_text(encoding="utf-8"))
+    print(printable((release_folder(domain) / CARD_FILE).read_text(encoding="utf-8")))
 
 
 def _show_plan(plan: Any) -> None:
@@ -257,7 +257,7 @@ def publish_collection(c: Context, org: str = "") -> None:
     from shared.pipeline.publication import publish_collection as run
 
     url, names = run(org or None)
-    print("\n".join([url, *(f"  {name}" for name in names)]))
+    print(printable("\n".join([url, *(f"  {name}" for name in names)])))
 
 
 @command(

@@ -41,6 +41,21 @@ CODE_KEYS = (
 )
 """Where Olive would take Python or a program from a place that the workflow names."""
 
+TAKEN = (
+    *(
+        "input_model",
+        "systems",
+        "passes",
+        "host",
+        "target",
+        "data_configs",
+        "evaluators",
+        "evaluator",
+    ),
+    *("output_dir", "cache_dir", "log_severity_level"),
+)
+"""Of a workflow's keys. Others say where Olive keeps and deletes things, or speak for these."""
+
 PASS_WRAPPER_KEYS = ["type", "config", "host", "evaluator"]
 
 
@@ -52,6 +67,8 @@ def check_olive_config(config: Any, path: Path) -> dict[str, Any]:
         raise UserError(f"{where}: must be one JSON object")
     schema = _olive_schema()
     _no_strangers(config, schema["top"], where, "")
+    if refused := next((name for name in config if name not in TAKEN), None):
+        raise UserError(f"{where}: {refused}: not taken here, only {', '.join(TAKEN)}")
     for key in ("input_model", "passes"):
         if not isinstance(config.get(key), dict) or not config[key]:
             raise UserError(f"{where}: {key}: required, but missing or empty")

@@ -87,7 +87,7 @@ class Rung(Base):
     `olive` holds overrides of olive.json, `passes.<name>.<key>` → value.
     """
 
-    name: str
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,60}$")
     source: str
     adapter: str | None = Field(default=None, min_length=1)
     base: str

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from huggingface_hub import HfApi
 
+from shared.base.environment import without_password
 from shared.base.errors import UserError
 from shared.base.progress import say
 from shared.hub import staging as staged
@@ -165,7 +166,7 @@ def _account(hub: Hub) -> str:
     if said.get("auth", {}).get("accessToken", {}).get("role") == "read":
         raise UserError(
             f"the token of {name} may only read; make one with the role 'write' at "
-            f"{hub.api.endpoint}/settings/tokens and run `hf auth login`"
+            f"{without_password(hub.api.endpoint)}/settings/tokens and run `hf auth login`"
         )
     return name
 

@@ -289,7 +289,7 @@ def _refusal(hub: Hub, status: int, error: BaseException) -> str:
     said = _one_line(getattr(error, "server_message", None) or "")
     code = f"{status}: {said}" if said else f"{status}"
     if isinstance(error, GatedRepoError):
-        page = f"{hub.api.endpoint}/{hub.repo_id}"
+        page = hub.url
         return f"{hub.repo_id} is gated: accept its licence at {page}, then `hf auth login`"
     if isinstance(error, RevisionNotFoundError):
         return f"{hub.repo_id} has no such revision; give a commit or tag that its page lists"
@@ -314,7 +314,7 @@ def _denial(hub: Hub, status: int, code: str, writing: bool) -> str:
     if status == 401 and hub.writing:
         return (
             f"{hub.host} does not accept the token ({code}); make one with the role 'write' at "
-            f"{hub.api.endpoint}/settings/tokens and run `hf auth login`"
+            f"{without_password(hub.api.endpoint)}/settings/tokens and run `hf auth login`"
         )
     if status == 403 and writing:
         return (

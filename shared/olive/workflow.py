@@ -68,6 +68,8 @@ def run_workflow(
         "input_model": config["input_model"] | {"model_path": str(model)},
         "output_dir": str(out / ".olive-output"),
         "cache_dir": str(out / ".olive-cache"),
+        "workflow_id": "docintel",  # a folder in the cache, which clean_cache would empty
+        "clean_cache": False,
         "log_severity_level": 1,
     }
     if both:

@@ -23,10 +23,12 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from shared.base import paths
+from shared.base.environment import without_password
 from shared.base.errors import UserError
 from shared.base.files import link_or_copy, recover, swap_in, write_json
 from shared.base.hashing import files_below, sha256_file
 from shared.base.parsing import read_json
+from shared.base.tables import words
 from shared.hub.download import fetch_small
 from shared.olive.family_record import RECORD, read_family
 from shared.pipeline.publication import read_publication
@@ -157,7 +159,10 @@ def _located(place: str) -> Located:
             ) from None
         return Located(folder.name, folder, folder.name)
     folder, at = fetch_small(place, (RECORD, "domains/*"))
-    return Located(at.repo_id.split("/")[1], folder, at.repo_id, at.revision, HfApi().endpoint)
+    hub = HfApi().endpoint
+    if without_password(hub) != hub:
+        raise UserError("HF_ENDPOINT: names who is asking; a page that others see would, too")
+    return Located(at.repo_id.split("/")[1], folder, at.repo_id, at.revision, hub)
 
 
 def need_own(out: Path) -> None:
@@ -292,6 +297,6 @@ def _readme(placed: list[Placed], models: list[dict[str, Any]]) -> str:
     """Front matter and a few words: which models, from which bases, under which licences."""
     used = [*(m["model"] for m in models if m["revision"]), *(one.base for one in placed)]
     head = SPACE | {"models": list(dict.fromkeys(used))}
-    lines = [f"- {one.domain}: from {one.base}, {one.terms}" for one in placed]
+    lines = [f"- {one.domain}: from {words(one.base)}, {words(one.terms)}" for one in placed]
     text = yaml.safe_dump(head, sort_keys=False, allow_unicode=True)
     return f"---\n{text}---\n" + README.format(title=SPACE["title"], models="\n".join(lines))

@@ -131,7 +131,11 @@ class RungRun:
         return self.outcome == "failed" or self.other_weights
 
     def finish(self) -> None:
-        """Run to the last stage asked for; an open run is then the one that is taken."""
+        """Run to the last stage asked for; an open run is then the one that is taken. What is too large
+        is told before an hour of answers and a browser."""
+        if self.options.until == "gates":
+            self.go_to("package")
+            self._judge_package()
         self.go_to(self.options.until)
         if self.outcome == "open":
             self.outcome, self.reason = "taken", "; ".join(filter(None, (self.rung.why, self.why)))
@@ -239,6 +243,16 @@ class RungRun:
         fatal = failed(self.gates, "release")
         if fatal:
             raise RungFailed(f"gate {fatal[0].name!r}: {fatal[0].reason}")
+
+    def _judge_package(self) -> None:
+        if self.outcome != "open" or "package" not in self.stages:
+            return
+        found = {"package": self.stages["package"].manifest}
+        gates = self.domain.chain.gates_of(self.rung)
+        early = [gate for gate in gates if gate.measurement.startswith("package.")]
+        if fatal := failed(judge_gates(early, found), "release"):
+            self.outcome, self.stage = "failed", "package"
+            self.reason = f"gate {fatal[0].name!r}: {fatal[0].reason}"
 
     def _say(self, stage: Stage) -> None:
         number = STAGES.index(stage) + 1

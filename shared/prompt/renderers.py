@@ -53,11 +53,14 @@ def _in_node(folder: Path, system: str, texts: Sequence[str]) -> dict[str, list[
 
 
 def _in_genai(folder: Path, system: str, texts: Sequence[str]) -> list[Ids]:
-    """As the card's Python: a text of the template, then its tokens."""
+    """As the card's Python: onnxruntime-genai's text of the template, then tokenizer.json's tokens. Its
+    own tokenizer passes over some normalizers (NFC) and cuts some texts otherwise."""
     import onnxruntime_genai as og
+    import tokenizers
 
     try:
         tokenizer = og.Tokenizer(str(folder))
+        file = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     except Exception as error:  # the runtime's errors have no base of their own
         return [_words(error)] * len(texts)
     found: list[Ids] = []
@@ -65,7 +68,7 @@ def _in_genai(folder: Path, system: str, texts: Sequence[str]) -> list[Ids]:
         messages = [{"role": "system", "content": system}, {"role": "user", "content": text}]
         try:
             prompt = tokenizer.apply_chat_template(json.dumps(messages), add_generation_prompt=True)
-            found.append([int(token) for token in tokenizer.encode(prompt)])
+            found.append(list(file.encode(prompt, add_special_tokens=False).ids))
         except Exception as error:  # the same
             found.append(_words(error))
     return found

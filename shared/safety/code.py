@@ -7,6 +7,8 @@ from typing import Any
 CODE_KEY = re.compile(
     r"auto_map|custom_pipelines|custom_generate|custom_op|library_path|trust_remote", re.I
 )
+ELSEWHERE = ("configuration_files", "fast_tokenizer_files")
+"""With these transformers reads other files in the place of the one that they stand in."""
 LIBRARY = re.compile(r"\.(so|dll|dylib)(\.\d+)*$", re.I)
 """onnxruntime-genai loads the shared library that `custom_ops_library` names; providers, others."""
 

@@ -63,6 +63,8 @@ PAIR = re.compile(
 )
 COPY = re.compile(r"(?:base_model\.model\.)?(?P<module>.+)\.base_layer\.weight")
 """A head or table that was adapted, as the base had it: `save_pretrained` puts it beside the pair."""
+LONGEST_NAME = 300
+"""Of a tensor: the time that a pattern takes grows with it."""
 SIMPLE = re.compile(r"[\w.|\\^$()*+?\[\]-]{1,200}")
 QUANTIFIED_GROUP, QUANTIFIER, MOST_QUANTIFIERS = (
     re.compile(r"\)[*+?{]"),
@@ -173,6 +175,9 @@ def _tensors(folder: Path, config: AdapterConfig) -> tuple[dict[str, LoraPair], 
     halves: dict[str, dict[str, Tensor]] = {}
     copies: dict[str, Tensor] = {}
     for tensor in read_header(folder / WEIGHTS):
+        if len(tensor.name) > LONGEST_NAME:
+            where = f"{paths.shown(folder / WEIGHTS)}: {tensor.name[:40]!r}…"
+            raise RungFailed(f"{where}: a name of {len(tensor.name):,} characters")
         if copy := COPY.fullmatch(tensor.name):
             copies[copy["module"]] = tensor
             continue

@@ -18,7 +18,7 @@ from shared.base.manifest import Measurement, tool_versions
 from shared.base.parsing import loads_strictly, read_json, read_text
 from shared.base.stage import Plan, Produced, StageResult, run_stage
 from shared.domain.settings import Rung
-from shared.safety.code import code_named_in
+from shared.safety.code import ELSEWHERE, code_named_in
 from shared.safety.content import header_hash, refuse_unsafe
 from shared.source.adapter import (
     CONFIG,
@@ -212,6 +212,11 @@ def _refuse_code(source: str, folder: Path) -> None:
 def _refuse_named_code(folder: Path) -> None:
     for name in ("config.json", "tokenizer_config.json"):
         found = _need_object(folder / name) if (folder / name).is_file() else {}
+        if key := next((key for key in ELSEWHERE if key in found), None):
+            raise RungFailed(
+                f"{paths.shown(folder / name)}: {key}: has another file read in this one's place; "
+                "remove the key"
+            )
         if key := next(code_named_in(found), None):
             raise RungFailed(
                 f"{paths.shown(folder / name)}: {key}: names code to be run, which is never "

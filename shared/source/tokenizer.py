@@ -23,6 +23,9 @@ ANSWER = '{"is it": true}'
 OPTIONS: dict[str, Any] = {"enable_thinking": False}
 """What a chat template is told, everywhere: an answer is one JSON object, so there is no reasoning."""
 
+THINKS = "<think>"
+"""Behind it a reasoning model writes no JSON."""
+
 MARK = re.compile(r"<.+>|\[.+\]", re.DOTALL)
 """How control tokens are spelt that a tokenizer does not call special (Qwen3's `<think>`)."""
 
@@ -165,6 +168,11 @@ def usable_tokenizer(folder: Path) -> Any:
     for part, words in ((SYSTEM, "the system prompt"), (USER, "what the user says")):
         if part not in text:
             raise RungFailed(f"{where}: leaves out {words}")
+    if text.rstrip().endswith(THINKS):
+        raise RungFailed(
+            f"{where}: opens each answer with {THINKS}, and no option of ours closes it; end it with "
+            "what the model was trained to answer after"
+        )
     return tokenizer
 
 

@@ -32,6 +32,7 @@ const {variable} = await pipeline("text-generation", "{repository}", how);"""
 PYTHON = """\
 import json, pathlib, re
 import onnxruntime_genai as og
+from tokenizers import Tokenizer
 
 folder = pathlib.Path("{name}")  # hf download … --local-dir {name}
 config = og.Config(str(folder))
@@ -44,7 +45,8 @@ for file in (folder / "adapters").glob("*.onnx_adapter"):
     adapters.load(str(file), file.stem)
 
 def as_text(document):
-    document = re.sub(r"^[\\s\\ufeff]+|[\\s\\ufeff]+\\Z", "", document)
+    while document != (document := document.strip().strip("\\ufeff")): pass
+    document = document.replace("\\r\\n", "\\n").replace("\\r", "\\n")
     # What a document says is text: the name of a control token in it is written apart.
     for token in json.loads((folder / "tokenizer.json").read_text())["added_tokens"]:
         name = token["content"]
@@ -58,9 +60,9 @@ def ask(domain, document):
         {{"role": "system", "content": prompt}},
         {{"role": "user", "content": as_text(document)}},
     ]
-    ids = tokenizer.encode(
-        tokenizer.apply_chat_template(json.dumps(messages), add_generation_prompt=True)
-    )
+    text = tokenizer.apply_chat_template(json.dumps(messages), add_generation_prompt=True)
+    file = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    ids = file.encode(text, add_special_tokens=False).ids
     parameters = og.GeneratorParams(model)
     parameters.set_search_options(max_length=min(len(ids) + 256, context), do_sample=False)
     generator = og.Generator(model, parameters)

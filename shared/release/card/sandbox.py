@@ -21,6 +21,10 @@ FIGURE = re.compile(
 """A share, a size, a time or a decimal: what a measurement would be."""
 
 
+LARGEST = 5_000_000
+"""Characters of a card: the same long text in a thousand places fills the memory."""
+
+
 def check_template(template: str, where: str) -> None:
     """UserError naming `where` and the line unless it is words and places; before anything is built."""
     try:
@@ -45,10 +49,16 @@ def check_template(template: str, where: str) -> None:
 def fill_in(template: str, values: dict[str, Any], where: str) -> str:
     """The template with its places filled; UserError naming `where` and the line otherwise."""
     check_template(template, where)
+    size = len(template)
     for name in _environment().parse(template).find_all(nodes.Name):
         if name.name not in values:
             hint = nearest(name.name, list(values))
             raise UserError(f"{where}:{name.lineno}: {name.name!r} is undefined; {hint}")
+        size += len(str(values[name.name]))
+        if size > LARGEST:
+            raise UserError(
+                f"{where}:{name.lineno}: the card would have over {LARGEST:,} characters"
+            )
     return _environment().from_string(template).render(values)
 
 

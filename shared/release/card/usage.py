@@ -50,11 +50,14 @@ console.log(held.whole ? JSON.parse(held.text) : "cut off");""",
 PYTHON = """\
 import json, pathlib, re
 import onnxruntime_genai as og
+from tokenizers import Tokenizer
 
 folder = pathlib.Path("{name}")  # hf download … --local-dir {name}
 model = og.Model(str(folder))
 tokenizer = og.Tokenizer(model)
-document = re.sub(r"^[\\s\\ufeff]+|[\\s\\ufeff]+\\Z", "", "…your document…")
+document = "…your document…"
+while document != (document := document.strip().strip("\\ufeff")): pass
+document = document.replace("\\r\\n", "\\n").replace("\\r", "\\n")
 # What a document says is text: the name of a control token in it is written apart.
 for token in json.loads((folder / "tokenizer.json").read_text())["added_tokens"]:
     name = token["content"]
@@ -64,9 +67,9 @@ messages = [
     {{"role": "system", "content": (folder / "prompt.md").read_text().strip()}},
     {{"role": "user", "content": document}},
 ]
-ids = tokenizer.encode(
-    tokenizer.apply_chat_template(json.dumps(messages), add_generation_prompt=True)
-)
+text = tokenizer.apply_chat_template(json.dumps(messages), add_generation_prompt=True)
+file = Tokenizer.from_file(str(folder / "tokenizer.json"))
+ids = file.encode(text, add_special_tokens=False).ids
 context = json.loads((folder / "genai_config.json").read_text())["model"]["context_length"]
 parameters = og.GeneratorParams(model)
 parameters.set_search_options(max_length=min(len(ids) + 256, context), do_sample=False)

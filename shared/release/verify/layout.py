@@ -17,9 +17,9 @@ from shared.base import paths
 from shared.base.parsing import read_json, read_text
 from shared.olive.build import DTYPES
 from shared.olive.lint.rules import lint, require_clean
-from shared.release.verify.limits import LARGEST_OUTPUT
+from shared.release.verify.limits import LARGEST_GRAPH, LARGEST_OUTPUT
 from shared.release.verify.line import Line, need
-from shared.safety.code import code_named_in
+from shared.safety.code import ELSEWHERE, code_named_in
 
 GRAPHS = tuple(f"model_{dtype}" for dtype in DTYPES)
 SECONDS = 300.0
@@ -37,6 +37,9 @@ def configured(folder: Path) -> str:
         need((folder / name).is_file(), f"{paths.shown(folder / name)}: missing")
     for name, value in found.items():
         need(isinstance(value, dict), f"{paths.shown(folder / name)}: must be one JSON object")
+        other = next((key for key in ELSEWHERE if key in value), None)
+        where = paths.shown(folder / name)
+        need(other is None, f"{where}: {other}: has another file read in its place")
         key = next(code_named_in(value), None)
         need(key is None, f"{paths.shown(folder / name)}: {key}: names code to run")
     template = found["tokenizer_config.json"].get("chat_template")
@@ -49,6 +52,8 @@ def configured(folder: Path) -> str:
 
 def graph(folder: Path, dtype: str) -> str:
     """The graph's data files are there, named and counted as Transformers.js wants them."""
+    size = (folder / "onnx" / f"model_{dtype}.onnx").stat().st_size
+    need(size <= LARGEST_GRAPH, f"onnx/model_{dtype}.onnx: {size:,} bytes without its data")
     report = lint(folder, dtype)
     require_clean(report)
     chunks = report.facts["chunks"]

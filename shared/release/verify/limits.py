@@ -1,5 +1,8 @@
 """Resource limits of the process that loads a third party's files, set before it loads any."""
 
+LARGEST_GRAPH = 16_000_000
+"""Bytes of a graph whose data lie apart: a 3B's has a few hundred thousand, and each may take a hundred
+of memory when it is read."""
 LARGEST_OUTPUT = 1_000_000
 """Bytes: it says some five lines."""
 

@@ -6,11 +6,20 @@ export function controlTokens({ added_tokens = [] }) {
   return added_tokens.filter((token) => [...token.content.trim()].length > 1 && steers(token)).map((token) => token.content);
 }
 
+const WHITE = /[\s\u001c-\u001f\u0085]/;
+
+/** By two ends that meet: an expression would look at a long gap again from each of its places. */
+function trimmed(text) {
+  let [first, last] = [0, text.length];
+  while (first < last && WHITE.test(text[first])) first += 1;
+  while (first < last && WHITE.test(text[last - 1])) last -= 1;
+  return text.slice(first, last);
+}
+
 /** The text without white space at its ends, its lines ended as a form ends them, every control token's name
  * written apart: `< |im_end|>`. */
 export function asText(text, controls) {
-  const trimmed = text.replace(/^[\s\u001c-\u001f\u0085]+|[\s\u001c-\u001f\u0085]+$/gu, "");
-  const lines = trimmed.replace(/\r\n?/g, "\n");
+  const lines = trimmed(text).replace(/\r\n?/g, "\n");
   return controls.reduce((all, name) => all.replaceAll(name, () => name.replace(/^./su, "$& ")), lines);
 }
 

@@ -168,6 +168,8 @@ class TestASchema:
             (r"^\d{3}\-\d$", "123-4", "1234"),
             (r"^[a\-z]\@x$", "-@x", "b@x"),
             (r"^a\.b\\\-$", "a.b\\-", "axb\\-"),
+            (r"^[\"\ \#]\_\Z", "#_", "#x"),
+            (r"\Aab", "abc", "cab"),
         ],
     )
     def test_is_read_as_the_check_reads_it(self, pattern: str, good: str, bad: str) -> None:
@@ -175,18 +177,19 @@ class TestASchema:
         schema = {
             "type": "object",
             "properties": {
-                "format": {"enum": ["a"]},
+                "format": {"enum": ["a", {"format": "pdf"}]},
                 "code": {"type": "string", "pattern": pattern},
                 "date": {"type": "string", "format": "date"},
             },
         }
         values = [{"code": good, "date": "1 May"}, {"code": bad}, {"format": "b"}]
+        values += [{"format": {"format": "pdf"}}]
         package = PAGE.parent / "node_modules" / "@cfworker" / "json-schema"
         judged = "(V) => values.map((v) => new V(m.asChecked(schema), '2020-12').validate(v).valid)"
         validator = f'(await import("{package.as_uri()}/dist/esm/index.js")).Validator'
         found = run("schema.js", f"({judged})({validator})", schema=schema, values=values)
         judge = jsonschema.Draft202012Validator(schema)
-        assert found == [judge.is_valid(value) for value in values] == [True, False, False]
+        assert found == [judge.is_valid(value) for value in values] == [True, False, False, True]
 
 
 def test_a_value_is_read_as_words() -> None:

@@ -31,6 +31,13 @@ async function refusals() {
   return found;
 }
 
+/** Forget what Transformers.js keeps of other commits: it keeps files by their address, for ever. */
+async function dropOlder(repository, revision) {
+  const kept = await caches.open(env.cacheKey ?? "transformers-cache");
+  const [all, ours] = [`/${repository}/resolve/`, `/${repository}/resolve/${revision}/`];
+  for (const { url } of await kept.keys()) if (url.includes(all) && !url.includes(ours)) await kept.delete(url);
+}
+
 /** The commit that a branch or a tag names now. */
 async function commitOf(repository, revision) {
   if (/^[0-9a-f]{40}$/.test(revision)) return revision;
@@ -60,6 +67,7 @@ export async function open(repository, settings = {}) {
   const prefix = prefixIds(tokenizer, controls, system); // read once for all documents
   const decoder = await decoderOf(model, shared);
   const refused = await refusals();
+  dropOlder(repository, revision).catch(() => {}); // a page that keeps nothing has none
 
   const prepare = async () => {
     const module = await import("@mlc-ai/web-xgrammar"); // may export its classes or put them on globalThis
@@ -76,13 +84,14 @@ export async function open(repository, settings = {}) {
    * off. Held to the schema, a whole answer is JSON that satisfies schema.json; written freely it need not
    * be. One document at a time: wait for an answer before asking again. */
   const ask = async (document, { held = true, max_new_tokens = 512 } = {}) => {
+    if (refused.length) throw new Error(`the GPU refused what was asked of it (${refused[0]}); open the model again`);
     const input_ids = promptIds(tokenizer, controls, system, document);
     const most = Math.min(max_new_tokens, decoder.context - input_ids.length);
     if (most < 1) throw new Error(`the document has ${input_ids.length} tokens, more than the model has room for`);
     const more = held ? { held: await (await (compiled ??= prepare().catch(again))).start() } : {};
     const asked = { input_ids, most, eos: new Set(stop), prefix, more };
     const ids = await write(decoder, { output_ids: [], decode_ms: [] }, asked).finally(() => more.held?.dispose());
-    if (refused.length) throw new Error(`the GPU refused what was asked of it: ${refused[0]}`);
+    if (refused.length) throw new Error(`the GPU refused what was asked of it (${refused[0]}); open the model again`);
     const text = plain(tokenizer, ids.filter((id) => !stop.includes(id)));
     return { text, ids, whole: stop.includes(ids.at(-1)) && (!held || isJson(text)) };
   };

@@ -62,6 +62,7 @@ def ask(domain, document):
     ]
     text = tokenizer.apply_chat_template(json.dumps(messages), add_generation_prompt=True)
     file = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    file.no_truncation(), file.no_padding()
     ids = file.encode(text, add_special_tokens=False).ids
     parameters = og.GeneratorParams(model)
     parameters.set_search_options(max_length=min(len(ids) + 256, context), do_sample=False)

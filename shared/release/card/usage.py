@@ -69,17 +69,18 @@ messages = [
 ]
 text = tokenizer.apply_chat_template(json.dumps(messages), add_generation_prompt=True)
 file = Tokenizer.from_file(str(folder / "tokenizer.json"))
+file.no_truncation(), file.no_padding()
 ids = file.encode(text, add_special_tokens=False).ids
 context = json.loads((folder / "genai_config.json").read_text())["model"]["context_length"]
 parameters = og.GeneratorParams(model)
-parameters.set_search_options(max_length=min(len(ids) + 256, context), do_sample=False)
+parameters.set_search_options(max_length=min(len(ids) + {most}, context), do_sample=False)
 generator = og.Generator(model, parameters)
 generator.append_tokens(ids)
 while not generator.is_done():
     generator.generate_next_token()
 print(tokenizer.decode(generator.get_sequence(0)[len(ids):]))"""
 
-MODULE_TOKENS, PYTHON_TOKENS = 512, "256"
+MODULE_TOKENS, PYTHON_TOKENS = 512, 256
 """Of an answer, at most: what docintel.mjs takes by itself, and what PYTHON says."""
 
 AMONG_PARTS = re.compile(r'^import .* from "\./.*";\n+', re.MULTILINE)
@@ -121,7 +122,7 @@ def _with_room(code: str, most: int) -> str:
 
 def usage_python(folder: str, most: int = 0) -> str:
     """Loading a downloaded folder with onnxruntime-genai on the CPU; `most`: as in `usage_js`."""
-    return PYTHON.format(name=folder).replace(PYTHON_TOKENS, str(max(int(PYTHON_TOKENS), most)))
+    return PYTHON.format(name=folder, most=max(PYTHON_TOKENS, most))
 
 
 def usage_verify(name: str) -> str:

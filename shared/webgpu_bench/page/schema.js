@@ -1,14 +1,28 @@
 // Whether an answer satisfies the model's schema: by a JSON Schema validator, as the check judges it.
 
-/** A pattern without the escapes that Python takes and JavaScript's "u" does not, as \- outside of brackets. */
-const portable = (pattern) => pattern.replace(/\[(?:\\.|[^\]\\])*\]|\\(.)/gs, (all, escaped) => (/[^\w^$\\.*+?()[\]{}|/]/.test(escaped ?? "a") ? escaped : all));
+/** A pattern as JavaScript's "u" takes it: Python has \A and \Z, and allows an escape of any mark. */
+const portable = (pattern) =>
+  pattern.replace(/\[(?:\\.|[^\]\\])*\]|\\(.)/gs, (all, escaped) => {
+    if (escaped === undefined) return all.replace(/\\([^\\\]^\-A-Za-z0-9])/g, "$1");
+    if (escaped === "A" || escaped === "Z") return escaped === "A" ? "^" : "$";
+    return /[^A-Za-z0-9^$\\.*+?()[\]{}|/]/.test(escaped) ? escaped : all;
+  });
+
+const VALUES = ["const", "enum", "default", "examples"];
+const NAMED = ["properties", "patternProperties", "$defs", "definitions", "dependentSchemas"];
 
 /** The schema as the check reads it, to which `format` is a note and no rule. */
-export const asChecked = (schema) =>
-  JSON.parse(JSON.stringify(schema), (key, value) => {
-    if (typeof value !== "string") return value;
-    return key === "format" ? undefined : key === "pattern" ? portable(value) : value;
-  });
+export function asChecked(schema) {
+  if (Array.isArray(schema)) return schema.map(asChecked);
+  if (schema === null || typeof schema !== "object") return schema;
+  const read = ([key, value]) => {
+    if (VALUES.includes(key)) return [[key, value]];
+    if (NAMED.includes(key)) return [[key, Object.fromEntries(Object.entries(value).map(([name, one]) => [name, asChecked(one)]))]];
+    if (typeof value !== "string") return [[key, asChecked(value)]];
+    return key === "format" ? [] : [[key, key === "pattern" ? portable(value) : value]];
+  };
+  return Object.fromEntries(Object.entries(schema).flatMap(read));
+}
 
 /** True or false of a JSON value; null without a schema, or where it cannot be judged here. */
 export async function satisfies(schema, value) {

@@ -93,7 +93,8 @@ def spread(figure: Figure) -> str:
 
 def figures_of(value: float, count: int) -> str:
     """So many figures, and all before the point: 2,345 is no 2.35e+03."""
-    return f"{value:,.0f}" if abs(value) >= 10**count else f"{value:.{count}g}"
+    text = f"{value:.{count}g}"
+    return f"{value:,.0f}" if "e+" in text else text
 
 
 def memory(row: Row) -> str:

@@ -61,7 +61,8 @@ def _in_genai(folder: Path, system: str, texts: Sequence[str]) -> list[Ids]:
     try:
         tokenizer = og.Tokenizer(str(folder))
         file = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
-        file.no_truncation(), file.no_padding()  # what a trainer left in it
+        file.no_truncation()  # what a trainer left in it
+        file.no_padding()
     except Exception as error:  # the runtime's errors have no base of their own
         return [_words(error)] * len(texts)
     found: list[Ids] = []

@@ -104,6 +104,11 @@ DANGEROUS = {
 }
 
 HARMLESS = {
+    "a dash before a dose": ("Lisinopril -10 mg daily.", "Lisinopril 10 mg daily."),
+    "no space behind a sentence": (
+        "Denies fever.3 days of cough.",
+        "Denies fever. 3 days of cough.",
+    ),
     "a dose that begins with its point": ("Digoxin .25 mg.", "Digoxin 0.25 mg."),
     "a letter behind the degrees": ("Temperature 98.6F.", "Temperature 98.6 F."),
     "a unit that is not known": ("Potassium 20mEq.", "Potassium 20 mEq."),

@@ -186,6 +186,8 @@ class TestNumber:
             ([".5 million"], ["0.5 million"]),
             (["EPS of .75"], ["EPS of 0.75"]),
             (["4.5%–5.5%"], ["4.5-5.5"]),
+            (["filed (12/31/2019)"], ["filed 12/31/2019"]),
+            (["...5"], ["5"]),
         ],
     )
     def test_takes_one_answer_in_many_spellings(self, found: Any, gold: Any) -> None:
@@ -205,6 +207,8 @@ class TestNumber:
             ([None], ["1"]),
             ([], ["1"]),
             ([float("inf")], ["1"]),
+            (["Item 1A"], ["Item 1"]),
+            (["Section 2(a)"], ["Section 2"]),
             (["$15bn"], ["$1.5bn"]),
             (["2.5x"], ["25x"]),
             (["5bps"], ["-5bps"]),

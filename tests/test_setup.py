@@ -25,7 +25,7 @@ from shared.setup import browser, doctor
 from tests.events import CEILING_SECONDS, wait_until
 
 NEEDED = ("sh", "cat", "cksum", "sed", "tail", "date", "mkdir", "mv", "rm", "rmdir", "sleep",
-          "grep", "dirname", "chmod", "touch", "df", "cut", "uname")  # fmt: skip
+          "grep", "awk", "dirname", "chmod", "touch", "df", "cut", "uname")  # fmt: skip
 # Stands for python3.11: `-m venv` makes an environment whose programs write down what they are told.
 PYTHON = """#!/bin/sh
 [ "$1" = -c ] && echo "$0" && exit 0
@@ -116,7 +116,7 @@ class TestInv:
         assert "[1/2]" in clone.run().stderr
         assert clone.calls()[:3] == [
             "pip install --dry-run --no-deps torch==2.14.0",
-            "pip install --dry-run --no-deps --require-hashes -r requirements.lock",
+            "pip install --dry-run --no-deps --require-hashes -r .venv/others.lock",
             "pip install --no-deps torch==2.14.0",
         ]
         (clone.root / "shared/webgpu_bench/package-lock.json").write_text('{"changed": 1}')

@@ -123,7 +123,10 @@ class Measuring:
         half = runs.get(entry["name"].replace("/q4/", "/q4f16/"))
         if entry["dtype"] == "q4" and half and half["figures"] and not half["no_f16"]:
             return True
-        return bool(runs[entry["name"]]["finished"])
+        run, folder = runs[entry["name"]], self.root / entry["folder"]
+        lacked = any(figure.get("reason") == NOT_CARRIED for figure in run["figures"].values())
+        brought = any((folder / name).is_file() for name in (DATA, TENSORS))
+        return bool(run["finished"]) and not (lacked and brought)
 
     def _measure(self, entry: dict[str, Any], until: float) -> dict[str, Any]:
         """One graph's figures; what is missing has its reason."""
@@ -140,7 +143,7 @@ class Measuring:
             figure = run["figures"].setdefault(name, {"reason": error or "no such figure came"})
             figure |= {"where": self.adapter.name, "software_adapter": self.adapter.software}
         reasons = [str(figure.get("reason") or "") for figure in run["figures"].values()]
-        run["finished"] = not any(reason.startswith((LATE, NOT_CARRIED)) for reason in reasons)
+        run["finished"] = not any(reason.startswith(LATE) for reason in reasons)
         run["no_f16"] = entry["dtype"] == "q4f16" and any(map(NO_F16.search, reasons))
         return run
 

@@ -4,6 +4,7 @@
 """
 
 import errno
+from unicodedata import category
 
 MACHINE = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM),
@@ -16,8 +17,13 @@ ENDED_FOR_WANT = ("can't allocate memory", "No space left on device", "bad_alloc
 
 
 def printable(text: str) -> str:
-    """`text` with � for what would steer a terminal: names and messages can be a third party's."""
-    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
+    """`text` with � for what would steer a terminal: names and messages can be a third party's. Spaces
+    of other widths and the two joiners of Persian and Hindi stay."""
+
+    def shown(char: str) -> bool:
+        return char.isprintable() or char in "\n\t\u200c\u200d" or category(char) == "Zs"
+
+    return "".join(char if shown(char) else "\ufffd" for char in text)
 
 
 class UserError(Exception):

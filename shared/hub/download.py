@@ -175,7 +175,8 @@ def _download(hub: Hub, source: HubSource, info: ModelInfo, cache: Path | None) 
     ]
     size = sum(file.size or 0 for file in wanted)
     label = f"fetch {source.repo_id}: {len(wanted)} files, {size / 1e6:,.1f} MB"
-    say(f"      {label}")
+    if _cached(HubSource(source.repo_id, str(info.sha)), cache) is None:
+        say(f"      {label}")
     with single_tries(), transferring(label):
         folder = hub.call(
             lambda: snapshot_download(

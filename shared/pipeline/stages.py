@@ -108,6 +108,8 @@ class RungRun:
             self._say(stage)
             try:
                 self._run(stage)
+                if stage == "package" and last == "gates":
+                    self._judge_package()
             except RungFailed as error:
                 self.outcome = "skipped" if isinstance(error, NoWeights) else "failed"
                 self.reason = str(error)
@@ -131,11 +133,7 @@ class RungRun:
         return self.outcome == "failed" or self.other_weights
 
     def finish(self) -> None:
-        """Run to the last stage asked for; an open run is then the one that is taken. What is too large
-        is told before an hour of answers and a browser."""
-        if self.options.until == "gates":
-            self.go_to("package")
-            self._judge_package()
+        """Run to the last stage asked for; an open run is then the one that is taken."""
         self.go_to(self.options.until)
         if self.outcome == "open":
             self.outcome, self.reason = "taken", "; ".join(filter(None, (self.rung.why, self.why)))
@@ -245,14 +243,12 @@ class RungRun:
             raise RungFailed(f"gate {fatal[0].name!r}: {fatal[0].reason}")
 
     def _judge_package(self) -> None:
-        if self.outcome != "open" or "package" not in self.stages:
-            return
+        """What is too large is told before an hour of answers and a browser."""
         found = {"package": self.stages["package"].manifest}
         gates = self.domain.chain.gates_of(self.rung)
         early = [gate for gate in gates if gate.measurement.startswith("package.")]
         if fatal := failed(judge_gates(early, found), "release"):
-            self.outcome, self.stage = "failed", "package"
-            self.reason = f"gate {fatal[0].name!r}: {fatal[0].reason}"
+            raise RungFailed(f"gate {fatal[0].name!r}: {fatal[0].reason}")
 
     def _say(self, stage: Stage) -> None:
         number = STAGES.index(stage) + 1

@@ -19,6 +19,7 @@ def code_named_in(value: Any, key: str = "") -> Iterator[str]:
         items = value.items() if isinstance(value, dict) else enumerate(value)
         for name, item in items:
             where = f"{key}.{name}" if key else str(name)
-            if CODE_KEY.search(str(name)) or (isinstance(item, str) and LIBRARY.search(item)):
+            named = CODE_KEY.search(str(name)) and not (item is False and "trust" in str(name))
+            if named or (isinstance(item, str) and LIBRARY.search(item)):
                 yield where
             yield from code_named_in(item, where)

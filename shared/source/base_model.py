@@ -24,7 +24,7 @@ FILE = Path(__file__).with_name("bases.toml")
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 SIZE = re.compile(r"(\d+(?:\.\d+)?)[ _-]?([bm])(?![a-z0-9])")
 PRECISION = re.compile(
-    r"[-_.](unsloth|bnb|dynamic|gptq|awq|nf4|fp8|bf16|fp16|int[48]|[48]-?bit)(?=[-_.]|$)"
+    r"[-_.](unsloth|bnb|dynamic|gptq|awq|nf4|fp8|bf16|fp16|fp32|hf|mlx|int[48]|[48]-?bit)(?=[-_.]|$)"
 )
 """What a publisher puts behind a name for the same weights in another type."""
 LICENCE = re.compile(r"[a-z]+[a-z0-9.]*-[a-z0-9.-]+|mit|other|llama\d.*|gemma")

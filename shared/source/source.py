@@ -310,7 +310,8 @@ def _contract(folder: Path) -> Produced:
     refuse_unfit(found.model)
     if adapter:
         refuse_other_copies(adapter, found)
-    tensors = [tensor for name, tensor in found.tensors.items() if name not in found.copies()]
+    copies = found.copies()
+    tensors = [tensor for name, tensor in found.tensors.items() if name not in copies]
     facts = {
         "tensors": len(found.tensors),
         "dtypes": sorted({tensor.dtype for tensor in tensors}),

@@ -25,12 +25,14 @@ NUMBER = re.compile(
     re.ASCII,
 )
 EDGE = ".,;:!?\"'"
+POINTS = re.compile(r"^(?:\.{2,}|\.(?=\D|$))")
+"""Leading points, but not the one that .75 begins with."""
 NUMERAL = re.compile(
-    rf"(?<![\w.%)])[-+(]*(?:{CURRENCY.pattern})?[-+]?"
+    rf"(?<![\w.%)])[-+(]{{0,3}}(?:{CURRENCY.pattern})?[-+]?"
     r"(?:\d{1,3}(?:,\d{2,3})*,\d{3}(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)%?\)?",
     re.ASCII,
 )
-"""A number with letters, or another number, behind it: 1.5bn, 4.5-5.5%. None in COVID-19 or Q1."""
+"""A number with letters, or another number, behind it: 1.5bn, 4.5-5.5%. None in Q1."""
 ONE_WORD = re.compile(r"\d+(?:[/:]\d+)+|\d+(?:-\d+){2,}", re.ASCII)
 """Dates, times and fractions: other numbers in another order are another one."""
 
@@ -69,7 +71,7 @@ def tokens(text: str, decimals: int | None = None) -> list[Token]:
         return [whole]
     found: list[Token] = []
     for part in text.split():
-        bare = part.lstrip(EDGE.replace(".", "")).rstrip(EDGE)  # .75 begins with its point
+        bare = POINTS.sub("", part.lstrip(EDGE.replace(".", ""))).rstrip(EDGE)
         value = to_number(bare, decimals)
         found += [value] if value is not None else _parted(bare, decimals)
     return found
@@ -77,17 +79,22 @@ def tokens(text: str, decimals: int | None = None) -> list[Token]:
 
 def _parted(part: str, decimals: int | None) -> list[Token]:
     """The numbers of a part that is none by itself, and the words between them."""
-    if ONE_WORD.fullmatch(part):
-        return [part]
+    if ONE_WORD.fullmatch(bare := part.strip("()")):
+        return [bare]
     found, end = list[Token](), 0
     text = part.lower().translate(DASHES)
     for match in NUMERAL.finditer(text):
         value = to_number(match[0], decimals)
         if value is None:
             continue
-        found += [*words(text[end : match.start()]), value]
+        found += [*_between(text[end : match.start()]), value]
         end = match.end()
-    return found + words(text[end:])
+    return found + _between(text[end:]) if found else list(words(part))
+
+
+def _between(text: str) -> list[str]:
+    """Words within a part, its articles too: the a of 1A is none."""
+    return text.translate(PUNCTUATION).split()
 
 
 def to_number(text: str, decimals: int | None = None) -> Decimal | None:

@@ -20,7 +20,7 @@ from shared.base.parsing import read_toml
 from shared.evaluate.scoring.normalise import DASHES, digits
 
 FILE = Path(__file__).with_name("note.toml")
-NUMBER = r"(?:\d{1,30}(?:,\d{3}){0,9}(?:\.\d{1,30})?|(?<![\d.])\.\d{1,30})"
+NUMBER = r"(?:\d{1,30}(?:,\d{3}){0,9}(?:\.\d{1,30})?|(?<![\w.])\.\d{1,30})"
 MARKS = (".", ",", ":")
 """What ends a statement, what ends a part of one, and what ends a negation in it."""
 RATE = "a day"
@@ -189,7 +189,8 @@ def _pattern() -> re.Pattern[str]:
     return re.compile(
         rf"(?:(?:\b{times}|(?<![a-z]){every})(?=(?P<p>{periods})\b)|\b(?=(?P<q>\w+ly)\b))(?P<period>{periods})\b"
         rf"|(?P<pair>\d+ ?(?:/|over) ?\d+)"
-        rf"|(?P<number>(?<=[a-z:] )-{NUMBER}|(?!\d+(?:st|nd|rd|th)\b)(?>{NUMBER}))"
+        rf"|(?P<number>(?<=[a-z:] )-(?>{NUMBER})(?![ -]?(?:{_unit_names()})(?![a-z]))"
+        rf"|(?!\d+(?:st|nd|rd|th)\b)(?>{NUMBER}))"
         rf"(?:[ -]?(?P<unit>{_unit_names()})(?![a-z]))?"
         r"|(?P<word>\w+(?:'s)?)|(?P<mark>[.,:;!?()\n]| - )"
     )

@@ -92,9 +92,9 @@ def _parted(part: str, decimals: int | None) -> list[Token]:
     return found + _between(text[end:]) if found else list(words(part))
 
 
-def _between(text: str) -> list[str]:
+def _between(text: str) -> list[Token]:
     """Words within a part, its articles too: the a of 1A is none."""
-    return text.translate(PUNCTUATION).split()
+    return [*text.translate(PUNCTUATION).split()]
 
 
 def to_number(text: str, decimals: int | None = None) -> Decimal | None:

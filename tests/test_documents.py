@@ -42,7 +42,7 @@ def test_an_answer_that_was_cut_short_by_the_time_is_left_out() -> None:
     found = measurements(result_of(answered(9, 9), answered(2, 5), cut))
     assert found["seconds_per_document"].samples == [2]
     alone = measurements(result_of(answered(9, 9), cut))["documents_per_minute"]
-    assert alone.value is None and "second document" in str(alone.reason)
+    assert alone.value is None and "fewer than two documents" in str(alone.reason)
 
 
 def test_a_software_adapter_is_not_asked() -> None:

@@ -190,7 +190,7 @@ def _pattern() -> re.Pattern[str]:
         rf"(?:(?:\b{times}|(?<![a-z]){every})(?=(?P<p>{periods})\b)|\b(?=(?P<q>\w+ly)\b))(?P<period>{periods})\b"
         rf"|(?P<pair>\d+ ?(?:/|over) ?\d+)"
         rf"|(?P<number>(?<=[a-z:] )-(?>{NUMBER})(?![ -]?(?:{_unit_names()})(?![a-z]))"
-        rf"|(?!\d+(?:st|nd|rd|th)\b)(?>{NUMBER}))"
+        rf"|(?!\d+(?:st|nd|rd|th|s)\b)(?>{NUMBER}))"
         rf"(?:[ -]?(?P<unit>{_unit_names()})(?![a-z]))?"
         r"|(?P<word>\w+(?:'s)?)|(?P<mark>[.,:;!?()\n]| - )"
     )

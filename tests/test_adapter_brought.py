@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from shared.base.errors import RungFailed
 from shared.source.adapter import CONFIG, WEIGHTS
 from shared.source.model import model_weights
-from shared.source.source import chat_template, located, source_stage
+from shared.source.source import located, source_stage
+from shared.source.tokenizer import chat_template
 from tests.adapters import Tiny, base, the_rung
 from tests.test_adapter import by_peft, in_float32, train
 

@@ -211,11 +211,6 @@ FOLDERS: list[Row] = [
         "models/legal/merged/config.json: text_config.auto_map: names code to be run",
     ),
     (
-        "a note that leads to another folder",
-        put("joined.json", '{"base": "/home", "adapter": null}'),
-        "models/legal/merged/joined.json: names other folders; remove it",
-    ),
-    (
         "code named at the config's top",
         update("config.json", auto_map={"AutoModel": "modeling.Model"}),
         "models/legal/merged/config.json: auto_map: names code to be run, which is never done here",

@@ -23,11 +23,9 @@ from shared.base.manifest import FileRecord, Manifest, Measurement
 from shared.base.tables import cell, fenced, table, words
 from shared.domain.domain import domain_names
 from shared.domain.settings import Gate
-from shared.release.card import usage
 from shared.release.card.card import render_card
 from shared.release.card.front_matter import problems
-from shared.release.card.sandbox import fill_in
-from shared.release.card.usage import module, usage_js, usage_python
+from shared.release.card.usage import module
 from shared.release.gates import judge_gates
 from shared.release.model import Attempt, Release
 from shared.source.training import training_details
@@ -389,18 +387,3 @@ class TestTheJavaScript:
             ["node", "--check", str(tmp_path / "usage.mjs")], capture_output=True, text=True
         )
         assert run.returncode == 0, run.stderr
-
-
-def test_longer_answers_than_the_modules_own_are_asked_for_as_they_were_measured() -> None:
-    for mode in ("free", "constrained"):
-        for code in (usage_js("acme/x", mode, 1024)[0], usage_js("acme/x", mode, 1024)[2]):
-            assert "max_new_tokens: 1024 }" in code
-        assert usage_js("acme/x", mode, 512) == usage_js("acme/x", mode)
-    assert "len(ids) + 1024" in usage_python("x", 1024) and "len(ids) + 256" in usage_python("x", 9)
-    asked = (Path(usage.__file__).with_name("docintel.mjs")).read_text()
-    assert f"max_new_tokens = {usage.MODULE_TOKENS}" in asked
-
-
-def test_a_template_that_would_fill_the_memory_is_refused() -> None:
-    with pytest.raises(UserError, match="the card would have over 5,000,000 characters"):
-        fill_in("{{ prompt }} " * 20, {"prompt": "x" * 300_000}, "card.md")

@@ -8,7 +8,6 @@ import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import tomli
@@ -19,7 +18,6 @@ from shared.base.hashing import sha256_file
 from shared.base.parsing import read_toml
 from shared.cli.project import settings_of
 from shared.domain.domain import FILES, domain_names, load_domain
-from shared.domain.records import read_records
 from shared.domain.settings import Chain, Defaults, Gate, Rung
 from tests.stand_ins import as_shipped
 
@@ -378,76 +376,3 @@ def test_a_mistake_is_one_clear_sentence(
         load_domain("legal")
     assert sentence.replace("{line}", str(line)) in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-def test_a_line_separator_within_a_text_ends_no_line(root: Path) -> None:
-    """JSON lets U+2028, U+2029 and U+0085 stand in a string as they are."""
-    domain = load_domain("legal")
-    text = "one\u2028two\u2029three\x85four"
-    record = domain.records[0].model_copy(update={"input": text})
-    file = root / "some.jsonl"
-    line = json.dumps(record.model_dump(exclude_none=True), ensure_ascii=False)
-    file.write_text(f"{line}\r\n\n", encoding="utf-8", newline="")
-    (found,) = read_records(file, domain.schema)
-    assert found.input == text
-
-
-def test_a_byte_order_mark_is_no_part_of_a_prompt(root: Path) -> None:
-    """A page's `fetch` takes it away."""
-    path = root / "domains" / "legal" / "prompt.md"
-    before = load_domain("legal").prompt
-    path.write_text("\ufeff" + path.read_text(encoding="utf-8"), encoding="utf-8")
-    assert load_domain("legal").prompt == before
-
-
-@pytest.mark.parametrize("file", FILES)
-def test_a_missing_file_is_named(root: Path, file: str) -> None:
-    (root / "domains" / "legal" / file).unlink()
-    with pytest.raises(UserError, match=f"domains/legal/{file}: the file is missing"):
-        load_domain("legal")
-
-
-def test_an_unknown_domain_is_answered_with_the_nearest(root: Path) -> None:
-    with pytest.raises(UserError, match="no such domain; did you mean 'legal'"):
-        load_domain("legl")
-
-
-def test_an_override_of_a_key_that_olive_lacks_is_refused(root: Path, edit: Edit) -> None:
-    from shared.domain.olive_json import with_overrides
-
-    edit("fallback.toml", "passes.int4.int4_block_size", "passes.int5.int4_block_size")
-    domain = load_domain("legal")
-    with pytest.raises(UserError, match=r"no 'int5'; did you mean 'int4'"):
-        with_overrides(domain.olive, domain.rung("phi3-mini").olive, "fallback.toml")
-
-
-class TestOlivesOtherSpelling:
-    """Keys below `config`: in both places Olive takes the inner ones."""
-
-    def nested(self, root: Path, change: Callable[[dict[str, Any]], None]) -> None:
-        file = root / "domains" / "legal" / "olive.json"
-        workflow = json.loads(file.read_text())
-        change(workflow)
-        file.write_text(json.dumps(workflow))
-
-    def test_is_read_as_ours_is_and_overrides_go_into_it(self, root: Path) -> None:
-        before = load_domain("legal")
-
-        def change(workflow: dict[str, Any]) -> None:
-            given = workflow["input_model"]
-            workflow["input_model"] = {"type": given.pop("type"), "config": given}
-            given = workflow["passes"]["int4"]
-            workflow["passes"]["int4"] = {"type": given.pop("type"), "config": given}
-
-        self.nested(root, change)
-        assert load_domain("legal").olive == before.olive
-
-    def test_is_refused_where_a_key_stands_in_both(self, root: Path) -> None:
-        self.nested(root, lambda w: w["passes"]["int4"].update(config={"precision": "int4"}))
-        with pytest.raises(UserError, match=r"passes\.int4\.precision: stands beside `config`"):
-            load_domain("legal")
-
-    def test_names_no_adapter(self, root: Path) -> None:
-        self.nested(root, lambda w: w["input_model"].update(adapter_path="mine"))
-        with pytest.raises(UserError, match=r"input_model\.adapter_path: an adapter is its rung's"):
-            load_domain("legal")

@@ -378,8 +378,7 @@ class Built(Exception):
 def test_a_tokenizer_that_a_trainers_version_wrote_otherwise_is_the_same_one(
     copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """transformers 5 writes no special_tokens_map.json, trainers leave their truncation; and all of it
-    is looked at before the base is calibrated."""
+    """By transformers 5, by trainers that leave their truncation; and before the base is calibrated."""
 
     def build(*_: Any, **__: Any) -> None:
         raise Built

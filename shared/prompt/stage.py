@@ -24,8 +24,8 @@ from shared.domain.domain import Domain
 from shared.prompt.renderers import Ids, rendered, write_genai_stub
 from shared.prompt.template import candidates
 from shared.prompt.texts import hard_texts
-from shared.source.source import ANSWERING_FILES, Source, chat_template
-from shared.source.tokenizer import TEMPLATE, Tokenizer, control_tokens
+from shared.source.source import ANSWERING_FILES, Source
+from shared.source.tokenizer import TEMPLATE, Tokenizer, chat_template, control_tokens
 
 COPIED = ("tokenizer.json", "special_tokens_map.json", "added_tokens.json")
 CONFIG = "tokenizer_config.json"

@@ -15,7 +15,7 @@ from shared.base import paths
 from shared.base.errors import NoWeights, OtherWeights, RungFailed, UserError, of_this_machine
 from shared.base.hashing import NotDone, refuse_work, sha256_file, sha256_files, sha256_json
 from shared.base.manifest import Measurement, tool_versions
-from shared.base.parsing import loads_strictly, read_json, read_text
+from shared.base.parsing import read_json
 from shared.base.stage import Plan, Produced, StageResult, run_stage
 from shared.domain.settings import Rung
 from shared.safety.code import ELSEWHERE, code_named_in
@@ -36,6 +36,7 @@ from shared.source.base_model import (
 )
 from shared.source.described import Model
 from shared.source.joined import asked_as, joined_folder
+from shared.source.tokenizer import chat_template, has_chat_template
 from shared.source.training import RECORD, base_weights, training_details
 from shared.source.weights import INDEX, JOINED, parts, weight_files, weight_names
 
@@ -378,26 +379,6 @@ def _need_object(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise RungFailed(f"{paths.shown(path)}: must be one JSON object")
     return value
-
-
-def has_chat_template(folder: Path) -> bool:
-    try:
-        return bool(chat_template(folder))
-    except RungFailed:
-        return False
-
-
-def chat_template(folder: Path) -> str:
-    """The chat template, from chat_template.jinja or tokenizer_config.json; RungFailed if neither."""
-    if (folder / "chat_template.jinja").is_file():
-        return read_text(folder / "chat_template.jinja")
-    template: Any = loads_strictly(read_text(folder / "tokenizer_config.json")).get("chat_template")
-    if isinstance(template, list):
-        template = next((t["template"] for t in template if t.get("name") == "default"), None)
-    if not isinstance(template, str):
-        where = paths.shown(folder / "tokenizer_config.json")
-        raise RungFailed(f"{where}: chat_template: missing, and there is no chat_template.jinja")
-    return template
 
 
 def answering_hash(folder: Path) -> str:

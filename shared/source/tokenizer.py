@@ -12,7 +12,7 @@ from typing import Any
 
 from shared.base import paths
 from shared.base.errors import RungFailed
-from shared.base.parsing import read_json
+from shared.base.parsing import loads_strictly, read_json, read_text
 from shared.base.text import trimmed
 
 TEMPLATE = "chat_template.jinja"
@@ -111,6 +111,26 @@ def as_text(text: str, controls: Sequence[str]) -> str:
     for control in controls:
         text = text.replace(control, f"{control[0]} {control[1:]}")
     return text
+
+
+def has_chat_template(folder: Path) -> bool:
+    try:
+        return bool(chat_template(folder))
+    except RungFailed:
+        return False
+
+
+def chat_template(folder: Path) -> str:
+    """The chat template, from chat_template.jinja or tokenizer_config.json; RungFailed if neither."""
+    if (folder / "chat_template.jinja").is_file():
+        return read_text(folder / "chat_template.jinja")
+    template: Any = loads_strictly(read_text(folder / "tokenizer_config.json")).get("chat_template")
+    if isinstance(template, list):
+        template = next((t["template"] for t in template if t.get("name") == "default"), None)
+    if not isinstance(template, str):
+        where = paths.shown(folder / "tokenizer_config.json")
+        raise RungFailed(f"{where}: chat_template: missing, and there is no chat_template.jinja")
+    return template
 
 
 def chat_text(tokenizer: Any, system: str | None, user: str, answer: str | None = None) -> str:

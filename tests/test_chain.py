@@ -118,10 +118,22 @@ class TestAnExample:
         assert walked.rung and walked.rung.name == "embedded"
 
 
-def test_one_rung_can_be_asked_for(root: Path, embedded: Path) -> None:
+OF_PHI3 = {
+    "AutoConfig": "microsoft/Phi-3-mini-4k-instruct--configuration_phi3.Phi3Config",
+    "AutoModelForCausalLM": "microsoft/Phi-3-mini-4k-instruct--modeling_phi3.Phi3ForCausalLM",
+}
+
+
+def test_one_rung_can_be_asked_for_and_its_name_for_its_code_is_not_passed_on(
+    root: Path, embedded: Path
+) -> None:
     wide = {"hidden_size": 128, "intermediate_size": 256}  # a row must hold a block of 128
-    write_tiny(root / "models" / "legal" / "phi3-mini", "phi3", embedded, **wide)
+    source = write_tiny(root / "models" / "legal" / "phi3-mini", "phi3", embedded, **wide)
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(config | {"auto_map": OF_PHI3}))
     walked = run_chain(load_domain("legal"), Options(rung="phi3-mini", until="package"))
+    folder = walked.stages["package"].folder
+    assert "auto_map" not in json.loads((folder / "config.json").read_text())
     assert [a.rung for a in walked.attempts] == ["phi3-mini"]
     settings = walked.manifests["build"].settings["olive"]["passes"]["int4"]
     assert settings["int4_block_size"] == 128

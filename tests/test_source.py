@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from shared.base.errors import RungFailed, UserError
 from shared.domain.domain import load_domain
+from shared.safety.code import without_taken_in
 from shared.source.model import model_weights
 from shared.source.source import base_stage, source_stage, weights_hash
 from shared.source.tokenizer import chat_template
@@ -34,6 +36,31 @@ def refusal(rung: str = "smollm3") -> str:
         source_stage(load_domain("legal").rung(rung))
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+OF_PHI3 = {
+    "AutoConfig": "configuration_phi3.Phi3Config",
+    "AutoModelForCausalLM": "modeling_phi3.Phi3ForCausalLM",
+}
+
+
+@pytest.mark.parametrize(
+    ("model_type", "auto_map", "left_out"),
+    [
+        ("phi3", OF_PHI3, True),
+        ("phi3", {k: f"microsoft/Phi-3-mini-4k-instruct--{v}" for k, v in OF_PHI3.items()}, True),
+        ("qwen2", OF_PHI3, False),
+        ("phi3", OF_PHI3 | {"AutoTokenizer": ["t.T", None]}, False),
+        ("phi3", OF_PHI3 | {"AutoModelForCausalLM": "modeling_phi3.MyPhi3ForCausalLM"}, False),
+        ("phi3", {"AutoModel": "modeling_phi3.Phi3ForCausalLM"}, False),
+        ("phi3", ["configuration_phi3.Phi3Config"], False),
+    ],
+)
+def test_only_the_names_of_classes_that_transformers_has_itself_are_passed_over(
+    model_type: str, auto_map: Any, left_out: bool
+) -> None:
+    config = {"model_type": model_type, "auto_map": auto_map}
+    assert ("auto_map" not in without_taken_in(config)) is left_out
 
 
 class TestAGoodFolder:

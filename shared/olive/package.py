@@ -20,6 +20,7 @@ from shared.base.parsing import loads_strictly, read_text
 from shared.base.stage import Plan, Produced, StageResult, run_stage
 from shared.olive.build import DTYPES
 from shared.prompt.stage import public
+from shared.safety.code import without_taken_in
 from shared.source.contract import is_untied
 from shared.source.source import ANSWERING_FILES, Source
 from shared.source.tokenizer import Tokenizer
@@ -86,13 +87,12 @@ def _lint(work: Path) -> dict[str, Any]:
 
 def _config(folder: Path, chunks: dict[str, int]) -> dict[str, Any]:
     """config.json without the sampling defaults that older transformers kept there, which
-    Transformers.js takes for the model's."""
+    Transformers.js takes for the model's, and without a word of code."""
     from transformers import GenerationConfig
 
     sampling = GenerationConfig().to_dict().keys() - KEPT
-    config = {
-        key: value for key, value in public(folder / "config.json").items() if key not in sampling
-    }
+    found = without_taken_in(public(folder / "config.json"))
+    config = {key: value for key, value in found.items() if key not in sampling}
     if config.get("tie_word_embeddings") and is_untied(folder):
         config["tie_word_embeddings"] = False  # as it was built: two weights, whatever was written
     config["transformers.js_config"] = {"use_external_data_format": chunks}

@@ -18,7 +18,7 @@ from shared.base.manifest import Measurement, tool_versions
 from shared.base.parsing import read_json
 from shared.base.stage import Plan, Produced, StageResult, run_stage
 from shared.domain.settings import Rung
-from shared.safety.code import ELSEWHERE, code_named_in
+from shared.safety.code import ELSEWHERE, code_named_in, without_taken_in
 from shared.safety.content import header_hash, refuse_unsafe
 from shared.source.adapter import (
     CONFIG,
@@ -218,7 +218,7 @@ def _refuse_named_code(folder: Path) -> None:
                 f"{paths.shown(folder / name)}: {key}: has another file read in this one's place; "
                 "remove the key"
             )
-        if key := next(code_named_in(found), None):
+        if key := next(code_named_in(without_taken_in(found)), None):
             raise RungFailed(
                 f"{paths.shown(folder / name)}: {key}: names code to be run, which is never "
                 "done here; remove the key"

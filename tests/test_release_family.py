@@ -38,6 +38,7 @@ from shared.release.model import (
     read_release,
     release_folder,
 )
+from shared.webgpu_bench.model_list import listing
 from tests.releases import ON_A_GPU
 from tests.test_family import DOMAINS, inodes, world
 
@@ -138,9 +139,20 @@ class TestTheFamilysFolder:
         for domain, member in told(first).domains.items():
             release = read_release(release_folder(domain))
             assert (member.release, member.rung) == (release.key, "tuned")
+            most = load_domain(domain).chain.check.max_new_tokens
+            assert most == member.max_new_tokens == release.most_tokens
             for name in ("prompt.md", "schema.json", "grammar.ebnf"):
                 mine = family_folder(NAME) / "domains" / domain / name
                 assert sha256_now(mine) == release.files[name].sha256
+
+    def test_is_answered_from_at_the_length_that_each_domain_was_measured_with(
+        self, first: FamilyResult
+    ) -> None:
+        for one in listing({NAME: family_folder(NAME)}):
+            assert one["max_new_tokens"] == told(first).domains[one["domain"]].max_new_tokens > 0
+        family = told(first).model_copy(deep=True)
+        family.domains["legal"].max_new_tokens = 777
+        assert "max_length=min(len(ids) + 777, context)" in render_family_card(family)
 
     def test_is_not_written_again_where_nothing_changed(self, copied: Path) -> None:
         before = inodes(family_folder(NAME))

@@ -93,7 +93,10 @@ def _described(
     told, (commit, clean) = read_family(built.folder), git_state()
     domains = {
         domain: FamilyMember(
-            model=release.repository.split("/")[1], rung=release.rung, release=release.key
+            model=release.repository.split("/")[1],
+            rung=release.rung,
+            release=release.key,
+            max_new_tokens=release.most_tokens,
         )
         for domain, release in sorted(releases.items())
     }

@@ -143,14 +143,20 @@ class Release(Listing):
     gates: list[GateResult]
     attempts: list[Attempt]
 
+    @property
+    def most_tokens(self) -> int:
+        """Of an answer, as the check had them; 0 of a release that does not tell."""
+        return int(self.facts.get("answers", {}).get("max_new_tokens", 0))
+
 
 class FamilyMember(Strict):
     """A domain of a family: its repository's name without the organisation, the rung that was taken,
-    and the key of its release."""
+    the key of its release, and the most tokens of an answer there (0: it does not tell)."""
 
     model: str
     rung: str
     release: str
+    max_new_tokens: int = 0
 
 
 class FamilyRelease(FamilyRecord):

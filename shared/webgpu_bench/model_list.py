@@ -79,6 +79,7 @@ def family_entries(
 ) -> list[dict[str, Any]]:
     """An entry for each domain of a family: the base's files are in all, an `adapter` in each."""
     record = read_family(folder)
+    released = _json(_text(folder / RECORD)).get("domains", {})  # of a build none are
     return [
         {
             "name": f"{name}/{domain}",
@@ -88,6 +89,7 @@ def family_entries(
             "revision": revision,
             **_asked_with(folder / "domains" / domain),
             "base": record.base,
+            "max_new_tokens": released.get(domain, {}).get("max_new_tokens"),
             **_shared(record),
             "adapter": {"file": adapter_file(domain)} | _told(adapter.files[adapter_file(domain)]),
         }

@@ -61,7 +61,7 @@ def _context(release: Release, prompt: str) -> dict[str, Any]:
 
 def _usage(release: Release) -> str:
     """What to install and the better mode's snippet; then the other mode's."""
-    mode, most = better_mode(verdict.of_check(release)), _most_tokens(release)
+    mode, most = better_mode(verdict.of_check(release)), release.most_tokens
     first, what, second = usage_js(release.repository, mode, most)
     install = usage_install(release.repository)
     blocks = (
@@ -72,11 +72,6 @@ def _usage(release: Release) -> str:
         fenced(second, "js"),
     )
     return "\n\n".join(("In a page, with any bundler:", *blocks))
-
-
-def _most_tokens(release: Release) -> int:
-    """Of an answer, as the check had them; 0 of a release that does not tell."""
-    return int(release.facts.get("answers", {}).get("max_new_tokens", 0))
 
 
 def _sample(release: Release) -> tuple[str, ...]:
@@ -107,7 +102,7 @@ def _below(release: Release, prompt: str) -> dict[str, Any]:
         "title": title,
         "summary": _summary(release),
         "notices": _notices(release),
-        "usage_python": usage_python(title, _most_tokens(release)),
+        "usage_python": usage_python(title, release.most_tokens),
         "usage_verify": usage_verify(release.repository),
         "prompt": f"Version {release.prompt_version}:\n\n{fenced(prompt)}",
         "check_table": quality_tables(found, release.facts.get("check", {}), above=in_check),

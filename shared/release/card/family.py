@@ -15,7 +15,7 @@ from shared.base.formatting import number
 from shared.base.tables import table, words
 from shared.release.card.front_matter import problems
 from shared.release.card.sandbox import fill_in
-from shared.release.card.usage import usage_verify
+from shared.release.card.usage import PYTHON_TOKENS, usage_verify
 from shared.release.model import FamilyRelease
 
 TEMPLATE = Path(__file__).with_name("family.md")
@@ -65,7 +65,7 @@ def ask(domain, document):
     file.no_truncation(), file.no_padding()
     ids = file.encode(text, add_special_tokens=False).ids
     parameters = og.GeneratorParams(model)
-    parameters.set_search_options(max_length=min(len(ids) + 256, context), do_sample=False)
+    parameters.set_search_options(max_length=min(len(ids) + {most}, context), do_sample=False)
     generator = og.Generator(model, parameters)
     generator.set_active_adapter(adapters, domain)
     generator.append_tokens(ids)
@@ -124,10 +124,17 @@ def _places(family: FamilyRelease) -> dict[str, Any]:
         "shared_table": _shared_table(family),
         "domains_table": _domains_table(family, org),
         "usage_js": LOAD.format(variable=variable, repository=model, dtype=DTYPE),
-        "usage_python": PYTHON.format(name=title, dtype=DTYPE, domains=sorted(family.domains)),
+        "usage_python": PYTHON.format(
+            name=title, dtype=DTYPE, domains=sorted(family.domains), most=_most_tokens(family)
+        ),
         "usage_verify": usage_verify(family.repository),
         "provenance": table(("what", "which"), rows),
     }
+
+
+def _most_tokens(family: FamilyRelease) -> int:
+    """Of an answer: no fewer than any domain was measured with."""
+    return max(PYTHON_TOKENS, *(member.max_new_tokens for member in family.domains.values()))
 
 
 def _summary(family: FamilyRelease) -> str:

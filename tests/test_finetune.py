@@ -277,6 +277,41 @@ class TestTheExample:
         finetune(replace(alone, recipe=replace(SHORT, seed=7)))
         assert json.loads((folder / "finetune.json").read_bytes())["recipe"]["seed"] == 7
 
+    def test_goes_on_from_an_adapter_of_its_own_and_tells_every_leg(
+        self, job: Job, root: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        first = finetune(replace(job, to=root / "first", data=("A set CC-BY-4.0",)))
+        slow = replace(SHORT, learning_rate=1e-6)
+        on = replace(job, recipe=slow, to=root / "second", start=first, data=("Ours MIT",))
+        second = finetune(on)
+        before, after = (load_file(folder / WEIGHTS) for folder in (first, second))
+        assert all(torch.allclose(before[n], after[n], atol=1e-3) for n in before)
+        assert any(not torch.equal(before[n], after[n]) for n in before)
+        note = json.loads((second / "finetune.json").read_bytes())
+        assert [leg["to_step"] for leg in note["legs"]] == [6, 12] and note["steps"] == 12
+        assert [leg["recipe"]["learning_rate"] for leg in note["legs"]] == [
+            SHORT.learning_rate,
+            1e-6,
+        ]
+        assert training_details(second)["data"] == "A set CC-BY-4.0, Ours MIT"
+        assert "12 steps" in (second / "README.md").read_text()
+        assert "in 2 legs" in (second / "README.md").read_text()
+        capsys.readouterr()
+        finetune(on)
+        assert "unchanged" in capsys.readouterr().err
+        finetune(replace(on, recipe=replace(slow, seed=3), to=root / "third", start=second))
+        assert len(json.loads((root / "third" / "finetune.json").read_bytes())["legs"]) == 3
+
+    def test_goes_on_from_nothing_else(self, job: Job, root: Path) -> None:
+        mine = finetune(replace(job, to=root / "mine"))
+        with pytest.raises(UserError, match="cannot be begun with and written at once; copy it"):
+            finetune(replace(job, to=mine, start=mine))
+        with pytest.raises(UserError, match="holds no adapter that this example wrote"):
+            finetune(replace(job, to=root / "other", start=root))
+        wider = replace(job, recipe=replace(SHORT, rank=2), to=root / "other", start=mine)
+        with pytest.raises(UserError, match="mine: has not the matrices that this recipe trains"):
+            finetune(wider)
+
     def test_takes_no_folder_with_something_else_in_it(self, job: Job, root: Path) -> None:
         for name in ("theirs.txt", "adapter_model.safetensors"):
             (root / name / "x").mkdir(parents=True)

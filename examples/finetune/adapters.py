@@ -32,17 +32,27 @@ ADAPTERS = paths.REPOSITORY / "examples" / "adapters"
 RECORDS = Path(__file__).parent / "own"
 
 
-def train_example(name: str, sets: Path, recipe: Recipe, to: Path = ADAPTERS) -> Path:
-    """Train a domain's adapter and put it into `to`/<domain>. Nothing held out is learnt from."""
+def train_example(
+    name: str,
+    sets: Path,
+    recipe: Recipe,
+    to: Path = ADAPTERS,
+    *,
+    own: bool = False,
+    start: Path | None = None,
+) -> Path:
+    """Train a domain's adapter and put it into `to`/<domain>. Nothing held out is learnt from.
+
+    `own`: from our records alone, which ask what the domain's own held-out ones ask; public rows lean
+    to what they have most of. `start`: a folder with <domain>/, an adapter to go on from."""
     domain = load_domain(name)
     write_set(domain, sets)  # lies beside the rows below, and so is held apart
-    files = (
-        write_rows(domain, sets / name / "train.jsonl"),
-        domain.folder / "calibration.jsonl",
-        RECORDS / f"{name}.jsonl",
-    )
-    job = Job(name, files, recipe=recipe, to=to / name, data=(PUBLIC[name], OWN))
-    return finetune(job)
+    public = write_rows(domain, sets / name / "train.jsonl")
+    ours = (domain.folder / "calibration.jsonl", RECORDS / f"{name}.jsonl")
+    files, data = (ours, (OWN,)) if own else ((public, *ours), (PUBLIC[name], OWN))
+    heldout = (public.with_name("eval.jsonl"),)
+    begun = start / name if start else None
+    return finetune(Job(name, files, heldout, recipe, to=to / name, data=data, start=begun))
 
 
 def main() -> None:
@@ -55,6 +65,11 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, default=Recipe.epochs)
     parser.add_argument("--learning-rate", type=float, default=Recipe.learning_rate)
     parser.add_argument("--examples-per-pack", type=int, default=Recipe.examples_per_pack)
+    parser.add_argument("--own", action="store_true", help="learn from our own records alone")
+    parser.add_argument(
+        "--start", type=Path, help="go on from the adapters in this folder, a copy of --to"
+    )
+    parser.add_argument("--to", type=Path, default=ADAPTERS, help="default: examples/adapters")
     asked = parser.parse_args()
     recipe = Recipe(
         asked.minutes,
@@ -65,7 +80,9 @@ def main() -> None:
     for name in asked.domain or sorted(PUBLIC):
         say(name)
         try:
-            folder = train_example(name, asked.sets, recipe)
+            folder = train_example(
+                name, asked.sets, recipe, asked.to, own=asked.own, start=asked.start
+            )
         except UserError as error:
             sys.exit(f"error: {error}")
         print(paths.shown(folder))

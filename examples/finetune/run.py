@@ -15,7 +15,7 @@ from examples.finetune.train import Course, Recipe, train, with_adapter
 from shared.base import paths
 from shared.base.errors import UserError
 from shared.base.files import swap_in, write_json
-from shared.base.hashing import sha256_json
+from shared.base.hashing import sha256_file, sha256_json
 from shared.base.manifest import tool_versions
 from shared.base.progress import say
 from shared.domain.domain import Domain, load_domain
@@ -35,7 +35,8 @@ class Job:
     """What the command line asked for. `base`: a model folder; the embedded model if None.
 
     `to`: where the adapter alone goes; if None, it and the merged model go into models/<domain>.
-    `data`: names and licences of what is trained on, for the card."""
+    `data`: names and licences of what is trained on, for the card. `start`: an adapter that this
+    example wrote, whose weights are gone on from."""
 
     domain: str
     records: tuple[Path, ...]
@@ -45,6 +46,7 @@ class Job:
     replace: bool = False
     to: Path | None = None
     data: tuple[str, ...] = ()
+    start: Path | None = None
 
 
 def finetune(job: Job) -> Path:
@@ -55,7 +57,7 @@ def finetune(job: Job) -> Path:
     target = paths.models(domain.name)
     training = training_records(domain, job.records, job.heldout)
     base = job.base or embedded_model(PACKAGE)
-    key = _key(domain, training, job.recipe, base)
+    key = _key(domain, training, job, base)
     goal = job.to or target / "merged"
     adapter, ours = (
         job.to or target / "adapter",
@@ -77,6 +79,8 @@ def finetune(job: Job) -> Path:
     examples = [encode(chat, domain.prompt, record) for record in training.records]
     # float32 weights: Adam's small steps vanish in bfloat16; products are in it where the CPU has them
     model = with_adapter(load_model(base, "float32"), job.recipe)
+    if job.start:
+        begin_with(model, job.start)
     course = train(model, examples, job.recipe, _state(key))
     note = _note(job, training, course, key)
     if job.to:
@@ -87,10 +91,34 @@ def finetune(job: Job) -> Path:
     return goal
 
 
-def _key(domain: Domain, training: Training, recipe: Recipe, base: Path) -> str:
+def begin_with(model: Any, adapter: Path) -> None:
+    """Put an adapter's matrices in the place of the fresh ones; UserError where they do not fit."""
+    import torch
+    from safetensors.torch import load_file
+
+    found = load_file(adapter / WEIGHTS)
+    fresh = {n.replace(".default", ""): p for n, p in model.named_parameters() if p.requires_grad}
+    if {n: t.shape for n, t in found.items()} != {n: p.shape for n, p in fresh.items()}:
+        raise UserError(f"{paths.shown(adapter)}: has not the matrices that this recipe trains")
+    with torch.no_grad():
+        for name, parameter in fresh.items():
+            parameter.copy_(found[name])
+
+
+def _key(domain: Domain, training: Training, job: Job, base: Path) -> str:
     records = [record.model_dump() for record in training.records]
-    parts = [domain.prompt, records, asdict(recipe), weights_hash(base)]
+    parts = [domain.prompt, records, asdict(job.recipe), weights_hash(base)]
+    if job.start:
+        _refuse_start(job.start, job.to)
+        parts.append(sha256_file(job.start / WEIGHTS))
     return sha256_json([parts, tool_versions("torch", "transformers", "peft")])[:16]
+
+
+def _refuse_start(start: Path, to: Path | None) -> None:
+    if not (start / NOTE).is_file() or not (start / WEIGHTS).is_file():
+        raise UserError(f"{paths.shown(start)}: holds no adapter that this example wrote")
+    if to and to.resolve() == start.resolve():
+        raise UserError(f"{paths.shown(start)}: cannot be begun with and written at once; copy it")
 
 
 def _state(key: str) -> Path:
@@ -133,18 +161,24 @@ def _read_note(adapter: Path) -> dict[str, Any]:
 
 
 def _note(job: Job, training: Training, course: Course, key: str) -> dict[str, Any]:
-    losses = course.losses or []
+    """Of all legs, where it was begun with another's weights: `legs` tells each one's own recipe."""
+    before = _read_note(job.start) if job.start else {}
+    steps = before.get("steps", 0) + course.step
+    leg = {"to_step": steps, "records": len(training.records), "recipe": asdict(job.recipe)}
+    first = {"to_step": before.get("steps"), **{k: before.get(k) for k in ("records", "recipe")}}
+    seen = course.step * job.recipe.examples_per_pack
     return {
         "key": key,
         "base": BASE if job.base is None else job.base.name,
-        "records": len(training.records),
+        "records": max(len(training.records), before.get("records", 0)),
         "left_out_as_near_copies_of_held_out_records": list(training.left_out),
         "recipe": asdict(job.recipe),
-        "steps": course.step,
-        "examples_seen": course.step * job.recipe.examples_per_pack,
-        "data": list(job.data),
-        "seconds": round(course.seconds, 1),
-        "losses_nats_per_token": losses,
+        **({"legs": [*before.get("legs", [first]), leg]} if before else {}),
+        "steps": steps,
+        "examples_seen": before.get("examples_seen", 0) + seen,
+        "data": list(dict.fromkeys([*before.get("data", []), *job.data])),
+        "seconds": round(before.get("seconds", 0.0) + course.seconds, 1),
+        "losses_nats_per_token": [*before.get("losses_nats_per_token", []), *(course.losses or [])],
     }
 
 
@@ -214,11 +248,12 @@ def _words(note: dict[str, Any]) -> str:
     """The adapter's card, in place of peft's form to be filled in."""
     losses = note["losses_nats_per_token"]
     last = losses[-10:]
+    legs = f" It was trained in {len(note['legs'])} legs." if "legs" in note else ""
     return (
         f"---\nbase_model: {note['base']}\nlibrary_name: peft\n---\n\n"
         f"LoRA matrices for {note['base']}, trained by DocIntel's examples/finetune on "
         f"{note['records']} records: {note['steps']} steps, {note['examples_seen']:,} examples, "
         f"{note['seconds'] / 60:.1f} minutes; loss {losses[0]:.3f} nats a token of answer in the "
         f"first step, {sum(last) / len(last):.3f} over the last {len(last)}. "
-        f"{NOTE} has the recipe and every step's loss.\n"
+        f"{NOTE} has the recipe and every step's loss.{legs}\n"
     )

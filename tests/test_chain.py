@@ -239,3 +239,8 @@ class TestRecords:
     def test_are_not_counted_in_words(self, root: Path, word: str) -> None:
         with pytest.raises(UserError, match="--records: a number or 'all' is wanted"):
             select_records(load_domain("legal"), Options(records=word))
+
+
+def test_a_full_precision_onnx_is_kept_only_where_one_is_made(root: Path) -> None:
+    with pytest.raises(UserError, match="--keep-onnx: only the exporter optimum"):
+        run_chain(load_domain("legal"), Options(keep_onnx=True, until="package"))

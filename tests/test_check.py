@@ -286,3 +286,25 @@ def test_another_order_of_the_fields_is_another_task(domain: Domain) -> None:
     turned = domain.schema | {"properties": dict(reversed(properties.items()))}
     keys = [check(replace(domain, schema=s), **load_nothing).key for s in (domain.schema, turned)]
     assert keys[0] != keys[1]
+
+
+def test_force_asks_everything_again_and_an_answer_from_before_is_told(
+    domain: Domain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    class Counting(StandIn):
+        def answers(self, prompts: Any, *rest: Any, **more: Any) -> Any:
+            asked.append(len(prompts))
+            return super().answers(prompts, *rest, **more)
+
+    load(monkeypatch, Counting())
+    rung, package = domain.rung("smollm3"), run_stage(Plan("package", {}), lambda work: Produced())
+    two, three = (Selection(domain.records[:n], "n", systems=("release",)) for n in (2, 3))
+    source = source_stage(rung)
+    assert not check_stage(domain, rung, source, package, two).manifest.resumed
+    assert asked == [2, 2, 2]
+    assert check_stage(domain, rung, source, package, three).manifest.resumed
+    assert asked[3:] == [1, 1, 1]
+    forced = check_stage(domain, rung, source, package, three, force=True)
+    assert asked[6:] == [3, 3, 3] and not forced.manifest.resumed

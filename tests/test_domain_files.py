@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from shared.base.errors import UserError
-from shared.domain.domain import FILES, load_domain
+from shared.domain.domain import FILES, domain_names, load_domain
 from shared.domain.records import read_records
 
 Edit = Callable[[str, str, str], int]
@@ -52,3 +53,10 @@ def test_a_missing_file_is_named(root: Path, file: str) -> None:
 def test_an_unknown_domain_is_answered_with_the_nearest(root: Path) -> None:
     with pytest.raises(UserError, match="no such domain; did you mean 'legal'"):
         load_domain("legl")
+
+
+def test_a_root_without_a_domain_says_so(root: Path) -> None:
+    shutil.rmtree(root / "domains")
+    (root / "domains").mkdir()
+    with pytest.raises(UserError, match="domains: holds no domain; copy one into it"):
+        domain_names()

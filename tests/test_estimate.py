@@ -13,13 +13,15 @@ import pytest
 
 from benchmarks.full_size import ARCHITECTURES, BLOCK_SIZE, SPECIAL
 from shared.base import machine as measuring
+from shared.base import paths
 from shared.base.formatting import about, duration
 from shared.base.machine import Machine, measured_machine
 from shared.base.progress import lines_to
+from shared.cli.summary import inputs_report
 from shared.domain.domain import load_domain
 from shared.pipeline import estimate as formulas
 from shared.pipeline.chain import run_chain, select_records
-from shared.pipeline.dry_run import dry_run
+from shared.pipeline.dry_run import dry_run, foretold
 from shared.pipeline.estimate import Shape, Work, adapter_seconds, estimate
 from shared.pipeline.forecast import total_time, words, work_of
 from shared.pipeline.stages import Options, RungRun
@@ -292,3 +294,19 @@ def test_times_read_as_a_person_says_them() -> None:
         "26 min",
         "1 h 40 min",
     ]
+
+
+@pytest.mark.usefixtures("known_machine")
+def test_a_dry_run_and_the_doctor_refuse_what_a_release_would_refuse(
+    root: Path, tiny: Tiny
+) -> None:
+    shipped = paths.REPOSITORY / "domains" / "legal" / "fallback.toml"
+    shutil.copy(shipped, root / "domains" / "legal")
+    shutil.copytree(tiny("smollm3"), root / "models" / "legal" / "merged")
+    (root / "models" / "legal" / "merged" / "model.safetensors").unlink()
+    text, _ = foretold("legal", Options())
+    assert "example: an example, not tried in place of smollm3, which was brought" in text
+    assert not foretold("legal", Options(rung="smollm3"))[1]
+    assert foretold("legal", Options(rung="embedded"))[1]
+    table, well = inputs_report("legal")
+    assert not well and "refused" in table

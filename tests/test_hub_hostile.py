@@ -169,3 +169,8 @@ def test_no_address_shows_who_is_asking() -> None:
 def test_no_token_that_is_set_is_printed_whatever_its_form(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "of-another-form-12345")
     assert "12345" not in scrub("said: of-another-form-12345")
+
+
+def test_an_addresss_password_is_not_said_either() -> None:
+    said = scrub("opened https://alice:s3cret@hub.example/acme/m, see git+https://bob@x/y")
+    assert said == "opened https://***@hub.example/acme/m, see git+https://***@x/y"

@@ -166,3 +166,24 @@ def test_what_this_machine_lacks_is_no_rungs_failure(
     with pytest.raises(type(error)):
         release_domain("legal", Options())
     assert not (root / "build" / "failures").exists()
+
+
+def test_what_is_built_or_not_asked_for_needs_no_room_for_a_build(
+    root: Path, tiny: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from shared.source.source import weights_hash
+
+    merged = root / "models" / "legal" / "merged"
+    shutil.copytree(tiny("qwen2"), merged)
+    size = (merged / "model.safetensors").stat().st_size
+    usage = shutil.disk_usage(root)._replace(free=inputs.LEAST_DISK + size // 2)
+    monkeypatch.setattr(inputs.shutil, "disk_usage", lambda folder: usage)
+
+    def said(**asked: Any) -> bool:
+        return any("are free, a build may take" in line for line in mistakes("legal", **asked))
+
+    assert said() and said(rung="smollm3") and not said(rung="embedded")
+    built = root / "build" / "build" / "0123"
+    built.mkdir(parents=True)
+    (built / "manifest.json").write_text(json.dumps({"inputs": {"weights": weights_hash(merged)}}))
+    assert not said() and said(force=True)

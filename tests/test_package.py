@@ -159,6 +159,31 @@ def test_transformers_js_reads_it_as_the_card_says_with_the_checks_answers(
             assert right and without_end(ids, ending) == without_end(right, ending)
 
 
+def test_documents_asked_at_once_are_answered_in_turn_and_a_closed_model_says_so(
+    ending: Path, domain: Domain, tmp_path: Path
+) -> None:
+    texts = texts_of(domain)
+    code = f"""
+        import {{ open }} from "./docintel.mjs";
+        const model = await open("acme/x");
+        await Promise.all({json.dumps(texts)}.map((text) => model.ask(text, {{ held: false }})));
+        await Promise.all([model.close(), model.close()]);
+        const why = await model.ask("more").catch((error) => error.message);
+        if (!`${{why}}`.includes("acme/x was closed; open it again")) throw new Error(why);
+    """
+    found = in_node(ending, code, tmp_path)
+    wanted = checks(ending, domain, "q4", texts, held=False)
+    assert [without_end(ids, ending) for ids in found] == [
+        without_end(ids, ending) for ids in wanted
+    ]
+
+
+def test_the_hubs_own_one_line_takes_files_that_are_there(shipped: Path) -> None:
+    told = read(shipped, "config.json")["transformers.js_config"]
+    assert told["device"] == "webgpu"
+    assert (shipped / "onnx" / f"model_{told['dtype']}.onnx").is_file()
+
+
 def in_node(folder: Path, code: str, work: Path) -> list[list[int]]:
     (work / "card.mjs").write_text(code, encoding="utf-8")
     modules = str(BENCH / "node_modules")

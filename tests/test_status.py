@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
+from shared.base.errors import UserError
 from shared.base.manifest import Measurement
 from shared.cli.summary import status
+from shared.domain.domain import load_domain
+from shared.pipeline.publication import PublishOptions, plan_publication
 from shared.release.gates import judge
 from shared.release.model import CARD_FILE, RELEASE_FILE, Release
 from tests.test_card import card_of, measured, share, synthetic
@@ -49,8 +53,6 @@ def test_every_line_says_by_what_it_was_judged(root: Path) -> None:
 
 
 def test_a_gates_line_names_gate_and_bound(root: Path) -> None:
-    from shared.domain.domain import load_domain
-
     gate = next(g for g in load_domain("legal").chain.gate if g.measurement.endswith("q4f16_bytes"))
     released(root)
     path = root / "models" / "legal" / "webgpu" / RELEASE_FILE
@@ -119,3 +121,13 @@ def test_a_card_documents_no_benchmark_where_no_browser_was_asked(root: Path) ->
     released(root, **{"bench.ttft_seconds": missing})
     state, _, why = lines()["card documents usage and benchmarks"]
     assert (state, why) == ("not measured", "time to first token: no browser was at hand")
+
+
+def test_another_domains_release_in_this_ones_folder_is_not_its_own(root: Path) -> None:
+    released(root)
+    shutil.copytree(root / "domains" / "legal", root / "domains" / "tax")
+    shutil.copytree(root / "models" / "legal", root / "models" / "tax")
+    why = "models/tax/webgpu: is the release of 'legal'; run `./inv release --domain tax`"
+    assert why in " ".join(status(["tax"]).replace("│", " ").split())
+    with pytest.raises(UserError, match="is the release of 'legal'"):
+        plan_publication(load_domain("tax"), PublishOptions(without_gpu=True))

@@ -1,6 +1,7 @@
 """Where things lie, relative to the repository; tests point `root` at a folder of their own."""
 
 import os
+import re
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -24,8 +25,20 @@ def build() -> Path:
 
 
 def shown(path: Path) -> str:
-    """`path` as a person would type it: relative to the root where it lies inside."""
+    """`path` as a person would type it: relative to the root where it lies inside, else to the home
+    folder, whose own name is nobody's business: a card may quote it."""
     try:
         return str(path.relative_to(root()))
     except ValueError:
-        return str(path)
+        return without_home(str(path))
+
+
+def without_home(text: str) -> str:
+    """`text` with ~ in the place of the home folder of whoever runs this."""
+    try:
+        home = str(Path.home())
+    except RuntimeError:  # nobody knows it
+        return text
+    if len(home) < 2:
+        return text
+    return re.sub(rf"(?<![\w/.-]){re.escape(home)}(?![\w.-])", "~", text)

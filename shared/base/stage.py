@@ -63,6 +63,7 @@ class Produced:
     measurements: dict[str, Measurement] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
     unfinished: str | None = None
+    resumed: bool = False
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ def _measured(plan: Plan, produce: Produce, work: Path, resumed: bool) -> Manife
         wall_seconds=round(time.monotonic() - started, 3),
         peak_rss_bytes=peak[0],
         unfinished=produced.unfinished,
-        resumed=resumed,
+        resumed=resumed or produced.resumed,
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     (work / FILE_NAME).write_text(manifest.model_dump_json(indent=2) + "\n")

@@ -105,7 +105,7 @@ def bench_all(c: Context, rung: str = "", engines: str = "", force: bool = False
 
 @command(
     help={
-        "domain": "its released or last built model",
+        "domain": "its release; without one the package of its first rung, built if it is not yet",
         "folder": "another package's or release's folder",
         "architectures": "three full-size models instead; renews docs/preflight.md",
     }
@@ -117,6 +117,8 @@ def preflight(c: Context, domain: str = "", folder: str = "", architectures: boo
     from shared.webgpu_bench.preflight import package_footprints, preflight_table
     from shared.webgpu_bench.preflight import preflight as run
 
+    if sum(map(bool, (domain, folder, architectures))) > 1:
+        raise UserError("--domain, --folder or --architectures: only one of them")
     if architectures:
         from benchmarks.preflight import write_document
 
@@ -145,14 +147,14 @@ def serve(
     """Open a page on 127.0.0.1 where a person can try the released models."""
     from shared.domain.domain import domain_names, load_domain
     from shared.pipeline.site import located
-    from shared.release.model import read_release, release_folder
+    from shared.release.model import own_release, release_folder
     from shared.webgpu_bench.driver import serve_page
     from shared.webgpu_bench.model_list import HUB
     from shared.webgpu_bench.server import free_or_any
 
     wanted = [load_domain(domain).name] if domain else domain_names()
     if domain:
-        read_release(release_folder(domain))
+        own_release(domain)
     found = {n: release_folder(n) for n in wanted if release_folder(n).is_dir()}
     families = located(several(family))
     if both := sorted(found.keys() & {one.name for one in families}):

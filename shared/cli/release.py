@@ -65,10 +65,18 @@ def _rehash(wanted: bool) -> None:
 
 
 def _show_dry_run(domains: list[str], options: Any) -> None:
-    from shared.pipeline.dry_run import dry_run
+    """Exit code 1 where a release would fail at once: as it would itself."""
+    from shared.pipeline.dry_run import foretold
+    from shared.pipeline.inputs import mistakes
 
+    wrong = []
     for name in domains:
-        print(dry_run(name, options))
+        text, may_be = foretold(name, options)
+        print(text)
+        wrong += mistakes(name, rung=options.rung, force=options.force)
+        wrong += [] if may_be else [f"{name}: no rung can be taken"]
+    if wrong:
+        raise UserError("\n".join(wrong))
 
 
 @command(
@@ -156,9 +164,9 @@ def build(c: Context, domain: str, **chosen: Any) -> None:
 @command(json=False, log=False, help=DOMAIN)
 def card(c: Context, domain: str) -> None:
     """Print the model card of the present release."""
-    from shared.release.model import CARD_FILE, read_release, release_folder
+    from shared.release.model import CARD_FILE, own_release, release_folder
 
-    read_release(release_folder(domain))
+    own_release(domain)
     print(printable((release_folder(domain) / CARD_FILE).read_text(encoding="utf-8")))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from shared.base import paths
-from shared.base.errors import RungFailed, UserError
+from shared.base.errors import NoWeights, RungFailed, UserError
 from shared.base.files import write_text
 from shared.base.formatting import number
 from shared.base.manifest import Measurement
@@ -22,7 +22,7 @@ from shared.pipeline.publication import read_publication
 from shared.release.card.quality import quality_note, quality_tables
 from shared.release.card.tables import attempts_table, builds_table, gates_table
 from shared.release.gates import GateResult, Outcome, flatten, without_gpu
-from shared.release.model import CARD_FILE, Release, read_release, release_folder
+from shared.release.model import CARD_FILE, Release, own_release, release_folder
 from shared.release.signing import signed_by
 from shared.source.source import refuse_bad_adapter, source_stage
 
@@ -190,16 +190,23 @@ def _values(result: Result) -> list[str]:
     return ["" if value is None else str(value) for value in values]
 
 
+REFUSED = "refused"
+"""Weights that were brought to a rung and cannot be built on."""
+
+
 def inputs_report(domain: str) -> tuple[str, bool]:
-    """What `doctor --domain` prints, and whether a release could begin."""
+    """What `doctor --domain` prints, and whether a release could begin and no model that was brought
+    is refused."""
     found = mistakes(domain)
     rows = [("domain and machine", "mistake", words) for words in found]
     try:
         rungs = load_domain(domain).chain.rung
     except UserError:
         rungs = []
-    rows += [(f"rung {rung.name}", *_source_state(rung)) for rung in rungs]
-    return table(("what", "state", "why"), rows or [("", "ok", "")], TERMINAL), not found
+    states = [(f"rung {rung.name}", *_source_state(rung)) for rung in rungs]
+    refused = any(state == REFUSED for _, state, _ in states)
+    whole = table(("what", "state", "why"), [*rows, *states] or [("", "ok", "")], TERMINAL)
+    return whole, not found and not refused
 
 
 def _source_state(rung: Rung) -> tuple[str, str]:
@@ -209,8 +216,10 @@ def _source_state(rung: Rung) -> tuple[str, str]:
                 refuse_bad_adapter(rung)
             return "not looked at", f"{rung.weights} would be fetched from the Hub"
         source = source_stage(rung)
-    except RungFailed as error:
+    except NoWeights as error:
         return "not taken", str(error)
+    except RungFailed as error:
+        return REFUSED, str(error)
     where = rung.weights if rung.adapter else paths.shown(source.folder)
     return "ok", f"{source.done.manifest.facts['architecture']} in {where}"
 
@@ -240,7 +249,7 @@ Line = tuple[str, State, str, str]
 
 def _acceptance(domain: str) -> list[tuple[str, ...]]:
     try:
-        release = read_release(release_folder(domain))
+        release = own_release(domain)
     except UserError as error:
         return [(domain, *_exports(domain, None, str(error)))]
     verdicts = [(words, *_verdict(release.gates, name)) for words, name in ACCEPTANCE.items()]

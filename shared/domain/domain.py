@@ -61,13 +61,16 @@ class Domain:
 
 
 def domain_names() -> list[str]:
-    """Every folder in domains/ that is not hidden, sorted."""
+    """Every folder in domains/ that is not hidden, sorted; UserError where there is none."""
     folder = paths.domains()
     if not folder.is_dir():
         root = os.environ.get("DOCINTEL_ROOT")
         whose = f" (DOCINTEL_ROOT={root})" if root else ""
         raise UserError(f"{paths.shown(folder)}: the folder is missing{whose}")
-    return sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    names = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    if not names:
+        raise UserError(f"{paths.shown(folder)}: holds no domain; copy one into it")
+    return names
 
 
 def load_domain(name: str) -> Domain:

@@ -37,6 +37,12 @@ class Store:
         """The answers to these records that were ever given, in the records' order."""
         return [answer for record in records if (answer := self.get(record)) is not None]
 
+    def forget(self) -> None:
+        """Let all answers go: they are asked for again."""
+        with FileLock(f"{self.path}.lock"):
+            self.path.unlink(missing_ok=True)
+        self._found = {}
+
     def put(self, record: Record, answer: Answer) -> None:
         """Append it; on the disk when this returns."""
         line = json.dumps({"record": _name(record), **asdict(answer)}, ensure_ascii=False) + "\n"

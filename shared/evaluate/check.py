@@ -5,7 +5,7 @@ this stage's folder has them with their verdicts, and the records beside them.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from shared.domain.domain import Domain
 from shared.domain.grammar.schema import grammar
 from shared.domain.records import Record, spread
 from shared.domain.settings import Rung
+from shared.evaluate.answer_store import Store
 from shared.evaluate.scoring.forcing import forcing_words
 from shared.evaluate.scoring.measurements import Answers, Judged, advice, exceptions, measure
 from shared.evaluate.systems import (
@@ -98,7 +99,7 @@ def check_stage(
         ),
         code=(__name__,),
     )
-    run = _Check(domain, selection, systems, base_label(rung))
+    run = _Check(domain, selection, systems, base_label(rung), force)
     return run_stage(plan, run.produce, force=force)
 
 
@@ -108,15 +109,29 @@ class _Check:
     selection: Selection
     systems: dict[Name, System]
     base_label: str
+    force: bool = False
 
     def produce(self, work: Path) -> Produced:
+        if self.force:
+            for store in self._stores():
+                store.forget()
+        resumed = any(store.all(self.selection.records) for store in self._stores())
         answers, loads = self._answers()
         judged = answers.judged()
         _write_answers(work / ANSWERS, answers, judged)
         lines = (json.dumps(r.model_dump(), ensure_ascii=False) for r in answers.records)
         (work / RECORDS).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         found = measure(answers, judged)
-        return Produced({"loads": loads, **found}, facts=self._facts(answers, judged, found))
+        facts = self._facts(answers, judged, found)
+        return Produced({"loads": loads, **found}, facts=facts, resumed=resumed)
+
+    def _stores(self) -> Iterator[Store]:
+        """Where the answers lie that this run asks for; an earlier one may have given them."""
+        selection = self.selection
+        for system in (self.systems[name] for name in selection.systems):
+            for mode in selection.modes if not system.absent else ():
+                for forcing in (True, False) if system.name == "release" else (True,):
+                    yield system.store(mode, self.domain, selection.device, forcing=forcing)
 
     def _answers(self) -> tuple[Answers, Measurement]:
         """The answers to all records, or to as many as there is time for; and whether it loads.

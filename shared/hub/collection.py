@@ -10,6 +10,7 @@ from functools import partial
 
 from huggingface_hub import Collection, HfApi
 
+from shared.base.environment import without_password
 from shared.hub.client import single_tries
 from shared.hub.retries import Hub, Sleep
 from shared.hub.token import hub_token
@@ -45,7 +46,7 @@ def renew_collection(
         )
         for entry in entries:
             made = hub.call(partial(_put, hub, made.slug, entry))
-    return made.url, [f"{item.item_id} ({item.note})" for item in made.items]
+    return without_password(made.url), [f"{item.item_id} ({item.note})" for item in made.items]
 
 
 def _put(hub: Hub, slug: str, entry: Entry) -> Collection:

@@ -82,7 +82,7 @@ def find_or_open(hub: Hub, account: str, key: str, title: str, base: str) -> Sta
         description=DESCRIPTION,
         repo_type=hub.repo_type,
     )
-    say(f"      opened pull request #{opened.num}: {opened.url}")
+    say(f"      opened pull request #{opened.num}: {hub.url}/discussions/{opened.num}")
     return Staging(opened.num, start)
 
 

@@ -10,7 +10,8 @@ from shared.base.errors import UserError
 
 
 def scrub(text: str) -> str:
-    """`text` without tokens: the one in use, and anything that has a Hub token's form.
+    """`text` without tokens: the one in use, and anything that has a Hub token's form; and without
+    an address's name and password.
 
     Also hf_oauth_… and hf_jwt_…, in which dots, dashes and underscores stand.
     """
@@ -21,6 +22,7 @@ def scrub(text: str) -> str:
     ):  # a workload's token is asked for over the network; no log line fails for that
         token = None
     hidden = text.replace(token, "hf_***") if token else text
+    hidden = re.sub(r"://[^/\s@]+@", "://***@", hidden)
     return re.sub(r"(?<![A-Za-z0-9])(hf|api_org)_[\w.=-]*\w", r"\1_***", hidden)
 
 

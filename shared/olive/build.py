@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,8 @@ def build_stage(
     def produce(work: Path) -> Produced:
         if force:
             shutil.rmtree(layers, ignore_errors=True)
-        return _build(ready, source.folder, work, layers)
+        gone_on = layers.is_dir() and any(layers.iterdir())
+        return replace(_build(ready, source.folder, work, layers), resumed=gone_on)
 
     done = run_stage(plan, produce, force=force)
     if not done.reused:

@@ -1,6 +1,6 @@
 """Stage 3, package: one folder that Transformers.js and onnxruntime-genai both load.
 
-    config.json             + transformers.js_config.use_external_data_format (number of data files)
+    config.json             + transformers.js_config: the number of data files, and LOADED_AS
     tokenizer.json …        as the prompt stage proved them (shared.prompt.stage)
     generation_config.json  the stop tokens that the check uses, and no default that it does not
     genai_config.json       pointing at onnx/model_q4f16.onnx, no provider forced; the same stop tokens
@@ -26,6 +26,9 @@ from shared.source.source import ANSWERING_FILES, Source
 from shared.source.tokenizer import Tokenizer
 
 COPIED = ("LICENSE",)
+LOADED_AS = {"device": "webgpu", "dtype": "q4f16"}
+"""What Transformers.js takes where it is told no other. The Hub's own button tells none:
+`pipeline("text-generation", "org/name")` would look for files that a release has not."""
 READ = ("config.json", *ANSWERING_FILES, *COPIED)
 DEFAULT_DTYPE = "q4f16"
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -95,7 +98,7 @@ def _config(folder: Path, chunks: dict[str, int]) -> dict[str, Any]:
     config = {key: value for key, value in found.items() if key not in sampling}
     if config.get("tie_word_embeddings") and is_untied(folder):
         config["tie_word_embeddings"] = False  # as it was built: two weights, whatever was written
-    config["transformers.js_config"] = {"use_external_data_format": chunks}
+    config["transformers.js_config"] = {"use_external_data_format": chunks, **LOADED_AS}
     return config
 
 

@@ -29,13 +29,16 @@ def run_chain(domain: Domain, options: Options) -> ChainResult:
     result = ChainResult(domain)
     selection = select_records(domain, options)
     rungs = [domain.rung(options.rung)] if options.rung else domain.chain.rung
+    if options.keep_onnx and not any("optimum" in rung.exporters for rung in rungs):
+        raise UserError(
+            "--keep-onnx: only the exporter optimum makes a full-precision ONNX, and no rung of "
+            f'{domain.name} that is tried has it; give one exporters = ["optimum"] in fallback.toml'
+        )
     tried: list[RungRun] = []
     for rung in rungs:
         runs = [RungRun(domain, rung, e, selection, options) for e in rung.exporters]
-        if rung.example and not options.rung and (brought := _brought(tried, rung)):
-            runs[0].skip(
-                f"an example, not tried in place of {brought.rung.name}, which was brought"
-            )
+        if rung.example and not options.rung and (brought := first_brought(tried, rung)):
+            runs[0].skip(not_in_place_of(brought))
             runs = runs[:1]
         for run in _order(runs):
             if result.rung is None:
@@ -47,7 +50,11 @@ def run_chain(domain: Domain, options: Options) -> ChainResult:
     return result
 
 
-def _brought(tried: list[RungRun], example: Rung) -> RungRun | None:
+def not_in_place_of(brought: RungRun) -> str:
+    return f"an example, not tried in place of {brought.rung.name}, which was brought"
+
+
+def first_brought(tried: list[RungRun], example: Rung) -> RungRun | None:
     """The first model that was brought and not taken. Another model's weights in the example's own
     place are the example's; an example from the installation was brought by nobody."""
     return next(

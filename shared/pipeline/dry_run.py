@@ -10,12 +10,12 @@ from typing import Any
 import psutil
 
 from shared.base import paths
-from shared.base.errors import RungFailed
+from shared.base.errors import NoWeights, OtherWeights, RungFailed
 from shared.base.formatting import number
 from shared.base.hashing import NotDone, only_what_is_done
 from shared.domain.domain import Domain, load_domain
 from shared.domain.settings import Rung
-from shared.pipeline.chain import select_records
+from shared.pipeline.chain import first_brought, not_in_place_of, select_records
 from shared.pipeline.forecast import configuration, cost_of, finished, lines
 from shared.pipeline.stages import Options, RungRun
 from shared.release.model import STAGES
@@ -25,23 +25,29 @@ from shared.source.source import inspected, refuse_bad_adapter
 
 def dry_run(name: str, options: Options) -> str:
     """A domain's rungs in the order they are tried, each with its stages."""
+    return foretold(name, options)[0]
+
+
+def foretold(name: str, options: Options) -> tuple[str, bool]:
+    """The same, and whether some rung may be taken."""
     domain = load_domain(name)
     rungs = [domain.rung(options.rung)] if options.rung else domain.chain.rung
-    parts, first = [name], True
+    parts, tried, begun = [name], [], False
     for rung in rungs:
-        for run in _runs(domain, rung, options):
-            found = _looked_at(run)
-            begun = len(found) > 1
-            late = ", only if none before it is taken" if begun and not first else ""
-            parts += [
-                f"  {_label(run)}: {found[0]}{late}",
-                *(f"      {line}" for line in found[1:]),
-            ]
-            first = first and not begun
+        brought = first_brought(tried, rung) if rung.example and not options.rung else None
+        if brought:
+            parts.append(f"  {rung.name}: {not_in_place_of(brought)}")
+        for run in [] if brought else _runs(domain, rung, options):
+            probe, found = _looked_at(run)
+            late = ", only if none before it is taken" if len(found) > 1 and begun else ""
+            parts.append(f"  {_label(run)}: {found[0]}{late}")
+            parts += [f"      {line}" for line in found[1:]]
+            begun = begun or probe.outcome == "open"
+            tried.append(probe)
     memory = number(psutil.virtual_memory().available, "B")
     disk = number(shutil.disk_usage(paths.root()).free, "B")
     last = f"dry run: nothing was done; {memory} of memory, {disk} of disk are free"
-    return "\n".join([*parts, last])
+    return "\n".join([*parts, last]), begun
 
 
 def _runs(domain: Domain, rung: Rung, options: Options) -> list[RungRun]:
@@ -53,25 +59,29 @@ def _label(run: RungRun) -> str:
     return f"{run.rung.name} · {run.exporter}" if len(run.rung.exporters) > 1 else run.rung.name
 
 
-def _looked_at(run: RungRun) -> list[str]:
-    """Where the weights are and a line a stage; a single sentence where no stage can be foretold."""
+def _looked_at(run: RungRun) -> tuple[RungRun, list[str]]:
+    """What became of it in what is done, and where the weights are and a line a stage; a single
+    sentence where no stage can be foretold."""
     probe = finished(run)
     if probe.outcome == "failed":
-        return [f"fails at {probe.stage}: {probe.reason}"]
+        return probe, [f"fails at {probe.stage}: {probe.reason}"]
     try:
         with only_what_is_done():
             config, where = _configuration(run.rung)
     except RungFailed as error:
-        return [f"no weights: {error}"]
+        probe.outcome = "skipped" if isinstance(error, NoWeights) else "failed"
+        probe.other_weights = isinstance(error, OtherWeights)
+        return probe, [f"no weights: {error}"]
     except NotDone:
-        return [f"no weights here yet: {run.rung.weights} is fetched first"]
+        return probe, [f"no weights here yet: {run.rung.weights} is fetched first"]
     stages = STAGES[:-1]
     missing = [stage for stage in stages if stage not in probe.stages]
     costs = cost_of(run, config) if missing else {}
     told = [f"{stage:<9} done" for stage in stages if stage not in missing]
     if not missing:
-        return [where, *told]
-    return [where, *told, *(lines(costs, missing) if costs else [f"{missing[0]} is not estimated"])]
+        return probe, [where, *told]
+    left = lines(costs, missing) if costs else [f"{missing[0]} is not estimated"]
+    return probe, [where, *told, *left]
 
 
 def _configuration(rung: Rung) -> tuple[Any, str]:

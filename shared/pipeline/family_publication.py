@@ -15,9 +15,8 @@ from shared.pipeline.publication import PublishOptions, need_publishable, need_u
 from shared.release.model import (
     FamilyRelease,
     family_folder,
+    own_release,
     read_family_release,
-    read_release,
-    release_folder,
 )
 from shared.release.rename import renamed_family
 from shared.release.signing import need_signed
@@ -68,7 +67,7 @@ def _order(name: str, options: PublishOptions) -> tuple[Order, str]:
 def _need_its_domains(family: FamilyRelease, options: PublishOptions) -> None:
     """UserError unless every adapter in it is of a release that is there and may go out."""
     for domain, member in family.domains.items():
-        release = read_release(release_folder(domain))
+        release = own_release(domain)
         if release.key != member.release:
             raise UserError(
                 f"{family.name} is not published: {domain} was released anew since; run "

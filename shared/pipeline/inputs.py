@@ -14,6 +14,8 @@ import psutil
 from shared.base import paths
 from shared.base.errors import UserError
 from shared.base.formatting import number
+from shared.base.hashing import NotDone, only_what_is_done
+from shared.base.manifest import FILE_NAME
 from shared.base.parsing import nearest, read_json, read_text
 from shared.base.text import trimmed
 from shared.domain.defaults import Config
@@ -37,30 +39,36 @@ from shared.olive.calibration_text import (
 from shared.prompt.renderers import require_node
 from shared.release.card.sandbox import check_template
 from shared.setup.browser import require_browser
+from shared.source.source import weights_hash
 from shared.webgpu_bench import measurements
 
 BUILT, HELD = 0.75, 0.6
 """What a build takes on the disk, and a calibrating one in memory, as shares of the 16-bit weights
 (docs/full-size.md)."""
-LEAST_DISK, LEAST_MEMORY = 2_000_000_000, 1_000_000_000
+LEAST_DISK, LEAST_MEMORY = 1_000_000_000, 1_000_000_000
 PACKAGES = (
     *("@huggingface/transformers", "@mlc-ai/web-xgrammar"),
     *("@cfworker/json-schema", "hash-wasm"),
 )
 
 
-def need_inputs(name: str, *, browser: bool = True) -> None:
-    """UserError with every mistake, one a line. `browser`: whether the run comes to the browser."""
-    found = mistakes(name, browser=browser)
+def need_inputs(
+    name: str, *, browser: bool = True, rung: str | None = None, force: bool = False
+) -> None:
+    """UserError with every mistake, one a line. `browser`: whether the run comes to the browser;
+    `rung`: the one that is asked for; `force`: whether what is built is built again."""
+    found = mistakes(name, browser=browser, rung=rung, force=force)
     if len(found) == 1:
         raise UserError(found[0])
     if found:
         raise UserError("\n".join([f"{name}: {len(found)} mistakes; nothing was built", *found]))
 
 
-def mistakes(name: str, *, browser: bool = True) -> list[str]:
+def mistakes(
+    name: str, *, browser: bool = True, rung: str | None = None, force: bool = False
+) -> list[str]:
     """A sentence for each mistake in a domain's folder and on this machine; takes no second."""
-    folder = paths.domains() / name
+    folder, to_build = paths.domains() / name, _to_build(name, rung, force)
     checks: list[Callable[[], object]] = [
         lambda: _read_whole(name),
         lambda: _need_prompt(folder),
@@ -68,8 +76,8 @@ def mistakes(name: str, *, browser: bool = True) -> list[str]:
         lambda: _need_gates(folder),
         lambda: _need_calibration(name),
         lambda: check_template(read_text(folder / "card.md"), paths.shown(folder / "card.md")),
-        lambda: _need_disk(name),
-        lambda: _need_memory(name),
+        lambda: _need_disk(to_build),
+        lambda: _need_memory(to_build),
         require_node,
         *((_need_page, _need_browser) if browser else ()),
     ]
@@ -156,26 +164,40 @@ def _need_calibration(name: str) -> None:
     refuse_common(general_instructions(), domain.records, general)
 
 
-def _largest(name: str) -> int:
-    """Bytes of the largest model folder of the domain's rungs: so much is asked for."""
+def _to_build(name: str, only: str | None, force: bool) -> int:
+    """Bytes of the largest model folder of the domain's rungs that no build was made from yet: room
+    for it is asked for. With `force` builds that are there do not count."""
     try:
-        folders = {paths.root() / rung.source for rung in load_domain(name).chain.rung}
+        rungs = load_domain(name).chain.rung
     except UserError:
         return 0
-    return max((sum(p.stat().st_size for p in f.glob("*.safetensors")) for f in folders), default=0)
+    folders = {paths.root() / rung.source for rung in rungs if only in (None, rung.name)}
+    sizes = {f: sum(p.stat().st_size for p in f.glob("*.safetensors")) for f in folders}
+    return max((size for f, size in sizes.items() if size and (force or not _built(f))), default=0)
 
 
-def _need_memory(name: str) -> None:
-    free, needed = psutil.virtual_memory().available, LEAST_MEMORY + int(HELD * _largest(name))
+def _built(source: Path) -> bool:
+    """Whether a finished build says that it was made from these weights; asked without reading them."""
+    try:
+        with only_what_is_done():
+            weights = weights_hash(source)
+        builds = (paths.build() / "build").glob(f"*/{FILE_NAME}")
+        return any(read_json(path)["inputs"].get("weights") == weights for path in builds)
+    except (NotDone, UserError, OSError, KeyError):
+        return False
+
+
+def _need_memory(to_build: int) -> None:
+    free, needed = psutil.virtual_memory().available, LEAST_MEMORY + int(HELD * to_build)
     if free < needed:
         raise UserError(
             f"{number(free, 'B')} of memory are free, a build may take {number(needed, 'B')}"
         )
 
 
-def _need_disk(name: str) -> None:
+def _need_disk(to_build: int) -> None:
     """models/ and build/ may be written to, and hold what a build of the largest model takes."""
-    needed = LEAST_DISK + int(BUILT * _largest(name))
+    needed = LEAST_DISK + int(BUILT * to_build)
     for folder in (paths.root() / "models", paths.build()):
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -57,7 +57,7 @@ def release_domain(
     chain: ChainResult | None = None
     release: Release | None = None
     try:
-        need_inputs(name)
+        need_inputs(name, rung=options.rung, force=options.force)
         domain = load_domain(name)
         with total_time():
             chain = _run(domain, options, run)

@@ -17,7 +17,14 @@ from shared.hub.files import Order
 from shared.hub.names import repository_name
 from shared.olive.family_record import RECORD
 from shared.release.gates import without_gpu
-from shared.release.model import RELEASE_FILE, STAGES_IN_ALL, Release, read_release, release_folder
+from shared.release.model import (
+    RELEASE_FILE,
+    STAGES_IN_ALL,
+    Release,
+    own_release,
+    read_release,
+    release_folder,
+)
 from shared.release.rename import renamed
 from shared.release.signature import SIGNATURE_FILE
 from shared.release.signing import need_signed
@@ -114,7 +121,7 @@ def _order(domain: Domain, options: PublishOptions) -> tuple[Order, str]:
     from shared.hub.files import Order
 
     folder = release_folder(domain.name)
-    release = read_release(folder)
+    release = own_release(domain.name)
     need_publishable(domain.name, release, options)
     settings = domain.chain.publish
     need_untouched(folder, release.files, release_again(domain.name))

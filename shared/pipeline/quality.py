@@ -6,7 +6,7 @@ from typing import Any
 from shared.base.errors import UserError
 from shared.release.card.recipe import report_file
 from shared.release.card.verdict import of_check
-from shared.release.model import read_release, release_folder
+from shared.release.model import own_release
 from shared.webgpu_bench.report.quality import Quality, Recipe
 
 
@@ -17,7 +17,7 @@ def quality_of(domain: str) -> Quality:
     own = [told for told in reports if told["domain"] == domain]  # not legal-de's for legal
     recipes = {told["rung"]: tried for told in own if (tried := _tried(told))}
     try:
-        release = read_release(release_folder(domain))
+        release = own_release(domain)
     except UserError as error:
         return Quality(domain, recipes=recipes, missing=str(error))
     gates = {gate.name: (str(gate.outcome), gate.reason) for gate in release.gates}

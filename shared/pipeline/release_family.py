@@ -71,7 +71,7 @@ class FamilyResult:
 def release_family(plan: FamilyPlan, options: Options) -> FamilyResult:
     """Build or grow the family, take each domain through the stages, and write the family's folder."""
     for member in plan.members:
-        need_inputs(member.domain.name)
+        need_inputs(member.domain.name, rung=member.rung.name, force=options.force)
     name, before = plan.settings.name, _files_there(plan.settings.name)
     names = ", ".join(member.domain.name for member in plan.members)
     say(f"family {name}: {names} on {plan.members[0].rung.base}")

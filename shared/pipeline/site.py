@@ -32,7 +32,7 @@ from shared.base.tables import words
 from shared.hub.download import fetch_small
 from shared.olive.family_record import RECORD, read_family
 from shared.pipeline.publication import read_publication
-from shared.release.model import Release, read_family_release, read_release, release_folder
+from shared.release.model import Release, own_release, read_family_release, release_folder
 from shared.release.verify.files import present, safe
 from shared.webgpu_bench.driver import INSTALL, PAGE, VENDOR, require_vendor
 from shared.webgpu_bench.model_list import HUB, MANIFEST, entry, family_entries, page_manifest
@@ -102,7 +102,7 @@ def write_site(
     or none on the Hub, and where `out` holds anything but an earlier site.
     """
     require_vendor()
-    releases = {name: read_release(release_folder(name)) for name in domains}
+    releases = {name: own_release(name) for name in domains}
     together = located(families)
     out = out.resolve()
     need_own(out)
@@ -229,7 +229,7 @@ def _family_terms(folder: Path, domains: Sequence[str]) -> tuple[str, str | None
     reasons = [] if told.commercial_use else ["its base's licence forbids commercial use"]
     for name, member in told.domains.items():
         with suppress(UserError):
-            release = read_release(release_folder(name))
+            release = own_release(name)
             if release.key == member.release and release.not_publishable_because:
                 reasons.append(f"{name}: {release.not_publishable_because}")
     return terms, "; ".join(reasons) or None

@@ -181,7 +181,7 @@ class RungRun:
             base=self.rung.base,
             outcome="not kept" if self.outcome == "open" else self.outcome,
             stage=self.stage,
-            reason=self.reason or self.why,
+            reason=paths.without_home(self.reason or self.why),
             seconds=round(sum(d.manifest.wall_seconds for d in self.stages.values()), 1),
             keys={stage: done.manifest.key for stage, done in self.stages.items()},
             measured=self.measured,

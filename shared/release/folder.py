@@ -180,7 +180,7 @@ def costs(manifests: Mapping[str, Manifest]) -> dict[str, Measurement]:
     """What each stage took, as measurements like the others."""
     costs: dict[str, Measurement] = {}
     for stage, m in manifests.items():
-        whole = "; a run before was cut short, and is not in it" if m.resumed else ""
+        whole = "; what a run before it had done is not in it" if m.resumed else ""
         clock = f"wall clock of the stage {stage}{whole}"
         took = Measurement(value=m.wall_seconds, unit="s", how=clock)
         held = f"resident memory, all processes{whole}"

@@ -202,6 +202,19 @@ def release_folder(domain: str) -> Path:
     return paths.models(domain) / RELEASE_FOLDER
 
 
+def own_release(domain: str) -> Release:
+    """The release in a domain's folder; UserError where there is none, or another domain's: a copied
+    or renamed folder."""
+    folder = release_folder(domain)
+    release = read_release(folder)
+    if release.domain != domain:
+        raise UserError(
+            f"{paths.shown(folder)}: is the release of {release.domain!r}; "
+            f"run `./inv release --domain {domain}`"
+        )
+    return release
+
+
 def family_folder(name: str) -> Path:
     return paths.models("families") / name
 

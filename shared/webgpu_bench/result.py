@@ -54,6 +54,7 @@ class Run(Strict):
     """One prompt. `ttft_ms` is prefill and first token; `decode_ms` has one entry a later token,
     which is 0 for one that was forced: it is read with the token before it.
 
+    `read_tokens`: of the prompt, those that were not there from the text before, where that is told.
     `model_runs`: how often the model was run for it, where the page's own loop tells; `buffers` and
     `dispatches`: of WebGPU for a whole document, how many were created and sent.
     `stopped_by` is "interrupted" where the run did not end by itself (timeout, lost device, crash).
@@ -61,6 +62,7 @@ class Run(Strict):
 
     id: str
     prompt_tokens: int
+    read_tokens: int | None = None
     output_ids: list[int] = Field(default_factory=list)
     output_text: str = ""
     ttft_ms: float | None = None
@@ -72,8 +74,9 @@ class Run(Strict):
 
     @property
     def prefill_tokens_per_second(self) -> float | None:
-        """Prompt tokens over time to first token."""
-        return 1000 * self.prompt_tokens / self.ttft_ms if self.ttft_ms else None
+        """Prompt tokens that were read over time to first token."""
+        read = self.prompt_tokens if self.read_tokens is None else self.read_tokens
+        return 1000 * read / self.ttft_ms if self.ttft_ms else None
 
     @property
     def decode_tokens_per_second(self) -> float | None:

@@ -59,6 +59,12 @@ def _context(release: Release, prompt: str) -> dict[str, Any]:
     }
 
 
+IN_A_PAGE = """\
+In a page. Vite 7 or newer builds it as it is; webpack wants \
+`resolve: { fallback: { module: false } }`, esbuild `--external:module --external:url`. \
+`model.close()` gives the GPU its memory back:"""
+
+
 def _usage(release: Release) -> str:
     """What to install and the better mode's snippet; then the other mode's."""
     mode, most = better_mode(verdict.of_check(release)), release.most_tokens
@@ -71,7 +77,7 @@ def _usage(release: Release) -> str:
         what,
         fenced(second, "js"),
     )
-    return "\n\n".join(("In a page, with any bundler:", *blocks))
+    return "\n\n".join((IN_A_PAGE, *blocks))
 
 
 def _sample(release: Release) -> tuple[str, ...]:

@@ -24,6 +24,15 @@ async function decoderOf({ config, sessions }, { search = {} }) {
   return new Decoder({ ...about, Tensor: constructor, device });
 }
 
+let turn = Promise.resolve();
+
+/** Do `work` after all that was asked before it, of any model: the runtime computes one thing at a time. */
+function inTurn(work) {
+  const mine = turn.then(work);
+  turn = mine.catch(() => {});
+  return mine;
+}
+
 /** What the GPU refuses from now on, most often memory: onnxruntime-web goes on, and computes nothing. */
 async function refusals() {
   const [found, device] = [[], await env.backends.onnx.webgpu?.device];
@@ -49,7 +58,7 @@ async function commitOf(repository, revision) {
 /** Load `org/name` from the Hub; `settings`: further options of Transformers.js's pipeline(). Weights, prompt
  * and grammar are of one commit: a browser keeps the weights of an older one under the name of a branch. */
 export async function open(repository, settings = {}) {
-  const adapter = await navigator.gpu?.requestAdapter();
+  const adapter = await globalThis.navigator?.gpu?.requestAdapter();
   if (!adapter) throw new Error("this browser offers no WebGPU");
   const dtype = adapter.features.has("shader-f16") ? "q4f16" : "q4"; // q4 runs where shader-f16 is missing
   const revision = await commitOf(repository, settings.revision ?? "main");
@@ -65,8 +74,9 @@ export async function open(repository, settings = {}) {
   const stop = [model.generation_config.eos_token_id].flat();
   const encode = (text) => tokenizer.encode(text, { add_special_tokens: false });
   const prefix = prefixIds(tokenizer, controls, system); // read once for all documents
-  const decoder = await decoderOf(model, shared);
+  const decoder = await inTurn(() => decoderOf(model, shared));
   const refused = await refusals();
+  let closed = false;
   dropOlder(repository, revision).catch(() => {}); // a page that keeps nothing has none
 
   const prepare = async () => {
@@ -80,20 +90,36 @@ export async function open(repository, settings = {}) {
     throw error;
   };
 
-  /** `text`, the answer to one document, its token `ids`, and `whole`: false where max_new_tokens cut it
-   * off. Held to the schema, a whole answer is JSON that satisfies schema.json; written freely it need not
-   * be. One document at a time: wait for an answer before asking again. */
+  const mayAsk = () => {
+    if (closed) throw new Error(`${repository} was closed; open it again`);
+    if (refused.length) throw new Error(`the GPU refused what was asked of it (${refused[0]}); reload the page`);
+  };
+
   const ask = async (document, { held = true, max_new_tokens = 512 } = {}) => {
-    if (refused.length) throw new Error(`the GPU refused what was asked of it (${refused[0]}); open the model again`);
+    mayAsk();
     const input_ids = promptIds(tokenizer, controls, system, document);
     const most = Math.min(max_new_tokens, decoder.context - input_ids.length);
     if (most < 1) throw new Error(`the document has ${input_ids.length} tokens, more than the model has room for`);
     const more = held ? { held: await (await (compiled ??= prepare().catch(again))).start() } : {};
     const asked = { input_ids, most, eos: new Set(stop), prefix, more };
     const ids = await write(decoder, { output_ids: [], decode_ms: [] }, asked).finally(() => more.held?.dispose());
-    if (refused.length) throw new Error(`the GPU refused what was asked of it (${refused[0]}); open the model again`);
+    mayAsk();
     const text = plain(tokenizer, ids.filter((id) => !stop.includes(id)));
     return { text, ids, whole: stop.includes(ids.at(-1)) && (!held || isJson(text)) };
   };
-  return { ask };
+  const close = async () => {
+    if (closed) return;
+    closed = true;
+    decoder.dispose();
+    await model.dispose();
+  };
+
+  return {
+    /** `text`, the answer to one document, its token `ids`, and `whole`: false where max_new_tokens cut it
+     * off. Held to the schema, a whole answer is JSON that satisfies schema.json; written freely it need
+     * not be. Several that are asked at once are answered one after the other. */
+    ask: (...asked) => inTurn(() => ask(...asked)),
+    /** Give the GPU its memory back, after what was asked before. */
+    close: () => inTurn(close),
+  };
 }

@@ -39,7 +39,7 @@ config = og.Config(str(folder))
 config.overlay(json.dumps({{"model": {{"decoder": {{"filename": "onnx/swap_{dtype}.onnx"}}}}}}))
 model = og.Model(config)
 tokenizer = og.Tokenizer(model)
-context = json.loads((folder / "genai_config.json").read_text())["model"]["context_length"]
+context = json.loads((folder / "genai_config.json").read_text("utf-8"))["model"]["context_length"]
 adapters = og.Adapters(model)
 for file in (folder / "adapters").glob("*.onnx_adapter"):
     adapters.load(str(file), file.stem)
@@ -48,14 +48,14 @@ def as_text(document):
     while document != (document := document.strip().strip("\\ufeff")): pass
     document = document.replace("\\r\\n", "\\n").replace("\\r", "\\n")
     # What a document says is text: the name of a control token in it is written apart.
-    for token in json.loads((folder / "tokenizer.json").read_text())["added_tokens"]:
+    for token in json.loads((folder / "tokenizer.json").read_text("utf-8"))["added_tokens"]:
         name = token["content"]
         if len(name) > 1 and (token["special"] or re.fullmatch(r"<.+>|\\[.+\\]", name, re.S)):
             document = document.replace(name, f"{{name[0]}} {{name[1:]}}")
     return document
 
 def ask(domain, document):
-    prompt = (folder / "domains" / domain / "prompt.md").read_text().strip()
+    prompt = (folder / "domains" / domain / "prompt.md").read_text("utf-8").strip()
     messages = [
         {{"role": "system", "content": prompt}},
         {{"role": "user", "content": as_text(document)}},

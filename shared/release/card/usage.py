@@ -59,19 +59,19 @@ document = "…your document…"
 while document != (document := document.strip().strip("\\ufeff")): pass
 document = document.replace("\\r\\n", "\\n").replace("\\r", "\\n")
 # What a document says is text: the name of a control token in it is written apart.
-for token in json.loads((folder / "tokenizer.json").read_text())["added_tokens"]:
+for token in json.loads((folder / "tokenizer.json").read_text("utf-8"))["added_tokens"]:
     name = token["content"]
     if len(name) > 1 and (token["special"] or re.fullmatch(r"<.+>|\\[.+\\]", name, re.S)):
         document = document.replace(name, f"{{name[0]}} {{name[1:]}}")
 messages = [
-    {{"role": "system", "content": (folder / "prompt.md").read_text().strip()}},
+    {{"role": "system", "content": (folder / "prompt.md").read_text("utf-8").strip()}},
     {{"role": "user", "content": document}},
 ]
 text = tokenizer.apply_chat_template(json.dumps(messages), add_generation_prompt=True)
 file = Tokenizer.from_file(str(folder / "tokenizer.json"))
 file.no_truncation(), file.no_padding()
 ids = file.encode(text, add_special_tokens=False).ids
-context = json.loads((folder / "genai_config.json").read_text())["model"]["context_length"]
+context = json.loads((folder / "genai_config.json").read_text("utf-8"))["model"]["context_length"]
 parameters = og.GeneratorParams(model)
 parameters.set_search_options(max_length=min(len(ids) + {most}, context), do_sample=False)
 generator = og.Generator(model, parameters)

@@ -70,7 +70,7 @@ export class Decoder {
    * into the past's buffers; `context`: how many positions the model has.
    */
   constructor({ session, Tensor, device = null, context = Infinity }) {
-    Object.assign(this, { session, context, kept: [], runs: 0 });
+    Object.assign(this, { session, context, kept: [], runs: 0, reading: 0 });
     const { type, shape } = session.outputMetadata.find(({ name }) => name === "logits");
     const row = shape[2] * (type === "float16" ? 2 : 4);
     const even = row % 4 === 0; // false of a width without a number, too
@@ -88,7 +88,9 @@ export class Decoder {
     const shared = Math.min(common(ids, prefix), ids.length - 1);
     const prefixed = ids.slice(0, shared < WORTH_KEEPING ? 0 : shared);
     const known = common(prefixed, this.kept) === Math.max(prefixed.length, this.kept.length);
-    if (this.cache.reserve(ids.length + more) && known) this.cache.back();
+    const there = this.cache.reserve(ids.length + more) && known;
+    this.reading = ids.length - (there ? prefixed.length : 0);
+    if (there) this.cache.back();
     else if (!(await this.#keep(prefixed, shouldHalt))) return null;
     return this.#readAll(ids.slice(prefixed.length), shouldHalt);
   }
@@ -147,7 +149,9 @@ export async function write(decoder, run, { input_ids, most, eos, prefix = [], m
   const stopped = () => (eos.has(written.at(-1)) ? "eos" : (shouldHalt() ?? (written.length >= most ? "max_new_tokens" : null)));
   const ran = decoder.runs;
   let last = performance.now();
-  let scores = await decoder.begin(input_ids, prefix, most, shouldHalt);
+  const begun = decoder.begin(input_ids, prefix, most, shouldHalt);
+  run.read_tokens = decoder.reading; // the others are there from the text before
+  let scores = await begun;
   if (!scores) run.stopped_by = shouldHalt() ?? "interrupted";
   while (scores) {
     for (const id of written.length < min_new_tokens ? eos : []) scores[id] = -Infinity;

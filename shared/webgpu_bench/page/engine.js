@@ -281,6 +281,7 @@ export class Engine {
 export const newRun = (id, input_ids) => ({
   id,
   prompt_tokens: input_ids.length,
+  read_tokens: input_ids.length,
   output_ids: [],
   output_text: "",
   ttft_ms: null,

@@ -8,15 +8,16 @@ export const isGone = ({ message = "" }) => GONE.test(message);
 /** The sentence for an error of loading or answering. `outcome`: of an EngineError (engine.js). */
 export function sentence({ outcome = "", message = "" } = {}, isSite = false) {
   if (isGone({ message })) return isSite ? NO_SITE : "The server does not answer: start it again with `./inv serve`, then reload this page.";
-  if (outcome === "out_of_memory") return "There is not enough memory: close other tabs and programs, or choose a smaller model, then load again.";
+  if (outcome === "out_of_memory") return "There is not enough memory: close other tabs and programs, or choose a smaller model, then load again. Copy the answers you need first: loading clears them.";
   if (outcome === "out_of_budget") return `The model is too large for this GPU: ${message}. Choose a smaller model.`;
-  if (outcome === "device_lost") return "The GPU was lost, often because it ran out of memory or its driver restarted: load the model again.";
+  if (outcome === "device_lost") return "The GPU was lost, often because it ran out of memory or its driver restarted: load the model again. Copy the answers you need first: loading clears them.";
   if (outcome === "load_failed") return `The model could not be loaded: ${plain(message)}. Load it again; if it stays, release the model again.`;
   return `The answer broke off: ${plain(message)}. Your text is still below: send it again.`;
 }
 
 const plain = (message) => (message || "the reason is not known").replace(/[.\s]+$/, "");
 
+export const KEEPS_NOTHING = "This page must be loaded anew, and your browser cannot keep your text meanwhile: copy it, then reload.";
 export const NO_WEBGPU =
   "This browser offers no WebGPU: open this page in a current Chrome, Edge, Safari or Firefox on a machine with a GPU, and see that hardware acceleration is on.";
 export const NOT_SECURE = "A browser offers WebGPU only over HTTPS or on localhost: open this page by such an address.";

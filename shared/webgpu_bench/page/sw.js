@@ -34,19 +34,23 @@ async function modelFile(event) {
   return isolated(response);
 }
 
+const BUSY = new Set([429, 500, 502, 503, 504]); // what a host says that has the file and cannot give it now
+
 /** The host's file, else the kept one; a page that was never seen is the site's own. */
 async function pageFile(event) {
   const { request } = event;
   const url = request.url.split(/[?#]/)[0];
   const store = await caches.open(PAGE);
+  const kept = async () => (await store.match(url, { ignoreVary: true })) ?? (request.mode === "navigate" ? await store.match(SCOPE) : null);
   let response;
   try {
     response = await fetch(url, { cache: "no-cache" });
   } catch (error) {
-    const kept = (await store.match(url, { ignoreVary: true })) ?? (request.mode === "navigate" ? await store.match(SCOPE) : null);
-    if (!kept) throw error;
-    return isolated(kept);
+    const found = await kept();
+    if (!found) throw error;
+    return isolated(found);
   }
+  if (BUSY.has(response.status)) return isolated((await kept()) ?? response);
   if (response.status === 200) event.waitUntil(store.put(url, response.clone()).catch(() => {}));
   if (response.ok && url === `${SCOPE}manifest.json`) event.waitUntil(dropOthers(response.clone()));
   return isolated(response);

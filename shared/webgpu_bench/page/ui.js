@@ -4,7 +4,7 @@
 import { isSoftware } from "./adapter.js";
 import { parsed, shownAnswer } from "./answer.js";
 import { called, downloadWords, keptOf, listed, loadBase, megabytes, sameBase, switchDomain } from "./models.js";
-import { isGone, NO_MODEL, NO_PACKAGES, NO_PAGE, NO_SERVER, NO_WEBGPU, NOT_SECURE, room, sentence as worded, unfit } from "./failures.js";
+import { isGone, KEEPS_NOTHING, NO_MODEL, NO_PACKAGES, NO_PAGE, NO_SERVER, NO_WEBGPU, NOT_SECURE, room, sentence as worded, unfit } from "./failures.js";
 import { forgetOthers } from "./kept.js";
 import { isolate, keep } from "./offline.js";
 import { begunAnew, beginAnew } from "./anew.js";
@@ -161,7 +161,7 @@ async function describe() {
 }
 
 async function loadModel() {
-  if (page.spoilt) return beginAnew();
+  if (page.spoilt) return beginAnew() || notice(KEEPS_NOTHING);
   notice("");
   const misfit = unfit(page.adapter, chosen().bytes);
   if (misfit) return notice(misfit);
@@ -182,8 +182,9 @@ async function loadModel() {
     page.loaded = model;
     enter("ready");
     say(`${model.domain ?? "The model"} is loaded`);
+    forgetFigures();
     countTokens();
-    $("text").focus({ preventScroll: true });
+    refocus();
   } catch (error) {
     failed(error);
   }
@@ -278,7 +279,7 @@ async function answer(turn, text) {
   const run = page.lib.newRun("chat", []);
   const started = performance.now();
   const reading = setInterval(() => {
-    turn.textContent = `reading ${run.prompt_tokens} tokens… ${Math.round((performance.now() - started) / 1000)} s`;
+    turn.textContent = `reading ${run.read_tokens} tokens… ${Math.round((performance.now() - started) / 1000)} s`;
   }, 1000);
   const onToken = () => {
     clearInterval(reading);
@@ -288,8 +289,8 @@ async function answer(turn, text) {
   say("Answering");
   try {
     const input_ids = engine.promptIds($("system").value, text);
-    run.prompt_tokens = input_ids.length;
-    turn.textContent = `reading ${run.prompt_tokens} tokens…`;
+    run.prompt_tokens = run.read_tokens = input_ids.length;
+    turn.textContent = "reading…";
     const shouldHalt = () => (page.stopping ? "stopped" : null);
     const more = await holding(engine, loaded);
     const prefix = engine.prefixIds($("system").value);
@@ -297,7 +298,7 @@ async function answer(turn, text) {
     await engine.generate({ run, input_ids, prefix, max_new_tokens: Math.max(NEW_TOKENS, chosen().max_new_tokens ?? 0), more, shouldHalt, onToken });
     if (gpu.uncaptured_errors.length > errors) throw { outcome: "run_failed", message: gpu.uncaptured_errors[errors] };
     enter("ready");
-    $("text").focus({ preventScroll: true });
+    refocus();
   } catch (error) {
     broken(error);
     notice(sentence(error));
@@ -367,16 +368,26 @@ async function finish(turn, run, model) {
   turn.replaceChildren(...shownAnswer(shown));
   say(`Answered; ${turn.firstChild.textContent}`);
   const ends = { eos: "", max_new_tokens: " · cut at the limit", stopped: " · stopped", interrupted: " · broken off" };
-  const by = model.domain;
-  const count = `${by ? `${by} · ` : ""}${run.prompt_tokens} tokens in, ${run.output_ids.length} out`;
+  const count = `${model.domain ? `${model.domain} · ` : ""}${run.prompt_tokens} tokens in, ${run.output_ids.length} out`;
   const small = Object.assign(document.createElement("small"), { textContent: count + ends[run.stopped_by] });
   turn.append(small);
+}
+
+/** Give the text box the focus where nothing has it: a person may be writing or reading elsewhere. */
+function refocus() {
+  if (document.activeElement === document.body) $("text").focus({ preventScroll: true });
+}
+
+/** What was measured is of the model before. */
+function forgetFigures() {
+  for (const id of ["speed", "ttft", "prefill"]) $(id).textContent = "–";
+  $("figures").hidden = true;
 }
 
 function showSpeed(run) {
   const seconds = run.ttft_ms / 1000;
   $("ttft").textContent = seconds.toFixed(seconds < 10 ? 2 : 1);
-  $("prefill").textContent = rate(run.prompt_tokens / seconds);
+  $("prefill").textContent = rate(run.read_tokens / seconds);
   const recent = run.decode_ms.slice(-20);
   const taken = recent.reduce((a, b) => a + b, 0); // nothing where all of them were forced
   if (taken) $("speed").textContent = rate((1000 * recent.length) / taken);

@@ -17,6 +17,7 @@ from typing import Any
 
 from benchmarks.party_admissions import SETS, contradictions
 from shared.base import paths
+from shared.base.errors import UserError
 from shared.base.files import write_text
 from shared.base.parsing import loads_strictly, read_text
 from shared.domain.domain import Domain, domain_names, load_domain
@@ -50,7 +51,18 @@ def mapped(domain: Domain, sets: Path) -> Mapped:
 
 def rows_of(file: Path) -> list[dict[str, Any]]:
     """The lines of a public set; its schema is its own."""
-    return [loads_strictly(line) for line in read_text(file).split("\n") if line.strip()]
+    rows = []
+    for number, line in enumerate(read_text(file).split("\n"), 1):
+        if line.strip():
+            where = f"{paths.shown(file)}:{number}"
+            try:
+                row = loads_strictly(line)
+            except ValueError as error:
+                raise UserError(f"{where}: not valid JSON: {error}") from None
+            if not isinstance(row, dict) or not {"id", "input", "gold"} <= row.keys():
+                raise UserError(f"{where}: an object with id, input and gold is wanted")
+            rows.append(row)
+    return rows
 
 
 def write_set(domain: Domain, sets: Path) -> tuple[Path, Mapped]:

@@ -19,19 +19,23 @@ if TYPE_CHECKING:
     from tests.hub_double import HubDouble
 
 set_variables()
+pytest_plugins = ("tests.releases",)
+"""Fixtures that several files share, made once a session: one that is imported is made once a file."""
 
 LONG = (
     *("test_release.py", "test_webgpu_faults.py", "test_schedule.py", "test_schedule_cluster.py"),
     *("test_screenshots.py", "test_tune.py", "test_code_changed.py", "test_package.py"),
-    *("test_benchmarks.py", "test_architectures.py"),
+    *("test_benchmarks.py", "test_architectures.py", "test_fidelity_stage.py", "test_optimum.py"),
+    *("test_webgpu_switch.py", "test_webgpu_swap.py"),
 )
 """Files that take minutes: begun first, so that at the end no core waits for another."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The long files first; all others in their order."""
+    """The long files first, then those with slow tests; all others in their order."""
     place = {name: index for index, name in enumerate(LONG)}
-    items.sort(key=lambda item: place.get(item.path.name, len(LONG)))
+    slow = {item.path.name for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (place.get(item.path.name, len(LONG)), item.path.name not in slow))
 
 
 FEW_MODULES = 50
@@ -123,6 +127,20 @@ def tiny(embedded: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[
     def make(architecture: str) -> Path:
         made = folder / architecture
         return made if made.exists() else write_tiny(made, architecture, embedded)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def few(embedded: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The same with few tokens, for what walks a whole chain or is read in a browser."""
+    from tests.tiny import FEW_TOKENS, write_tiny
+
+    folder = tmp_path_factory.mktemp("few")
+
+    def make(kind: str) -> Path:
+        made = folder / kind
+        return made if made.exists() else write_tiny(made, kind, embedded, vocab_size=FEW_TOKENS)
 
     return make
 

@@ -14,12 +14,16 @@ from benchmarks.full_size import ARCHITECTURES, cut
 from benchmarks.scaling import CLUSTER, WAYS, Report, Run, bench_scaling, render
 from benchmarks.worlds import SHAPE, disk_floor, make_world
 from tests.stand_ins import keep_first, measure_little, share_embedded
+from tests.tiny import FEW_TOKENS, first_tokens
 
 
 def make_little_world(root: Path, count: int) -> Path:
     """The benchmark's domains with smaller models, of which less is read: what runs is the same."""
-    make_world(root, count, SHAPE | {"hidden_size": 64, "intermediate_size": 160})
+    fewer = {"hidden_size": 64, "intermediate_size": 160, "vocab_size": FEW_TOKENS}
+    make_world(root, count, SHAPE | fewer)
     for domain in (root / "domains").glob("*/"):
+        tokenizer = root / "models" / domain.name / "merged" / "tokenizer.json"
+        tokenizer.write_text(first_tokens(tokenizer.parent, FEW_TOKENS))
         keep_first(domain / "calibration.jsonl", 2)
         keep_first(domain / "eval.jsonl", 40)
         measure_little(domain)

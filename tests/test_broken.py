@@ -73,7 +73,7 @@ def test_a_weight_outside_the_layers_may_show_at_either_end() -> None:
 @pytest.mark.slow
 def test_it_ends_the_release_by_its_layer_and_no_example_takes_the_models_place(
     root: Path,
-    tiny: Callable[[str], Path],
+    few: Callable[[str], Path],
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
@@ -81,7 +81,7 @@ def test_it_ends_the_release_by_its_layer_and_no_example_takes_the_models_place(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     share_embedded(root)
-    shutil.copytree(tiny("qwen2"), root / "models" / "legal" / "merged")
+    shutil.copytree(few("qwen2"), root / "models" / "legal" / "merged")
     code = main(["--domain", "legal", "--weight", WEIGHT, "--records", "1"])
     said = capfd.readouterr().out
     assert code == 0, said

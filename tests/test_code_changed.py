@@ -191,11 +191,11 @@ print(json.dumps({stage: [sorted(found), sorted(allowed[stage])] for stage, foun
 
 @pytest.mark.slow
 def test_no_stage_runs_a_module_that_its_key_leaves_out(
-    root: Path, tiny: Callable[[str], Path]
+    root: Path, few: Callable[[str], Path]
 ) -> None:
     """All stages of a tiny model, every function that runs in them looked at."""
-    shutil.copytree(tiny("qwen2"), root / "models" / "legal" / "merged", copy_function=os.link)
-    write_adapter(root / "models" / "legal" / "adapter", tiny("qwen2"))
+    shutil.copytree(few("qwen2"), root / "models" / "legal" / "merged", copy_function=os.link)
+    write_adapter(root / "models" / "legal" / "adapter", few("qwen2"))
     done = subprocess.run(
         [sys.executable, "-c", TRACED], cwd=paths.REPOSITORY, capture_output=True, text=True
     )

@@ -30,16 +30,33 @@ from shared.pipeline.chain import run_chain
 from shared.pipeline.stages import Options
 from shared.source.source import source_stage
 from tests.events import each, held_at
+from tests.stand_ins import take_any_architecture
 from tests.tiny import FEW_TOKENS, write_tiny
 
 Edit = Callable[[str, str, str], None]
 UNTIL = Options(rung="smollm3", until="fidelity")
 
 
+@pytest.fixture(scope="module")
+def built(embedded: Path, new_folder: Callable[[str], Path]) -> Path:
+    """A root with a tiny model, packaged once; never to be changed."""
+    root = new_folder("built")
+    legal = root / "domains" / "legal"
+    shutil.copytree(paths.REPOSITORY / "domains" / "legal", legal)
+    take_any_architecture(legal)
+    toml = legal / "fallback.toml"
+    toml.write_text(toml.read_text().replace("\ntokens = 256", "\ntokens = 400"))
+    write_tiny(root / "models" / "legal" / "merged", "smollm3", embedded, vocab_size=FEW_TOKENS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DOCINTEL_ROOT", str(root))
+        run_chain(load_domain("legal"), Options(rung="smollm3", until="package"))
+    return root
+
+
 @pytest.fixture
-def world(root: Path, tiny: Callable[[str], Path], edit: Edit) -> Path:
-    edit("fallback.toml", "\ntokens = 256", "\ntokens = 400")
-    shutil.copytree(tiny("smollm3"), root / "models" / "legal" / "merged")
+def world(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    root = Path(shutil.copytree(built, tmp_path / "world", symlinks=True))
+    monkeypatch.setenv("DOCINTEL_ROOT", str(root))
     return root
 
 

@@ -21,11 +21,9 @@ from shared.release.model import read_release
 from shared.release.signing import sign_folder
 from shared.release.verify.report import before_loading
 from tests.hub_double import HubDouble, use_this_machine
-from tests.releases import pristine, release
 from tests.test_commands import invoke
 from tests.test_verify import edit_json, flip, forged, make_key
 
-__all__ = ["pristine", "release"]
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
 NAME = "docintel/docintel-legal-smollm3-3b-webgpu"

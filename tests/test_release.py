@@ -104,7 +104,9 @@ class TestTheEmbeddedRelease:
         snippet = card.split("```python\n")[1].split("```")[0]
         name = snippet.split('pathlib.Path("')[1].split('"')[0]
         snippet = snippet.replace(f'"{name}"', f'"{folder}"')
-        snippet = snippet.replace('(folder / "prompt.md").read_text().strip()', '"Be brief."')
+        snippet = snippet.replace(
+            '(folder / "prompt.md").read_text("utf-8").strip()', '"Be brief."'
+        )
         question = "What is the capital of France?"
         snippet = snippet.replace("…your document…", question)
         run = subprocess.run([sys.executable, "-c", snippet], capture_output=True, text=True)
@@ -265,9 +267,9 @@ class TestKilled:
     """kill -9 in the middle of a stage; the next run finishes, and finished stages stay."""
 
     def test_in_one_stage_after_the_other_it_goes_on_where_it_stopped(
-        self, root: Path, tiny: Tiny
+        self, root: Path, few: Tiny
     ) -> None:
-        shutil.copytree(tiny("qwen2"), root / "models" / "legal" / "merged")
+        shutil.copytree(few("qwen2"), root / "models" / "legal" / "merged")
         self._kill_in(root, "build")
         self._kill_in(root, "check")
         self._asks_only_what_was_not_answered(root)

@@ -30,7 +30,7 @@ from tests.events import CEILING_SECONDS, each, held_at, wait_until
 from tests.stand_ins import take_any_architecture
 from tests.tiny import FEW_TOKENS, write_tiny
 
-DOMAINS = {"alpha": "llama", "beta": "qwen2", "delta": "smollm3", "gamma": "phi3"}
+DOMAINS = {"alpha": "llama", "delta": "smollm3", "gamma": "phi3"}
 World = Callable[..., Path]
 CHECK = Options(rung="smollm3", records="1", until="check")
 
@@ -191,13 +191,13 @@ class TestTwoAtOnce:
         broken.write_text(broken.read_text().replace('"phi3"', '"fnet"'))
         results = run_units(list(DOMAINS), CHECK, jobs=2)
         assert [r.domain for r in results] == list(DOMAINS)
-        assert [r.ok for r in results] == [True, True, True, False]
+        assert [r.ok for r in results] == [True, True, False]
         assert results[0].chain and results[0].chain.stages["check"].folder.is_relative_to(both)
         attempt = json.loads((both / "build" / "attempts" / "gamma.json").read_text())[0]
         assert "'fnet' is no causal language model" in attempt["reason"]
-        assert len({name.split("/")[0] for name in packages(both)}) == 3
+        assert len({name.split("/")[0] for name in packages(both)}) == 2
         assert packages(both).items() <= packages(alone).items()
-        assert len(answers(both)) == 3 and answers(both).items() <= answers(alone).items()
+        assert len(answers(both)) == 2 and answers(both).items() <= answers(alone).items()
 
         before = finished(both)
         broken.write_text(broken.read_text().replace('"fnet"', '"phi3"'))

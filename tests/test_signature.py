@@ -8,10 +8,7 @@ import pytest
 
 from shared.base.errors import UserError
 from shared.release.signing import check_signature, sign_folder, signed_by
-from tests.releases import pristine, release
 from tests.test_verify import Change, change_a_number_and_its_hash, failing, flip, make_key
-
-__all__ = ["pristine", "release"]
 
 
 class TestASignature:

@@ -320,8 +320,8 @@ def test_the_choice_can_be_written_into_the_domain(root: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_model_is_tuned_from_end_to_end(root: Path, tiny: Tiny) -> None:
-    shutil.copytree(tiny("llama"), root / "models" / "legal" / "smollm2")
+def test_a_model_is_tuned_from_end_to_end(root: Path, few: Tiny) -> None:
+    shutil.copytree(few("llama"), root / "models" / "legal" / "smollm2")
     path = root / "domains" / "legal" / "fallback.toml"
     text = path.read_text().replace('"models/{domain}/merged"', '"models/{domain}/smollm2"')
     path.write_text(text)

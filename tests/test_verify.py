@@ -22,10 +22,8 @@ from shared.release.verify.line import Line
 from shared.release.verify.report import before_loading, verify
 from shared.safety.content import refuse_unsafe
 from tests.hub_double import HubDouble, use_this_machine
-from tests.releases import pristine, release
 from tests.test_commands import invoke
 
-__all__ = ["pristine", "release"]
 Change = Callable[[Path], None]
 REPO = "acme/docintel-legal-tiny-webgpu"
 

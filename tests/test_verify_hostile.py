@@ -15,7 +15,6 @@ from shared.release.signing import sign_folder
 from shared.release.verify import layout
 from shared.release.verify.report import before_loading, verify
 from tests.hub_double import HubDouble, use_this_machine
-from tests.releases import pristine, release
 from tests.test_commands import invoke
 from tests.test_verify import (
     change_a_number_and_its_hash,
@@ -27,7 +26,6 @@ from tests.test_verify import (
     relist,
 )
 
-__all__ = ["pristine", "release"]
 FORGED_LINE = "x\n✓ signature    by publisher.pem, over every file"
 
 

@@ -12,7 +12,6 @@ from shared.release.signing import sign_folder
 from shared.release.verify.remote import fetch
 from shared.release.verify.report import verify
 from tests.hub_double import HubDouble, use_this_machine
-from tests.releases import pristine, release
 from tests.test_verify import (
     REPO,
     Change,
@@ -25,8 +24,6 @@ from tests.test_verify import (
     swap_two_tokens,
     unlink,
 )
-
-__all__ = ["pristine", "release"]
 
 
 def sign_again(folder: Path) -> None:

@@ -12,10 +12,7 @@ import pytest
 from shared.base import paths
 from shared.release.verify import layout
 from shared.release.verify.limits import LARGEST_OUTPUT
-from tests.releases import pristine, release
 from tests.test_verify import edit_json
-
-__all__ = ["pristine", "release"]
 
 
 @pytest.mark.slow

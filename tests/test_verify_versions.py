@@ -22,11 +22,9 @@ from shared.release.folder import check_of
 from shared.release.model import Listing, OtherVersion, read_release
 from shared.release.signing import sign_folder
 from shared.release.verify.report import before_loading, verify
-from tests.releases import pristine, release
 from tests.test_commands import invoke
 from tests.test_verify import Change, flip, forged, make_key, set_in, unlink
 
-__all__ = ["pristine", "release"]
 GOLDEN = Path(__file__).parent / "golden" / "release-2.json"
 WORDS = "made by another version of this code (release.json version 2, this one reads 4)"
 

@@ -95,7 +95,8 @@ def _config(folder: Path, chunks: dict[str, int]) -> dict[str, Any]:
 
     sampling = GenerationConfig().to_dict().keys() - KEPT
     found = without_taken_in(public(folder / "config.json"))
-    config = {key: value for key, value in found.items() if key not in sampling}
+    dropped = {*sampling, "_attn_implementation", "attn_implementation"}
+    config = {key: value for key, value in found.items() if key not in dropped}
     if config.get("tie_word_embeddings") and is_untied(folder):
         config["tie_word_embeddings"] = False  # as it was built: two weights, whatever was written
     config["transformers.js_config"] = {"use_external_data_format": chunks, **LOADED_AS}

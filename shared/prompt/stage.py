@@ -12,7 +12,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from shared.base import paths
 from shared.base.errors import RungFailed
 from shared.base.files import write_json
 from shared.base.hashing import sha256_files, sha256_json
@@ -26,6 +25,7 @@ from shared.prompt.template import candidates
 from shared.prompt.texts import hard_texts
 from shared.source.source import ANSWERING_FILES, Source
 from shared.source.tokenizer import TEMPLATE, Tokenizer, chat_template, control_tokens
+from shared.source.weights import named
 
 COPIED = ("tokenizer.json", "special_tokens_map.json", "added_tokens.json")
 CONFIG = "tokenizer_config.json"
@@ -84,7 +84,7 @@ def _proven(folder: Path, system: str, texts: list[str], work: Path) -> Produced
             )
         first = first or difference
     where = folder / (TEMPLATE if (folder / TEMPLATE).is_file() else CONFIG)
-    raise RungFailed(f"{paths.shown(where)}: chat_template: {first}")
+    raise RungFailed(f"{named(where)}: chat_template: {first}")
 
 
 def _classes(folder: Path) -> Sequence[str]:

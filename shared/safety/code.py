@@ -9,6 +9,8 @@ CODE_KEY = re.compile(
 )
 ELSEWHERE = ("configuration_files", "fast_tokenizer_files")
 """With these transformers reads other files in the place of the one that they stand in."""
+KERNEL = re.compile(r"attn_implementation|experts_implementation")
+"""Of these transformers takes `org/name` for a kernel on the Hub."""
 TAKEN_IN = {
     "phi3": {
         "AutoConfig": "configuration_phi3.Phi3Config",
@@ -29,6 +31,7 @@ def code_named_in(value: Any, key: str = "") -> Iterator[str]:
         for name, item in items:
             where = f"{key}.{name}" if key else str(name)
             named = CODE_KEY.search(str(name)) and not (item is False and "trust" in str(name))
+            named = named or (isinstance(item, str) and KERNEL.search(str(name)) and "/" in item)
             if named or (isinstance(item, str) and LIBRARY.search(item)):
                 yield where
             yield from code_named_in(item, where)

@@ -39,7 +39,7 @@ def refuse_unsafe(
     the Hub's cache links each file of a snapshot to its blobs.
     """
     home = (within or folder).resolve()
-    for name in files_below(folder) if names is None else names:
+    for name in filter(_is_looked_at, files_below(folder)) if names is None else names:
         path = folder / name
         if not path.resolve().is_relative_to(home):
             where = paths.shown(path)
@@ -48,6 +48,12 @@ def refuse_unsafe(
             raise UserError(f"{paths.shown(path)}: not a plain file; remove it")
         if found := holds(path):
             raise UserError(f"{paths.shown(path)}: holds {found}; remove it from the folder")
+
+
+def _is_looked_at(name: str) -> bool:
+    """`hf download --local-dir` leaves notes of commits and hashes, which nothing reads and which can
+    look like a pickle's opcodes."""
+    return not (name.startswith(".cache/huggingface/") and name.endswith((".metadata", ".lock")))
 
 
 def holds(path: Path) -> str | None:

@@ -66,15 +66,17 @@ def refuse_other_base(
                 f"{rung.base}'s {value}, which the rung {rung.name} is made from"
             )
     for where, name in claims(folder, config):
-        if contradicts(name, rung.base):
+        if name.lower() != origin(rung).lower() and contradicts(name, rung.base):
             raise RungFailed(
                 f"{paths.shown(folder)}/{where}: says {name}, but the rung {rung.name} is made from "
                 f"{rung.base}; correct the one that is wrong, or write a rung of its own"
             )
     card = _card(folder)
     licence = card.get("license")
-    if licence == "other" and not card.get("license_name"):
-        return  # LLaMA-Factory writes it beside every model: it names none
+    tags = card.get("tags")
+    by_rote = licence == "apache-2.0" and isinstance(tags, list) and "unsloth" in tags
+    if by_rote or (licence == "other" and not card.get("license_name")):
+        return  # Unsloth and LLaMA-Factory write it beside every model, whatever that has
     if isinstance(licence, str) and LICENCE.fullmatch(licence) and licence != rung.licence:
         stated = f"{rung.licence} ({rung.licence_name})" if rung.licence_name else rung.licence
         raise RungFailed(
@@ -100,14 +102,33 @@ def refuse_other_variant(folder: Path, rung: Rung) -> None:
     claim = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
     if not isinstance(claim, str) or not HUB_NAME.fullmatch(claim):
         return
+    mine = origin(rung)
+    if claim.lower() == mine.lower() or claim == rung.source:
+        return
     publishers = {"unsloth", *(name.split("/")[0].lower() for name in (rung.base, *known_bases()))}
     published = claim.split("/")[0].lower() in publishers
-    said, ours = _variant(claim), _variant(rung.base)
-    if said != ours and (published or said.startswith(f"{ours}-")):
+    said, ours = _variant(claim), _variant(mine)
+    made_of = said.startswith(f"{ours}-") or ours.startswith(f"{said}-")
+    if said != ours and (published or made_of):
         raise RungFailed(
             f"{paths.shown(folder / 'adapter_config.json')}: base_model_name_or_path: {claim}, but the "
-            f"rung {rung.name} merges it into {rung.base}; correct the one that is wrong"
+            f"rung {rung.name} merges it into {mine}; correct the one that is wrong"
         )
+
+
+def origin(rung: Rung) -> str:
+    """The repository that the rung's weights come from, where its source says so, else its base."""
+    return rung.source[3:].partition("@")[0] if rung.source.startswith("hf:") else rung.base
+
+
+def split_anew(found: Any, rung: Rung) -> str:
+    """What to do with a Phi-3 as Unsloth keeps it."""
+    if (found, rung.model_type) != ("mistral", "phi3"):
+        return ""
+    return (
+        '; Unsloth splits Phi-3 into Mistral\'s layers: give the rung model_type = "mistral" and, for '
+        "an adapter, Unsloth's own base as its source"
+    )
 
 
 def _variant(name: str) -> str:

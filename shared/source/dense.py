@@ -102,6 +102,15 @@ def config_mistake(config: dict[str, Any]) -> str | None:
         size = config.get(key)
         if type(size) is int and size < 1:
             return f"{key}: {size}; a size of at least 1 is wanted"
+    scaling = config.get("rope_scaling")
+    if isinstance(scaling, dict) and "su" in (scaling.get("type"), scaling.get("rope_type")):
+        return (
+            "rope_scaling: 'su' is an early name of longrope, which is wrong beyond the original "
+            "context; use a model without it, like Phi-3-mini-4k"
+        )
+    pad, rows = config.get("pad_token_id"), config.get("vocab_size")
+    if type(pad) is int and type(rows) is int and pad >= rows:
+        return f"pad_token_id: {pad}, but vocab_size is {rows}: the embedding has no such row"
     roped, layers = config.get("no_rope_layers"), config.get("num_hidden_layers")
     if isinstance(roped, list) and isinstance(layers, int) and len(roped) < layers:
         return f"no_rope_layers: {len(roped)} entries for num_hidden_layers {layers}"

@@ -66,12 +66,22 @@ def described_model(folder: Path) -> Model:
     )
 
 
+def model_config(folder: Path) -> Any:
+    """transformers' configuration of a model folder, whose attention is the one that is here: what a
+    person trained with (flash_attention_2, a kernel from the Hub) says nothing of the weights."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    config._attn_implementation = None
+    return config
+
+
 def _causal_config(folder: Path) -> Any:
     """transformers' configuration, before what builds models is imported, which takes seconds more."""
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
     with _refusing_nonsense(folder):
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        config = model_config(folder)
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         where = paths.shown(folder / "config.json")
         raise RungFailed(f"{where}: model_type: {config.model_type!r} is no causal language model")

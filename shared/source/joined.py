@@ -11,9 +11,12 @@ base's. `shared.source.model` merges them as they are read. A note without an ad
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
+from shared.base import paths
+from shared.base.errors import RungFailed
 from shared.base.hashing import sha256_files
-from shared.base.parsing import read_json
+from shared.base.parsing import read_json, read_text
 from shared.base.stage import Plan, Produced, run_stage
 from shared.source.adapter import Adapter
 from shared.source.weights import JOINED
@@ -42,7 +45,11 @@ def _joined(base: Path, beside: Path, adapter: str | None) -> Path:
     plan = Plan(
         "joined",
         inputs={name: sha256_files(place, [name])[name] for name, place in files.items()},
-        settings={"base": str(base.resolve()), "adapter": adapter},
+        settings={
+            "base": str(base.resolve()),
+            "adapter": adapter,
+            "from": {name: str(place.resolve()) for name, place in files.items()},
+        },
         code=(__name__,),
     )
 
@@ -60,7 +67,13 @@ def _files(base: Path, adapter: Path) -> dict[str, Path]:
     adapter is what it was trained with. A template stands in a file of its own, which wins over the
     base's, or in tokenizer_config.json, over which a file of the base's would win."""
     own = all((adapter / name).is_file() for name in TOKENIZER[:2])
-    told = own and bool(read_json(adapter / TOKENIZER[1]).get("chat_template"))
+    told = bool(_template_in(adapter))
+    if told and not own and _template_in(adapter) != _template_in(base):
+        raise RungFailed(
+            f"{paths.shown(adapter / TOKENIZER[0])}: missing beside tokenizer_config.json, whose "
+            "chat_template the adapter was trained with; save the fast tokenizer there"
+        )
+    told = told and own
     template = adapter if told or (adapter / TEMPLATE).is_file() else base
     wanted = {
         **dict.fromkeys(FROM_BASE, base),
@@ -68,3 +81,12 @@ def _files(base: Path, adapter: Path) -> dict[str, Path]:
         TEMPLATE: template,
     }
     return {name: place for name, place in wanted.items() if (place / name).is_file()}
+
+
+def _template_in(folder: Path) -> Any:
+    """The chat_template of a folder's tokenizer_config.json, where no file of its own has another."""
+    if (folder / TEMPLATE).is_file():
+        return read_text(folder / TEMPLATE)
+    file = folder / TOKENIZER[1]
+    found = read_json(file) if file.is_file() else {}
+    return found.get("chat_template") if isinstance(found, dict) else None

@@ -9,6 +9,7 @@ from shared.base.errors import RungFailed
 from shared.base.parsing import read_json
 from shared.source.adapter import WEIGHTS, is_transposed, read_adapter, refuse_misfit
 from shared.source.contract import Contract, source_contract
+from shared.source.described import model_config
 from shared.source.weights import load_weights, parts
 
 if TYPE_CHECKING:
@@ -69,11 +70,11 @@ def load_model(folder: Path, dtype: str = "auto", *, lazily: bool = False) -> An
     copy them all. `lazily`: what an adapter changes is not merged yet, for who takes a
     layer at a time (shared.source.merging.merge_all).
     """
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    config = model_config(folder)
     kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     weights = model_weights(folder)
     model, report = kind.from_pretrained(

@@ -33,6 +33,7 @@ from shared.source.base_model import (
     refuse_other_base,
     refuse_other_commit,
     refuse_other_variant,
+    split_anew,
 )
 from shared.source.described import Model
 from shared.source.joined import asked_as, joined_folder
@@ -358,7 +359,7 @@ def _need_type(folder: Path, rung: Rung) -> None:
     if rung.model_type not in (None, found):
         raise OtherWeights(
             f"{paths.shown(folder / 'config.json')}: model_type: {found!r} is not what the rung "
-            f"{rung.name} is made from ({rung.base}: {rung.model_type!r})"
+            f"{rung.name} is made from ({rung.base}: {rung.model_type!r}){split_anew(found, rung)}"
         )
     refuse_other_base(folder, config, rung, _base_config(rung))
 

@@ -14,6 +14,7 @@ from shared.base import paths
 from shared.base.errors import RungFailed
 from shared.base.parsing import loads_strictly, read_json, read_text
 from shared.base.text import trimmed
+from shared.source.weights import named
 
 TEMPLATE = "chat_template.jinja"
 SYSTEM, USER = "Answer in JSON.", "Is this text in the prompt?"
@@ -84,7 +85,7 @@ def load_tokenizer(folder: Path) -> Any:
             folder, local_files_only=True, trust_remote_code=False
         )
     except Exception as error:  # tokenizers' Rust errors, KeyErrors of a cut file: no common base
-        where = paths.shown(folder / "tokenizer.json")
+        where = named(folder / "tokenizer.json")
         raise RungFailed(f"{where}: no tokenizer can be loaded from it: {_words(error)}") from None
 
 
@@ -128,7 +129,7 @@ def chat_template(folder: Path) -> str:
     if isinstance(template, list):
         template = next((t["template"] for t in template if t.get("name") == "default"), None)
     if not isinstance(template, str):
-        where = paths.shown(folder / "tokenizer_config.json")
+        where = named(folder / "tokenizer_config.json")
         raise RungFailed(f"{where}: chat_template: missing, and there is no chat_template.jinja")
     return template
 
@@ -179,7 +180,7 @@ def usable_tokenizer(folder: Path) -> Any:
     """The tokenizer, whose template renders a chat of ours; else RungFailed. torch is not imported."""
     tokenizer = load_tokenizer(folder)
     here = folder / (TEMPLATE if (folder / TEMPLATE).is_file() else "tokenizer_config.json")
-    where = f"{paths.shown(here)}: chat_template"
+    where = f"{named(here)}: chat_template"
     try:
         text = chat_text(tokenizer, SYSTEM, USER)
     except Exception as error:  # jinja2's errors, and whatever a template's own code provokes
@@ -200,7 +201,7 @@ def refuse_tokens_beyond(rows: int, folder: Path, tokenizer: Any) -> None:
     """RungFailed unless every token, the stop tokens too, has one of the model's `rows` rows."""
     if len(tokenizer) > rows:
         raise RungFailed(
-            f"{paths.shown(folder / 'tokenizer.json')}: {len(tokenizer)} tokens, but the model has "
+            f"{named(folder / 'tokenizer.json')}: {len(tokenizer)} tokens, but the model has "
             f"only {rows} rows"
         )
     for token, place in stop_tokens(folder, tokenizer).items():

@@ -39,6 +39,14 @@ def parts(folder: Path) -> Parts:
     return Parts(Path(note["base"]), Path(note["adapter"]) if note["adapter"] else None)
 
 
+def named(file: Path) -> str:
+    """`paths.shown` of a file, or, in a folder that an adapter was joined to, of the one that it is a
+    copy of: that is what a person can mend."""
+    note = file.parent / JOINED
+    place = read_json(note).get("from", {}).get(file.name) if note.is_file() else None
+    return paths.shown(Path(place) / file.name if place else file)
+
+
 def weight_files(folder: Path) -> list[str]:
     """Names of the safetensors files that make up the model, as its index lists them.
 
@@ -49,6 +57,12 @@ def weight_files(folder: Path) -> list[str]:
         return _indexed(folder)
     if (folder / SINGLE).is_file():
         return [SINGLE]
+    if shards := [name for name in weight_names(folder) if name != "adapter_model.safetensors"]:
+        raise RungFailed(
+            f"{paths.shown(folder / INDEX)}: missing beside {shards[0]}"
+            f"{f' and {len(shards) - 1} more' if len(shards) > 1 else ''}; one file of weights is "
+            f"named {SINGLE}, several are listed by {INDEX}"
+        )
     unsafe = sorted(p.name for pattern in UNSAFE for p in folder.glob(pattern))
     found = f"only {', '.join(unsafe)}, which can run code when read" if unsafe else "no weights"
     raise RungFailed(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import onnx
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
 from shared.base.errors import RungFailed
 from shared.olive.graph.architecture import build_graph
@@ -17,6 +17,7 @@ from shared.olive.graph.external_data import ONNX_TYPES
 from shared.olive.graph.mobius import StateDict
 from shared.olive.graph.weights import Int4Options, Quantizer, Rewriter
 from shared.olive.quantise.packing import Blocks
+from shared.source.described import model_config
 
 GRAPH_TYPES = {"q4f16": "f16", "q4": "f32"}
 
@@ -34,7 +35,7 @@ def planned_graph(config: Path, dtype: str, options: Int4Options) -> onnx.ModelP
 
 def meta_weights(folder: Path) -> StateDict:
     """The state dict of the model of `folder`/config.json: shapes without memory."""
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    config = model_config(folder)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(
             config, dtype=torch.bfloat16, trust_remote_code=False

@@ -185,6 +185,36 @@ class TestRefused:
         write_adapter(adapter, base, set_key(revision="a" * 40))
         assert f"revision: {'a' * 40} of its base, but" in refusal(source=f"hf:acme/base@{commit}")
 
+    def test_a_base_that_the_rungs_own_source_is_not(
+        self, base: Path, root: Path, near: HubDouble
+    ) -> None:
+        """The source says what the weights are; `base` whose name and licence the card has."""
+        files = {path.name: path.read_bytes() for path in base.iterdir()}
+        adapter = root / "models" / "legal" / "adapter"
+        write_adapter(adapter, base, set_key(base_model_name_or_path="acme/SmolLM3-3B-sft"))
+        taken = {"adapter": "models/legal/adapter"}
+        sft = near.add("acme/SmolLM3-3B-sft", files)
+        source_stage(the_rung(source=f"hf:acme/SmolLM3-3B-sft@{sft}", **taken))
+        write_adapter(adapter, base, set_key(base_model_name_or_path="HuggingFaceTB/SmolLM3-3B"))
+        other = near.add("HuggingFaceTB/SmolLM3-3B-Base", files)
+        why = refusal(source=f"hf:HuggingFaceTB/SmolLM3-3B-Base@{other}", **taken)
+        assert "HuggingFaceTB/SmolLM3-3B, but the rung smollm3 merges it into " in why
+        assert why.count("HuggingFaceTB/SmolLM3-3B-Base") == 1
+
+    def test_a_chat_template_without_the_tokenizer_that_has_it(
+        self, base: Path, root: Path
+    ) -> None:
+        adapter = root / "models" / "legal" / "adapter"
+        (adapter / "tokenizer.json").unlink(missing_ok=True)
+        told = {"chat_template": "### {{ messages[0].content }}"}
+        (adapter / "tokenizer_config.json").write_text(json.dumps(told))
+        assert "models/legal/adapter/tokenizer.json: missing beside tokenizer_conf" in refusal()
+
+    def test_by_the_file_that_a_person_can_mend(self, base: Path, root: Path) -> None:
+        adapter = root / "models" / "legal" / "adapter"
+        (adapter / "chat_template.jinja").write_text("{{ messages[-1].content }}")
+        assert refusal().startswith("models/legal/adapter/chat_template.jinja: chat_template: ")
+
     def test_not_what_a_trainer_leaves_beside_it(self, base: Path, root: Path) -> None:
         torch.save({"lr": 1.0}, root / "models" / "legal" / "adapter" / "training_args.bin")
         source_stage(the_rung())

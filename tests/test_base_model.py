@@ -97,6 +97,13 @@ def test_a_licence_that_is_called_other_and_has_no_name_says_nothing(
         refuse_other_base(named, {}, rung.model_copy(update={"base": "a/b"}))
 
 
+def test_a_licence_that_unsloth_writes_of_every_model_is_none(tmp_path: Path, rung: Rung) -> None:
+    mine = rung.model_copy(update={"base": "a/b", "licence": "mit"})
+    refuse_other_base(card(tmp_path, "license: apache-2.0", "tags: [unsloth, trl]"), {}, mine)
+    with pytest.raises(RungFailed, match=r"license: apache-2\.0"):
+        refuse_other_base(card(tmp_path, "license: apache-2.0", "tags: [trl]"), {}, mine)
+
+
 def test_a_base_of_somebodys_own_has_no_known_dimensions(tmp_path: Path, rung: Rung) -> None:
     refuse_other_base(tmp_path, SMALL, rung.model_copy(update={"base": "acme/own"}))
 

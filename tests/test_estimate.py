@@ -309,4 +309,4 @@ def test_a_dry_run_and_the_doctor_refuse_what_a_release_would_refuse(
     assert not foretold("legal", Options(rung="smollm3"))[1]
     assert foretold("legal", Options(rung="embedded"))[1]
     table, well = inputs_report("legal")
-    assert not well and "refused" in table
+    assert not well and "not taken" in table

@@ -63,6 +63,32 @@ def test_only_the_names_of_classes_that_transformers_has_itself_are_passed_over(
     assert ("auto_map" not in without_taken_in(config)) is left_out
 
 
+class TestWhatATrainerLeftInIt:
+    def test_as_the_attention_it_was_trained_with_says_nothing(self, merged: Path) -> None:
+        file = merged / "config.json"
+        config = json.loads(file.read_text())
+        file.write_text(json.dumps(config | {"_attn_implementation": "flash_attention_2"}))
+        source_stage(load_domain("legal").rung("smollm3"))
+        file.write_text(json.dumps(config | {"_attn_implementation": "acme/kernel@main"}))
+        assert "config.json: _attn_implementation: names code to be run" in refusal()
+
+    def test_as_the_notes_of_a_download_is_no_pickle(self, merged: Path) -> None:
+        note = merged / ".cache" / "huggingface" / "download" / "config.json.metadata"
+        note.parent.mkdir(parents=True)
+        note.write_text(f"0cb88a4f764b7a12{'0' * 24}\nb88a7a\n1733420000.1\n")
+        source_stage(load_domain("legal").rung("smollm3"))
+
+    def test_as_shards_without_their_index_is_named(self, merged: Path) -> None:
+        (merged / "model.safetensors").rename(merged / "model-00001-of-00002.safetensors")
+        assert "model.safetensors.index.json: missing beside model-00001-of-00002" in refusal()
+
+    def test_as_a_padding_token_beyond_the_vocabulary_is_named(self, merged: Path) -> None:
+        file = merged / "config.json"
+        config = json.loads(file.read_text())
+        file.write_text(json.dumps(config | {"pad_token_id": config["vocab_size"]}))
+        assert f"pad_token_id: {config['vocab_size']}, but vocab_size is" in refusal()
+
+
 class TestAGoodFolder:
     def test_is_described_from_its_headers(self, merged: Path) -> None:
         source = source_stage(load_domain("legal").rung("smollm3"))

@@ -190,10 +190,6 @@ def _values(result: Result) -> list[str]:
     return ["" if value is None else str(value) for value in values]
 
 
-REFUSED = "refused"
-"""Weights that were brought to a rung and cannot be built on."""
-
-
 def inputs_report(domain: str) -> tuple[str, bool]:
     """What `doctor --domain` prints, and whether a release could begin and no model that was brought
     is refused."""
@@ -203,25 +199,30 @@ def inputs_report(domain: str) -> tuple[str, bool]:
         rungs = load_domain(domain).chain.rung
     except UserError:
         rungs = []
-    states = [(f"rung {rung.name}", *_source_state(rung)) for rung in rungs]
-    refused = any(state == REFUSED for _, state, _ in states)
-    whole = table(("what", "state", "why"), [*rows, *states] or [("", "ok", "")], TERMINAL)
+    looked = [(rung, _looked_at(rung)) for rung in rungs]
+    rows += [(f"rung {rung.name}", state, why) for rung, (state, why, _) in looked]
+    refused = any(is_refused for _, (_, _, is_refused) in looked)
+    whole = table(("what", "state", "why"), rows or [("", "ok", "")], TERMINAL)
     return whole, not found and not refused
 
 
 def _source_state(rung: Rung) -> tuple[str, str]:
+    state, why, _ = _looked_at(rung)
+    return state, why
+
+
+def _looked_at(rung: Rung) -> tuple[str, str, bool]:
+    """State, why, and whether weights were brought that nothing can be built on."""
     try:
         if any(place and place.startswith("hf:") for place in (rung.source, rung.adapter)):
             if rung.adapter and not rung.adapter.startswith("hf:"):
                 refuse_bad_adapter(rung)
-            return "not looked at", f"{rung.weights} would be fetched from the Hub"
+            return "not looked at", f"{rung.weights} would be fetched from the Hub", False
         source = source_stage(rung)
-    except NoWeights as error:
-        return "not taken", str(error)
     except RungFailed as error:
-        return REFUSED, str(error)
+        return "not taken", str(error), not isinstance(error, NoWeights)
     where = rung.weights if rung.adapter else paths.shown(source.folder)
-    return "ok", f"{source.done.manifest.facts['architecture']} in {where}"
+    return "ok", f"{source.done.manifest.facts['architecture']} in {where}", False
 
 
 def status(domains: list[str] | None = None) -> str:

@@ -105,7 +105,10 @@ class TestTheSample:
 
     def test_stands_beside_what_is_right(self) -> None:
         first = self.shown()
-        assert 'was answered (right is {"issue": "&lt;b&gt;2&lt;/b&gt;"}):' in first
+        assert (
+            'was answered (right is {"issue": "&lt;b&gt;2&lt;/b&gt;"}; 0 of 1 fields are the same):'
+            in first
+        )
         assert "right is" not in self.shown(gold=None), "a release made before it was kept"
 
     def test_cannot_end_its_block_or_become_the_cards_own_words(self) -> None:

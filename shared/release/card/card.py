@@ -9,6 +9,7 @@ from textwrap import shorten
 from typing import Any
 
 from shared.base.hashing import sha256_json
+from shared.base.parsing import loads_strictly
 from shared.base.tables import fenced, measurements_table, shown, table, words
 from shared.evaluate.scoring.measurements import better_mode
 from shared.release.card import tables, verdict
@@ -59,10 +60,10 @@ def _context(release: Release, prompt: str) -> dict[str, Any]:
     }
 
 
-IN_A_PAGE = """\
-In a page. Vite 7 or newer builds it as it is; webpack wants \
-`resolve: { fallback: { module: false } }`, esbuild `--external:module --external:url`. \
-`model.close()` gives the GPU its memory back:"""
+BUNDLERS = """\
+webpack wants `resolve: { fallback: { module: false } }`, esbuild `--external:module --external:url`; \
+`model.close()` gives the GPU its memory back."""
+"""XGrammar's file names two of Node's own modules, which only Vite leaves out by itself."""
 
 
 def _usage(release: Release) -> str:
@@ -70,14 +71,16 @@ def _usage(release: Release) -> str:
     mode, most = better_mode(verdict.of_check(release)), release.most_tokens
     first, what, second = usage_js(release.repository, mode, most)
     install = usage_install(release.repository)
+    told, *example = _sample(release) or ("",)
     blocks = (
         fenced(install, "sh"),
         fenced(first, "js"),
-        *_sample(release),
+        f"With other bundlers: {BUNDLERS} {told}".strip(),
+        *example,
         what,
         fenced(second, "js"),
     )
-    return "\n\n".join((IN_A_PAGE, *blocks))
+    return "\n\n".join(("In a page, with Vite 7 or newer:", *blocks))
 
 
 def _sample(release: Release) -> tuple[str, ...]:
@@ -90,9 +93,19 @@ def _sample(release: Release) -> tuple[str, ...]:
     if "answer" not in found:
         return (made,)
     asked = words(shorten(found["input"], SAMPLE_LENGTH, placeholder=" …"))
-    right = f" (right is {words(found['gold'])})" if found.get("gold") else ""
+    right = f" (right is {words(found['gold'])}{_same(found)})" if found.get("gold") else ""
     text = f"{made} The first held-out record, “{asked}”, was answered{right}:"
     return (text, fenced(found["answer"], "json"))
+
+
+def _same(found: dict[str, Any]) -> str:
+    """How many fields of the answer are the right ones to the letter."""
+    try:
+        answer, gold = loads_strictly(found["answer"]), loads_strictly(found["gold"])
+        same = sum(answer.get(name) == value for name, value in gold.items())
+    except (ValueError, AttributeError):
+        return "; no field of the answer is the same"
+    return f"; {same} of {len(gold)} fields are the same"
 
 
 def _below(release: Release, prompt: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from shared.release.card.quality import FIRST, MODE_WORDS, first_table, measured
 from shared.release.model import Release
 
 SIZES = ("package.q4f16_bytes", "package.q4_bytes")
+GIGABYTE = 1_000_000_000
 SPEED = "bench.decode_tokens_per_second"
 AGAINST_BASE = {
     "better": "better than",
@@ -54,9 +55,9 @@ def verdict(release: Release) -> str:
     return (
         f"{MODE_WORDS[mode]}, on {words(str(facts.get('origin', 'held-out records')))}, it is "
         f"{_against_base(found, mode, base)}. {_of_four_bits(found, mode)}. "
-        f"{_against_one_answer(found, mode)}. The field score is the mean share, "
-        f"of the fields that a record asks for, which are right{forced * (mode == 'constrained')}; "
-        "in brackets are 95 % intervals."
+        f"{_against_one_answer(found, mode)}. The field score is the mean of how right the fields are "
+        "that a record asks for: 0 or 1, of a text the share that is right"
+        f"{forced * (mode == 'constrained')}. In brackets: 95 % intervals."
     )
 
 
@@ -104,14 +105,22 @@ def quality(release: Release) -> str:
 
 def footprint(release: Release) -> str:
     """What is downloaded, how fast it writes, and where that was measured."""
-    large, small = (shown(release.measurements.get(name)) for name in SIZES)
+    large, small = (_size(release.measurements.get(name)) for name in SIZES)
     speed = words(shown(release.measurements.get(SPEED)))
     return (
         f"**Size**: {large} to download as q4f16, or {small} as q4 where the GPU lacks shader-f16. "
         f"{_shared(release)}"
         f"**Speed** of decoding in the browser: {speed}. "
-        f"Measured on: {where(release)}."
+        f"The browser's figures are of {where(release)}; the scores above of onnxruntime-genai on the "
+        "CPU."
     )
+
+
+def _size(size: Measurement | None) -> str:
+    """In MB below one GB, so that two sizes are in one unit."""
+    if size and isinstance(size.value, int) and size.value < GIGABYTE:
+        return f"{size.value / 1e6:.1f} MB"
+    return shown(size)
 
 
 def _shared(release: Release) -> str:

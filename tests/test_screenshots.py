@@ -16,6 +16,7 @@ import pytest
 from shared.base import paths
 from shared.domain.domain import load_domain
 from shared.domain.grammar.schema import grammar
+from shared.release.model import release_folder
 from shared.webgpu_bench import driver
 from shared.webgpu_bench.model_list import MANIFEST, listing, page_manifest
 from shared.webgpu_bench.report.page import render_page
@@ -268,24 +269,18 @@ class TestWhatAPersonSees:
     def test_pictures_of_an_answer_are_of_a_model_that_was_trained_on_the_domain(
         self, tmp_path: Path
     ) -> None:
-        """A small one, which a software adapter can run, asked for all fields but the quotation."""
-        from benchmarks.page_answers import small_package
-
-        released = small_package(tmp_path / "world", ending=None)
-        schema = json.loads((paths.domains() / "legal" / "schema.json").read_text())
-        del schema["properties"]["quote"]
-        schema["required"].remove("quote")
-        (released / "grammar.ebnf").write_text(grammar(schema))
-        (released / "schema.json").write_text(json.dumps(schema))
-        mounts = driver.page_mounts() | {"/models/legal": released}
-        index = {f"/{MANIFEST}": lambda: page_manifest(listing({"legal": released}))}
+        """This checkout's release of contracts, whose example is tuned to it."""
+        released = release_folder("contracts")
+        assert released.is_dir(), "run `./inv release --domain contracts` first"
+        mounts = driver.page_mounts() | {"/models/contracts": released}
+        index = {f"/{MANIFEST}": lambda: page_manifest(listing({"contracts": released}))}
         with serve(mounts, index) as url, tabs() as pages:
             page = pages["desktop-light"]
             page.goto(url)
             page.wait_for_selector("body[data-state=choosing]")
             page.click("#load")
             page.wait_for_selector("body[data-state=ready]")
-            page.fill("#text", min((r.input for r in load_domain("legal").records), key=len))
+            page.fill("#text", min((r.input for r in load_domain("contracts").records), key=len))
             page.click("#send")
             page.wait_for_selector(".turn.theirs small")
             Eye(folders(tmp_path / "shots")).looks_at(page, "")

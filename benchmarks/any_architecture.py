@@ -14,3 +14,11 @@ def take_any_architecture(domains: Path) -> None:
     if not toml.exists():
         shutil.copy(paths.REPOSITORY / "domains" / DEFAULTS_FILE, toml)
     toml.write_text(re.sub(r'model_type = "\w+",? ?', "", toml.read_text("utf-8")), "utf-8")
+
+
+def answer_at_most(domain: Path, tokens: int) -> None:
+    """Give a domain [check] max_new_tokens, in the place of one of its own."""
+    settings = domain / "fallback.toml"
+    own = re.compile(r"^\[check\].*\nmax_new_tokens = \d+\n", re.MULTILINE)
+    text = own.sub("", settings.read_text(encoding="utf-8"))
+    settings.write_text(f"{text}\n[check]\nmax_new_tokens = {tokens}\n", encoding="utf-8")

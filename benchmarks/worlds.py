@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import time
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaConfig, SmolLM3Config
 
-from benchmarks.any_architecture import take_any_architecture
+from benchmarks.any_architecture import answer_at_most, take_any_architecture
 from shared.base import paths
 from shared.source.embedded import PACKAGE, embedded_model
 
@@ -54,14 +53,6 @@ def make_world(root: Path, count: int, shape: dict[str, Any] = SHAPE) -> Path:
 def fit_for_small_models(domain: Path) -> None:
     take_any_architecture(domain.parent)
     answer_at_most(domain, ANSWER_TOKENS)
-
-
-def answer_at_most(domain: Path, tokens: int) -> None:
-    """Give a domain [check] max_new_tokens, in the place of one of its own."""
-    settings = domain / "fallback.toml"
-    own = re.compile(r"^\[check\].*\nmax_new_tokens = \d+\n", re.MULTILINE)
-    text = own.sub("", settings.read_text(encoding="utf-8"))
-    settings.write_text(f"{text}\n[check]\nmax_new_tokens = {tokens}\n", encoding="utf-8")
 
 
 def _write_model(folder: Path, number: int, tokenizer: Path, shape: dict[str, Any]) -> None:

@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 
 from benchmarks import any_architecture
-from benchmarks.worlds import answer_at_most
 from shared.base import paths
 
 
@@ -49,7 +48,7 @@ def read_little(domain: Path) -> None:
     keep_first(domain / "eval.jsonl", 40)
     with (domain / "fallback.toml").open("a", encoding="utf-8") as toml:
         toml.write(SHORTER)
-    answer_at_most(domain, 40)
+    any_architecture.answer_at_most(domain, 40)
 
 
 def keep_first(file: Path, records: int) -> None:

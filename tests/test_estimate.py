@@ -301,10 +301,14 @@ def test_a_dry_run_and_the_doctor_refuse_what_a_release_would_refuse(
     root: Path, tiny: Tiny
 ) -> None:
     shipped = paths.REPOSITORY / "domains" / "legal" / "fallback.toml"
-    shutil.copy(shipped, root / "domains" / "legal")
+    here = shipped.read_text().replace(
+        '"hf:HuggingFaceTB/SmolLM3-3B@main"', '"models/{domain}/base"'
+    )
+    (root / "domains" / "legal" / "fallback.toml").write_text(here)
     shutil.copytree(tiny("smollm3"), root / "models" / "legal" / "merged")
     (root / "models" / "legal" / "merged" / "model.safetensors").unlink()
-    text, _ = foretold("legal", Options())
+    text, may_be = foretold("legal", Options())
+    assert not may_be
     assert "example: an example, not tried in place of smollm3, which was brought" in text
     assert not foretold("legal", Options(rung="smollm3"))[1]
     assert foretold("legal", Options(rung="embedded"))[1]

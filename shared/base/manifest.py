@@ -56,7 +56,7 @@ class FileRecord(Strict):
 class Manifest(Strict):
     """See the module's docstring. `key` is the hash of stage, code, inputs, settings and
     tools. `unfinished`: what the time did not allow; another run goes on with it.
-    `resumed`: a run before was cut short; seconds and memory are those of the run that ended it."""
+    `resumed`: a run before it had done a part; seconds and memory are those of the last run."""
 
     version: int = 1
     stage: str

@@ -191,8 +191,8 @@ def _values(result: Result) -> list[str]:
 
 
 def inputs_report(domain: str) -> tuple[str, bool]:
-    """What `doctor --domain` prints, and whether a release could begin and no model that was brought
-    is refused."""
+    """What `doctor --domain` prints, and whether a release could begin: an example does not stand in
+    for a model that was brought and is refused."""
     found = mistakes(domain)
     rows = [("domain and machine", "mistake", words) for words in found]
     try:
@@ -201,9 +201,12 @@ def inputs_report(domain: str) -> tuple[str, bool]:
         rungs = []
     looked = [(rung, _looked_at(rung)) for rung in rungs]
     rows += [(f"rung {rung.name}", state, why) for rung, (state, why, _) in looked]
-    refused = any(is_refused for _, (_, _, is_refused) in looked)
+    refused = may_be = False
+    for rung, (state, _, is_refused) in looked:
+        may_be |= state != "not taken" and not (rung.example and refused)
+        refused |= is_refused and not (rung.example and rung.source.startswith("pypi:"))
     whole = table(("what", "state", "why"), rows or [("", "ok", "")], TERMINAL)
-    return whole, not found and not refused
+    return whole, not found and may_be
 
 
 def _source_state(rung: Rung) -> tuple[str, str]:

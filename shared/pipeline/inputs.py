@@ -23,7 +23,7 @@ from shared.domain.domain import GENERAL_FILE, load_domain
 from shared.domain.grammar.schema import grammar
 from shared.domain.olive_json import builder_pass, place_of, with_overrides
 from shared.domain.records import read_records
-from shared.domain.settings import Chain
+from shared.domain.settings import Chain, Rung
 from shared.evaluate.fidelity import MEASURED
 from shared.evaluate.scoring.measurements import COMPARISONS, NOT_PAIRED, SPEED, WORKS
 from shared.evaluate.scoring.summary import missing
@@ -39,7 +39,7 @@ from shared.olive.calibration_text import (
 from shared.prompt.renderers import require_node
 from shared.release.card.sandbox import check_template
 from shared.setup.browser import require_browser
-from shared.source.source import weights_hash
+from shared.source.source import located, weights_hash
 from shared.webgpu_bench import measurements
 
 BUILT, HELD = 0.75, 0.6
@@ -171,16 +171,27 @@ def _to_build(name: str, only: str | None, force: bool) -> int:
         rungs = load_domain(name).chain.rung
     except UserError:
         return 0
-    folders = {paths.root() / rung.source for rung in rungs if only in (None, rung.name)}
-    sizes = {f: sum(p.stat().st_size for p in f.glob("*.safetensors")) for f in folders}
-    return max((size for f, size in sizes.items() if size and (force or not _built(f))), default=0)
+    asked = [(rung, _bytes_of(rung)) for rung in rungs if only in (None, rung.name)]
+    return max((size for rung, size in asked if size and (force or not _built(rung))), default=0)
 
 
-def _built(source: Path) -> bool:
-    """Whether a finished build says that it was made from these weights; asked without reading them."""
+def _bytes_of(rung: Rung) -> int:
+    """Of the weight files in a folder here; 0 where the source is none."""
+    return sum(p.stat().st_size for p in (paths.root() / rung.source).glob("*.safetensors"))
+
+
+def need_room(rung: Rung) -> None:
+    """UserError where disk or memory has no room for a build of the rung's weights."""
+    _need_disk(_bytes_of(rung))
+    _need_memory(_bytes_of(rung))
+
+
+def _built(rung: Rung) -> bool:
+    """Whether a finished build says that it was made from these weights; asked without reading them.
+    One by another recipe counts: `need_room` is asked before a build begins."""
     try:
         with only_what_is_done():
-            weights = weights_hash(source)
+            weights = weights_hash(located(rung))
         builds = (paths.build() / "build").glob(f"*/{FILE_NAME}")
         return any(read_json(path)["inputs"].get("weights") == weights for path in builds)
     except (NotDone, UserError, OSError, KeyError):
@@ -199,10 +210,10 @@ def _need_disk(to_build: int) -> None:
     """models/ and build/ may be written to, and hold what a build of the largest model takes."""
     needed = LEAST_DISK + int(BUILT * to_build)
     for folder in (paths.root() / "models", paths.build()):
+        there = next(place for place in (folder, *folder.parents) if place.is_dir())
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder):
-                free = shutil.disk_usage(folder).free
+            with tempfile.TemporaryFile(dir=there):
+                free = shutil.disk_usage(there).free
         except OSError as error:
             words = error.strerror or type(error).__name__
             raise UserError(f"{paths.shown(folder)}: cannot be written to: {words}") from None

@@ -1,8 +1,9 @@
 """One rung, built by one exporter, on its way through the stages; how far it got and why it ended."""
 
 import traceback
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal
 
@@ -10,7 +11,7 @@ from shared.base import paths
 from shared.base.errors import NoWeights, OtherWeights, RungFailed, UserError, of_this_machine
 from shared.base.files import write_text
 from shared.base.gpu import has_gpu
-from shared.base.hashing import NotDone
+from shared.base.hashing import NotDone, only_what_is_done, refuse_work
 from shared.base.manifest import Measurement
 from shared.base.progress import say
 from shared.base.stage import StageResult
@@ -25,6 +26,7 @@ from shared.evaluate.systems import NAMES
 from shared.olive.build import build_stage
 from shared.olive.package import package_stage
 from shared.pipeline.forecast import Forecast
+from shared.pipeline.inputs import need_room
 from shared.prompt.stage import prompt_stage
 from shared.release.gates import GateResult, failed, judge_gates
 from shared.release.model import STAGES, STAGES_IN_ALL, Attempt, Stage
@@ -225,7 +227,8 @@ class RungRun:
 
     def _built(self, source: Source) -> StageResult:
         domain, options = self.domain, self.options
-        return build_stage(
+        build = partial(
+            build_stage,
             domain,
             self.rung,
             source,
@@ -234,6 +237,12 @@ class RungRun:
             measured=self.text,
             force=options.force,
         )
+        if not options.force:
+            with suppress(NotDone), only_what_is_done():
+                return build()
+        refuse_work("build")
+        need_room(self.rung)
+        return build()
 
     def _judge(self) -> None:
         manifests = {stage: done.manifest for stage, done in self.stages.items()}

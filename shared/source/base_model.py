@@ -107,13 +107,20 @@ def refuse_other_variant(folder: Path, rung: Rung) -> None:
         return
     publishers = {"unsloth", *(name.split("/")[0].lower() for name in (rung.base, *known_bases()))}
     published = claim.split("/")[0].lower() in publishers
-    said, ours = _variant(claim), _variant(mine)
-    made_of = said.startswith(f"{ours}-") or ours.startswith(f"{said}-")
+    said, ours, base = _variant(claim), _variant(mine), _variant(rung.base)
+    if said == base and mine.split("/")[0].lower() not in publishers and not _is_of(ours, base):
+        return  # a copy of the base under somebody's own name
+    made_of = _is_of(said, ours) or _is_of(ours, said)
     if said != ours and (published or made_of):
         raise RungFailed(
             f"{paths.shown(folder / 'adapter_config.json')}: base_model_name_or_path: {claim}, but the "
             f"rung {rung.name} merges it into {mine}; correct the one that is wrong"
         )
+
+
+def _is_of(name: str, base: str) -> bool:
+    """Whether a model's name says that it was made of `base`: -sft, -Base."""
+    return name.startswith(f"{base}-")
 
 
 def origin(rung: Rung) -> str:

@@ -68,13 +68,13 @@ def _files(base: Path, adapter: Path) -> dict[str, Path]:
     base's, or in tokenizer_config.json, over which a file of the base's would win."""
     own = all((adapter / name).is_file() for name in TOKENIZER[:2])
     told = bool(_template_in(adapter))
-    if told and not own and _template_in(adapter) != _template_in(base):
+    own_file = (adapter / TEMPLATE).is_file()
+    if told and not (own or own_file) and _template_in(adapter) != _template_in(base):
         raise RungFailed(
             f"{paths.shown(adapter / TOKENIZER[0])}: missing beside tokenizer_config.json, whose "
             "chat_template the adapter was trained with; save the fast tokenizer there"
         )
-    told = told and own
-    template = adapter if told or (adapter / TEMPLATE).is_file() else base
+    template = adapter if (told and own) or own_file else base
     wanted = {
         **dict.fromkeys(FROM_BASE, base),
         **dict.fromkeys(TOKENIZER, adapter if own else base),

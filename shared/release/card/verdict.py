@@ -16,6 +16,7 @@ from shared.release.card.quality import FIRST, MODE_WORDS, first_table, measured
 from shared.release.model import Release
 
 SIZES = ("package.q4f16_bytes", "package.q4_bytes")
+NO_BROWSER = "No browser was at hand."
 GIGABYTE = 1_000_000_000
 SPEED = "bench.decode_tokens_per_second"
 AGAINST_BASE = {
@@ -111,9 +112,13 @@ def footprint(release: Release) -> str:
         f"**Size**: {large} to download as q4f16, or {small} as q4 where the GPU lacks shader-f16. "
         f"{_shared(release)}"
         f"**Speed** of decoding in the browser: {speed}. "
-        f"The browser's figures are of {where(release)}; the scores above of onnxruntime-genai on the "
-        "CPU."
+        f"{_seen_in(release)} This model's scores above are of onnxruntime-genai on the CPU."
     )
+
+
+def _seen_in(release: Release) -> str:
+    at_hand = "browser" in release.facts.get("bench", {})
+    return f"The browser's figures are of {where(release)}." if at_hand else NO_BROWSER
 
 
 def _size(size: Measurement | None) -> str:
@@ -141,5 +146,5 @@ def where(release: Release) -> str:
     """Adapter and browser of the benchmark."""
     facts: dict[str, Any] = release.facts.get("bench", {})
     if "browser" not in facts:
-        return "no browser was at hand"
+        return NO_BROWSER.lower().rstrip(".")
     return words(f"{release.measurements['bench.loads'].where}; {facts['browser']}")

@@ -30,7 +30,7 @@ async function loadWllama({ gguf, context, threads }) {
 /** llama.cpp's own clock: the first token belongs to the prompt, the rest share predicted_ms evenly. */
 function readTimings(run, { prompt_n, prompt_ms, predicted_n, predicted_ms }) {
   const steps = Math.max(0, predicted_n - 1);
-  run.prompt_tokens = prompt_n;
+  run.prompt_tokens = run.read_tokens = prompt_n;
   run.ttft_ms = prompt_ms;
   run.decode_ms = Array(steps).fill(predicted_ms / steps);
 }

@@ -32,7 +32,8 @@ def foretold(name: str, options: Options) -> tuple[str, bool]:
     """The same, and whether some rung may be taken."""
     domain = load_domain(name)
     rungs = [domain.rung(options.rung)] if options.rung else domain.chain.rung
-    parts, tried, begun = [name], [], False
+    parts, begun = [name], False
+    tried: list[RungRun] = []
     for rung in rungs:
         brought = first_brought(tried, rung) if rung.example and not options.rung else None
         if brought:

@@ -38,7 +38,7 @@ UNTIL = Options(rung="smollm3", until="fidelity")
 
 
 @pytest.fixture(scope="module")
-def built(embedded: Path, new_folder: Callable[[str], Path]) -> Path:
+def built(tiny: Callable[[str], Path], new_folder: Callable[[str], Path]) -> Path:
     """A root with a tiny model, packaged once; never to be changed."""
     root = new_folder("built")
     legal = root / "domains" / "legal"
@@ -46,7 +46,7 @@ def built(embedded: Path, new_folder: Callable[[str], Path]) -> Path:
     take_any_architecture(legal)
     toml = legal / "fallback.toml"
     toml.write_text(toml.read_text().replace("\ntokens = 256", "\ntokens = 400"))
-    write_tiny(root / "models" / "legal" / "merged", "smollm3", embedded, vocab_size=FEW_TOKENS)
+    shutil.copytree(tiny("smollm3"), root / "models" / "legal" / "merged")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DOCINTEL_ROOT", str(root))
         run_chain(load_domain("legal"), Options(rung="smollm3", until="package"))

@@ -43,7 +43,7 @@ for (const { ids, prefix, piece, halt, ...asked } of job.cases) {
   const run = { output_ids: [], ttft_ms: null, decode_ms: [] };
   positions = 0;
   await write(decoder, run, { input_ids: ids, most: job.most, eos, prefix, shouldHalt, more: await options(asked, async (compiled) => ({ held: await new Forcing(compiled, null, false).start() })) });
-  const { output_ids: ours, model_runs: runs, stopped_by, decode_ms } = run;
-  answers.push({ theirs, ours, runs, positions, stopped_by, timed: decode_ms.length + 1 });
+  const { output_ids: ours, model_runs: runs, read_tokens, stopped_by, decode_ms } = run;
+  answers.push({ theirs, ours, runs, positions, read_tokens, stopped_by, timed: decode_ms.length + 1 });
 }
 console.log(JSON.stringify(answers));

@@ -90,6 +90,7 @@ def test_what_questions_begin_with_is_read_once_and_again_where_it_changes(
     assert [one["ours"] for one in found] == [one["theirs"] for one in found]
     read = [one["positions"] - len(one["ours"]) + 1 for one in found]
     asked, (first, second, third) = [len(case["ids"]) for case in cases], map(len, prompts)
+    assert [one["read_tokens"] for one in found] == read, "what a page divides its time by"
     assert read[:3] == [first, second - length, third - length]
     assert read[3] == first, "no prefix: all is read, and nothing is kept"
     assert read[4:6] == [second + 1, third - length]

@@ -14,13 +14,6 @@ from shared.domain.domain import FILES, domain_names, load_domain
 from shared.domain.records import read_records
 
 Edit = Callable[[str, str, str], int]
-PROMPTS = {
-    "contracts": (2, "0fe2fc38fe20"),
-    "financial": (2, "9bc4cd1169b0"),
-    "legal": (2, "d3b6af2e6be6"),
-    "medical": (2, "76d936b7f827"),
-}
-"""Version and SHA-256 of each domain's prompt.md."""
 
 
 def test_a_line_separator_within_a_text_ends_no_line(root: Path) -> None:

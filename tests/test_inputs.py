@@ -12,7 +12,10 @@ from typing import Any
 
 import pytest
 
+import tasks
+from shared.base import paths
 from shared.base.errors import UserError
+from shared.cli.program import Program
 from shared.domain.domain import load_domain
 from shared.pipeline import inputs
 from shared.pipeline import stages as rung_module
@@ -187,3 +190,31 @@ def test_what_is_built_or_not_asked_for_needs_no_room_for_a_build(
     built.mkdir(parents=True)
     (built / "manifest.json").write_text(json.dumps({"inputs": {"weights": weights_hash(merged)}}))
     assert not said() and said(force=True)
+
+
+def test_a_file_in_the_place_of_models_is_named_and_nothing_is_made_by_looking(root: Path) -> None:
+    assert mistakes("legal") == [] and not (root / "models").exists()
+    (root / "models").write_text("")
+    assert any(line.startswith("models: cannot be written to: ") for line in mistakes("legal"))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("/home/alice/.cache/x: gone", "~/.cache/x: gone"),
+        ("No such file: '/home/alice'", "No such file: '~'"),
+        ("/home/alice2/x and /srv/home/alice/x", "/home/alice2/x and /srv/home/alice/x"),
+    ],
+)
+def test_nobodys_home_folder_is_shown(
+    monkeypatch: pytest.MonkeyPatch, text: str, said: str
+) -> None:
+    monkeypatch.setenv("HOME", "/home/alice")
+    assert paths.without_home(text) == said
+    assert paths.shown(Path("/home/alice/x")) == "~/x"
+
+
+def test_preflight_is_of_one_thing(root: Path) -> None:
+    with pytest.raises(SystemExit) as end:
+        Program(tasks.namespace).run(["invoke", "preflight", "--domain", "legal", "--folder", "x"])
+    assert end.value.code == 1

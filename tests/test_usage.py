@@ -8,6 +8,7 @@ import pytest
 
 from shared.base.errors import UserError
 from shared.release.card import usage
+from shared.release.card.family import PYTHON
 from shared.release.card.sandbox import fill_in
 from shared.release.card.usage import usage_js, usage_python
 
@@ -20,6 +21,12 @@ def test_longer_answers_than_the_modules_own_are_asked_for_as_they_were_measured
     assert "len(ids) + 1024" in usage_python("x", 1024) and "len(ids) + 256" in usage_python("x", 9)
     asked = (Path(usage.__file__).with_name("docintel.mjs")).read_text()
     assert f"max_new_tokens = {usage.MODULE_TOKENS}" in asked
+
+
+def test_the_cards_python_reads_every_file_as_utf_8() -> None:
+    """Windows would take its own encoding: tokenizer.json has bytes that this has not."""
+    for code in (usage_python("x"), PYTHON):
+        assert code.count("read_text(") == code.count('read_text("utf-8")') > 0
 
 
 def test_a_template_that_would_fill_the_memory_is_refused() -> None:

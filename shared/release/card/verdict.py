@@ -16,6 +16,7 @@ from shared.release.card.quality import FIRST, MODE_WORDS, first_table, measured
 from shared.release.model import Release
 
 SIZES = ("package.q4f16_bytes", "package.q4_bytes")
+SCORED_BY = " This model's scores above are of onnxruntime-genai on the CPU."
 NO_BROWSER = "No browser was at hand."
 GIGABYTE = 1_000_000_000
 SPEED = "bench.decode_tokens_per_second"
@@ -112,8 +113,14 @@ def footprint(release: Release) -> str:
         f"**Size**: {large} to download as q4f16, or {small} as q4 where the GPU lacks shader-f16. "
         f"{_shared(release)}"
         f"**Speed** of decoding in the browser: {speed}. "
-        f"{_seen_in(release)} This model's scores above are of onnxruntime-genai on the CPU."
+        f"{_seen_in(release)}{_scored_by(release)}"
     )
+
+
+def _scored_by(release: Release) -> str:
+    found = of_check(release)
+    scored = measured(found.get(f"release.{better_mode(found)}.field_score"))
+    return SCORED_BY if scored else ""
 
 
 def _seen_in(release: Release) -> str:

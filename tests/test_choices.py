@@ -6,7 +6,6 @@ import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tokenizers import Tokenizer
@@ -14,7 +13,7 @@ from tokenizers import Tokenizer
 from shared.base.paths import REPOSITORY
 from shared.domain.domain import load_domain
 from shared.domain.grammar.schema import grammar
-from tests.tiny import FEW_TOKENS
+from tests.tiny import FEW_TOKENS, first_tokens
 
 BENCH = REPOSITORY / "shared" / "webgpu_bench"
 STOP = [0, 2]
@@ -22,19 +21,11 @@ ORDINARY = " vaccine"
 """A token of text that ends answers here, as a package's generation_config.json can say."""
 
 
-def fewer(tokenizer: dict[str, Any], count: int) -> str:
-    """A tokenizer.json of its first `count` tokens: a mask of all takes a second in some strings."""
-    model = tokenizer["model"]
-    model["vocab"] = {token: id for token, id in model["vocab"].items() if id < count}
-    merges = [m.split(" ") if isinstance(m, str) else m for m in model["merges"]]
-    model["merges"] = [list(m) for m in merges if {*m, "".join(m)} <= model["vocab"].keys()]
-    return json.dumps(tokenizer)
-
-
 @pytest.fixture(scope="module")
 def tokenizer(embedded: Path, new_folder: Callable[[str], Path]) -> Path:
+    """Of the first tokens: a mask of all takes a second in some strings."""
     file = new_folder("fewer") / "tokenizer.json"
-    file.write_text(fewer(json.loads((embedded / "tokenizer.json").read_text()), FEW_TOKENS))
+    file.write_text(first_tokens(embedded, FEW_TOKENS))
     return file
 
 

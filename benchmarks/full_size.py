@@ -159,14 +159,10 @@ def _random(name: str, shape: torch.Size, noise: torch.Tensor) -> torch.Tensor:
 
 
 def calibration_texts(domain: str, vocabulary: int) -> list[list[int]]:
-    """Token ids of a domain's calibration text, by the embedded model's tokenizer."""
+    """Token ids of the text that a release of the domain is calibrated on, by the embedded model's
+    tokenizer."""
     from shared.domain.domain import load_domain
-    from shared.domain.records import read_records
-    from shared.olive.calibration_text import FILE, chat_tokens
-    from shared.source.tokenizer import Tokenizer
+    from shared.olive.calibration_text import token_ids
 
-    loaded = load_domain(domain)
-    tokenizer = Tokenizer(embedded_model(PACKAGE))
-    records = read_records(loaded.folder / FILE, loaded.schema)
-    texts = [chat_tokens(tokenizer, loaded.prompt, record) for record in records]
+    texts = token_ids(str(load_domain(domain).calibration_file), embedded_model(PACKAGE))
     return [[i % vocabulary for i in ids] for ids in texts]

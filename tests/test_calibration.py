@@ -23,11 +23,13 @@ from shared.olive.build import build_stage
 from shared.olive.calibrated_pass import _tell_rounded
 from shared.olive.calibration_loader import rows_of
 from shared.olive.calibration_text import (
+    END,
     EQUAL_ROWS,
     FILE,
     MAX_TOKENS,
     TOKENS,
     bound,
+    bounded,
     calibration_stage,
     chat_tokens,
     refuse_common,
@@ -35,6 +37,7 @@ from shared.olive.calibration_text import (
     within,
 )
 from shared.pipeline.chain import run_chain
+from shared.pipeline.one_domain import run_until
 from shared.pipeline.stages import Options
 from shared.source.source import source_stage
 from shared.source.tokenizer import Tokenizer
@@ -93,6 +96,43 @@ def test_a_build_reads_whole_texts_evenly_spread_until_it_has_the_tokens_asked_f
     texts = [[place] * 10 for place in range(16)]
     assert [text[0] for text in within(texts, 45)] == [0, 8, 4, 12]
     assert within(texts, 160) == list(spread(texts)) and within(texts, 3) == [texts[0]]
+
+
+def test_a_long_text_is_read_without_its_middle_and_with_its_answer() -> None:
+    ids = list(range(5000))
+    found = bounded(ids)
+    assert len(found) == MAX_TOKENS and found[: MAX_TOKENS - END] == ids[: MAX_TOKENS - END]
+    assert found[-END:] == ids[-END:] and bounded(ids[:MAX_TOKENS]) == ids[:MAX_TOKENS]
+
+
+class TestAFileOfOnesOwn:
+    """--calibration FILE stands in place of calibration.jsonl."""
+
+    @pytest.fixture
+    def own(self, root: Path, model: Path) -> Path:
+        records = lines(root / "domains" / "legal" / FILE)
+        new = {"id": "mine", "input": "Whatever my customers write of in their own words."}
+        (root / "mine.jsonl").write_text(json.dumps(records[0] | new) + "\n")
+        return root / "mine.jsonl"
+
+    def test_is_what_calibrates(self, own: Path, model: Path) -> None:
+        domain = load_domain("legal", own)
+        made = calibration_stage(domain, source_stage(domain.rung("smollm3")))
+        general = len(read_instructions(paths.domains() / GENERAL_FILE))
+        texts = json.loads((made.folder / TOKENS).read_text())
+        assert len(texts) == 1 + general and "my customers" in Tokenizer(model).text(texts[0])
+        assert "given file's 1 calibration" in made.manifest.measurements["tokens"].how
+
+    def test_that_is_measured_is_refused_before_anything_is_built(self, own: Path) -> None:
+        held_out = paths.domains() / "legal" / "eval.jsonl"
+        result = run_until("legal", Options(calibration=held_out, until="package"))
+        assert "eval.jsonl" in (result.error or "") and "held-out record" in (result.error or "")
+        assert not list(paths.build().glob("build/*"))
+
+    def test_that_nothing_reads_is_refused(self, root: Path, own: Path) -> None:
+        write_pass(root, {"type": "Rtn"})
+        result = run_until("legal", Options(calibration=own, until="package"))
+        assert result.error == "--calibration: no pass of domains/legal/olive.json takes any text"
 
 
 class TestAHeldOutRecordStopsTheBuild:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ from shared.pipeline.dry_run import dry_run, foretold
 from shared.pipeline.estimate import Shape, Work, adapter_seconds, estimate
 from shared.pipeline.forecast import total_time, words, work_of
 from shared.pipeline.stages import Options, RungRun
+from shared.pipeline.tune.tune import load_recipes
 
 Tiny = Callable[[str], Path]
 
@@ -74,7 +76,7 @@ MEASURED = [
     ("phi3", "build", UNCALIBRATED, 335, 2.563e9),
     ("qwen2.5", "build", UNCALIBRATED, 446, 4.299e9),
     ("smollm3", "build", CALIBRATED, 1547, 3.228e9),
-    ("smollm3", "fidelity", {}, 143, None),
+    ("smollm3", "fidelity", {"read": 1024}, 143, None),
     ("smollm3", "check", {}, 977, 7.75e9),
     ("smollm3", "bench", {}, 1148, None),
     ("qwen2.5", "bench", {}, 1248, 7.41e9),
@@ -97,6 +99,17 @@ def test_a_full_size_stage_is_estimated_within_a_factor_of_two(
     assert seconds / 2 < cost.seconds < 2 * seconds
     if memory:
         assert memory / 1.5 < cost.memory < 1.5 * memory
+
+
+def test_a_recipe_that_calibrates_is_told_as_one() -> None:
+    """Whatever of its settings it leaves to their defaults."""
+    domain, options = load_domain("legal"), Options()
+    selection = select_records(domain, options)
+    for recipe in load_recipes():
+        changed = replace(domain, olive=recipe.workflow(domain))
+        run = RungRun(changed, domain.rung("smollm3"), "olive", selection, options)
+        if "CalibratedQuant" in json.dumps(recipe.passes):
+            assert work_of(run).searched, recipe.name
 
 
 def test_the_operations_of_calibrating_are_those_that_were_counted() -> None:
@@ -165,7 +178,7 @@ def test_what_the_domain_asks_for_counts_where_it_is_spent() -> None:
     less = estimate(shape, replace(work, made_up=False), MEASURED_ON)["build"]
     more = estimate(shape, replace(work, made_up=True), MEASURED_ON)["build"]
     assert less.seconds < more.seconds < 2.5 * less.seconds and less.memory < more.memory
-    assert dearer(read=4096) == {"fidelity"}
+    assert dearer(read=2 * work.read) == {"fidelity"}
     assert dearer(records=64) == dearer(limit=512) == dearer(tuned=False) == {"check"}
     assert dearer(systems=("base", "parent", "release")) == {"check"}
     assert dearer(packed=True) == {"source"}

@@ -52,7 +52,7 @@ def test_a_text_is_read_with_its_answers_and_without(embedded: Path) -> None:
     both = parts_of(Chat(embedded), text, 300)
     assert all(part.first == 1 and len(part.ids) == WINDOW for part in both[RUNNING])
     assert 300 <= sum(len(part.ids) for part in both[RUNNING]) < 300 + WINDOW
-    assert sum(len(part.ids) - part.first for part in both[PROMPT]) == 300
+    assert sum(len(part.ids) - part.first for part in both[PROMPT]) >= 300
     assert min(part.first for part in both[PROMPT]) > 100, "the prompt is not scored"
 
 

@@ -25,7 +25,7 @@ from shared.evaluate.models.device import Computing
 from shared.evaluate.models.onnx import OnnxDecoder
 from shared.evaluate.models.torch import TorchModel
 from shared.evaluate.reference import passages, predictions, reference_stage
-from shared.evaluate.token_windows import HeldOut, held_out, passages_of
+from shared.evaluate.token_windows import FEWEST, HeldOut, held_out, passages_of
 from shared.pipeline.chain import run_chain
 from shared.pipeline.stages import Options
 from shared.source.source import source_stage
@@ -65,7 +65,7 @@ def test_measures_everything_with_its_standard_error(world: Path) -> None:
     found = walked.manifests["fidelity"].measurements
     for name in MEASURED:
         assert found[name].value is not None and found[name].standard_error is not None, name
-    assert found["kl_divergence"].n == 400
+    assert found["kl_divergence"].n == found["input_kl_divergence"].n + found["answer_agreement"].n
     assert (
         0 < float(found["kl_divergence"].value or 0) < float(found["kl_divergence_p99"].value or 0)
     )
@@ -181,10 +181,21 @@ class TestTheReference:
             assert text.system[:40] not in scored
             assert chat.tokenizer.decode(passage.ids[passage.answer :]).startswith(answer)
 
-    def test_stops_at_the_tokens_asked_for(self, world: Path) -> None:
+    def test_ends_with_the_record_that_has_the_tokens_asked_for(self, world: Path) -> None:
+        chat, domain = Chat(world / "models" / "legal" / "merged"), load_domain("legal")
+        text = held_out(domain.prompt, domain.records, "all")
+        found = passages_of(chat, text, 1000)
+        lengths = [len(p.ids) - p.first for p in found]
+        assert sum(lengths) >= 1000 and len(found) > FEWEST
+        assert len(passages_of(chat, text, sum(lengths) + 1)) > len(found)
+
+    def test_has_answers_however_long_the_documents_are(self, world: Path) -> None:
+        """What is read of a record is read to its end: three pages a document, and still answers."""
         chat = Chat(world / "models" / "legal" / "merged")
-        found = passages_of(chat, four_records(), 100)
-        assert sum(len(p.ids) - p.first for p in found) == 100
+        domain = load_domain("legal")
+        long = [r.model_copy(update={"input": r.input * 20}) for r in domain.records[:9]]
+        found = passages_of(chat, held_out(domain.prompt, long, "long"), 1000)
+        assert len(found) == FEWEST and all(len(p.ids) > p.answer > 1000 for p in found)
 
     def test_stops_where_the_models_context_ends(self, world: Path) -> None:
         chat = Chat(world / "models" / "legal" / "merged")

@@ -8,6 +8,7 @@ from invoke import Context
 from shared.base import paths
 from shared.base.errors import UserError
 from shared.cli.options import (
+    CALIBRATION,
     DOMAIN,
     RUNGS,
     chain_options,
@@ -32,7 +33,12 @@ USUAL_PORT = 8642
 
 
 @command(
-    help=DOMAIN | RUNGS | GPU | ENGINES | {"browser": "firefox: the same page in Firefox as well"}
+    help=DOMAIN
+    | RUNGS
+    | CALIBRATION
+    | GPU
+    | ENGINES
+    | {"browser": "firefox: the same page in Firefox as well"}
 )
 def bench(
     c: Context,
@@ -43,6 +49,7 @@ def bench(
     gpu_budget: str = "",
     profile: bool = False,
     force: bool = False,
+    calibration: str = "",
 ) -> None:
     """Load the model in a real browser on WebGPU; measure it and compare it with the CPU.
 
@@ -61,7 +68,9 @@ def bench(
     if gpu_budget:
         parse_bytes(gpu_budget, "--gpu-budget")
     asked = replace(
-        chain_options("bench", rung, force), gpu_budget=gpu_budget or None, profile=profile
+        chain_options("bench", rung, force, calibration=calibration),
+        gpu_budget=gpu_budget or None,
+        profile=profile,
     )
     result = run_until(domain, asked)
     if result.chain and "bench" in result.chain.stages:

@@ -6,6 +6,7 @@ from invoke import Context
 
 from shared.cli.options import (
     BUDGET,
+    CALIBRATION,
     DEVICE,
     DOMAIN,
     RECORDS,
@@ -19,7 +20,7 @@ from shared.cli.options import (
 TEXT = {"records_file": "the text of this JSONL file's records instead"}
 
 
-@command(help=DOMAIN | RUNGS | TEXT | DEVICE)
+@command(help=DOMAIN | RUNGS | CALIBRATION | TEXT | DEVICE)
 def fidelity(c: Context, domain: str, **chosen: Any) -> None:
     """Hold the 4-bit model against its 16-bit parent on held-out text, token by token."""
     from shared.cli.summary import TERMINAL
@@ -34,7 +35,7 @@ def fidelity(c: Context, domain: str, **chosen: Any) -> None:
     finish(result)
 
 
-@command(help=DOMAIN | RUNGS | RECORDS | SYSTEMS | BUDGET | DEVICE)
+@command(help=DOMAIN | RUNGS | CALIBRATION | RECORDS | SYSTEMS | BUDGET | DEVICE)
 def check(c: Context, domain: str, **chosen: Any) -> None:
     """Let base, 16-bit parent and 4-bit release answer the same records, and compare them.
 

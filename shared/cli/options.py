@@ -37,6 +37,9 @@ SYSTEMS = {
     "systems": "who answers: base, parent (16-bit), release (4-bit), comma-separated; default: all",
     "constrained": "both, free, or only: whether decoding is held to schema.json; default: both",
 }
+CALIBRATION = {
+    "calibration": "calibrate on this JSONL file's records (spelt like calibration.jsonl) instead"
+}
 DEVICE = {"device": "where PyTorch reads and answers: auto, cpu, cuda or mps"}
 BUDGET = {
     "time_budget": "minutes that answering may take: as many records are answered; default: all"
@@ -173,12 +176,18 @@ def as_json(run: Callable[[], None], name: str) -> None:
 
 
 def chain_options(
-    until: str, rung: str = "", force: bool = False, records_file: str = "", **others: Any
+    until: str,
+    rung: str = "",
+    force: bool = False,
+    records_file: str = "",
+    calibration: str = "",
+    **others: Any,
 ) -> Any:
     """The chain's Options for one command; an empty word leaves the default."""
     from shared.pipeline.stages import Options
 
-    others["records_file"] = Path(records_file).expanduser() if records_file else None
+    for name, file in {"records_file": records_file, "calibration": calibration}.items():
+        others[name] = Path(file).expanduser() if file else None
     given = {name: value for name, value in others.items() if value}
     return Options(rung=rung or None, force=force, until=until, **given)  # type: ignore[arg-type]
 

@@ -8,6 +8,7 @@ from invoke import Context
 from shared.base.errors import UserError, printable
 from shared.cli.options import (
     BUDGET,
+    CALIBRATION,
     DEVICE,
     DOMAIN,
     RECORDS,
@@ -73,7 +74,9 @@ def _show_dry_run(domains: list[str], options: Any) -> None:
     for name in domains:
         text, may_be = foretold(name, options)
         print(text)
-        wrong += mistakes(name, rung=options.rung, force=options.force)
+        wrong += mistakes(
+            name, rung=options.rung, force=options.force, calibration=options.calibration
+        )
         wrong += [] if may_be else [f"{name}: no rung can be taken"]
     if wrong:
         raise UserError("\n".join(wrong))
@@ -81,7 +84,17 @@ def _show_dry_run(domains: list[str], options: Any) -> None:
 
 @command(
     total=False,
-    help=DOMAIN | RUNGS | RECORDS | SYSTEMS | BUDGET | DEVICE | PUBLISH | KEEP | REHASH | DRY,
+    help=DOMAIN
+    | RUNGS
+    | CALIBRATION
+    | RECORDS
+    | SYSTEMS
+    | BUDGET
+    | DEVICE
+    | PUBLISH
+    | KEEP
+    | REHASH
+    | DRY,
 )
 def release(
     c: Context,
@@ -153,7 +166,7 @@ def release_all(
         raise UserError(f"not every domain was {done}; see the table")
 
 
-@command(help=DOMAIN | RUNGS | KEEP)
+@command(help=DOMAIN | RUNGS | CALIBRATION | KEEP)
 def build(c: Context, domain: str, **chosen: Any) -> None:
     """Build and package a domain's model: 4-bit ONNX for WebGPU in Transformers.js's layout."""
     from shared.pipeline.one_domain import run_until

@@ -6,11 +6,12 @@ from invoke import Context
 
 from shared.base import paths
 from shared.base.errors import UserError
-from shared.cli.options import DOMAIN, chain_options, command
+from shared.cli.options import CALIBRATION, DOMAIN, chain_options, command
 
 
 @command(
     help=DOMAIN
+    | CALIBRATION
     | {
         "budget": "the most bytes a build may have, like 2GB",
         "rung": "tune for this rung's model; default: the first",
@@ -31,15 +32,17 @@ def tune(
     tokens: int = 4096,
     records: int = 0,
     records_file: str = "",
+    calibration: str = "",
     document: str = "",
     write: bool = False,
 ) -> None:
     """Build a domain's model by every recipe, measure each against its parent, choose the best.
 
     The best is the one with the lowest KL divergence within the budget and within 5 % of the fastest
-    one's decode speed. Calibration reads calibration.jsonl alone; a record of it that is also
-    measured is an error. What was built or measured before is not redone, so a run that was cut short
-    goes on. Table, plot and figures go to build/reports/; docs/recipes.md explains the recipes.
+    one's decode speed. Calibration reads calibration.jsonl alone, or --calibration's
+    file; a record of it that is also measured is an error. What was built or measured before is not
+    redone, so a run that was cut short goes on. Table, plot and figures go to build/reports/;
+    docs/recipes.md explains the recipes.
     """
     from shared.base.formatting import parse_bytes
     from shared.cli.summary import TERMINAL
@@ -49,7 +52,7 @@ def tune(
     from shared.pipeline.tune.tune import write_choice
 
     asked = {"records": str(records)} if records else {}
-    options = chain_options("gates", rung, False, records_file, **asked)
+    options = chain_options("gates", rung, False, records_file, calibration, **asked)
     found = run(domain, options, parse_bytes(budget, "--budget"), tokens, recipes)
     print(render(found, TERMINAL))
     for path in write_report(found):

@@ -24,7 +24,8 @@ from shared.domain.olive_json import check_olive_config
 from shared.domain.records import Record, read_records
 from shared.domain.settings import Chain, Rung, mistakes
 
-OPTIONAL_FILES = ("calibration.jsonl",)
+CALIBRATION_FILE = "calibration.jsonl"
+OPTIONAL_FILES = (CALIBRATION_FILE,)
 GENERAL_FILE = "general.jsonl"
 """Beside defaults.toml: instructions that every domain calibrates with, beside its own records."""
 FILES = ("olive.json", CHAIN_FILE, "card.md", "prompt.md", "schema.json", "eval.jsonl")
@@ -44,6 +45,13 @@ class Domain:
     schema: dict[str, Any]
     records: tuple[Record, ...]
     hashes: dict[str, str]
+    calibration: Path | None = None
+    """A person's own file in place of calibration.jsonl, where one was given."""
+
+    @property
+    def calibration_file(self) -> Path:
+        """What olive.json calls calibration.jsonl."""
+        return self.calibration or self.folder / CALIBRATION_FILE
 
     @property
     def key(self) -> str:
@@ -73,8 +81,9 @@ def domain_names() -> list[str]:
     return names
 
 
-def load_domain(name: str) -> Domain:
-    """Read domains/<name>/; the first mistake in any of its files is a UserError."""
+def load_domain(name: str, calibration: Path | None = None) -> Domain:
+    """Read domains/<name>/; the first mistake in any of its files is a UserError. `calibration`: a file
+    that stands in place of its calibration.jsonl."""
     if name not in domain_names():
         raise UserError(f"domains/{name}: no such domain; {nearest(name, domain_names())}")
     if not NAME.fullmatch(name):
@@ -99,6 +108,7 @@ def load_domain(name: str) -> Domain:
         schema=schema,
         records=read_records(folder / "eval.jsonl", schema),
         hashes={file.name: sha256_file(file) for file in (*files, config.defaults.path)},
+        calibration=calibration,
     )
 
 

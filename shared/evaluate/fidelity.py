@@ -44,10 +44,14 @@ MEASURED = {
     "perplexity": "",
     "parent_perplexity": "",
     "perplexity_ratio": "",
+    "input_kl_divergence": "nats/token",
+    "input_perplexity_ratio": "",
     "answer_kl_divergence": "nats/token",
+    "answer_perplexity_ratio": "",
     "answer_agreement": "share",
 }
-"""Each with a standard error; `answer_` ones over the tokens of the right answers alone."""
+"""Each with a standard error; `input_` and `answer_` ones over the tokens of the records' inputs and of
+the right answers alone."""
 
 
 def fidelity_stage(
@@ -162,31 +166,39 @@ def _loaded(file: Path) -> dict[str, np.ndarray]:
 
 def _measurements(records: list[dict[str, np.ndarray]], how: str) -> dict[str, Measurement]:
     """MEASURED from the arrays of `_read_all`."""
-    all_of = {name: [r[name] for r in records] for name in records[0]}
-    answers = [r for r in records if r["answer"].any()]
-    losses = [r["nll"] - r["parent"] for r in records]
+    parts = {"": records}
+    for prefix, of_answers in (("input_", False), ("answer_", True)):
+        kept = [{n: a[r["answer"] == of_answers] for n, a in r.items()} for r in records]
+        parts[prefix] = [r for r in kept if len(r["answer"])]
     figures = {
+        prefix + name: (*figure, sum(len(r["answer"]) for r in part))
+        for prefix, part in parts.items()
+        if part
+        for name, figure in _figures(part).items()
+    }
+    return {
+        name: Measurement(
+            value=figures[name][0],
+            unit=unit,
+            how=how,
+            n=figures[name][2],
+            standard_error=figures[name][1],
+        )
+        if name in figures
+        else Measurement.missing("no such token lies within the text that was read", unit)
+        for name, unit in MEASURED.items()
+    }
+
+
+def _figures(records: list[dict[str, np.ndarray]]) -> dict[str, tuple[float, float | None]]:
+    """Value and standard error of each figure over all tokens of the records."""
+    all_of = {name: [r[name] for r in records] for name in records[0]}
+    losses = [r["nll"] - r["parent"] for r in records]
+    return {
         "kl_divergence": clustered_mean(all_of["divergence"]),
         "kl_divergence_p99": clustered_percentile(all_of["divergence"], 99),
         "agreement": clustered_mean(all_of["same"]),
         "perplexity": clustered_exponential(all_of["nll"]),
         "parent_perplexity": clustered_exponential(all_of["parent"]),
         "perplexity_ratio": clustered_exponential(losses),
-    }
-    if answers:
-        of_answers = {n: [r[n][r["answer"]] for r in answers] for n in ("divergence", "same")}
-        figures["answer_kl_divergence"] = clustered_mean(of_answers["divergence"])
-        figures["answer_agreement"] = clustered_mean(of_answers["same"])
-    sizes = {True: sum(int(r["answer"].sum()) for r in answers), False: sum(map(len, losses))}
-    return {
-        name: Measurement(
-            value=figures[name][0],
-            unit=unit,
-            how=how,
-            n=sizes[name.startswith("answer_")],
-            standard_error=figures[name][1],
-        )
-        if name in figures
-        else Measurement.missing("no answer lies within the tokens that were read", unit)
-        for name, unit in MEASURED.items()
     }

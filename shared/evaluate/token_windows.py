@@ -3,7 +3,7 @@ the ends of prompts for overflow and the bench."""
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -14,6 +14,9 @@ from shared.evaluate.distribution import TruncatedDistribution
 from shared.evaluate.models.chat import common_length
 
 Item = TypeVar("Item")
+
+FEWEST = 4
+"""Records that are compared however long they are: from one no error can be told, from two hardly."""
 
 
 class ChatTokenizer(Protocol):
@@ -65,17 +68,22 @@ class Passage:
 def passages_of(
     chat: ChatTokenizer, text: HeldOut, tokens: int, context: int | None = None
 ) -> list[Passage]:
-    """Pairs evenly spread over the text, as many as it takes for `tokens` scored tokens; none of a
-    pair's tokens past the model's `context`, and no pair whose common beginning fills it."""
+    """Pairs evenly spread over the text, as many as have `tokens` scored tokens, and FEWEST at least.
+    Each is read to its end, where the answer is, but not past the model's `context`; none whose common
+    beginning fills that."""
     chats = _chats(chat, text)
     shared = _instructions([prompt for prompt, _ in chats])
+    if context is not None and shared >= context:
+        return []
     whole = [
-        Passage(np.array([*prompt, *answer, *chat.ending], np.int64), shared, len(prompt))
+        Passage(np.array([*prompt, *answer, *chat.ending][:context], np.int64), shared, len(prompt))
         for prompt, answer in chats
     ]
-    average = sum(len(p.ids) - p.first for p in whole) / len(whole)
-    chosen = sample(whole, max(1, -int(-tokens // average)))
-    return list(_limited(chosen, tokens, context or max(len(p.ids) for p in whole)))
+    for count in range(min(FEWEST, len(whole)), len(whole)):
+        chosen = sample(whole, count)
+        if sum(len(p.ids) - p.first for p in chosen) >= tokens:
+            return list(chosen)
+    return whole
 
 
 def windows_of(chat: ChatTokenizer, text: HeldOut, tokens: int, longest: int) -> list[list[int]]:
@@ -113,16 +121,6 @@ def _chats(chat: ChatTokenizer, text: HeldOut) -> list[tuple[list[int], list[int
         )
         for question, answer in text.pairs
     ]
-
-
-def _limited(whole: Iterable[Passage], tokens: int, context: int) -> Iterator[Passage]:
-    left = tokens
-    for passage in whole:
-        if left <= 0 or passage.first >= context:
-            return
-        end = min(len(passage.ids), passage.first + left, context)
-        yield Passage(passage.ids[:end], passage.first, min(passage.answer, end))
-        left -= end - passage.first
 
 
 def _instructions(prompts: Sequence[list[int]]) -> int:

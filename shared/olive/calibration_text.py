@@ -23,6 +23,7 @@ from shared.base.parsing import read_json
 from shared.base.stage import Plan, Produced, StageResult, run_stage
 from shared.base.text import word_runs
 from shared.domain.defaults import CHAIN_FILE, DEFAULTS_FILE
+from shared.domain.domain import CALIBRATION_FILE as FILE
 from shared.domain.domain import GENERAL_FILE, Domain, load_domain
 from shared.domain.records import (
     Instruction,
@@ -35,7 +36,6 @@ from shared.domain.records import (
 from shared.source.source import Source, answering_hash
 from shared.source.tokenizer import Tokenizer
 
-FILE = "calibration.jsonl"
 OF_A_DOMAIN = ("prompt.md", CHAIN_FILE, f"../{DEFAULTS_FILE}", f"../{GENERAL_FILE}")
 """What a domain's texts depend on besides, from its folder."""
 KEYS = ("calibration", "data_config")
@@ -51,10 +51,10 @@ Own = tuple[Domain, tuple[Record, ...]]
 """A domain and its calibration records."""
 
 TOKENS = "tokens.json"
-MAX_TOKENS = 1024
-"""A longer text's end, its answer, is left out. The prompts alone take up to 460 tokens and the longest
-calibration text of the four domains 790 (the embedded model's tokenizer); time and hidden states grow
-with the tokens that there are, not with this bound."""
+MAX_TOKENS, END = 1024, 512
+"""Of a longer text the beginning is read, and END tokens of its end, where the answer is. The prompts
+alone take up to 460 tokens and the longest calibration text of the four domains 790 (the embedded
+model's tokenizer); time and hidden states grow with the tokens that there are, not with this bound."""
 
 EQUAL_ROWS = {"autoclip": 512}
 """Olive's passes that can only take texts of one length, and that length in tokens."""
@@ -92,7 +92,7 @@ def calibration_stage(
     records of any of the domains or with `measured`, others that this run measures.
     """
     domains = (domain, *beside)
-    for path in (d.folder / FILE for d in domains):
+    for path in (d.calibration_file for d in domains):
         if not path.is_file():
             raise UserError(
                 f"{paths.shown(path)}: olive.json calibrates on it, but it is missing; write a few "
@@ -111,7 +111,7 @@ def calibration_stage(
         settings={
             "records": [r.model_dump() for r in (*records, *general)],
             "answers": [json.dumps(r.gold) for r in records],  # the order of the fields is read too
-            "longest": MAX_TOKENS,
+            "longest": [MAX_TOKENS, END],
             "tokens": [d.chain.calibration.tokens for d in domains],
         },
         tools=tool_versions("transformers"),
@@ -142,7 +142,7 @@ def token_ids(name: str | None, model: Path) -> list[list[int]]:
         own, general = calibration_records(domain)
         return _ids(tokenizer, [(domain, own)], general)
     every = ([m.content for m in chat.messages] for chat in read_chats(path))
-    return [tokenizer.answered_ids("".join(s), u, a)[:MAX_TOKENS] for *s, u, a in every]
+    return [bounded(tokenizer.answered_ids("".join(s), u, a)) for *s, u, a in every]
 
 
 def texts_hash(name: str | None) -> str | None:
@@ -174,7 +174,7 @@ def calibration_records(
     domain: Domain, measured: Iterable[Record] = ()
 ) -> tuple[tuple[Record, ...], tuple[Instruction, ...]]:
     """The domain's calibration records and the general ones; UserError where one is also measured."""
-    path = domain.folder / FILE
+    path = domain.calibration_file
     records, general = read_records(path, domain.schema), general_instructions()
     held_out = [*domain.records, *measured]
     refuse_common(records, held_out, paths.shown(path))
@@ -210,7 +210,12 @@ def refuse_common(
 def chat_tokens(tokenizer: Tokenizer, prompt: str, record: Record) -> list[int]:
     """A record as the model sees it when it answers right: prompt, input and gold answer."""
     answer = json.dumps(record.gold, ensure_ascii=False)
-    return tokenizer.answered_ids(prompt, record.input, answer)[:MAX_TOKENS]
+    return bounded(tokenizer.answered_ids(prompt, record.input, answer))
+
+
+def bounded(ids: list[int]) -> list[int]:
+    """Token ids of a text, without its middle where it is longer than MAX_TOKENS."""
+    return ids if len(ids) <= MAX_TOKENS else ids[: MAX_TOKENS - END] + ids[-END:]
 
 
 def _tokenise(
@@ -220,6 +225,8 @@ def _tokenise(
     (work / TOKENS).write_text(json.dumps(texts))
     count, names = sum(len(own) for _, own in records), ", ".join(d.name for d, _ in records[1:])
     whose = f"{records[0][0].name}, {names}'s" if names else "the domain's"
+    if any(domain.calibration for domain, _ in records):
+        whose = "the given file's"
     how = f"of {whose} {count} calibration texts, evenly spread, and the general ones"
     return Produced(
         {
@@ -236,7 +243,7 @@ def _ids(
     for domain, own in records:
         every = [chat_tokens(tokenizer, domain.prompt, record) for record in own]
         texts += within(every, domain.chain.calibration.tokens)
-    return texts + [tokenizer.answered_ids("", g.input, g.answer)[:MAX_TOKENS] for g in general]
+    return texts + [bounded(tokenizer.answered_ids("", g.input, g.answer)) for g in general]
 
 
 def within(texts: Sequence[list[int]], tokens: int) -> list[list[int]]:

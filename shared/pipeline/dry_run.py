@@ -30,7 +30,7 @@ def dry_run(name: str, options: Options) -> str:
 
 def foretold(name: str, options: Options) -> tuple[str, bool]:
     """The same, and whether some rung may be taken."""
-    domain = load_domain(name)
+    domain = load_domain(name, options.calibration)
     rungs = [domain.rung(options.rung)] if options.rung else domain.chain.rung
     parts, begun = [name], False
     tried: list[RungRun] = []

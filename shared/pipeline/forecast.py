@@ -28,7 +28,6 @@ from shared.domain.settings import Exporter, Rung
 from shared.evaluate.check import Selection
 from shared.olive.build import block_size
 from shared.olive.calibration_text import (
-    FILE,
     MAX_TOKENS,
     general_instructions,
     wants_calibration,
@@ -40,6 +39,7 @@ from shared.webgpu_bench.request import Profile
 
 CHARACTERS = 3.5
 """A token's, in English: 3.3 in the calibration texts with tables, 4.1 in those with dialogues."""
+CALIBRATED = "calibratedquant"
 TEMPLATE = 10
 """Tokens of a chat template around a record."""
 CHANGED, WORTH_SECONDS = 1.5, 30
@@ -160,6 +160,7 @@ def work_of(run: Run) -> Work:
     domain, chain, selection = run.domain, run.domain.chain, run.selection
     where = place_of(domain.folder, run.rung.name)
     workflow = with_overrides(domain.olive, run.rung.olive, where)
+    passes = list(workflow["passes"].values())
     asked = selection.records
     has_base = run.rung.prompt_only or run.rung.untuned is not None
     return Work(
@@ -173,8 +174,8 @@ def work_of(run: Run) -> Work:
         tuned=not run.rung.prompt_only,
         read=chain.fidelity.tokens,
         calibration=_calibration(run, workflow),
-        searched=any(name for name in workflow["passes"].values() if "bits" in _settings(name)),
-        made_up=any(_settings(one).get("make_up") for one in workflow["passes"].values()),
+        searched=any(map(_searches, passes)),
+        made_up=any(_settings(one).get("make_up") for one in passes),
         block=block_size(workflow),
         optimum=run.exporter == "optimum",
         packed=run.rung.source.startswith("pypi:"),
@@ -188,13 +189,18 @@ def _settings(one: dict[str, Any]) -> dict[str, Any]:
     return one.get("config", one)
 
 
+def _searches(one: dict[str, Any]) -> bool:
+    """Our own pass, whatever of its settings is left to their defaults, or one of Olive's."""
+    return one.get("type", "").lower() == CALIBRATED or "bits" in _settings(one)
+
+
 def _gold(record: Record) -> float:
     return len(json.dumps(record.gold, ensure_ascii=False)) / CHARACTERS
 
 
 def _calibration(run: Run, workflow: dict[str, Any]) -> float:
     """Tokens of the calibration text; 0 where no pass takes any."""
-    path = run.domain.folder / FILE
+    path = run.domain.calibration_file
     if not wants_calibration(workflow) or not path.is_file():
         return 0.0
     around = TEMPLATE + len(run.domain.prompt) / CHARACTERS

@@ -32,7 +32,6 @@ from shared.evaluate.systems import MODES, NAMES
 from shared.hub.names import repository_name
 from shared.olive.build import DTYPES
 from shared.olive.calibration_text import (
-    FILE,
     general_instructions,
     refuse_common,
     wants_calibration,
@@ -54,11 +53,17 @@ PACKAGES = (
 
 
 def need_inputs(
-    name: str, *, browser: bool = True, rung: str | None = None, force: bool = False
+    name: str,
+    *,
+    browser: bool = True,
+    rung: str | None = None,
+    force: bool = False,
+    calibration: Path | None = None,
 ) -> None:
     """UserError with every mistake, one a line. `browser`: whether the run comes to the browser;
-    `rung`: the one that is asked for; `force`: whether what is built is built again."""
-    found = mistakes(name, browser=browser, rung=rung, force=force)
+    `rung`: the one that is asked for; `force`: whether what is built is built again; `calibration`: a
+    file in place of calibration.jsonl."""
+    found = mistakes(name, browser=browser, rung=rung, force=force, calibration=calibration)
     if len(found) == 1:
         raise UserError(found[0])
     if found:
@@ -66,7 +71,12 @@ def need_inputs(
 
 
 def mistakes(
-    name: str, *, browser: bool = True, rung: str | None = None, force: bool = False
+    name: str,
+    *,
+    browser: bool = True,
+    rung: str | None = None,
+    force: bool = False,
+    calibration: Path | None = None,
 ) -> list[str]:
     """A sentence for each mistake in a domain's folder and on this machine; takes no second."""
     folder, to_build = paths.domains() / name, _to_build(name, rung, force)
@@ -75,7 +85,7 @@ def mistakes(
         lambda: _need_prompt(folder),
         lambda: _need_grammar(folder),
         lambda: _need_gates(folder),
-        lambda: _need_calibration(name),
+        lambda: need_calibration(name, calibration),
         lambda: check_template(read_text(folder / "card.md"), paths.shown(folder / "card.md")),
         lambda: _need_disk(to_build),
         lambda: _need_memory(to_build),
@@ -148,14 +158,17 @@ def measurable(chain: Chain) -> Iterator[str]:
     yield from (f"check.{name}" for name in WORKS)
 
 
-def _need_calibration(name: str) -> None:
-    """The records that calibrate are there, true to the schema, and none of them is measured."""
+def need_calibration(name: str, calibration: Path | None = None) -> None:
+    """UserError unless the records that calibrate are there, true to the schema, and none of them is
+    measured. `calibration`: the file that was given in place of the domain's."""
     try:
-        domain = load_domain(name)
+        domain = load_domain(name, calibration)
     except UserError:
         return
-    path = domain.folder / FILE
+    path = domain.calibration_file
     if not wants_calibration(domain.olive):
+        if calibration:
+            raise UserError(f"--calibration: no pass of domains/{name}/olive.json takes any text")
         return
     if not path.is_file():
         raise UserError(f"{paths.shown(path)}: olive.json calibrates on it, but it is missing")

@@ -15,7 +15,7 @@ from shared.domain.domain import Domain, load_domain
 from shared.evaluate.compare import write_newest
 from shared.pipeline.chain import run_chain
 from shared.pipeline.forecast import total_time
-from shared.pipeline.inputs import need_inputs
+from shared.pipeline.inputs import need_calibration, need_inputs
 from shared.pipeline.stages import Options, saved_traceback
 from shared.release.gates import GateResult, failed, flatten, judge_gates
 from shared.release.model import Attempt, ChainResult, Release, Stage, release_folder
@@ -57,8 +57,8 @@ def release_domain(
     chain: ChainResult | None = None
     release: Release | None = None
     try:
-        need_inputs(name, rung=options.rung, force=options.force)
-        domain = load_domain(name)
+        need_inputs(name, rung=options.rung, force=options.force, calibration=options.calibration)
+        domain = load_domain(name, options.calibration)
         with total_time():
             chain = _run(domain, options, run)
         write_attempts(name, chain.attempts)
@@ -78,7 +78,9 @@ def run_until(name: str, options: Options) -> Result:
     """The same up to `options.until`, without making a release; a gate on that stage that fails and
     blocks a release is the result's error."""
     try:
-        chain = _run(load_domain(name), options)
+        if options.calibration:
+            need_calibration(name, options.calibration)
+        chain = _run(load_domain(name, options.calibration), options)
     except UserError as error:
         return Result(name, error=str(error))
     if chain.rung is None:

@@ -62,6 +62,7 @@ class Options:
     systems: str = ",".join(NAMES)
     constrained: str = "both"
     device: str = "auto"
+    calibration: Path | None = None
     time_budget: str | None = None
     force: bool = False
     keep_onnx: bool = False

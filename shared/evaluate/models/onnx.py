@@ -35,7 +35,8 @@ def session_options(folder: Path) -> ort.SessionOptions:
 
 def set_exact(model: onnx.ModelProto) -> onnx.ModelProto:
     """The same model without the int8 rounding of activations that the CPU uses for speed
-    (MatMulNBits's accuracy_level 4 becomes 1) and that no browser does alike."""
+    (MatMulNBits's accuracy_level 4 becomes 1): WebGPU rounds in blocks of another size, or not at
+    all."""
     for node in model.graph.node:
         for attribute in node.attribute:
             if attribute.name == "accuracy_level":

@@ -29,6 +29,7 @@ from shared.evaluate.compare import Checked, read_checked
 from shared.olive.calibration_text import FILE as CALIBRATION
 from shared.pipeline.chain import select_records
 from shared.pipeline.choose import GRAPH, measure_speeds, rank
+from shared.pipeline.inputs import need_calibration
 from shared.pipeline.stages import WEBGPU_DECODE, Options, RungRun
 from shared.release.folder import costs
 from shared.source.source import weights_hash
@@ -118,7 +119,9 @@ def tune(name: str, options: Options, budget: int, tokens: int = 4096, only: str
     if tokens < LEAST_TOKENS:
         raise UserError(f"--tokens: {LEAST_TOKENS} or more, not {tokens}")
     recipes = load_recipes(only)
-    domain = load_domain(name)
+    if options.calibration:
+        need_calibration(name, options.calibration)
+    domain = load_domain(name, options.calibration)
     read = domain.chain.fidelity.model_copy(update={"tokens": tokens})
     chain = domain.chain.model_copy(update={"fidelity": read})
     domain = dataclasses.replace(domain, chain=chain)

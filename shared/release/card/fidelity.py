@@ -13,11 +13,14 @@ ROWS = {
     "kl_divergence": "KL divergence from the 16-bit model, mean",
     "kl_divergence_p99": "the same, 99th percentile",
     "agreement": "same likeliest token",
+    "input_kl_divergence": "KL divergence within the inputs, mean",
     "answer_kl_divergence": "KL divergence within the right answers, mean",
     "answer_agreement": "same likeliest token within the right answers",
     "parent_perplexity": "perplexity of the 16-bit model",
     "perplexity": "perplexity of this model",
     "perplexity_ratio": "this model's perplexity over the 16-bit model's",
+    "input_perplexity_ratio": "the same within the inputs",
+    "answer_perplexity_ratio": "the same within the right answers",
 }
 
 

@@ -75,15 +75,17 @@ def bench_scaling(
     document: Path = DOCUMENT,
     floor_bytes: int = 1 << 30,
     make_world: MakeWorld = make_world,
+    until: str = "check",
 ) -> Report:
-    """Measure it all and write the document; UserError where a domain failed."""
+    """Measure it all and write the document; UserError where a domain failed. `until`: the stage that
+    the runs that are compared come to."""
     folder = paths.build() / "bench-scaling"
     shutil.rmtree(folder, ignore_errors=True)
     load = os.getloadavg()[0]
     wrote, read = disk_floor(folder, floor_bytes)
-    runs = [run for count in counts for run in _all_ways(folder, count, make_world)]
+    runs = [run for count in counts for run in _all_ways(folder, count, make_world, until)]
     most = min(4, max(counts))
-    budgeted = _within_budget(make_world(folder / "budget", most), most)
+    budgeted = _within_budget(make_world(folder / "budget", most), most, until)
     report = Report(
         machine=_machine(),
         load_before=load,
@@ -103,18 +105,18 @@ def bench_scaling(
     return report
 
 
-def _all_ways(folder: Path, count: int, make_world: MakeWorld) -> Iterator[Run]:
+def _all_ways(folder: Path, count: int, make_world: MakeWorld, until: str) -> Iterator[Run]:
     """The same domains every way, each from nothing."""
     root = make_world(folder / f"{count}-domains", count)
     for way, jobs in WAYS.items():
-        yield _measured(root, way, count, "check", jobs)
+        yield _measured(root, way, count, until, jobs)
     with _cluster(root) as address:
-        yield _measured(root, CLUSTER, count, "check", 1, address)
+        yield _measured(root, CLUSTER, count, until, 1, address)
 
 
-def _within_budget(root: Path, count: int) -> Run:
+def _within_budget(root: Path, count: int, until: str) -> Run:
     """Domains side by side under a stated budget of memory."""
-    return _measured(root, BUDGETED, count, "check", WORKERS, memory=BUDGET)
+    return _measured(root, BUDGETED, count, until, WORKERS, memory=BUDGET)
 
 
 def _measured(
@@ -127,8 +129,9 @@ def _measured(
     tools: str = "",
     memory: int | None = None,
 ) -> Run:
-    """One process over the root, from nothing for `check`; its family's memory is watched."""
-    if until == "check":
+    """One process over the root, from nothing unless it goes to the gates; its family's memory is
+    watched."""
+    if until != "gates":
         shutil.rmtree(root / "build", ignore_errors=True)
     say(f"{count} domains, {way}")
     words = [sys.executable, "-m", "benchmarks.release_once", until, str(jobs), scheduler]

@@ -26,10 +26,10 @@ FIRST = f"base_model.model.model.layers.0.{Q}"
 
 
 @pytest.fixture
-def base(root: Path, tiny: Tiny) -> Path:
+def base(root: Path, few: Tiny) -> Path:
     """A base at models/base, an adapter for it at models/legal/adapter."""
     folder = root / "models" / "base"
-    shutil.copytree(tiny("qwen2"), folder)
+    shutil.copytree(few("qwen2"), folder)
     write_adapter(root / "models" / "legal" / "adapter", folder)
     return folder
 

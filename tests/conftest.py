@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import shutil
 import sys
@@ -66,6 +67,33 @@ def embedded() -> Path:
     from shared.source.embedded import PACKAGE, embedded_model
 
     return embedded_model(PACKAGE)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def prompts_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What every runtime makes of a prompt, once a session for the same files and texts: a world of a
+    test's own would ask node and three renderers anew. tests/test_prompt.py does so all the same."""
+    from shared.base.hashing import sha256_files, sha256_json
+    from shared.base.stage import Produced
+    from shared.prompt import stage
+
+    real, kept = stage._proven, tmp_path_factory.mktemp("prompts")
+    made: dict[str, Produced] = {}
+
+    @functools.wraps(real)
+    def proven(folder: Path, system: str, texts: list[str], work: Path) -> Produced:
+        names = [name for name in stage.ANSWERING_FILES if (folder / name).is_file()]
+        key = sha256_json([sha256_files(folder, names), system, texts])
+        if key in made:
+            shutil.copytree(kept / key, work, dirs_exist_ok=True)
+        else:
+            made[key] = real(folder, system, texts, work)
+            shutil.copytree(work, kept / key)
+        return made[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stage, "_proven", proven)
+        yield
 
 
 @pytest.fixture(scope="module")

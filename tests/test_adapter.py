@@ -101,9 +101,9 @@ def merged_folder(base: Path, adapter: Path, to: Path) -> Path:
 
 class TestMerging:
     @pytest.mark.parametrize("kind", KINDS)
-    def test_is_pefts_bit_for_bit(self, root: Path, tiny: Tiny, kind: str) -> None:
+    def test_is_pefts_bit_for_bit(self, root: Path, few: Tiny, kind: str) -> None:
         architecture, config = KINDS[kind]
-        base = in_float32(tiny(architecture), root / "models" / "base")
+        base = in_float32(few(architecture), root / "models" / "base")
         adapter = root / "models" / "legal" / "adapter"
         train(base, adapter, config)
         ours = model_weights(source_stage(the_rung()).folder)
@@ -120,10 +120,10 @@ class TestMerging:
         assert all(torch.equal(weight.clone(), theirs[name]) for name, weight in ours.items())
 
     def test_turns_the_product_where_a_layer_keeps_its_weight_turned(
-        self, root: Path, tiny: Tiny
+        self, root: Path, few: Tiny
     ) -> None:
         base, adapter = root / "models" / "base", root / "models" / "legal" / "adapter"
-        shutil.copytree(tiny("qwen2"), base)
+        shutil.copytree(few("qwen2"), base)
         (base / "model.safetensors").unlink()
         torch.manual_seed(0)
         tokens = {"vocab_size": 49152, "bos_token_id": 1, "eos_token_id": 2}

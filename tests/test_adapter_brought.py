@@ -23,9 +23,9 @@ from tests.test_adapter import by_peft, in_float32, train
 
 class TestAnAdapter:
     def test_passes_over_the_copy_of_a_head_that_peft_saved_and_refuses_another_head(
-        self, root: Path, tiny: Tiny
+        self, root: Path, few: Tiny
     ) -> None:
-        base = in_float32(tiny("qwen2-untied"), root / "models" / "base")
+        base = in_float32(few("qwen2-untied"), root / "models" / "base")
         adapter = root / "models" / "legal" / "adapter"
         train(base, adapter, {"target_modules": ["q_proj", "lm_head"]}, copies=True)
         tensors = load_file(adapter / WEIGHTS)

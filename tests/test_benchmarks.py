@@ -20,6 +20,7 @@ from tests.tiny import FEW_TOKENS, first_tokens
 def make_little_world(root: Path, count: int) -> Path:
     """The benchmark's domains with smaller models, of which less is read: what runs is the same."""
     fewer = {"hidden_size": 64, "intermediate_size": 160, "vocab_size": FEW_TOKENS}
+    fewer |= {"num_hidden_layers": 2}
     make_world(root, count, SHAPE | fewer)
     for domain in (root / "domains").glob("*/"):
         tokenizer = root / "models" / domain.name / "merged" / "tokenizer.json"
@@ -38,7 +39,12 @@ def test_scaling_runs_every_way_and_writes_its_document(
     monkeypatch.setenv("DOCINTEL_ROOT", str(tmp_path))
     document = tmp_path / "performance.md"
     report = bench_scaling(
-        (1,), 3_000_000, document, floor_bytes=1 << 25, make_world=make_little_world
+        (1,),
+        3_000_000,
+        document,
+        floor_bytes=1 << 25,
+        make_world=make_little_world,
+        until="source",
     )
     assert {run.way for run in report.runs} == {*WAYS, CLUSTER}
     assert all(run.seconds > 0 and run.peak_rss_bytes > 1e8 for run in report.runs)

@@ -47,9 +47,9 @@ CALIBRATED = {"type": "CalibratedQuant", "calibration": FILE}
 
 
 @pytest.fixture
-def model(root: Path, tiny: Tiny) -> Path:
+def model(root: Path, few: Tiny) -> Path:
     """The domain with a tiny model, and an olive.json that calibrates."""
-    shutil.copytree(tiny("qwen2"), root / "models" / "legal" / "merged")
+    shutil.copytree(few("qwen2"), root / "models" / "legal" / "merged")
     write_pass(root, CALIBRATED)
     return root / "models" / "legal" / "merged"
 

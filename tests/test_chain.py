@@ -34,14 +34,14 @@ def give(root: Path, name: str, model: Path) -> None:
 
 
 class TestTheFirstRung:
-    def test_is_taken_where_its_folder_is_there(self, root: Path, tiny: Tiny) -> None:
-        give(root, "merged", tiny("qwen2"))
+    def test_is_taken_where_its_folder_is_there(self, root: Path, few: Tiny) -> None:
+        give(root, "merged", few("qwen2"))
         walked = run_chain(load_domain("legal"), BUILD_ONLY)
         assert walked.rung and walked.rung.name == "smollm3"
         assert [a.outcome for a in walked.attempts] == ["taken"]
 
-    def test_leaves_a_package_that_both_runtimes_can_read(self, root: Path, tiny: Tiny) -> None:
-        give(root, "merged", tiny("qwen2"))
+    def test_leaves_a_package_that_both_runtimes_can_read(self, root: Path, few: Tiny) -> None:
+        give(root, "merged", few("qwen2"))
         package = run_chain(load_domain("legal"), BUILD_ONLY).package
         names = {p.relative_to(package).as_posix() for p in package.rglob("*") if p.is_file()}
         assert {
@@ -92,14 +92,27 @@ class TestAnExample:
             assert ends[name][0] == "skipped" and "in place of smollm3" in ends[name][1]
 
     def test_is_not_taken_in_place_of_a_model_that_no_rung_is_made_for(
-        self, root: Path, tiny: Tiny
+        self, root: Path, few: Tiny
     ) -> None:
         as_shipped(root)
-        give(root, "merged", tiny("qwen2"))
+        give(root, "merged", few("qwen2"))
         walked = run_chain(load_domain("legal"), Options(until="source"))
         assert walked.rung is None
         assert "model_type: 'qwen2' is not what" in walked.attempts[0].reason
         assert "in place of smollm3" in walked.attempts[-1].reason
+
+    def test_nor_is_such_a_model_passed_over_in_silence_where_a_real_rung_is_taken(
+        self, root: Path, few: Tiny, edit: Edit
+    ) -> None:
+        """The card's first lines tell of what failed."""
+        give(root, "merged", few("qwen2"))
+        give(root, "base", few("smollm3"))
+        for rung in ("smollm3", "smollm2"):
+            edit("fallback.toml", f'name = "{rung}"', f'name = "{rung}"\nmodel_type = "gemma"')
+        edit("fallback.toml", "hf:HuggingFaceTB/SmolLM3-3B@main", "models/legal/base")
+        walked = run_chain(load_domain("legal"), Options(until="source"))
+        assert walked.rung and walked.rung.name == "base-with-prompt"
+        assert [a.rung for a in walked.attempts if a.outcome == "failed"] == ["smollm3"]
 
     def test_of_our_own_making_is_taken_from_the_same_folder(
         self, root: Path, embedded: Path
@@ -145,9 +158,9 @@ def test_a_rung_that_does_not_exist_is_answered_with_the_nearest(root: Path) -> 
 
 
 def test_a_build_option_we_do_not_honour_is_refused_not_ignored(
-    root: Path, tiny: Tiny, edit: Edit
+    root: Path, few: Tiny, edit: Edit
 ) -> None:
-    give(root, "merged", tiny("qwen2"))
+    give(root, "merged", few("qwen2"))
     edit("olive.json", '"precision": "int4",', '"precision": "int4", "use_qdq": true,')
     attempt = run_chain(load_domain("legal"), Options(rung="smollm3", until="build")).attempts[0]
     assert attempt.outcome == "failed"
@@ -156,9 +169,9 @@ def test_a_build_option_we_do_not_honour_is_refused_not_ignored(
 
 @pytest.mark.parametrize("name", ["generation_config.json", "tokenizer_config.json"])
 def test_broken_json_beside_the_weights_ends_the_rung_not_the_chain(
-    root: Path, tiny: Tiny, name: str
+    root: Path, few: Tiny, name: str
 ) -> None:
-    give(root, "merged", tiny("qwen2"))
+    give(root, "merged", few("qwen2"))
     (root / "models" / "legal" / "merged" / name).write_text("{")
     attempt = run_chain(load_domain("legal"), Options(rung="smollm3", until="package")).attempts[0]
     assert attempt.outcome == "failed"
@@ -166,7 +179,7 @@ def test_broken_json_beside_the_weights_ends_the_rung_not_the_chain(
 
 
 class TestSharing:
-    def test_two_domains_with_the_same_bytes_build_once(self, root: Path, tiny: Tiny) -> None:
+    def test_two_domains_with_the_same_bytes_build_once(self, root: Path, few: Tiny) -> None:
         """Where nothing of the domain goes into the weights: no calibration."""
         olive = root / "domains" / "legal" / "olive.json"
         workflow = json.loads(olive.read_text())
@@ -175,7 +188,7 @@ class TestSharing:
         toml = olive.with_name("fallback.toml")
         toml.write_text(toml.read_text().replace('"passes.calibrated.group_size" = 128, ', ""))
         shutil.copytree(root / "domains" / "legal", root / "domains" / "tax")
-        give(root, "merged", tiny("qwen2"))
+        give(root, "merged", few("qwen2"))
         shutil.copytree(root / "models" / "legal", root / "models" / "tax")
         first = run_chain(load_domain("legal"), BUILD_ONLY)
         second = run_chain(load_domain("tax"), BUILD_ONLY)
@@ -183,27 +196,27 @@ class TestSharing:
         assert second.stages["build"].reused and second.stages["package"].reused
 
     def test_two_domains_that_calibrate_with_prompts_of_their_own_do_not(
-        self, root: Path, tiny: Tiny
+        self, root: Path, few: Tiny
     ) -> None:
         shutil.copytree(root / "domains" / "legal", root / "domains" / "tax")
-        give(root, "merged", tiny("qwen2"))
+        give(root, "merged", few("qwen2"))
         shutil.copytree(root / "models" / "legal", root / "models" / "tax")
         first = run_chain(load_domain("legal"), BUILD_ONLY)
         assert not run_chain(load_domain("tax"), BUILD_ONLY).stages["build"].reused
         assert run_chain(load_domain("legal"), BUILD_ONLY).stages["build"].reused
         assert "calibration" in first.stages["build"].manifest.inputs
 
-    def test_the_second_run_does_nothing(self, root: Path, tiny: Tiny) -> None:
-        give(root, "merged", tiny("qwen2"))
+    def test_the_second_run_does_nothing(self, root: Path, few: Tiny) -> None:
+        give(root, "merged", few("qwen2"))
         run_chain(load_domain("legal"), BUILD_ONLY)
         again = run_chain(load_domain("legal"), BUILD_ONLY)
         assert all(done.reused for done in again.stages.values())
 
-    def test_other_weights_are_built_anew(self, root: Path, tiny: Tiny) -> None:
-        give(root, "merged", tiny("qwen2"))
+    def test_other_weights_are_built_anew(self, root: Path, few: Tiny) -> None:
+        give(root, "merged", few("qwen2"))
         run_chain(load_domain("legal"), BUILD_ONLY)
         shutil.rmtree(root / "models" / "legal" / "merged")
-        give(root, "merged", tiny("llama"))
+        give(root, "merged", few("llama"))
         assert not run_chain(load_domain("legal"), BUILD_ONLY).stages["build"].reused
 
 

@@ -53,8 +53,8 @@ class StandIn:
 
 
 @pytest.fixture
-def domain(root: Path, tiny: Tiny) -> Domain:
-    shutil.copytree(tiny("llama"), root / "models" / "legal" / "merged")
+def domain(root: Path, few: Tiny) -> Domain:
+    shutil.copytree(few("llama"), root / "models" / "legal" / "merged")
     return load_domain("legal")
 
 
@@ -129,12 +129,12 @@ def test_another_fault_of_a_free_answer_is_no_refusal(
         check(domain, systems=("parent",), modes=("free",))
 
 
-def test_a_real_runtime_refuses_such_a_schema_in_a_sentence(tiny: Tiny, package: Path) -> None:
+def test_a_real_runtime_refuses_such_a_schema_in_a_sentence(few: Tiny, package: Path) -> None:
     from shared.evaluate.models.genai import GenaiModel
     from shared.evaluate.models.torch import TorchModel
 
     schema = json.dumps({"type": "object", "properties": {"a": {"type": "no such type"}}})
-    for model in (TorchModel(tiny("llama")), GenaiModel(package)):
+    for model in (TorchModel(few("llama")), GenaiModel(package)):
         prompts = [model.chat.prompt_ids(None, "Hello")]
         with pytest.raises(systems.Refused, match=r"cannot be held to schema\.json: .+"):
             list(systems._refusing(model.answers(prompts, 8, schema), schema))
@@ -257,9 +257,9 @@ Runner(System("parent", Path(sys.argv[1]), "w", "Answer in JSON."), domain, reco
 """
 
 
-def test_a_killed_check_in_pytorch_asks_only_what_was_not_answered(root: Path, tiny: Tiny) -> None:
+def test_a_killed_check_in_pytorch_asks_only_what_was_not_answered(root: Path, few: Tiny) -> None:
     """kill -9 among 100 records: every answer that had ended is there, and is not asked for again."""
-    command = [sys.executable, "-c", KILLED, str(tiny("llama"))]
+    command = [sys.executable, "-c", KILLED, str(few("llama"))]
     process = subprocess.Popen(
         command, cwd=paths.REPOSITORY, env=os.environ | {"DOCINTEL_ROOT": str(root)}
     )

@@ -20,6 +20,7 @@ from shared.olive.build import PASSES
 from shared.release.model import CARD_CODE
 from shared.webgpu_bench.server import PAGE_CODE
 from tests.adapters import write_adapter
+from tests.stand_ins import keep_first
 
 BUILD = ("shared.olive.build", *PASSES)
 TORCH = (RUNTIMES["torch"],)
@@ -196,6 +197,12 @@ def test_no_stage_runs_a_module_that_its_key_leaves_out(
     """All stages of a tiny model, every function that runs in them looked at."""
     shutil.copytree(few("qwen2"), root / "models" / "legal" / "merged", copy_function=os.link)
     write_adapter(root / "models" / "legal" / "adapter", few("qwen2"))
+    legal = root / "domains" / "legal"
+    keep_first(legal / "calibration.jsonl", 1)
+    keep_first(legal / "eval.jsonl", 4)
+    toml = legal / "fallback.toml"
+    text = toml.read_text().replace("\ntokens = 256", "\ntokens = 64")
+    toml.write_text(text.replace("max_new_tokens = 40", "max_new_tokens = 4"))
     done = subprocess.run(
         [sys.executable, "-c", TRACED], cwd=paths.REPOSITORY, capture_output=True, text=True
     )

@@ -235,9 +235,9 @@ def state(root: Path) -> dict[str, int]:
 
 @pytest.mark.usefixtures("known_machine")
 def test_a_dry_run_names_the_rungs_with_and_without_weights_and_writes_nothing(
-    root: Path, tiny: Tiny
+    root: Path, few: Tiny
 ) -> None:
-    shutil.copytree(tiny("qwen2"), root / "models" / "legal" / "qwen2.5-3b")
+    shutil.copytree(few("qwen2"), root / "models" / "legal" / "qwen2.5-3b")
     before = state(root)
     text = dry_run("legal", Options())
     assert state(root) == before
@@ -253,8 +253,8 @@ def test_a_dry_run_names_the_rungs_with_and_without_weights_and_writes_nothing(
 
 
 @pytest.mark.usefixtures("known_machine")
-def test_weights_that_are_no_model_are_named_with_the_reason(root: Path, tiny: Tiny) -> None:
-    shutil.copytree(tiny("qwen2"), root / "models" / "legal" / "merged")
+def test_weights_that_are_no_model_are_named_with_the_reason(root: Path, few: Tiny) -> None:
+    shutil.copytree(few("qwen2"), root / "models" / "legal" / "merged")
     (root / "models" / "legal" / "merged" / "model.safetensors").unlink()
     text = dry_run("legal", Options(rung="smollm3"))
     assert "smollm3: fails at source: models/legal/merged: needs model.safetensors" in text
@@ -262,9 +262,9 @@ def test_weights_that_are_no_model_are_named_with_the_reason(root: Path, tiny: T
 
 @pytest.mark.usefixtures("known_machine")
 def test_stages_are_told_before_they_run_and_are_done_in_the_next_dry_run(
-    root: Path, tiny: Tiny, told: list[str]
+    root: Path, few: Tiny, told: list[str]
 ) -> None:
-    shutil.copytree(tiny("qwen2"), root / "models" / "legal" / "merged")
+    shutil.copytree(few("qwen2"), root / "models" / "legal" / "merged")
     domain, options = load_domain("legal"), Options(rung="smollm3", until="package")
     with total_time():
         assert run_chain(domain, options).rung
@@ -284,12 +284,12 @@ def test_stages_are_told_before_they_run_and_are_done_in_the_next_dry_run(
 
 
 def test_what_took_much_longer_than_estimated_changes_the_rest(
-    root: Path, tiny: Tiny, told: list[str], monkeypatch: pytest.MonkeyPatch
+    root: Path, few: Tiny, told: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fast = Machine(**{name: value * 1e4 for name, value in MEASURED_ON.model_dump().items()})
     monkeypatch.setattr("shared.pipeline.forecast.measured_machine", lambda: fast)
     monkeypatch.setattr("shared.pipeline.forecast.WORTH_SECONDS", 0)
-    shutil.copytree(tiny("qwen2"), root / "models" / "legal" / "merged")
+    shutil.copytree(few("qwen2"), root / "models" / "legal" / "merged")
     run_chain(load_domain("legal"), Options(rung="smollm3", until="package"))
     changed = [line for line in told if "the rest about" in line]
     assert len(changed) == 1
@@ -310,15 +310,13 @@ def test_times_read_as_a_person_says_them() -> None:
 
 
 @pytest.mark.usefixtures("known_machine")
-def test_a_dry_run_and_the_doctor_refuse_what_a_release_would_refuse(
-    root: Path, tiny: Tiny
-) -> None:
+def test_a_dry_run_and_the_doctor_refuse_what_a_release_would_refuse(root: Path, few: Tiny) -> None:
     shipped = paths.REPOSITORY / "domains" / "legal" / "fallback.toml"
     here = shipped.read_text().replace(
         '"hf:HuggingFaceTB/SmolLM3-3B@main"', '"models/{domain}/base"'
     )
     (root / "domains" / "legal" / "fallback.toml").write_text(here)
-    shutil.copytree(tiny("smollm3"), root / "models" / "legal" / "merged")
+    shutil.copytree(few("smollm3"), root / "models" / "legal" / "merged")
     (root / "models" / "legal" / "merged" / "model.safetensors").unlink()
     text, may_be = foretold("legal", Options())
     assert not may_be

@@ -25,9 +25,9 @@ def sets(root: Path) -> Path:
 
 @pytest.mark.slow
 def test_it_writes_fidelity_and_both_sets_of_a_real_model(
-    root: Path, sets: Path, tiny: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+    root: Path, sets: Path, few: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.copytree(tiny("qwen2"), root / "models" / "legal" / "merged")
+    shutil.copytree(few("qwen2"), root / "models" / "legal" / "merged")
     monkeypatch.setattr(evaluated, "_rungs", lambda domain: ["smollm3"])
     monkeypatch.setitem(evaluated.TITLES, "smollm3", "a tiny one")
     (page,) = evaluated.evaluate(sets, "1", root / "measured")

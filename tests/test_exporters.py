@@ -20,10 +20,10 @@ BOTH = 'why = "the fine-tuned model of choice"\nexporters = ["olive", "optimum"]
 
 
 def test_both_are_built_and_the_better_one_is_kept(
-    root: Path, tiny: Callable[[str], Path], edit: Edit
+    root: Path, few: Callable[[str], Path], edit: Edit
 ) -> None:
     edit("fallback.toml", 'why = "the fine-tuned model of choice"', BOTH)
-    shutil.copytree(tiny("qwen2"), root / "models" / "legal" / "merged", copy_function=os.link)
+    shutil.copytree(few("qwen2"), root / "models" / "legal" / "merged", copy_function=os.link)
     walked = run_chain(
         load_domain("legal"), Options(rung="smollm3", until="package", keep_onnx=True)
     )
@@ -38,11 +38,11 @@ def test_both_are_built_and_the_better_one_is_kept(
 
 
 def test_an_exporter_that_fails_is_an_attempt_with_a_reason_not_a_crash(
-    root: Path, tiny: Callable[[str], Path], edit: Edit
+    root: Path, few: Callable[[str], Path], edit: Edit
 ) -> None:
     edit("fallback.toml", 'why = "the fine-tuned model of choice"', BOTH)
     edit("olive.json", '"precision": "int4",', '"precision": "int4", "use_qdq": true,')
-    shutil.copytree(tiny("qwen2"), root / "models" / "legal" / "merged", copy_function=os.link)
+    shutil.copytree(few("qwen2"), root / "models" / "legal" / "merged", copy_function=os.link)
     walked = run_chain(load_domain("legal"), Options(rung="smollm3", until="package"))
     outcomes = {a.exporter: (a.outcome, a.reason) for a in walked.attempts}
     assert outcomes["optimum"][0] == "taken"

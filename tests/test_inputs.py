@@ -172,12 +172,12 @@ def test_what_this_machine_lacks_is_no_rungs_failure(
 
 
 def test_what_is_built_or_not_asked_for_needs_no_room_for_a_build(
-    root: Path, tiny: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+    root: Path, few: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from shared.source.source import weights_hash
 
     merged = root / "models" / "legal" / "merged"
-    shutil.copytree(tiny("qwen2"), merged)
+    shutil.copytree(few("qwen2"), merged)
     size = (merged / "model.safetensors").stat().st_size
     usage = shutil.disk_usage(root)._replace(free=inputs.LEAST_DISK + size // 2)
     monkeypatch.setattr(inputs.shutil, "disk_usage", lambda folder: usage)

@@ -196,9 +196,10 @@ def on_the_cpu(_: Path, folder: Path, seconds: float, hardware: bool) -> Iterato
 
 
 @contextmanager
-def failing(*_: object) -> Iterator[Runner]:
+def failing(*_: object, wrong: bool = False) -> Iterator[Runner]:
     def run(piece: Piece, feeds: Arrays) -> Arrays:
-        raise in_browser.BrowserFailed(f"{piece.name}: device_lost: the GPU device was lost")
+        words = f"{piece.name}: device_lost: the GPU device was lost"
+        raise in_browser.BrowserFailed(words, wrong=wrong)
 
     yield run
 
@@ -226,6 +227,13 @@ class TestTheResult:
         found = compare_layers(package, Path("browser"), [IDS], 1000)
         assert not found.proven and found.fault is None
         assert found.error == "embeddings: device_lost: the GPU device was lost"
+
+    def test_is_a_fault_where_the_gpu_refuses_a_piece(
+        self, package: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(in_browser, "pieces_in_browser", partial(failing, wrong=True))
+        found = compare_layers(package, Path("browser"), [IDS], 1000)
+        assert found.error and found.fault == found.error and not found.proven
 
     def test_names_the_worst_first_and_not_all(self) -> None:
         layers = [layer(f"layer {i}", 10.0 ** (i - 5)) for i in range(6)]

@@ -56,9 +56,9 @@ def need_same_data(root: Path, build: Path) -> None:
 
 
 @pytest.fixture
-def merged(root: Path, tiny: Tiny) -> Path:
+def merged(root: Path, few: Tiny) -> Path:
     folder = root / "models" / "legal" / "merged"
-    shutil.copytree(tiny("qwen2"), folder)
+    shutil.copytree(few("qwen2"), folder)
     return folder
 
 
@@ -156,12 +156,12 @@ class TestCalibrationTexts:
         found = token_ids(str(domain.folder / "calibration.jsonl"), merged)
         assert found == json.loads((made.folder / TOKENS).read_text())
 
-    def test_of_ones_own_are_chats_in_the_models_template(self, root: Path, tiny: Tiny) -> None:
+    def test_of_ones_own_are_chats_in_the_models_template(self, root: Path, few: Tiny) -> None:
         (root / "chats.jsonl").write_text(
             "\n".join(json.dumps({"messages": turns}) for turns in (CHAT, CHAT[1:]))
         )
-        first, second = token_ids(str(root / "chats.jsonl"), tiny("qwen2"))
-        tokenizer = Tokenizer(tiny("qwen2"))
+        first, second = token_ids(str(root / "chats.jsonl"), few("qwen2"))
+        tokenizer = Tokenizer(few("qwen2"))
         assert first == tokenizer.answered_ids("Answer in one word.", "What floats?", "Cork.")
         assert second == tokenizer.answered_ids("", "What floats?", "Cork.")
 
@@ -176,17 +176,17 @@ class TestCalibrationTexts:
         ],
     )
     def test_that_are_neither_are_refused_with_file_and_line(
-        self, root: Path, tiny: Tiny, name: str, text: str, sentence: str
+        self, root: Path, few: Tiny, name: str, text: str, sentence: str
     ) -> None:
         (root / name).write_text(text)
         with pytest.raises(Exception, match=sentence):
-            token_ids(str(root / name), tiny("qwen2"))
+            token_ids(str(root / name), few("qwen2"))
 
     def test_are_looked_for_beside_the_workflow(
-        self, root: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+        self, root: Path, few: Tiny, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         (root / "chats.jsonl").write_text(json.dumps({"messages": CHAT}))
         monkeypatch.setattr(sys, "argv", ["olive", "run", "--config", str(root / "mine.json")])
-        assert len(token_ids("chats.jsonl", tiny("qwen2"))) == 1
+        assert len(token_ids("chats.jsonl", few("qwen2"))) == 1
         with pytest.raises(RungFailed, match=r"calibration: no file other\.jsonl; give its whole"):
-            token_ids("other.jsonl", tiny("qwen2"))
+            token_ids("other.jsonl", few("qwen2"))

@@ -147,8 +147,9 @@ def test_onnxruntime_genai_reads_it_as_the_card_says_with_the_checks_answers(
 def test_transformers_js_reads_it_as_the_card_says_with_the_checks_answers(
     ending: Path, domain: Domain, tmp_path: Path, first: Mode
 ) -> None:
-    """Both snippets in a row, in the card's order; only the document is put in."""
-    texts = texts_of(domain)
+    """Both snippets in a row, in the card's order; only the document is put in. One document in the
+    other order: the answers are the same."""
+    texts = texts_of(domain)[: None if first == "free" else 1]
     order = (first == "constrained", first != "constrained")
     wanted = [checks(ending, domain, "q4", texts, held) for held in order]
     for text, *answers in zip(texts, *wanted, strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import shutil
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from shared.base.errors import RungFailed
 from shared.domain.domain import load_domain
+from shared.prompt import stage
 from shared.prompt.stage import prompt_stage
 from shared.prompt.template import settled, spelt_out
 from shared.prompt.texts import hard_texts
@@ -21,6 +23,12 @@ from shared.source.tokenizer import Tokenizer, as_text, control_tokens, stop_tok
 from tests.chat_templates import LLAMA3, MARKS, PHI3, STYLES
 
 Made = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def asked_anew(monkeypatch: pytest.MonkeyPatch, prompts_once: None) -> None:
+    """Every runtime, in each test."""
+    monkeypatch.setattr(stage, "_proven", inspect.unwrap(stage._proven))
 
 
 @pytest.fixture

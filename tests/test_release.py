@@ -27,9 +27,8 @@ from shared.setup.browser import find_browser
 from tests.events import each, held_at
 from tests.hub_double import WRITE_TOKEN, HubDouble
 from tests.readme import RELEASED
-from tests.stand_ins import read_little, share_embedded
+from tests.stand_ins import keep_first, read_little, share_embedded
 from tests.test_commands import invoke
-from tests.test_olive_run import need_same_data, olive_run
 from tests.test_schedule import make_world
 
 pytestmark = pytest.mark.slow
@@ -44,12 +43,19 @@ def needs_a_browser() -> None:
 
 @pytest.fixture(scope="module")
 def world(new_folder: Callable[[str], Path], embedded: Path) -> Path:
-    """A root in which the embedded model was released once for `legal`; 3 records, real browser."""
+    """A root in which the embedded model was released once for `legal`; one record, one calibration
+    text, a scale a block without a search: none of it is what is asserted. Real browser."""
     root = new_folder("world")
     shutil.copytree(paths.REPOSITORY / "domains" / "legal", root / "domains" / "legal")
-    read_little(root / "domains" / "legal")
+    legal = root / "domains" / "legal"
+    read_little(legal)
+    keep_first(legal / "calibration.jsonl", 1)
+    workflow = (legal / "olive.json").read_text()
+    assert '"sym": true,' in workflow
+    quick = workflow.replace('"sym": true,', '"sym": true, "search": false,', 1)
+    (legal / "olive.json").write_text(quick)
     share_embedded(root)
-    run = invoke("release", "--domain", "legal", "--records", "3", root=root)
+    run = invoke("release", "--domain", "legal", "--records", "1", root=root)
     assert run.returncode == 0, run.stdout + run.stderr
     (root / "stdout.txt").write_text(run.stdout)
     return root
@@ -125,11 +131,6 @@ class TestTheEmbeddedRelease:
         for words in ("software adapter", "embedded", "Not to be published", "huggingface/transf"):
             assert words in card.text
 
-    def test_has_the_data_that_plain_olive_gives(self, world: Path, embedded: Path) -> None:
-        done = olive_run(world, embedded)
-        assert done.returncode == 0, done.stderr[-2000:]
-        need_same_data(world, world / "models" / "legal" / "webgpu" / "onnx")
-
     def test_lists_every_file_with_its_hash(self, world: Path) -> None:
         folder = world / "models" / "legal" / "webgpu"
         release = read_release(folder)
@@ -146,13 +147,13 @@ class TestTheEmbeddedRelease:
 
     def test_is_not_made_again(self, world: Path) -> None:
         before, began = keys(world), processor_seconds()
-        run = invoke("release", "--domain", "legal", "--records", "3", root=world)
+        run = invoke("release", "--domain", "legal", "--records", "1", root=world)
         assert run.returncode == 0
         assert processor_seconds() - began < 5
         assert keys(world) == before
 
     def test_must_not_be_published(self, world: Path) -> None:
-        run = invoke("release", "--domain", "legal", "--records", "3", "--publish", root=world)
+        run = invoke("release", "--domain", "legal", "--records", "1", "--publish", root=world)
         assert run.returncode == 1
         assert "rung embedded: publishable is false" in run.stderr
         assert "Traceback" not in run.stderr
@@ -163,7 +164,6 @@ class TestTheEmbeddedRelease:
 
 
 ARCHITECTURES = {
-    "legal": "qwen2",
     "tax": "smollm3",
     "untied": "qwen2-untied",
     "fused": "phi3",
@@ -175,7 +175,7 @@ ARCHITECTURES = {
 def test_every_command_of_the_readme_on_a_release_ends_as_it_says(world: Path, words: str) -> None:
     """As it stands there, but with few records; a page that is served is asked for, and ended."""
     record = load_domain("legal").records[0].id
-    few = words.replace("--records all", "--records 3").replace("contracts", "legal")
+    few = words.replace("--records all", "--records 1").replace("contracts", "legal")
     given = few.replace("<record>", record).split()[1:]
     given[1:] = [str(world / "site") if word == "site" else word for word in given[1:]]
     if given[0] == "serve":
@@ -227,8 +227,8 @@ def test_a_merged_model_is_released_through_the_browser_by_the_first_rung(
 
 
 def test_a_copied_folder_is_a_new_domain(released: Path) -> None:
-    legal, tax = (contents(released / "domains" / name) for name in ("legal", "tax"))
-    assert tax == legal
+    plain, tax = (contents(released / "domains" / name) for name in ("plain", "tax"))
+    assert tax == plain
     assert "tax" in (released / "models" / "tax" / "webgpu" / "README.md").read_text()
 
 
@@ -241,9 +241,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_a_publishable_release_goes_up_as_one_change_of_main_and_comes_down_the_same(
     released: Path,
 ) -> None:
-    """Of what `legal` was measured to be, under gates that let it out."""
+    """Of what `tax` was measured to be, under gates that let it out."""
     for kind in ("domains/{}", "models/{}/merged"):
-        shutil.copytree(released / kind.format("legal"), released / kind.format("public"))
+        shutil.copytree(released / kind.format("tax"), released / kind.format("public"))
     defaults = released / "domains" / "defaults.toml"
     defaults.write_text(defaults.read_text().replace('blocks = "publish"', 'blocks = "nothing"'))
     with HubDouble() as hub:
@@ -278,10 +278,12 @@ class TestKilled:
         run = invoke("release", "--domain", "legal", "--records", "1", root=root)
         assert run.returncode == 0, run.stdout + run.stderr
         assert {k: v for k, v in keys(root).items() if k in finished} == finished
-        assert (root / "models" / "legal" / "webgpu" / "release.json").exists()
+        release = read_release(root / "models" / "legal" / "webgpu")
+        assert release.rung == "smollm3"
+        assert release.measurements["bench.greedy_agreement"].value == 1.0
 
     def _asks_only_what_was_not_answered(self, root: Path) -> None:
-        """The check of 100 records that was killed, run again to its end."""
+        """The check of 30 records that was killed, run again to its end."""
         (file,) = root.glob("build/answers/*.jsonl")
         before = file.read_text()
         kept = before[: before.rfind("\n") + 1]
@@ -292,15 +294,15 @@ class TestKilled:
         asked = [json.loads(line)["record"] for line in after[len(before) :].splitlines()]
         had = {json.loads(line)["record"] for line in kept.splitlines()}
         assert not had & set(asked), "what was answered is not asked again"
-        assert len(had) + len(asked) == len(set(asked) | had) == 100
+        assert len(had) + len(asked) == len(set(asked) | had) == 30
 
     def _command(self, root: Path, stage: str) -> list[str]:
-        """For the check 100 records, so that it is at work for a while."""
+        """For the check 30 records, so that it is at work for a while."""
         if stage != "check":
             return ["release", "--domain", "legal", "--records", "1"]
         own = (root / "domains" / "legal" / "eval.jsonl").read_text().splitlines()
-        lines = [json.dumps(json.loads(own[i % len(own)]) | {"id": f"n{i}"}) for i in range(100)]
-        file = root / "hundred.jsonl"
+        lines = [json.dumps(json.loads(own[i % len(own)]) | {"id": f"n{i}"}) for i in range(30)]
+        file = root / "thirty.jsonl"
         file.write_text("\n".join(lines) + "\n")
         words = f"check --domain legal --records all --records-file {file}"
         return [*words.split(), "--systems", "release", "--constrained", "free"]

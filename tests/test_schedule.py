@@ -21,12 +21,11 @@ from shared.base.formatting import parse_bytes
 from shared.evaluate.models.genai import genai_options
 from shared.evaluate.models.onnx import session_options
 from shared.pipeline.all_domains import run_units
-from shared.pipeline.one_domain import Result
 from shared.pipeline.schedule.cluster import cores_each, run_local
 from shared.pipeline.schedule.units import Unit, memory_of, run_unit, units_of
 from shared.pipeline.stages import Options
 from shared.release.model import STAGES
-from tests.events import CEILING_SECONDS, each, held_at, wait_until
+from tests.events import CEILING_SECONDS, die, each, held_at, wait_until
 from tests.stand_ins import take_any_architecture
 from tests.tiny import FEW_TOKENS, write_tiny
 
@@ -219,14 +218,9 @@ class TestTwoAtOnce:
     def test_a_unit_that_kills_every_worker_is_given_up(
         self, root: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("shared.pipeline.schedule.cluster.run_on_worker", _die)
+        monkeypatch.setattr("shared.pipeline.schedule.cluster.run_on_worker", die)
         (result,) = run_local([units_of("legal", CHECK)], jobs=1, budget=1)
         assert result.error == "legal·package: 3 worker processes died on it"
-
-
-def _die(root: str, unit: Unit) -> tuple[Result, str, int]:
-    os.kill(os.getpid(), signal.SIGKILL)
-    raise AssertionError
 
 
 def _kill_a_worker(root: Path, killed: list[int]) -> None:

@@ -24,7 +24,7 @@ from shared.olive.graph.weights import Int4Options, write_int4
 from shared.olive.quantise.nearest import dequantize, quantize
 from shared.source.weights import SINGLE, load_weights
 from tests.test_build import run
-from tests.tiny import write_tiny
+from tests.tiny import FEW_TOKENS, write_tiny
 
 NAMES = ("llama", "phi3", "qwen2", "smollm3")
 HEAD_SIZE = 16
@@ -49,7 +49,7 @@ def folder(embedded: Path, new_folder: Callable[[str], Path]) -> Path:
     folder = new_folder("stock")
     for name in NAMES:
         short = {"original_max_position_embeddings": 2048} if name == "phi3" else {}  # no long rope
-        model = write_tiny(folder / "models" / name, name, embedded, **short)
+        model = write_tiny(folder / "models" / name, name, embedded, **short, vocab_size=FEW_TOKENS)
         if name == "phi3":
             without_halves(model / SINGLE)
     done = subprocess.run(

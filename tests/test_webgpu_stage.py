@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from shared.base.errors import RungFailed
+from shared.base.errors import RungFailed, UserError
 from shared.base.manifest import Manifest
 from shared.base.stage import StageResult
 from shared.domain.domain import load_domain
@@ -31,6 +31,7 @@ from shared.webgpu_bench.result import (
     Parity,
     ParityPiece,
     Placement,
+    Run,
 )
 
 SWIFTSHADER = Adapter(vendor="google", architecture="swiftshader")
@@ -66,7 +67,7 @@ class Late:
 
     def __call__(self, package: Path, request: dict[str, Any], **how: Any) -> BrowserResult:
         self.asked.append(request)
-        given = request["parity"]
+        given = request["parity"] or {"rows": [], "offset": 0}
         for at, row in enumerate(given["rows"][: self.rows]):
             how["on_piece"](self.piece(row, given["offset"] + at).model_dump_json())
         pieces = [
@@ -74,6 +75,11 @@ class Late:
             for at, row in enumerate(given["rows"][: self.rows])
         ]
         return self.result.model_copy(update={"parity": Parity(pieces=pieces) if pieces else None})
+
+    def answers(self, prompts: Sequence[dict[str, Any]]) -> None:
+        """From now on the questions are reached as well."""
+        runs = [Run(id=p["id"], prompt_tokens=len(p["input_ids"]), output_ids=[7]) for p in prompts]
+        self.result = self.result.model_copy(update={"runs": runs})
 
     def piece(self, row: list[int], number: int) -> ParityPiece:
         model = OnnxDecoder(self.package / "onnx" / "model_q4.onnx", exact=True)
@@ -183,9 +189,14 @@ class TestASoftwareAdapterThatIsLate:
         late.rows = 99
         found = self.bench(late)
         assert [len(asked["parity"]["rows"]) for asked in late.asked] == [2, 1]
-        assert found.unfinished is None and found.measurements["parity_tokens"].value == 64
+        assert found.measurements["parity_tokens"].value == 64
+        assert found.unfinished and "no token in time" in found.unfinished, "nor was it asked"
+        late.answers(late.asked[-1]["prompts"])
+        found = self.bench(late)
+        assert late.asked[-1]["parity"] is None and found.unfinished is None
+        assert found.measurements["parity_tokens"].value == 64
         self.bench(late)
-        assert len(late.asked) == 2, "what is finished is not done again"
+        assert len(late.asked) == 3, "what is finished is not done again"
 
     def test_is_left_as_it_is_where_the_run_has_done_so_before(self, late: Late) -> None:
         late.rows = 1
@@ -196,6 +207,11 @@ class TestASoftwareAdapterThatIsLate:
         late.result = BrowserResult(outcome="timeout", error="the page did not answer in time")
         found = self.bench(late)
         assert "did not load it within" in str(found.measurements["loads"].reason)
+
+    def test_that_is_none_at_all_is_the_machines_fault_and_ends_no_rung(self, late: Late) -> None:
+        late.result = BrowserResult(outcome="no_webgpu", error="this browser offers no adapter")
+        with pytest.raises(UserError, match=r"/nowhere/chromium: .* not even a software one"):
+            self.bench(late)
 
     def test_is_a_failure_on_a_gpu(self, late: Late, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(stage, "_offered", lambda browser: "some GPU")

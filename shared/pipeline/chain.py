@@ -47,7 +47,19 @@ def run_chain(domain: Domain, options: Options) -> ChainResult:
         tried += runs
         if result.rung:
             break
+    _tell_unused(result, tried)
     return result
+
+
+def _tell_unused(result: ChainResult, tried: list[RungRun]) -> None:
+    """Weights that were brought and that no rung takes have failed, in the first rung of their place: a
+    release of another model says so in its card's first lines."""
+    used = {run.rung.source for run in tried if run.outcome in ("taken", "failed")}
+    for run in tried:
+        if run.other_weights and run.rung.source not in used:
+            used.add(run.rung.source)
+            at = [attempt.rung for attempt in result.attempts].index(run.rung.name)
+            result.attempts[at] = result.attempts[at].model_copy(update={"outcome": "failed"})
 
 
 def not_in_place_of(brought: RungRun) -> str:

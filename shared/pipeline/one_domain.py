@@ -57,7 +57,10 @@ def release_domain(
     chain: ChainResult | None = None
     release: Release | None = None
     try:
-        need_inputs(name, rung=options.rung, force=options.force, calibration=options.calibration)
+        if run is None:  # whoever gives one has asked before
+            need_inputs(
+                name, rung=options.rung, force=options.force, calibration=options.calibration
+            )
         domain = load_domain(name, options.calibration)
         with total_time():
             chain = _run(domain, options, run)

@@ -45,15 +45,19 @@ class Layer(Strict):
 
 
 class LayersResult(Strict):
-    """The pieces compared, of `pieces` in all; `error`: why one could not be run, or was not."""
+    """The pieces compared, of `pieces` in all; `error`: why one could not be run, or was not;
+    `refused`: the GPU would not run it."""
 
     layers: list[Layer] = Field(default_factory=list)
     pieces: int
     error: str | None = None
+    refused: bool = False
 
     @property
     def fault(self) -> str | None:
         """What was seen wrong, worst first; None where nothing was."""
+        if self.refused:
+            return self.error
         wrong = sorted((x for x in self.layers if not x.ok), key=lambda x: -x.worst_token)
         more = [f"{len(wrong) - NAMED} more"] if len(wrong) > NAMED else []
         return ", ".join([*map(_difference, wrong[:NAMED]), *more]) or None
@@ -101,7 +105,7 @@ def compare_layers(
                 if time.monotonic() + longest > end:
                     break
     except BrowserFailed as error:
-        result.error = str(error)
+        result.error, result.refused = str(error), error.wrong
     if len(result.layers) < result.pieces and result.error is None:
         done = f"only {len(result.layers)} of {result.pieces} pieces"
         result.error = f"{done} were compared within the time"

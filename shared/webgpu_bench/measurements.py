@@ -10,7 +10,7 @@ from shared.domain.settings import BenchSettings
 from shared.setup.browser import Browser
 from shared.webgpu_bench import documents, parity
 from shared.webgpu_bench.result import BrowserResult, Run
-from shared.webgpu_bench.speed import NO_SPEED, at, figures, speeds
+from shared.webgpu_bench.speed import NO_SPEED, Figure, at, figures, speeds
 
 MODELS_FAULT = ("load_failed", "run_failed", "out_of_budget")
 """Outcomes that say something of the model, and are measurements."""
@@ -80,6 +80,18 @@ def not_loaded(result: BrowserResult) -> dict[str, Measurement]:
     return missing | {"loads": loads}
 
 
+def _decode(result: BrowserResult) -> Figure | None:
+    """From an empty cache; on a GPU that is too slow to come to that in its time, whatever it reached:
+    slow is not unknown."""
+    found = figures(result.runs)
+    reached = [] if result.software_adapter else [f for f in found if f.test == "decode"]
+    return at(found, "decode", 0) or next(iter(reached), None)
+
+
+def _depth(decode: Figure | None) -> str:
+    return f"{decode.tokens} in the cache" if decode and decode.tokens else "from an empty cache"
+
+
 def measurements(result: BrowserResult, cpu: dict[str, list[int]]) -> dict[str, Measurement]:
     """What a run shows by itself; `cpu` holds the CPU's likeliest tokens, run id → ids."""
     runs = [run for run in own_runs(result) if run.id.startswith("run")]
@@ -92,7 +104,7 @@ def measurements(result: BrowserResult, cpu: dict[str, list[int]]) -> dict[str, 
 
     ttft = [run.ttft_ms / 1000 for run in runs if run.ttft_ms]
     prefill = [run.prompt_tokens / (run.ttft_ms / 1000) for run in runs if run.ttft_ms]
-    decode = at(figures(result.runs), "decode", 0)
+    decode = _decode(result)
     errors = len(result.uncaptured_errors) + (result.device_lost is not None)
     peak, on_cpu = result.gpu.peak_requested_bytes, _nodes_on_cpu(result)
     found = {
@@ -104,7 +116,7 @@ def measurements(result: BrowserResult, cpu: dict[str, list[int]]) -> dict[str, 
         "decode_tokens_per_second": measured(
             "decode_tokens_per_second",
             list(decode.samples) if decode else [],
-            "tokens after the first, from an empty cache, by the page's own loop",
+            f"tokens after the first, {_depth(decode)}, by the page's own loop",
             NO_SPEED if result.software_adapter else LATE,
         ),
         **speeds(result),

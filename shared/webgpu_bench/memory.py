@@ -1,8 +1,8 @@
 """The longest context whose WebGPU buffers stay within a budget; computed, not tried.
 
 Bytes wanted at a context of n tokens = weights + overhead + 2 · cache(n): while a token is written,
-onnxruntime-web holds the past and the present cache at once. `overhead` is what the browser's run
-was seen to ask for beyond that, so that the sum agrees with the measured peak.
+onnxruntime-web holds the past and the present cache at once, unless the page's own loop runs.
+`overhead` is what the browser's run, by that loop, was seen to ask for beyond weights and cache.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ if TYPE_CHECKING:  # it imports onnx, which an unchanged release has no need of
 
 CACHE_COPIES = 2
 """Past and present, as Transformers.js's own `generate` holds them; the page's cache is one."""
+BLOCK = 256
+"""The page's cache has room for a multiple of so many tokens (page/cache.js)."""
 
 
 def with_budget(domain: Domain, gpu_budget: str | None) -> Domain:
@@ -40,8 +42,10 @@ def longest_context(footprint: Footprint, budget: int, overhead: int) -> int:
 
 
 def measured_overhead(footprint: Footprint, peak: int, context: int) -> int:
-    """What a run of `context` tokens asked for beyond weights and cache; never less than nothing."""
-    known = footprint.weight_bytes + CACHE_COPIES * context * footprint.cache_bytes_per_token
+    """What a run of `context` tokens in the page's cache asked for beyond weights and cache; never less
+    than nothing."""
+    room = BLOCK * -(-context // BLOCK)
+    known = footprint.weight_bytes + room * footprint.cache_bytes_per_token
     return max(0, peak - known)
 
 

@@ -30,7 +30,12 @@ RENEW_BYTES = 1_000_000_000
 
 
 class BrowserFailed(Exception):
-    """A piece has no outputs: it cannot be loaded or run, or the browser went away."""
+    """A piece has no outputs: it cannot be loaded or run, or the browser went away. `wrong`: the GPU
+    refused to run it, which is no matter of time or room."""
+
+    def __init__(self, words: str, *, wrong: bool = False) -> None:
+        super().__init__(words)
+        self.wrong = wrong
 
 
 @contextmanager
@@ -94,7 +99,8 @@ class _Session:
         answer = self.tab.page.evaluate("piece => window.docintel.runPiece(piece)", request)
         del self.joined[path]
         if answer["error"]:
-            raise BrowserFailed(f"{piece.name}: {answer['outcome']}: {answer['error']}")
+            words = f"{piece.name}: {answer['outcome']}: {answer['error']}"
+            raise BrowserFailed(words, wrong=answer["outcome"] == "run_failed")
         if answer["live_bytes"] > RENEW_BYTES:
             self.renew()
         return {name: _received(value) for name, value in answer["outputs"].items()}

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from shared.base.errors import RungFailed
+from shared.base.errors import RungFailed, UserError
 from shared.base.gpu import has_gpu
 from shared.base.hashing import sha256_json
 from shared.base.manifest import Measurement, tool_versions
@@ -144,6 +144,8 @@ class _Bench:
             (work / KERNELS_FILE).write_text(kernels_table(result.kernels) + "\n")
         if result.outcome in MODELS_FAULT:
             return Produced(not_loaded(result), facts=told)
+        if result.outcome == "no_webgpu":  # no model's fault, and no other rung fares better
+            raise UserError(f"{self.browser.path}: {result.error}, not even a software one")
         late = result.outcome == "timeout" and not request.profile.hardware
         if result.outcome != "ok" and not late:  # the machine's: another run may fare better
             raise RungFailed(f"the browser: {result.outcome}: {result.error}")
@@ -155,7 +157,12 @@ class _Bench:
         found |= self._proof(result, request)
         budget = self.domain.chain.bench.gpu_budget_bytes
         found |= context_measurements(self._graph(result), budget, result)
-        return Produced(found, facts=told, unfinished=found["parity_tokens"].reason)
+        unfinished = found["parity_tokens"].reason
+        if not request.profile.hardware and found["greedy_agreement"].value is None:
+            unfinished = (
+                unfinished or found["greedy_agreement"].reason
+            )  # no question was asked in time
+        return Produced(found, facts=told, unfinished=unfinished)
 
     def _graph(self, result: BrowserResult) -> Path:
         return self.package / "onnx" / f"model_{result.dtype}.onnx"

@@ -56,6 +56,9 @@ def before_loading(folder: Path, public_key: Path | None = None) -> Iterator[Lin
     yield line("hashes", lambda: files.unchanged(folder, family))
     yield line("signature", lambda: files.signature(folder, public_key))
     yield line("figures", lambda: figures(folder, family))
+    for name in sorted(family.domains):
+        place = folder / "domains" / name
+        yield line(f"grammar {name}", lambda place=place: files.grammar_is_the_schemas(place))  # type: ignore[misc]
     yield line("origin", lambda: card.origin(folder, family))
     yield line("layout", lambda: layout.configured(folder))
     for dtype in DTYPES:

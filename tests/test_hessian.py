@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,11 +11,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from shared.base.bfloat16 import is_bfloat16_fast
 from shared.base.cpu import cores
 from shared.base.processes import give_back_memory
 from shared.olive.quantise import hessian, layerwise
-from shared.olive.quantise.gptq import Format, gptq, inputs_of
-from shared.olive.quantise.hessian import add, inverse_factor_
+from shared.olive.quantise.gptq import SHRINK, Format, Inputs, _Slice, gptq, inputs_of
+from shared.olive.quantise.hessian import add, in_bfloat16, inverse_factor_
 from shared.olive.quantise.layer_files import LayerFiles
 from shared.olive.quantise.layerwise import quantize_decoder
 from shared.source import weights
@@ -119,3 +121,35 @@ class TestGivingBack:
         model = load_model(tiny("llama"))
         quantize_decoder(model, [], lambda _: Format(), files, lambda _: None)
         assert finished == [1, 2, 3, 4]
+
+
+def test_what_is_made_on_the_way_lies_where_the_inputs_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On `meta` in place of a GPU: one that was made on the CPU would be refused."""
+    monkeypatch.setattr(hessian, "int", lambda wrong: 0, raising=False)
+    inputs = torch.empty(1, 40, 640, device="meta")
+    total = hessian.add(None, inputs)
+    products = hessian.add_products(None, torch.empty(1, 40, 64, device="meta"), inputs)
+    (solved,) = hessian.divide([products], total.clone())
+    feedback = hessian.inverse_factor_(total)
+    seen = Inputs(torch.empty(640, device="meta"), feedback)
+    for form in (Format(4, 32, True), Format(4, 32, False)):
+        part = _Slice(torch.empty(640, 64, device="meta"), seen, form, SHRINK)
+        part.run()
+        assert {t.device.type for t in part.result()} == {"meta"}
+    assert {t.device.type for t in (total, products, solved, feedback)} == {"meta"}
+
+
+def test_calls_for_a_gpu_come_one_after_the_other() -> None:
+    with hessian.in_turn():
+        assert len(set(hessian.spread(lambda _: threading.get_ident(), range(4)))) == 1
+
+
+@pytest.mark.skipif(not is_bfloat16_fast(), reason="no instructions for bfloat16 here")
+def test_sums_over_tokens_are_taken_in_bfloat16_and_nothing_else_is() -> None:
+    x = inputs(300, 600)
+    exact = add(None, x)
+    with in_bfloat16():
+        near = add(None, x)
+    size = exact.abs().max()
+    assert 0 < (near - exact).abs().max() < 0.01 * size
+    assert torch.equal(add(None, x), exact), "and it ends with the block"

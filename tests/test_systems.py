@@ -232,11 +232,12 @@ class TestWhereItIsComputed:
     def test_on_a_cpu_goes_by_the_size_and_by_what_the_cpu_is_fast_at(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: str, capable: bool, dtype: str
     ) -> None:
+        from shared.base import bfloat16
         from shared.evaluate.models import device
 
         (tmp_path / "model.safetensors").write_bytes(b"x" * 10)
         monkeypatch.setattr(device, "FLOAT32_BELOW_BYTES", 5 if size == "large" else 50)
-        monkeypatch.setattr(device, "FAST_BFLOAT16", ("architecture",) if capable else ("none",))
+        monkeypatch.setattr(bfloat16, "FAST_BFLOAT16", ("architecture",) if capable else ("none",))
         assert device.computing(tmp_path, "cpu") == device.Computing("cpu", dtype)
 
     @pytest.mark.parametrize(("free", "where"), [(16, "cuda"), (14, "cpu")])

@@ -20,8 +20,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from examples.finetune.packing import Example, pack
+from shared.base.bfloat16 import is_bfloat16_fast
 from shared.base.progress import say
-from shared.evaluate.models.device import is_bfloat16_fast
 
 SAVE_EVERY_SECONDS = 60.0
 TELL_EVERY_SECONDS = 15.0

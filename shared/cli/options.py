@@ -40,7 +40,7 @@ SYSTEMS = {
 CALIBRATION = {
     "calibration": "calibrate on this JSONL file's records (spelt like calibration.jsonl) instead"
 }
-DEVICE = {"device": "where PyTorch reads and answers: auto, cpu, cuda or mps"}
+DEVICE = {"device": "where PyTorch calibrates, reads and answers: auto, cpu, cuda or mps"}
 BUDGET = {
     "time_budget": "minutes that answering may take: as many records are answered; default: all"
 }

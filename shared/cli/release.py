@@ -166,7 +166,7 @@ def release_all(
         raise UserError(f"not every domain was {done}; see the table")
 
 
-@command(help=DOMAIN | RUNGS | CALIBRATION | KEEP)
+@command(help=DOMAIN | RUNGS | CALIBRATION | DEVICE | KEEP)
 def build(c: Context, domain: str, **chosen: Any) -> None:
     """Build and package a domain's model: 4-bit ONNX for WebGPU in Transformers.js's layout."""
     from shared.pipeline.one_domain import run_until

@@ -51,13 +51,15 @@ def build_stage(
     keep_onnx: Path | None = None,
     measured: Iterable[Record] = (),
     beside: Sequence[Domain] = (),
+    device: str = "cpu",
     force: bool = False,
 ) -> StageResult:
     """Build all DTYPES: `model_<dtype>.onnx`, their external data, genai_config.json, logs.
 
     `keep_onnx`: where the full-precision ONNX goes, for the exporter that makes one ("optimum").
     `measured`: records that this run measures besides the domain's own; none may calibrate.
-    `beside`: domains whose text calibrates together with this one's.
+    `beside`: domains whose text calibrates together with this one's. `device`: where PyTorch
+    calibrates; a GPU sums up in another order, so that near ties are rounded otherwise.
     """
     where = f"domains/{domain.name}/fallback.toml: rung {rung.name}"
     workflow = with_overrides(domain.olive, rung.olive, where)
@@ -66,11 +68,12 @@ def build_stage(
         _refuse_whole_models(workflow, rung)
     if exporter == "optimum":
         return _optimum_stage(source.folder, weights, block_size(workflow), keep_onnx, force)
-    tokens = None
+    tokens, on_gpu = None, {}
     if wants_calibration(workflow):
         calibration = calibration_stage(domain, source, measured, beside=beside)
         weights["calibration"] = calibration.manifest.key
         tokens = calibration.folder / TOKENS
+        on_gpu = {"device": device} if device != "cpu" else {}
     plan = Plan(
         "build",
         inputs=weights,
@@ -79,11 +82,12 @@ def build_stage(
             "passes": list(workflow["passes"]),
             "in_order": json.dumps(workflow),  # what stands before what, which a key does not see
             "dtypes": list(DTYPES),
+            **on_gpu,
         },
         tools=tool_versions(*TOOLS),
         code=(__name__, *PASSES),
     )
-    ready = bound(workflow, tokens) if tokens else workflow
+    ready = bound(workflow, tokens, **on_gpu) if tokens else workflow
     layers = plan.folder.with_name(f".{plan.key}.layers")
 
     def produce(work: Path) -> Produced:

@@ -73,6 +73,7 @@ class CalibratedQuant(Pass):
                 "share, 0 to 1, of what the layers before have lost to make up for",
             ),
             "make_up_damp": option(float, OFF.damp, "damping of that, of the inputs' mean square"),
+            "device": option(str, "cpu", "where PyTorch calibrates: cpu, cuda or mps"),
             "overrides": option(
                 dict, None, "module name, * for any part → {bits, group_size, sym}; the last counts"
             ),
@@ -104,7 +105,8 @@ class CalibratedQuant(Pass):
         _tell_rounded(loaded, formats)
         shrink = SHRINK if config.search else (1.0,)
         files = LayerFiles(
-            (layer_folder.get() or out) / _key(folder, texts, formats, shrink, make_up)
+            (layer_folder.get() or out)
+            / _key(folder, texts, formats, shrink, make_up, config.device)
         )
         left = _left(formats, files.finished)
         try:
@@ -118,6 +120,7 @@ class CalibratedQuant(Pass):
                     shrink=shrink,
                     feedback=bool(texts),
                     make_up=make_up,
+                    device=config.device,
                 )
         except ValueError as error:
             raise RungFailed(f"olive.json: {type(self).__name__}: {error}") from error
@@ -142,6 +145,7 @@ def _key(
     formats: dict[str, Format],
     shrink: tuple[float, ...],
     make_up: MakeUp,
+    device: str,
 ) -> str:
     """16 hex digits of SHA-256 over all that the quantised weights depend on."""
     forms = {name: asdict(form) for name, form in formats.items()}
@@ -152,6 +156,7 @@ def _key(
         forms,
         shrink,
         asdict(make_up),
+        device,
         code_hash(__name__),
         tools,
     ]

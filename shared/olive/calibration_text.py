@@ -255,12 +255,14 @@ def within(texts: Sequence[list[int]], tokens: int) -> list[list[int]]:
     ]
 
 
-def bound(workflow: dict[str, Any], tokens: Path) -> dict[str, Any]:
-    """The workflow with the calibration file's name replaced by what the passes read."""
+def bound(workflow: dict[str, Any], tokens: Path, device: str = "") -> dict[str, Any]:
+    """The workflow with the calibration file's name replaced by what the passes read; `device`: where
+    our own pass computes, in place of what it says."""
     copied = copy.deepcopy(workflow)
     for settings, whole in zip(_passes(copied), copied["passes"].values(), strict=True):
         if settings.get("calibration") == FILE:
             settings["calibration"] = str(tokens)
+            settings |= {"device": device} if device else {}
         if settings.get("data_config") == FILE:
             settings["data_config"] = data_config(
                 tokens, EQUAL_ROWS.get(whole.get("type", "").lower())

@@ -21,6 +21,7 @@ from shared.domain.records import Record, read_records
 from shared.domain.settings import Exporter, Rung
 from shared.evaluate.check import Selection, check_stage
 from shared.evaluate.fidelity import fidelity_stage
+from shared.evaluate.models.device import computing
 from shared.evaluate.overflow import overflow_stage
 from shared.evaluate.systems import NAMES
 from shared.olive.build import build_stage
@@ -236,6 +237,7 @@ class RungRun:
             self.exporter,
             keep_onnx=paths.models(domain.name) / "onnx" if options.keep_onnx else None,
             measured=self.text,
+            device=computing(source.folder, self.selection.device).device,
             force=options.force,
         )
         if not options.force:

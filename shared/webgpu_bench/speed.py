@@ -27,7 +27,7 @@ WARM_UPS = 1
 REPETITIONS = 3
 PROMPT_TOKENS = 128
 SOFTWARE_PROMPT_TOKENS = 24
-"""A software adapter's attention is wrong from 32 on (docs/how-it-works.md)."""
+"""A pass over more costs a software adapter minutes (docs/full-size.md)."""
 SOFTWARE_NEW_TOKENS = 2
 """One from reading the prompt, one from a pass of its own, which costs it seconds (docs/browser.md)."""
 NO_SPEED = "software adapter: it says nothing about a GPU's speed"

@@ -14,6 +14,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from shared.base.bfloat16 import is_bfloat16_fast
 from shared.base.errors import UserError
 from shared.base.gpu import has_gpu
 from shared.base.parsing import nearest
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
 DEVICES = ("auto", "cpu", "cuda", "mps")
 FLOAT32_BELOW_BYTES = 2_000_000_000
 """Weights up to this size are converted to float32 as a whole."""
-FAST_BFLOAT16 = ("amx_bf16", "avx512_bf16", "bf16")
-"""Instructions for bfloat16 products, as torch.cpu.get_capabilities names them; `bf16` is ARM's.
-Without them such a product of 16 rows takes three times as long as `widened`'s."""
 ROOM = 1.5
 """What must be free on a GPU, in sizes of the weights that lie there."""
 LEAST_ROWS, ROWS, CACHE_BYTES = 8, 32, 600_000_000
@@ -123,12 +121,6 @@ def _free_bytes(device: str) -> int:
     if device == "mps":
         return int(torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
     return int(torch.cuda.mem_get_info()[0])
-
-
-def is_bfloat16_fast() -> bool:
-    import torch
-
-    return any(torch.cpu.get_capabilities().get(name) for name in FAST_BFLOAT16)
 
 
 def _weight_bytes(folder: Path) -> int:

@@ -25,7 +25,7 @@ SHRINK = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
 DAMP = 0.01
 """Share of H's mean diagonal added to it, so that it can be inverted (the paper's value)."""
 
-ROWS, FEWEST_ROWS, SLICES = 4096, 256, 16
+ROWS, FEWEST_ROWS, SLICES = 4096, 1024, 16
 """Most and fewest rows in a slice (4096 × 11008 float32 are 180 MB), and slices between the two."""
 
 GROUP = 128
@@ -82,13 +82,17 @@ def search(
     `weights` [block] or [n, block], not negative. Symmetric: scales of both signs are tried, since
     there is one code more below the middle than above it. Else the zero point moves by one as well.
     """
-    best = torch.full(values.shape[:1], torch.inf)
+    best = values.new_full(values.shape[:1], torch.inf)
     scales, zeros = torch.empty_like(best), torch.empty_like(best)
     for scale, zero in _candidates(values, form, shrink):
         scale = _as_stored(scale)
-        codes = (values / scale[:, None] + zero[:, None]).round_().clamp_(0, form.highest)
-        error = codes.sub_(zero[:, None]).mul_(scale[:, None]).sub_(values).square_()
-        total = error.mul_(weights).sum(-1)
+        steps = values / scale[:, None]
+        if form.symmetric:  # zero is a whole number: rounding finds the same without it
+            steps.round_().clamp_(-form.middle, form.highest - form.middle)
+        else:
+            steps.add_(zero[:, None]).round_().clamp_(0, form.highest).sub_(zero[:, None])
+        error = steps.mul_(scale[:, None]).sub_(values).square_()
+        total = error @ weights if weights.ndim == 1 else error.mul_(weights).sum(-1)
         better = total < best
         best = torch.where(better, total, best)
         scales = torch.where(better, scale, scales)
@@ -132,7 +136,7 @@ def gptq(
 
     Without `inputs` every column counts alike and nothing is passed on: round to nearest, with
     the scale search that `shrink` asks for ((1.0,): none). Raises ValueError where K is no multiple
-    of the block size or a value is not finite.
+    of the block size or a value is not finite. Computed where the weight lies; the result is the CPU's.
     """
     rows, columns = weight.shape
     if columns % form.block_size:
@@ -168,9 +172,9 @@ class _Slice:
         self.rest, self.form, self.shrink = rest, form, shrink
         columns, rows = rest.shape
         self.feedback = inputs.feedback if inputs else None
-        self.importance = inputs.importance if inputs else torch.ones(columns)
-        self.codes = torch.empty(columns, rows, dtype=torch.uint8)
-        self.scales = torch.empty(columns // form.block_size, rows)
+        self.importance = inputs.importance if inputs else rest.new_ones(columns)
+        self.codes = rest.new_empty(columns, rows, dtype=torch.uint8)
+        self.scales = rest.new_empty(columns // form.block_size, rows)
         self.zeros = torch.empty_like(self.scales)
 
     def run(self) -> None:

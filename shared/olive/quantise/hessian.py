@@ -8,10 +8,12 @@ nor what else the machine does changes a bit. Only the upper half of H is kept.
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
 
+from shared.base.bfloat16 import is_bfloat16_fast
 from shared.base.cpu import cores
 
 TILE = 512
@@ -30,10 +32,37 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+@contextmanager
+def in_bfloat16() -> Iterator[None]:
+    """Products of float32 matrices from their numbers' upper 16 bits, summed up in float32, where the
+    processor has instructions for it: several times as fast. For what is then summed up over thousands
+    of tokens; a factor, and what is solved with it, stay in float32."""
+    settings = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before = settings.fp32_precision
+    settings.fp32_precision = "bf16" if is_bfloat16_fast() else before
+    try:
+        yield
+    finally:
+        settings.fp32_precision = before
+
+
+_in_turn: ContextVar[bool] = ContextVar("_in_turn", default=False)
+
+
+@contextmanager
+def in_turn() -> Iterator[None]:
+    """`spread` calls one after the other: a GPU is a single one, and divides its work by itself."""
+    token = _in_turn.set(True)
+    try:
+        yield
+    finally:
+        _in_turn.reset(token)
+
+
 def spread(work: Callable[..., Any], *arguments: Sequence[Any]) -> list[Any]:
     """`map` on all cores, each call on one thread; the results in order."""
     with one_thread():
-        if len(arguments[0]) <= 1:
+        if len(arguments[0]) <= 1 or _in_turn.get():
             return list(map(work, *arguments))
         with ThreadPoolExecutor(cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
             return list(pool.map(work, *arguments))
@@ -44,7 +73,7 @@ def add(total: torch.Tensor | None, inputs: torch.Tensor) -> torch.Tensor:
     flat = inputs.reshape(-1, inputs.shape[-1])
     if total is None:
         with torch.inference_mode(False):  # it will be changed outside of it as well
-            total = torch.zeros(flat.shape[1], flat.shape[1])
+            total = flat.new_zeros(flat.shape[1], flat.shape[1])
     into = total
 
     @torch.inference_mode()
@@ -62,7 +91,7 @@ def add_products(
     left, right = errors.reshape(-1, errors.shape[-1]), inputs.reshape(-1, inputs.shape[-1])
     if total is None:
         with torch.inference_mode(False):
-            total = torch.zeros(left.shape[1], right.shape[1])
+            total = left.new_zeros(left.shape[1], right.shape[1])
     into = total
 
     @torch.inference_mode()
@@ -134,7 +163,7 @@ def _factor_tile(h: torch.Tensor, tiles: list[slice], k: int) -> None:
 def _invert_tile(r: torch.Tensor, tiles: list[slice], k: int) -> None:
     """Column k of R⁻¹, where the columns before it are inverted already."""
     here = tiles[k]
-    eye = torch.eye(here.stop - here.start)
+    eye = torch.eye(here.stop - here.start, device=r.device)
     corner = torch.linalg.solve_triangular(r[here, here].triu(), eye, upper=True)
     column = r[: here.start, here].clone()
 

@@ -8,7 +8,7 @@ the layers before it pass on.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -20,7 +20,7 @@ from shared.base.processes import give_back_memory
 from shared.olive.quantise.drift import OFF, MakeUp, Streams, quantise_towards
 from shared.olive.quantise.forward import Stop, forward, owners, watched
 from shared.olive.quantise.gptq import SHRINK, Format, Inputs, gptq, inputs_of
-from shared.olive.quantise.hessian import add, one_thread, spread
+from shared.olive.quantise.hessian import add, in_bfloat16, in_turn, one_thread, spread
 from shared.olive.quantise.layer_files import LayerFiles
 from shared.olive.quantise.packing import Blocks, dequantized
 from shared.source.merging import address, merge_all, merged
@@ -39,19 +39,22 @@ def quantize_decoder(
     shrink: tuple[float, ...] = SHRINK,
     feedback: bool = True,
     make_up: MakeUp = OFF,
+    device: str = "cpu",
 ) -> None:
     """Quantise every linear layer, the head and the embedding of a Hugging Face decoder.
 
     `texts`: token ids to calibrate on; without any, or without `feedback`, weights are rounded on
     their own. `files` gets each layer, and those that it has are not done again; `step(module name)`
     says where it is. `make_up`: for what the quantised layers before have changed
-    (shared.olive.quantise.drift).
+    (shared.olive.quantise.drift). `device`: where it is computed, as PyTorch names it: one layer at a
+    time lies there, with its Hessians and the texts' hidden states.
     A tied table is quantised for its use as the head, which is where its errors show.
     """
-    with one_thread():
+    with one_thread(), in_turn() if device != "cpu" else nullcontext():
         hidden, arguments = _first_inputs(model, texts) if texts and feedback else ([], [])
-        hidden = _layers(model, hidden, arguments, form, files, step, shrink, make_up)
-        _head(model, hidden, form, files, step, shrink)
+        hidden, arguments = _moved(hidden, device), _moved(arguments, device)
+        hidden = _layers(model, hidden, arguments, form, files, step, shrink, make_up, device)
+        _head(model, hidden, form, files, step, shrink, device)
 
 
 def _layers(
@@ -63,6 +66,7 @@ def _layers(
     step: Callable[[str], None],
     shrink: tuple[float, ...],
     make_up: MakeUp,
+    device: str,
 ) -> list[torch.Tensor]:
     """Quantise the layers in turn; what the last one passes on.
 
@@ -71,12 +75,12 @@ def _layers(
     layers, texts = model.model.layers, len(hidden)
     exact = hidden if make_up.share else []
     if 0 < files.finished <= len(layers):
-        kept = files.hidden()
+        kept = _moved(files.hidden(), device)
         hidden, exact = kept[:texts], kept[texts:]
     for number in range(files.finished, len(layers)):
         layer, done = layers[number], dict[str, Blocks]()
         with _forgotten(layer):
-            merge_all(layer).to(torch.float32)
+            merge_all(layer).to(device, torch.float32)
         linears = {n: m for n, m in layer.named_modules() if isinstance(m, nn.Linear)}
         quantise = partial(_quantise, f"model.layers.{number}.", linears, form, shrink, step, done)
         if exact:
@@ -87,9 +91,10 @@ def _layers(
             for name in linears:
                 quantise(name, inputs.get(name))
             inputs.clear()
-        hidden = spread(partial(forward, layer), hidden, arguments)
+        with in_bfloat16():
+            hidden = spread(partial(forward, layer), hidden, arguments)
         layer.to("meta")
-        files.write(done, [*hidden, *exact])
+        files.write(done, _moved([*hidden, *exact], "cpu"))
         give_back_memory()
     return hidden
 
@@ -108,7 +113,7 @@ def _quantise(
     step(prefix + name)
     weight = linears[name].weight
     done[prefix + name] = blocks = gptq(weight.data, inputs, form(prefix + name), shrink)
-    weight.data = dequantized(blocks)
+    weight.data = dequantized(blocks).to(weight.device)
 
 
 def _head(
@@ -118,6 +123,7 @@ def _head(
     files: LayerFiles,
     step: Callable[[str], None],
     shrink: tuple[float, ...],
+    device: str,
 ) -> None:
     """The head behind all layers and, where it is not the same table, the embedding behind that."""
     base, layers = model.model, len(model.model.layers)
@@ -126,13 +132,13 @@ def _head(
     if files.finished == layers:
         step("lm_head")
         name = "model.embed_tokens" if tied else "lm_head"
-        inputs = _head_inputs(final_norm(base), hidden)
-        files.write({name: gptq(merged(head.data), inputs, form(name), shrink)})
+        inputs = _head_inputs(final_norm(base).to(device), hidden)
+        files.write({name: gptq(merged(head.data).to(device), inputs, form(name), shrink)})
         forget_mapped([head.data])
     if not tied and files.finished == layers + 1:
         name = "model.embed_tokens"
         step(name)
-        files.write({name: gptq(table.data, None, form(name), shrink)})
+        files.write({name: gptq(table.data.to(device), None, form(name), shrink)})
 
 
 def final_norm(base: nn.Module) -> nn.Module:
@@ -144,7 +150,7 @@ def final_norm(base: nn.Module) -> nn.Module:
 
 def _head_inputs(norm: nn.Module, hidden: list[torch.Tensor]) -> Inputs | None:
     norm, hessian = norm.to(torch.float32), None
-    with torch.inference_mode():
+    with torch.inference_mode(), in_bfloat16():
         for x in hidden:
             hessian = add(hessian, norm(x))
     return None if hessian is None else inputs_of(hessian)
@@ -184,6 +190,17 @@ def _first_inputs(
     return hidden, arguments
 
 
+def _moved(value: Any, device: str) -> Any:
+    """Tensors, also in lists, tuples and dictionaries, on the device."""
+    if isinstance(value, torch.Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {key: _moved(one, device) for key, one in value.items()}
+    return (
+        type(value)(_moved(v, device) for v in value) if isinstance(value, list | tuple) else value
+    )
+
+
 def _as_float(value: Any) -> Any:
     """16-bit floats, also in tuples, as float32: the layers are calibrated in it."""
     if isinstance(value, tuple):
@@ -203,7 +220,7 @@ def _seen_inputs(
     sums: dict[str, torch.Tensor] = {}
     shared: dict[str, str] = {}
     at_once = cores()
-    with watched(linears) as inputs_in:
+    with watched(linears) as inputs_in, in_bfloat16():
         for start in range(0, len(hidden), at_once):
             some = slice(start, start + at_once)
             for seen in spread(partial(inputs_in, layer), hidden[some], arguments[some]):

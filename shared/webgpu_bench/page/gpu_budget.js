@@ -86,7 +86,7 @@
   /**
    * What is asked of a software adapter. Where a device has subgroups, onnxruntime's MatMulNBits rounds
    * float32 activations to int8 in blocks of 128, which such an adapter does many times slower, and its
-   * attention is wrong from 32 tokens on (docs/how-it-works.md). Without them it computes in float32.
+   * attention is wrong from 32 tokens on (docs/how-it-works.md). Without them both are right, in float32.
    */
   const inFloat32 = (descriptor) => {
     const wanted = [...(descriptor.requiredFeatures ?? [])];

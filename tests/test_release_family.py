@@ -176,8 +176,7 @@ class TestItsCard:
         assert (
             number(family.shared["onnx/model_q4.onnx_data"].bytes, "B") in rows["data of the base"]
         )
-        line = '"text-generation", "docintel/docintel-legal-smollm3-3b-webgpu"'
-        assert f"await pipeline({line}, how)" in card
+        assert 'await open("docintel/docintel-legal-smollm3-3b-webgpu")' in card
 
     def test_has_a_snippet_that_switches_in_onnxruntime_genai(
         self, first: FamilyResult, monkeypatch: pytest.MonkeyPatch

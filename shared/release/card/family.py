@@ -15,19 +15,13 @@ from shared.base.formatting import number
 from shared.base.tables import table, words
 from shared.release.card.front_matter import problems
 from shared.release.card.sandbox import fill_in
-from shared.release.card.usage import PYTHON_TOKENS, usage_verify
+from shared.release.card.usage import PYTHON_TOKENS, usage_install, usage_js, usage_verify
 from shared.release.model import FamilyRelease
 
 TEMPLATE = Path(__file__).with_name("family.md")
 LARGE = re.compile(r"onnx/model_(\w+)\.onnx_data(?:_\d+)?")
 DTYPES = ("q4f16", "q4")
 DTYPE = DTYPES[0]
-
-LOAD = """\
-import {{ pipeline }} from "@huggingface/transformers";
-
-const how = {{ device: "webgpu", dtype: "{dtype}" }};
-const {variable} = await pipeline("text-generation", "{repository}", how);"""
 
 PYTHON = """\
 import json, pathlib, re
@@ -114,7 +108,6 @@ def _places(family: FamilyRelease) -> dict[str, Any]:
         ("adapters stored in", family.precision),
         ("code", f"{family.git_commit or 'not in git'}{state}"),
     ]
-    variable = re.sub(r"\W", "_", first)
     return {
         "title": words(title),
         "summary": _summary(family),
@@ -123,7 +116,8 @@ def _places(family: FamilyRelease) -> dict[str, Any]:
         else "> **Non-commercial**: the base model's licence forbids commercial use.",
         "shared_table": _shared_table(family),
         "domains_table": _domains_table(family, org),
-        "usage_js": LOAD.format(variable=variable, repository=model, dtype=DTYPE),
+        "usage_install": usage_install(model),
+        "usage_js": usage_js(model, "constrained", family.domains[first].max_new_tokens)[0],
         "usage_python": PYTHON.format(
             name=title, dtype=DTYPE, domains=sorted(family.domains), most=_most_tokens(family)
         ),

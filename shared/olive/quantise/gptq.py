@@ -87,10 +87,7 @@ def search(
     for scale, zero in _candidates(values, form, shrink):
         scale = _as_stored(scale)
         steps = values / scale[:, None]
-        if form.symmetric:  # zero is a whole number: rounding finds the same without it
-            steps.round_().clamp_(-form.middle, form.highest - form.middle)
-        else:
-            steps.add_(zero[:, None]).round_().clamp_(0, form.highest).sub_(zero[:, None])
+        _to_codes(steps, zero[:, None], form)
         error = steps.mul_(scale[:, None]).sub_(values).square_()
         total = error @ weights if weights.ndim == 1 else error.mul_(weights).sum(-1)
         better = total < best
@@ -118,6 +115,14 @@ def _candidates(
         zero = (-lowest * share / scale.clamp(min=SMALLEST)).round()
         for step in (-1, 0, 1) if len(shrink) > 1 else (0,):
             yield scale, (zero + step).clamp(0, form.highest)
+
+
+def _to_codes(steps: torch.Tensor, zero: torch.Tensor, form: Format) -> None:
+    """Weights over their scales become codes less the zero point, in place."""
+    if form.symmetric:  # zero is a whole number: rounding finds the same without it
+        steps.round_().clamp_(-form.middle, form.highest - form.middle)
+    else:
+        steps.add_(zero).round_().clamp_(0, form.highest).sub_(zero)
 
 
 def _as_stored(scale: torch.Tensor) -> torch.Tensor:
@@ -205,18 +210,32 @@ class _Slice:
         return torch.cat(found)
 
     def _round(self, first: int, end: int, scale: torch.Tensor, zero: torch.Tensor) -> torch.Tensor:
-        """Codes of one block's columns; their errors [block, n], over the factor's diagonal."""
-        values = self.rest[first:end]
-        errors = torch.zeros_like(values)
-        for column in range(end - first):
-            code = (values[column] / scale + zero).round_().clamp_(0, self.form.highest)
-            self.codes[first + column] = code.to(torch.uint8)
-            if self.feedback is None:
-                continue
-            factor = self.feedback[first + column, first + column : end]
-            errors[column] = (values[column] - (code - zero) * scale) / factor[0]
-            values[column + 1 :].addr_(factor[1:], errors[column], alpha=-1)
+        """Codes of one block's columns; their errors [block, n], over the factor's diagonal.
+
+        Few operations a column, each on one column of all rows: what one costs beside its arithmetic
+        is most of the time.
+        """
+        values, form = self.rest[first:end], self.form
+        steps, errors = torch.empty_like(values), torch.zeros_like(values)
+        factors = [None] * len(values) if self.feedback is None else self._factors(first, end)
+        columns = zip(values.unbind(), steps.unbind(), errors.unbind(), factors, strict=True)
+        for number, (value, step, error, factor) in enumerate(columns):
+            torch.div(value, scale, out=step)
+            _to_codes(step, zero, form)
+            if factor is not None:
+                torch.addcmul(value, step, scale, value=-1, out=error)
+                values[number + 1 :].addr_(factor, error, alpha=-1)
+        self.codes[first:end] = steps.add_(zero).to(torch.uint8)
+        if self.feedback is not None:
+            errors /= self.feedback.diagonal()[first:end, None]
         return errors
+
+    def _factors(self, first: int, end: int) -> list[torch.Tensor]:
+        """Of each of the block's columns, what its error means for those behind it in the block."""
+        assert self.feedback is not None
+        within = self.feedback[first:end, first:end]
+        within = within / within.diagonal()[:, None]
+        return [row[number + 1 :] for number, row in enumerate(within)]
 
     def result(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """(codes [n, K], scales [n, blocks], zeros [n, blocks])."""

@@ -113,6 +113,14 @@ class TestUnits:
         assert units_of("legal", CHECK)[-1].memory == memory_of("check", size)
         assert memory_of("check", 6_150_000_000) > 3_100_000_000, "what it was measured to take"
 
+    @pytest.mark.parametrize(("record", "size"), [("example", 269e6), ("full-size", 6.15e9)])
+    def test_claim_no_less_than_a_release_took(self, record: str, size: float) -> None:
+        file = paths.REPOSITORY / "benchmarks" / "records" / f"{record}.json"
+        stages = json.loads(file.read_text())["stages"]
+        for name in ("build", "package", "fidelity", "check", "bench"):
+            claimed = memory_of("package" if name == "build" else name, int(size), calibrated=True)
+            assert claimed > stages[name]["peak_bytes"], name
+
     def test_claim_more_for_a_build_that_calibrates(self, root: Path, embedded: Path) -> None:
         write_tiny(root / "models" / "legal" / "merged", "llama", embedded)
         first = units_of("legal", CHECK)[0]

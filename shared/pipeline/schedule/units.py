@@ -33,15 +33,15 @@ FIRST: Stage = "package"
 BROWSER: Stage = "bench"
 """From this stage on a unit claims the browser: two at a time would measure each other."""
 
-BASE_BYTES = 800_000_000
+BASE_BYTES, BROWSER_BYTES = 1_400_000_000, 1_200_000_000
 SHARE: dict[str, float] = {"package": 0.25, "check": 2.2, "fidelity": 2.2}
 CALIBRATED_SHARE = 0.6
 OTHER_SHARE = 1.2
-"""Memory a stage may take: BASE_BYTES for Python and its libraries, and a share of the 16-bit weights.
-Measured on a 6.15 GB model (docs/full-size.md): 1.2 GB to build, 3.1 GB to answer; with the widest
-table (Qwen2.5) up to 4.3 GB. `check` and `fidelity` hold a small 16-bit parent in float32, so 2.2, and
-`check` a batch's keys and values besides. The rest, a browser with the 4-bit model twice and the CPU
-beside it, is a guess on the safe side."""
+"""Memory a stage may take: BASE_BYTES for Python and its libraries, a share of the 16-bit weights, and
+BROWSER_BYTES where there is one. No less than was measured on a 6.15 GB model and on the example
+(benchmarks/records; a test holds them together); with the widest table (Qwen2.5) up to 4.3 GB. `check`
+and `fidelity` hold a small 16-bit parent in float32, so 2.2, and `check` a batch's keys and values
+besides. The rest is a browser with the 4-bit model twice and the CPU beside it."""
 
 UNKNOWN_BYTES = {"hf": 7_000_000_000, "pypi": 300_000_000}
 """16-bit bytes of a source that is not on this machine yet."""
@@ -101,7 +101,8 @@ def memory_of(stage: str, size: int, *, whole: bool = False, calibrated: bool = 
     )
     taken = [*shares.values(), OTHER_SHARE] if whole else [shares.get(stage, OTHER_SHARE)]
     cache = CACHE_BYTES if whole or stage == "check" else 0
-    return int(BASE_BYTES + max(taken) * size + cache)
+    browser = BROWSER_BYTES if whole or stage in STAGES[STAGES.index(BROWSER) :] else 0
+    return int(BASE_BYTES + max(taken) * size + cache + browser)
 
 
 def _weights(name: str, rung: str | None) -> tuple[int, bool]:

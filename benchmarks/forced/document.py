@@ -26,6 +26,7 @@ ABSENT = "not measured"
 UNFINISHED = (
     "no document was answered both ways in the time there was, on a machine that did other work"
 )
+UNASKED = "not asked for yet"
 HEAD = """# Forced text: documents a minute
 
 Written by `python -m benchmarks.forced` from [measured/forced.json](measured/forced.json), where that
@@ -280,13 +281,16 @@ def _missing(every: Sequence[Measured]) -> str:
     untuned = [domain for domain in named if (domain, "example") not in there]
     lines = ["## Not measured", ""]
     for domain in untuned:
-        lines.append(f"- {domain} with the adapter of examples/adapters: not asked for yet.")
+        lines.append(f"- {domain} with the adapter of examples/adapters: {UNASKED}.")
     for device in get_args(Device):
-        without = [" ".join(_name(one)) for one in every if one.cpu and not _answered(one, device)]
-        if without:
-            lines.append(f"- Seconds on {device}: {', '.join(without)}: {UNFINISHED}.")
+        without = [one for one in every if one.cpu and not _answered(one, device)]
+        begun = [one for one in without if any(page.device == device for page in one.page)]
+        for some, why in ((begun, UNFINISHED), ([x for x in without if x not in begun], UNASKED)):
+            if some:
+                names = ", ".join(" ".join(_name(one)) for one in some)
+                lines.append(f"- Seconds on {device}: {names}: {why}.")
     lines.append(
-        "- A real GPU: none was at hand; `python -m benchmarks.gpu` measures where there is one."
+        "- A real GPU: none was at hand; `./inv bench` measures seconds a document where there is one."
     )
     lines.append(
         "- Peers on the same records: `./inv bench --engines all` asks them free answers alone."

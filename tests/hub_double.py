@@ -12,11 +12,13 @@ for another process), the client's own switch, and it uploads by git LFS, which 
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -86,6 +88,7 @@ class HubDouble:
         self.keeper = Keeper()
         self.requests: list[Request] = []
         self.faults: list[Fault] = []
+        self.ranges: list[int] = []
         self.victim = 0
         self.page = 1000
         self._lock, self._over = threading.Lock(), threading.Event()
@@ -168,6 +171,16 @@ class HubDouble:
             self._over.wait()
         return give({"error": "a fault"}, fault.status, fault.headers)
 
+    def from_there(self, answer: Answer, asked: str) -> Answer:
+        """The rest of a file, where a range to its end is asked for; noted in `ranges`."""
+        found = re.fullmatch(r"bytes=([1-9]\d*)-", asked)
+        if not found or answer.status != 200:
+            return answer
+        first, size = int(found[1]), len(answer.body)
+        self.ranges.append(first)
+        told = {"Content-Range": f"bytes {first}-{size - 1}/{size}"}
+        return replace(answer, status=206, body=answer.body[first:], headers=answer.headers | told)
+
     def kill(self) -> None:
         """As a power cut would: nothing of the publisher runs after this line."""
         while not self.victim:  # it may ask before its number is known here
@@ -214,6 +227,7 @@ def _handler(hub: HubDouble) -> type[BaseHTTPRequestHandler]:
             body = b"".join(self.body())
             ranged = self.headers.get("Range") == "bytes=0-0"
             answer = hub.answer(self.command, self.path, token, body, fault, ranged)
+            answer = hub.from_there(answer, self.headers.get("Range", ""))
             try:
                 self.send(answer, cut=fault is not None and fault.how == "cut")
             except (BrokenPipeError, ConnectionResetError):

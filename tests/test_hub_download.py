@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import traceback
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,36 @@ class TestASnapshot:
         folder = fetch(hub, root, commit if by == "commit" else "v1")
         assert folder.name == commit
         assert {p.name: p.read_bytes() for p in folder.iterdir()} == WANTED
+
+    def test_goes_on_within_a_file_whose_line_broke(
+        self, hub: HubDouble, root: Path, commit: str
+    ) -> None:
+        """Half of it came, and is not sent again; so it is after a kill, since it lies in the cache."""
+        hub.faults = [Fault("GET", "/cdn/", how="cut", after=True)]
+        folder = fetch(hub, root, commit, lambda seconds: None)
+        assert (folder / "model.safetensors").read_bytes() == WANTED["model.safetensors"]
+        assert hub.ranges == [len(WANTED["model.safetensors"]) // 2]
+        assert not list((root / "cache").rglob("*.part"))
+
+    def test_goes_on_within_a_file_that_another_run_began(
+        self, hub: HubDouble, root: Path, commit: str
+    ) -> None:
+        whole = WANTED["model.safetensors"]
+        blobs = root / "cache" / "models--org--model" / "blobs"
+        blobs.mkdir(parents=True)
+        (blobs / f"{sha256(whole).hexdigest()}.part").write_bytes(whole[:100])
+        folder = fetch(hub, root, commit)
+        assert (folder / "model.safetensors").read_bytes() == whole and hub.ranges == [100]
+
+    def test_of_other_bytes_than_the_hub_lists_is_refused_and_thrown_away(
+        self, hub: HubDouble, root: Path, commit: str
+    ) -> None:
+        whole = WANTED["model.safetensors"]
+        blobs = root / "cache" / "models--org--model" / "blobs"
+        blobs.mkdir(parents=True)
+        (blobs / f"{sha256(whole).hexdigest()}.part").write_bytes(b"x" * 100)
+        assert "model.safetensors arrived with other bytes" in fails(hub, root, commit)
+        assert (fetch(hub, root, commit) / "model.safetensors").read_bytes() == whole
 
     def test_gives_no_token_to_the_host_that_stores_the_weights(
         self, hub: HubDouble, root: Path, commit: str

@@ -27,6 +27,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from shared.base.errors import RungFailed, UserError
 from shared.base.progress import say
+from shared.hub.by_range import fetch_weights
 from shared.hub.client import single_tries
 from shared.hub.remote import need_public
 from shared.hub.retries import COMMIT, Hub, Sleep, commit_of, transferring, within
@@ -178,6 +179,7 @@ def _download(hub: Hub, source: HubSource, info: ModelInfo, cache: Path | None) 
     if _cached(HubSource(source.repo_id, str(info.sha)), cache) is None:
         say(f"      {label}")
     with single_tries(), transferring(label):
+        fetch_weights(hub, info, wanted, cache)
         folder = hub.call(
             lambda: snapshot_download(
                 source.repo_id,

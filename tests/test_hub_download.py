@@ -86,19 +86,10 @@ class TestASnapshot:
         assert folder.name == commit
         assert {p.name: p.read_bytes() for p in folder.iterdir()} == WANTED
 
-    def test_goes_on_within_a_file_whose_line_broke(
-        self, hub: HubDouble, root: Path, commit: str
-    ) -> None:
-        """Half of it came, and is not sent again; so it is after a kill, since it lies in the cache."""
-        hub.faults = [Fault("GET", "/cdn/", how="cut", after=True)]
-        folder = fetch(hub, root, commit, lambda seconds: None)
-        assert (folder / "model.safetensors").read_bytes() == WANTED["model.safetensors"]
-        assert hub.ranges == [len(WANTED["model.safetensors"]) // 2]
-        assert not list((root / "cache").rglob("*.part"))
-
     def test_goes_on_within_a_file_that_another_run_began(
         self, hub: HubDouble, root: Path, commit: str
     ) -> None:
+        """What a killed run leaves lies in the cache, and is not sent again."""
         whole = WANTED["model.safetensors"]
         blobs = root / "cache" / "models--org--model" / "blobs"
         blobs.mkdir(parents=True)

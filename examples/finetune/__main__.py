@@ -9,6 +9,7 @@ from pathlib import Path
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+from examples.finetune.released import family_base
 from examples.finetune.run import Job, finetune
 from examples.finetune.train import Recipe
 from shared.base import paths
@@ -41,9 +42,25 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=Recipe.seed)
     parser.add_argument("--replace", action="store_true", help="replace a merged/ made elsewhere")
     parser.add_argument("--to", type=Path, help="write the adapter alone, into this folder")
+    parser.add_argument(
+        "--on-released-base",
+        type=Path,
+        nargs="?",
+        const=family_base(),
+        help="train for the 4-bit base in this folder, a family's or a release's; without a folder, "
+        "in that of the family which defaults.toml names",
+    )
     a = parser.parse_args()
     recipe = Recipe(minutes=a.minutes, epochs=a.epochs, seed=a.seed)
-    job = Job(a.domain, tuple(a.records), tuple(a.heldout), recipe, replace=a.replace, to=a.to)
+    job = Job(
+        a.domain,
+        tuple(a.records),
+        tuple(a.heldout),
+        recipe,
+        replace=a.replace,
+        to=a.to,
+        released=a.on_released_base,
+    )
     try:
         print(paths.shown(finetune(job)))
     except UserError as error:

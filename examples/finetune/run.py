@@ -11,6 +11,7 @@ from typing import Any
 
 from examples.finetune.packing import encode
 from examples.finetune.records import Training, training_records
+from examples.finetune.released import released_hash, take_released
 from examples.finetune.train import Course, Recipe, train, with_adapter
 from shared.base import paths
 from shared.base.errors import UserError
@@ -28,6 +29,7 @@ from shared.source.training import RECORD
 
 BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
 NOTE = "finetune.json"
+TRAINED_ON = "released 4-bit base"
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,8 @@ class Job:
 
     `to`: where the adapter alone goes; if None, it and the merged model go into models/<domain>.
     `data`: names and licences of what is trained on, for the card. `start`: an adapter that this
-    example wrote, whose weights are gone on from."""
+    example wrote, whose weights are gone on from. `released`: a folder whose 4-bit base it is trained
+    for."""
 
     domain: str
     records: tuple[Path, ...]
@@ -47,12 +50,15 @@ class Job:
     to: Path | None = None
     data: tuple[str, ...] = ()
     start: Path | None = None
+    released: Path | None = None
 
 
 def finetune(job: Job) -> Path:
     """Train and write; gives back `to`, or models/<domain>/merged. UserError where that is taken."""
     if not 0 < job.recipe.minutes < math.inf:
         raise UserError(f"--minutes: a number above 0 is wanted, not {job.recipe.minutes:g}")
+    if job.released and not job.to:
+        raise UserError("--on-released-base: such an adapter stands alone; say where with --to")
     domain = load_domain(job.domain)
     target = paths.models(domain.name)
     training = training_records(domain, job.records, job.heldout)
@@ -78,7 +84,8 @@ def finetune(job: Job) -> Path:
     chat = Chat(base)
     examples = [encode(chat, domain.prompt, record) for record in training.records]
     # float32 weights: Adam's small steps vanish in bfloat16; products are in it where the CPU has them
-    model = with_adapter(load_model(base, "float32"), job.recipe)
+    model = load_model(base, "float32")
+    model = with_adapter(take_released(model, job.released) if job.released else model, job.recipe)
     if job.start:
         begin_with(model, job.start)
     course = train(model, examples, job.recipe, _state(key))
@@ -111,6 +118,8 @@ def _key(domain: Domain, training: Training, job: Job, base: Path) -> str:
     if job.start:
         _refuse_start(job.start, job.to)
         parts.append(sha256_file(job.start / WEIGHTS))
+    if job.released:
+        parts.append(released_hash(job.released))
     return sha256_json([parts, tool_versions("torch", "transformers", "peft")])[:16]
 
 
@@ -170,6 +179,7 @@ def _note(job: Job, training: Training, course: Course, key: str) -> dict[str, A
     return {
         "key": key,
         "base": BASE if job.base is None else job.base.name,
+        **({"trained_on": TRAINED_ON} if job.released else {}),
         "records": max(len(training.records), before.get("records", 0)),
         "left_out_as_near_copies_of_held_out_records": list(training.left_out),
         "recipe": asdict(job.recipe),
@@ -238,6 +248,7 @@ def _record(note: dict[str, Any]) -> dict[str, Any]:
         "data": note["data"],
         "steps": note["steps"],
         "examples_seen": note["examples_seen"],
+        **({"trained_on": note["trained_on"]} if "trained_on" in note else {}),
         "learning_rate": recipe["learning_rate"],
         "minutes": round(note["seconds"] / 60, 1),
         "seed": recipe["seed"],

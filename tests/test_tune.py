@@ -189,6 +189,19 @@ def test_without_calibration_text_the_recipes_that_need_it_fail_alone(root: Path
                 _build(recipe, run, BUDGET)
 
 
+def test_a_recipe_that_names_layers_by_number_fails_where_a_model_has_others(
+    root: Path, few: Tiny
+) -> None:
+    shutil.copytree(few("qwen2"), root / "models" / "legal" / "merged")
+    domain = load_domain("legal")
+    (recipe,) = load_recipes("calibrated-asym-b64-down8")
+    run = RungRun(
+        domain, domain.chain.rung[0], "olive", select_records(domain, Options()), Options()
+    )
+    _build(recipe, run, BUDGET)
+    assert (run.outcome, run.reason) == ("failed", "made for 30 layers; the model has 4")
+
+
 class TestTheReport:
     @pytest.fixture
     def tuning(self, root: Path) -> Tuning:

@@ -45,11 +45,13 @@ ANSWERING = 3
 
 @dataclass(frozen=True)
 class Recipe:
-    """A named chain of passes and one sentence on what it does."""
+    """A named chain of passes and one sentence on what it does. `layers`: how many a model must have
+    whose layers the passes name by number."""
 
     name: str
     why: str
     passes: dict[str, Any]
+    layers: int | None = None
 
     def workflow(self, domain: Domain) -> dict[str, Any]:
         """The domain's olive.json with this chain before its builder; unknown keys are a UserError."""
@@ -63,7 +65,7 @@ class Recipe:
 
 def load_recipes(only: str = "") -> list[Recipe]:
     """All of recipes.json, or those that `only` names, separated by commas, in its order."""
-    known = {n: Recipe(n, entry["why"], entry["passes"]) for n, entry in read_json(FILE).items()}
+    known = {n: Recipe(n, **entry) for n, entry in read_json(FILE).items()}
     names = only.split(",") if only else list(known)
     for name in names:
         if name not in known:
@@ -147,16 +149,24 @@ def tune(name: str, options: Options, budget: int, tokens: int = 4096, only: str
 def _build(recipe: Recipe, run: RungRun, budget: int) -> None:
     """Build it, and measure what is within the budget; a failure does not stop the others."""
     say(f"{recipe.name}: {recipe.why}")
-    if CALIBRATION in json.dumps(recipe.passes) and not (run.domain.folder / CALIBRATION).exists():
+    if CALIBRATION in json.dumps(recipe.passes) and not run.domain.calibration_file.exists():
         run.outcome, run.reason = "failed", f"the domain has no {CALIBRATION}"
-    else:
-        run.go_to("package")
+    run.go_to("source")
+    if run.outcome == "open" and recipe.layers not in (None, found := _layers(run)):
+        run.outcome, run.reason = "failed", f"made for {recipe.layers} layers; the model has {found}"
+    run.go_to("package")
     if run.outcome == "skipped":
         raise UserError(f"rung {run.rung.name}: {run.reason}")
     if run.outcome == "open" and not _over(run, budget):
         run.go_to("fidelity")
     if run.outcome == "failed":
         say(f"      failed: {run.reason}")
+
+
+def _layers(run: RungRun) -> int | None:
+    assert run.source is not None
+    found = read_json(run.source.folder / "config.json").get("num_hidden_layers")
+    return int(found) if isinstance(found, int) else None
 
 
 def _over(run: RungRun, budget: int) -> bool:

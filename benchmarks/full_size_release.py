@@ -39,12 +39,14 @@ FIGURES = {
 
 
 class Took(Strict):
-    """A stage: seconds and peak resident bytes, as told and as measured."""
+    """A stage: seconds and peak resident bytes, as told and as measured; `resumed`: measured of the
+    last run alone, which went on with another's work."""
 
     told_seconds: float
     told_bytes: float
     seconds: float
     peak_bytes: int
+    resumed: bool = False
 
 
 class AtSize(Strict):
@@ -97,6 +99,7 @@ def keep(domain_name: str, root: Path, note: str = "") -> Path:
                 told_bytes=costs[stage].memory,
                 seconds=one.wall_seconds,
                 peak_bytes=one.peak_rss_bytes,
+                resumed=one.resumed,
             )
             for stage, one in made.items()
             if stage in costs
@@ -136,7 +139,8 @@ def stage_table(kept: list[AtSize]) -> str:
 def _took(one: Took | None) -> str:
     if one is None:
         return "not run"
-    seconds = f"{duration(one.seconds)} ({duration(one.told_seconds)})"
+    rest = ", the rest of another run's" if one.resumed else ""
+    seconds = f"{duration(one.seconds)}{rest} ({duration(one.told_seconds)})"
     return f"{seconds}; {number(one.peak_bytes, 'B')} ({number(one.told_bytes, 'B')})"
 
 

@@ -153,7 +153,10 @@ def _build(recipe: Recipe, run: RungRun, budget: int) -> None:
         run.outcome, run.reason = "failed", f"the domain has no {CALIBRATION}"
     run.go_to("source")
     if run.outcome == "open" and recipe.layers not in (None, found := _layers(run)):
-        run.outcome, run.reason = "failed", f"made for {recipe.layers} layers; the model has {found}"
+        run.outcome, run.reason = (
+            "failed",
+            f"made for {recipe.layers} layers; the model has {found}",
+        )
     run.go_to("package")
     if run.outcome == "skipped":
         raise UserError(f"rung {run.rung.name}: {run.reason}")

@@ -45,6 +45,7 @@ COMPARED = {
     "bench.ttft_seconds": "TTFT",
     "bench.prefill_tokens_per_second": "prefill",
     "bench.decode_tokens_per_second": "decode",
+    "bench.documents_per_minute": "documents a minute",
     "bench.peak_gpu_bytes": "GPU buffers",
 }
 

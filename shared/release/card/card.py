@@ -36,6 +36,8 @@ BROWSER = {
     "bench.load_seconds": "load, cold",
     "bench.ttft_seconds": "time to first token (TTFT)",
     "bench.prefill_tokens_per_second": "prefill",
+    "bench.seconds_per_document": "a document, held to the schema",
+    "bench.documents_per_minute": "documents a minute",
     "bench.peak_gpu_bytes": "requested GPU buffer bytes, peak",
     "bench.gpu_errors": "GPU errors and device losses",
     "bench.nodes_on_cpu": "graph nodes left on the CPU",

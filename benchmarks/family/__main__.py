@@ -30,7 +30,6 @@ from shared.base import paths
 from shared.base.cpu import set_variables
 from shared.base.errors import UserError
 from shared.base.files import write_text
-from shared.base.gpu import has_gpu
 from shared.base.hashing import sha256_file
 from shared.base.manifest import tool_versions
 from shared.domain.domain import load_domain
@@ -77,7 +76,7 @@ def bench_of(given: list[str], precision: Precision, file: Path, records: int) -
         for name, (folder, _) in found.items()
     }
     kept = Kept.read(file)
-    kept.machine = f"{os.cpu_count()} cores, {'a' if has_gpu() else 'no'} GPU"
+    kept.machine = f"{os.cpu_count()} cores, no GPU"
     kept.tools = tool_versions("onnxruntime", "onnxruntime-genai")
     kept.base, kept.precision = rung.base, precision
     kept.forget_others(

@@ -25,7 +25,6 @@ from benchmarks.page_answers import DOMAINS
 from shared.base import paths
 from shared.base.cpu import set_variables
 from shared.base.files import write_text
-from shared.base.gpu import has_gpu
 from shared.base.manifest import tool_versions
 
 PARTS = ("gold", "cpu", "wasm", "webgpu", "full-size", "document")
@@ -64,7 +63,7 @@ def write(measured: list[Case], rows: Rows, count: int) -> None:
         known[name] = one.after(known[name]) if name in known else one
     place = {name: index for index, name in enumerate(DOMAINS)}
     figures = Figures(
-        machine=f"{os.cpu_count()} cores, {'a' if has_gpu() else 'no'} GPU",
+        machine=f"{os.cpu_count()} cores, no GPU",
         tools=tool_versions("onnxruntime-genai", "xgrammar"),
         measured=sorted(known.values(), key=lambda one: (place.get(one.domain, 9), one.rung)),
     )

@@ -12,7 +12,6 @@ from benchmarks.forced.cpu import WAYS, Reader, answer_key
 from benchmarks.forced.rows import DTYPE, Case, Rows
 from shared.base.code import code_hash
 from shared.base.errors import UserError
-from shared.base.gpu import has_gpu
 from shared.base.progress import say
 from shared.base.text import trimmed
 from shared.domain.records import Record
@@ -126,7 +125,7 @@ def _tab(case: Case, device: Device) -> Iterator[Tab]:
     if not browser:
         raise UserError("no Chrome or Chromium: run `./inv doctor`")
     mounts: dict[str, Path] = page_mounts() | {"/models/m": case.package}
-    with serve(mounts) as url, open_page(browser.path, hardware=has_gpu()) as tab:
+    with serve(mounts) as url, open_page(browser.path, hardware=False) as tab:
         tab.page.set_default_timeout(0)
         tab.page.goto(f"{url}?driven")
         given = {"device": device, "dtype": DTYPE, "grammar": case.grammar}

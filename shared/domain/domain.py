@@ -84,6 +84,8 @@ def domain_names() -> list[str]:
 def load_domain(name: str, calibration: Path | None = None) -> Domain:
     """Read domains/<name>/; the first mistake in any of its files is a UserError. `calibration`: a file
     that stands in place of its calibration.jsonl."""
+    if calibration:
+        read_text(calibration)
     if name not in domain_names():
         raise UserError(f"domains/{name}: no such domain; {nearest(name, domain_names())}")
     if not NAME.fullmatch(name):
@@ -107,7 +109,8 @@ def load_domain(name: str, calibration: Path | None = None) -> Domain:
         prompt=trimmed(read_text(folder / "prompt.md")).replace("{domain}", name),
         schema=schema,
         records=read_records(folder / "eval.jsonl", schema),
-        hashes={file.name: sha256_file(file) for file in (*files, config.defaults.path)},
+        hashes={file.name: sha256_file(file) for file in (*files, config.defaults.path)}
+        | ({CALIBRATION_FILE: sha256_file(calibration)} if calibration else {}),
         calibration=calibration,
     )
 

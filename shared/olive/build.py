@@ -24,7 +24,14 @@ from shared.domain.domain import Domain
 from shared.domain.olive_json import OWN_PASSES, with_overrides
 from shared.domain.records import Record
 from shared.domain.settings import Exporter, Rung
-from shared.olive.calibration_text import TOKENS, bound, calibration_stage, wants_calibration
+from shared.olive.calibration_text import (
+    FILE,
+    TOKENS,
+    bound,
+    calibration_stage,
+    settings_of,
+    wants_calibration,
+)
 from shared.source.source import Source, weights_hash
 
 DTYPES = ("q4f16", "q4")
@@ -73,7 +80,8 @@ def build_stage(
         calibration = calibration_stage(domain, source, measured, beside=beside)
         weights["calibration"] = calibration.manifest.key
         tokens = calibration.folder / TOKENS
-        on_gpu = {"device": device} if device != "cpu" else {}
+        ours = FILE in (one.get("calibration") for one in settings_of(workflow))
+        on_gpu = {"device": device} if ours and device != "cpu" else {}
     plan = Plan(
         "build",
         inputs=weights,
@@ -87,7 +95,7 @@ def build_stage(
         tools=tool_versions(*TOOLS),
         code=(__name__, *PASSES),
     )
-    ready = bound(workflow, tokens, **on_gpu) if tokens else workflow
+    ready = bound(workflow, tokens, device) if tokens else workflow
     layers = plan.folder.with_name(f".{plan.key}.layers")
 
     def produce(work: Path) -> Produced:

@@ -21,6 +21,7 @@ from olive.model import HfModelHandler
 from olive.passes import Pass
 from olive.passes.pass_config import BasePassConfig, PassConfigParam
 
+from shared.base.bfloat16 import is_bfloat16_fast
 from shared.base.code import code_hash
 from shared.base.errors import RungFailed
 from shared.base.hashing import sha256_json
@@ -157,6 +158,7 @@ def _key(
         shrink,
         asdict(make_up),
         device,
+        is_bfloat16_fast(),
         code_hash(__name__),
         tools,
     ]

@@ -66,7 +66,7 @@ def wants_calibration(workflow: dict[str, Any]) -> bool:
     Raises UserError where a pass takes text from anywhere else: that could be held-out text.
     """
     wanted = False
-    for name, settings in zip(workflow["passes"], _passes(workflow), strict=True):
+    for name, settings in zip(workflow["passes"], settings_of(workflow), strict=True):
         for key in (*KEYS, *OTHER_KEYS):
             value = settings.get(key)
             if value is not None and (value != FILE or key in OTHER_KEYS):
@@ -255,14 +255,14 @@ def within(texts: Sequence[list[int]], tokens: int) -> list[list[int]]:
     ]
 
 
-def bound(workflow: dict[str, Any], tokens: Path, device: str = "") -> dict[str, Any]:
+def bound(workflow: dict[str, Any], tokens: Path, device: str = "cpu") -> dict[str, Any]:
     """The workflow with the calibration file's name replaced by what the passes read; `device`: where
     our own pass computes, in place of what it says."""
     copied = copy.deepcopy(workflow)
-    for settings, whole in zip(_passes(copied), copied["passes"].values(), strict=True):
+    for settings, whole in zip(settings_of(copied), copied["passes"].values(), strict=True):
         if settings.get("calibration") == FILE:
             settings["calibration"] = str(tokens)
-            settings |= {"device": device} if device else {}
+            settings["device"] = device
         if settings.get("data_config") == FILE:
             settings["data_config"] = data_config(
                 tokens, EQUAL_ROWS.get(whole.get("type", "").lower())
@@ -284,5 +284,6 @@ def data_config(tokens: Path, row: int | None = None) -> dict[str, Any]:
     }
 
 
-def _passes(workflow: dict[str, Any]) -> Iterable[dict[str, Any]]:
+def settings_of(workflow: dict[str, Any]) -> Iterable[dict[str, Any]]:
+    """Of each pass, in its order."""
     return [settings.get("config", settings) for settings in workflow["passes"].values()]

@@ -193,7 +193,7 @@ def calibrated(shape: Shape, work: Work, machine: Machine) -> Cost:
     """
     feedback = work.calibration > 0
     trials = 0.7 * TRIALS * (1 + 32 / work.block + feedback)
-    cut = CUT if machine.bfloat16 > machine.float32 else 1.0
+    cut = CUT if machine.bfloat16 > machine.float32 and not work.made_up else 1.0
     of_tokens, of_weights = gptq_flops(shape, work.calibration)
     seconds = (of_tokens / cut + of_weights) / machine.float32
     seconds += trials * shape.parameters / machine.rounding

@@ -159,15 +159,18 @@ def measurable(chain: Chain) -> Iterator[str]:
     yield from (f"check.{name}" for name in WORKS)
 
 
-def need_calibration(name: str, calibration: Path | None = None) -> None:
+def need_calibration(
+    name: str, calibration: Path | None = None, *, takes: bool | None = None
+) -> None:
     """UserError unless the records that calibrate are there, true to the schema, and none of them is
-    measured. `calibration`: the file that was given in place of the domain's."""
+    measured. `calibration`: the file that was given in place of the domain's; `takes`: whether any
+    pass reads it, where other passes than the domain's will run."""
     try:
         domain = load_domain(name, calibration)
     except UserError:
         return
     path = domain.calibration_file
-    if not wants_calibration(domain.olive):
+    if not (wants_calibration(domain.olive) if takes is None else takes):
         if calibration:
             raise UserError(f"--calibration: no pass of domains/{name}/olive.json takes any text")
         return

@@ -21,7 +21,7 @@ from shared.domain.records import Record, read_records
 from shared.domain.settings import Exporter, Rung
 from shared.evaluate.check import Selection, check_stage
 from shared.evaluate.fidelity import fidelity_stage
-from shared.evaluate.models.device import computing
+from shared.evaluate.models.device import DEVICES, calibrating
 from shared.evaluate.overflow import overflow_stage
 from shared.evaluate.systems import NAMES
 from shared.olive.build import build_stage
@@ -237,15 +237,15 @@ class RungRun:
             self.exporter,
             keep_onnx=paths.models(domain.name) / "onnx" if options.keep_onnx else None,
             measured=self.text,
-            device=computing(source.folder, self.selection.device).device,
             force=options.force,
         )
-        if not options.force:
-            with suppress(NotDone), only_what_is_done():
-                return build()
+        asked = self.selection.device
+        for device in () if options.force else (DEVICES[1:] if asked == "auto" else (asked,)):
+            with suppress(NotDone), only_what_is_done():  # one from another device serves as well
+                return build(device=device)
         refuse_work("build")
         need_room(self.rung)
-        return build()
+        return build(device=calibrating(asked))
 
     def _judge(self) -> None:
         manifests = {stage: done.manifest for stage, done in self.stages.items()}

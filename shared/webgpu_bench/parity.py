@@ -33,7 +33,7 @@ NAMES = {
     "parity_tokens": "tokens",
     "parity_finite": "share",
 }
-UNSTEADY, UNSTEADY_SHARE, AMPLIFIED = 1e-5, 0.01, 10
+UNSTEADY, UNSTEADY_SHARE, AMPLIFIED = 1e-5, 0.05, 5
 """The relative error from which on rounding is looked at; the share of positions that may be rounding;
 how many times the CPU's own difference from itself an error may reach and be rounding."""
 LARGE_BYTES = 500_000_000

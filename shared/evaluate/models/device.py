@@ -74,6 +74,12 @@ def computing(folder: Path, device: str = "auto") -> Computing:
     return Computing(device, "float32" if wide else "bfloat16")
 
 
+def calibrating(device: str = "auto") -> str:
+    """Where a build calibrates. That is part of the build's key, and one layer at a time has room
+    anywhere: so what else lies on the GPU does not decide."""
+    return device if device != "auto" else _accelerator() if has_gpu() else "cpu"
+
+
 def load_on(folder: Path, how: Computing) -> Any:
     """The folder's model as `how` says."""
     if how.dtype == "float32" and _weight_bytes(folder) >= FLOAT32_BELOW_BYTES:

@@ -5,7 +5,7 @@ Frantar et al., "GPTQ" (arXiv:2210.17323). With x the layer's inputs, the error 
 added: when a block of columns is reached, its scale (and zero point) is searched, weighing each
 column's error by H's diagonal; with the largest value deciding instead, half of GPTQ's gain is lost
 (docs/recipes.md). Rows are independent: they are worked on in slices, a thread a core; how they are
-cut depends on the weight alone, so that the result is the same on any machine.
+cut depends on the weight alone, so that the result is the same with any number of them.
 
 The result is MatMulNBits's: w ≈ (code − zero) · scale, blocks along the row in their own order
 (so no act-order), scales that are exact in float16.

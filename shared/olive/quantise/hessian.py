@@ -1,4 +1,4 @@
-"""H = Σ x·xᵀ and the factor of its inverse, in tiles: in place, on all cores, the same bits on any.
+"""H = Σ x·xᵀ and the factor of its inverse, in tiles: in place, the same bits on any number of cores.
 
 A 3B model has layers with 11,008 inputs, whose H is 485 MB: it is held once and turned into the factor
 where it lies. Every tile is worked on by one thread in one order, so that neither the number of threads

@@ -3,8 +3,8 @@
 At any time one layer is in float32 with the Hessians of its inputs (a 3B model: about 0.9 GB), beside
 the calibration text's hidden states (tokens × width × 4 bytes). The 16-bit model is mapped from its
 files: pages that were read are given back. What is finished is written to a file and forgotten, and a
-run that was killed goes on behind it: the same bytes, since a layer depends on its weights and on what
-the layers before it pass on.
+run that was killed goes on behind it: the same bytes on the same kind of processor, since a layer
+depends on its weights and on what the layers before it pass on.
 """
 
 from collections.abc import Callable, Iterator
@@ -91,7 +91,7 @@ def _layers(
             for name in linears:
                 quantise(name, inputs.get(name))
             inputs.clear()
-        with in_bfloat16():
+        with nullcontext() if exact else in_bfloat16():  # both streams alike: they are compared
             hidden = spread(partial(forward, layer), hidden, arguments)
         layer.to("meta")
         files.write(done, _moved([*hidden, *exact], "cpu"))

@@ -122,7 +122,9 @@ def tune(name: str, options: Options, budget: int, tokens: int = 4096, only: str
         raise UserError(f"--tokens: {LEAST_TOKENS} or more, not {tokens}")
     recipes = load_recipes(only)
     if options.calibration:
-        need_calibration(name, options.calibration)
+        if not any(CALIBRATION in json.dumps(recipe.passes) for recipe in recipes):
+            raise UserError("--calibration: none of these recipes takes any text")
+        need_calibration(name, options.calibration, takes=True)
     domain = load_domain(name, options.calibration)
     read = domain.chain.fidelity.model_copy(update={"tokens": tokens})
     chain = domain.chain.model_copy(update={"fidelity": read})

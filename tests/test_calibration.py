@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, MixtralConfig
 
 from shared.base import paths
 from shared.base.errors import UserError
+from shared.base.hashing import sha256_file
 from shared.base.stage import Plan, StageResult
 from shared.domain.domain import GENERAL_FILE, domain_names, load_domain
 from shared.domain.records import read_instructions, read_records, spread
@@ -39,6 +40,7 @@ from shared.olive.calibration_text import (
 from shared.pipeline.chain import run_chain
 from shared.pipeline.one_domain import run_until
 from shared.pipeline.stages import Options
+from shared.pipeline.tune.tune import tune
 from shared.source.source import source_stage
 from shared.source.tokenizer import Tokenizer
 
@@ -122,6 +124,20 @@ class TestAFileOfOnesOwn:
         texts = json.loads((made.folder / TOKENS).read_text())
         assert len(texts) == 1 + general and "my customers" in Tokenizer(model).text(texts[0])
         assert "given file's 1 calibration" in made.manifest.measurements["tokens"].how
+
+    def test_is_the_one_that_a_release_names(self, own: Path) -> None:
+        assert load_domain("legal", own).hashes[FILE] == sha256_file(own)
+        assert load_domain("legal").hashes[FILE] != sha256_file(own)
+
+    def test_of_a_tuning_is_read_by_its_recipes_whatever_the_domains_own_is(
+        self, root: Path, own: Path
+    ) -> None:
+        write_pass(root, {"type": "Rtn"})
+        with pytest.raises(UserError, match="--calibration: none of these recipes takes any text"):
+            tune("legal", Options(calibration=own), 10**9, only="default,rtn-asym")
+        held_out = paths.domains() / "legal" / "eval.jsonl"
+        with pytest.raises(UserError, match="held-out record"):
+            tune("legal", Options(calibration=held_out), 10**9, only="calibrated")
 
     def test_that_is_measured_is_refused_before_anything_is_built(self, own: Path) -> None:
         held_out = paths.domains() / "legal" / "eval.jsonl"

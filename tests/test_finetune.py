@@ -415,7 +415,7 @@ class TestForTheBaseThatShips:
             take_released(load(tiny("qwen2")), package)
 
     def test_a_folder_without_one_is_named(self, root: Path, few: Tiny) -> None:
-        with pytest.raises(UserError, match=r"`\./inv release-family` makes one"):
+        with pytest.raises(UserError, match=r"`\./inv release-family` makes"):
             take_released(load(few("qwen2")), root)
 
     def test_its_adapter_says_so_on_the_card(

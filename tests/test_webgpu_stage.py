@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from shared.base.errors import RungFailed, UserError
-from shared.base.manifest import Manifest
+from shared.base.manifest import Manifest, Measurement
 from shared.base.stage import StageResult
 from shared.domain.domain import load_domain
 from shared.evaluate.models.chat import Chat
@@ -264,6 +264,41 @@ class TestThePlacement:
     def test_that_was_read_is_one(self) -> None:
         result = self.OK.model_copy(update={"placement": self.PLACED})
         assert measurements(result, {})["placement_proven"].value is True
+
+
+class TestTheDecodeSpeed:
+    """What the gate judges."""
+
+    def decode(self, *, software: bool, runs: Sequence[tuple[str, int]]) -> Measurement:
+        timed = [
+            Run(
+                id=name,
+                prompt_tokens=prompt,
+                output_ids=[1, 2, 3, 4],
+                ttft_ms=1000.0,
+                decode_ms=[2000.0, 2000.0, 2000.0],
+                stopped_by="max_new_tokens",
+            )
+            for name, prompt in runs
+        ]
+        result = BrowserResult(
+            ok=True, outcome="ok", dtype="q4", software_adapter=software, runs=timed
+        )
+        cpu = {run.id: [1, 2, 3, 4] for run in timed}
+        return measurements(result, cpu)["decode_tokens_per_second"]
+
+    def test_is_that_from_an_empty_cache(self) -> None:
+        found = self.decode(software=False, runs=[("run-0", 128), ("d0/0", 1)])
+        assert found.value == 0.5 and "empty cache" in found.how
+
+    def test_of_a_gpu_too_slow_to_come_to_that_is_what_it_reached(self) -> None:
+        """0.5 tokens a second are not unknown: the gate fails."""
+        found = self.decode(software=False, runs=[("run-0", 128)])
+        assert found.value == 0.5 and "128 in the cache" in found.how
+
+    def test_of_a_software_adapter_is_none(self) -> None:
+        found = self.decode(software=True, runs=[("run-0", 24)])
+        assert found.value is None and "software adapter" in str(found.reason)
 
 
 class TestTheLikeliestToken:

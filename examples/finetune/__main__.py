@@ -46,22 +46,23 @@ def main() -> None:
         "--on-released-base",
         type=Path,
         nargs="?",
-        const=family_base(),
-        help="train for the 4-bit base in this folder, a family's or a release's; without a folder, "
-        "in that of the family which defaults.toml names",
+        const=Path(),
+        help="train for the 4-bit base of the family in this folder; without a folder, of the one that "
+        "defaults.toml names",
     )
     a = parser.parse_args()
     recipe = Recipe(minutes=a.minutes, epochs=a.epochs, seed=a.seed)
-    job = Job(
-        a.domain,
-        tuple(a.records),
-        tuple(a.heldout),
-        recipe,
-        replace=a.replace,
-        to=a.to,
-        released=a.on_released_base,
-    )
     try:
+        released = family_base() if a.on_released_base == Path() else a.on_released_base
+        job = Job(
+            a.domain,
+            tuple(a.records),
+            tuple(a.heldout),
+            recipe,
+            replace=a.replace,
+            to=a.to,
+            released=released,
+        )
         print(paths.shown(finetune(job)))
     except UserError as error:
         sys.exit(f"error: {error}")

@@ -12,6 +12,8 @@ from shared.base import paths
 from shared.base.errors import UserError
 from shared.base.hashing import sha256_json, sha256_now
 from shared.domain.defaults import read_defaults
+from shared.olive.family_record import RECORD, read_family
+from shared.source.source import weights_hash
 
 GRAPH = "onnx/model_q4.onnx"
 PARTS = (".weight_q4", ".weight_scales", ".weight_zeros")
@@ -23,13 +25,19 @@ def family_base() -> Path:
     return paths.root() / "models" / "families" / read_defaults()[1].family.name
 
 
-def released_hash(folder: Path) -> str:
-    """One hash over the base's graph and data; UserError where there is none."""
+def released_hash(folder: Path, base: Path) -> str:
+    """One hash over the base's graph and data; UserError where there is none, or a family of another
+    base than the one in `base`."""
+    if (folder / RECORD).is_file() and read_family(folder).base_weights != weights_hash(base):
+        raise UserError(
+            f"{paths.shown(folder / RECORD)}: base_weights: it is another base's family"
+        )
     return sha256_json([sha256_now(path) for path in (_graph(folder), *_data(folder))])
 
 
 def take_released(model: Any, folder: Path) -> Any:
-    """The model with the 4-bit weights of `folder`, a family's or a release's, as float32 numbers.
+    """The model with the 4-bit weights of `folder`, a family's, as float32 numbers; an embedding that
+    is not the head's table stays as it is.
 
     UserError where these are of a model of other sizes. The format is MatMulNBits's (onnxruntime,
     docs/ContribOperators.md)."""
@@ -46,7 +54,7 @@ def take_released(model: Any, folder: Path) -> Any:
         for node in graph.graph.node
         if node.op_type == "MatMulNBits"
     }
-    parameters = dict(model.named_parameters())
+    parameters, taken = dict(model.named_parameters()), 0
     for product in products(graph).values():
         codes, scales, zeros = (
             torch.from_numpy(_array(values[product.stem + end], _graph(folder).parent))
@@ -67,6 +75,9 @@ def take_released(model: Any, folder: Path) -> Any:
                     f"{list(parameter.shape)}; it is another's base"
                 )
             parameter.data = part.clone()
+            taken += 1
+    if not taken:
+        raise UserError(f"{paths.shown(_graph(folder))}: has none of the model's weights")
     model.tie_weights()
     return model
 
@@ -88,8 +99,8 @@ def _graph(folder: Path) -> Path:
     file = folder / GRAPH
     if not file.is_file():
         raise UserError(
-            f"{paths.shown(file)}: not there; --on-released-base takes the folder of a family or of "
-            "a release, and `./inv release-family` makes one"
+            f"{paths.shown(file)}: not there; --on-released-base takes the folder of a family, which "
+            "`./inv release-family` makes"
         )
     return file
 

@@ -38,8 +38,8 @@ class Job:
 
     `to`: where the adapter alone goes; if None, it and the merged model go into models/<domain>.
     `data`: names and licences of what is trained on, for the card. `start`: an adapter that this
-    example wrote, whose weights are gone on from. `released`: a folder whose 4-bit base it is trained
-    for."""
+    example wrote, whose weights are gone on from. `released`: a family's folder, whose 4-bit base it
+    is trained for."""
 
     domain: str
     records: tuple[Path, ...]
@@ -119,7 +119,7 @@ def _key(domain: Domain, training: Training, job: Job, base: Path) -> str:
         _refuse_start(job.start, job.to)
         parts.append(sha256_file(job.start / WEIGHTS))
     if job.released:
-        parts.append(released_hash(job.released))
+        parts.append(released_hash(job.released, base))
     return sha256_json([parts, tool_versions("torch", "transformers", "peft")])[:16]
 
 

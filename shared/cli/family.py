@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from invoke import Context
 
 from shared.base.errors import UserError
-from shared.cli.options import BUDGET, DEVICE, RECORDS, SYSTEMS, chain_options, command
+from shared.cli.options import BUDGET, RECORDS, SYSTEMS, chain_options, command
 
 if TYPE_CHECKING:
     from shared.pipeline.release_family import FamilyPlan, FamilyResult
@@ -17,10 +17,11 @@ WHO = {
     "precision": "how the adapters are stored: f16, int8 or int4",
     "anew": "calibrate the base on these domains alone, whatever family is there",
     "dry_run": "show who would be in it; do nothing",
+    "device": "where PyTorch reads and answers: auto, cpu, cuda or mps; the base calibrates on the CPU",
 }
 
 
-@command(total=False, help=WHO | RECORDS | SYSTEMS | BUDGET | DEVICE)
+@command(total=False, help=WHO | RECORDS | SYSTEMS | BUDGET)
 def release_family(
     c: Context,
     name: str = "",

@@ -42,7 +42,7 @@ CHUNK = 64
 def reference_stage(
     source: Source, text: HeldOut, tokens: int, *, device: str = "auto", force: bool = False
 ) -> StageResult:
-    """`build/reference/<key>/NNNN.npz`, one per passage: records that have `tokens` scored tokens or more.
+    """`build/reference/<key>/NNNN.npz`, one per record; they have `tokens` scored tokens, or more.
 
     `device`: one of shared.evaluate.models.device.DEVICES.
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -145,7 +146,7 @@ def test_calls_for_a_gpu_come_one_after_the_other() -> None:
 
 
 @pytest.mark.skipif(not is_bfloat16_fast(), reason="no instructions for bfloat16 here")
-def test_sums_over_tokens_are_taken_in_bfloat16_and_nothing_else_is() -> None:
+def test_sums_over_tokens_may_be_taken_in_bfloat16() -> None:
     x = inputs(300, 600)
     exact = add(None, x)
     with in_bfloat16():
@@ -153,3 +154,21 @@ def test_sums_over_tokens_are_taken_in_bfloat16_and_nothing_else_is() -> None:
     size = exact.abs().max()
     assert 0 < (near - exact).abs().max() < 0.01 * size
     assert torch.equal(add(None, x), exact), "and it ends with the block"
+
+
+def test_factors_and_columns_are_computed_in_float32(
+    few: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, seen = torch.backends.mkldnn.matmul, set[str]()
+    usual = settings.fp32_precision
+    for name in ("inputs_of", "gptq"):
+        real = getattr(layerwise, name)
+
+        def noted(*given: Any, real: Callable[..., Any] = real) -> Any:
+            seen.add(settings.fp32_precision)
+            return real(*given)
+
+        monkeypatch.setattr(layerwise, name, noted)
+    model, texts = load_model(few("qwen2"), lazily=True), [list(range(40))] * 3
+    quantize_decoder(model, texts, lambda _: Format(), LayerFiles(tmp_path), lambda _: None)
+    assert seen == {usual} and settings.fp32_precision == usual

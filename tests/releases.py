@@ -34,12 +34,12 @@ ON_A_GPU = {name: Measurement(value=1) for name in NAMES} | {
 """What the browser would have measured: nothing here starts one."""
 
 
-def walked(few: Callable[[str], Path]) -> ChainResult:
+def walked(tiny: Callable[[str], Path]) -> ChainResult:
     """Under DOCINTEL_ROOT: legal's first rung with a tiny Qwen2, measured on the CPU alone."""
     root = paths.root()
     shutil.copytree(paths.REPOSITORY / "domains" / "legal", root / "domains" / "legal")
     take_any_architecture(root / "domains" / "legal")
-    shutil.copytree(few("qwen2"), root / "models" / "legal" / "merged")
+    shutil.copytree(tiny("qwen2"), root / "models" / "legal" / "merged")
     domain = load_domain("legal")
     made = run_chain(domain, Options(rung="smollm3", records="1", until="check", on_the_way=True))
     made.stages["bench"] = run_stage(
@@ -51,12 +51,12 @@ def walked(few: Callable[[str], Path]) -> ChainResult:
 
 
 @pytest.fixture(scope="session")
-def pristine(few: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pristine(tiny: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The release folder, made once a session; never to be changed."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DOCINTEL_ROOT", str(tmp_path_factory.mktemp("pristine")))
         patch.delenv("DOCINTEL_SIGNING_KEY", raising=False)
-        make_release(walked(few))
+        make_release(walked(tiny))
         return release_folder("legal")
 
 

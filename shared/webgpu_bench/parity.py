@@ -33,9 +33,11 @@ NAMES = {
     "parity_tokens": "tokens",
     "parity_finite": "share",
 }
-UNSTEADY, UNSTEADY_SHARE, AMPLIFIED = 1e-5, 0.05, 5
-"""The relative error from which on rounding is looked at; the share of positions that may be rounding;
-how many times the CPU's own difference from itself an error may reach and be rounding."""
+AMPLIFIED, AMPLIFIED_SHARE, FEWEST = 1e-3, 0.02, 20
+"""A model can amplify what float32 rounds away a hundred times, most often at the first tokens of a
+text, where no two orders of summation agree. So the largest errors are left out: of this share of the
+positions, of FEWEST one, and up to this size. The least planted fault (docs/planted.md) is over the
+gate's bound at every tenth position; a right model was at one in two hundred."""
 LARGE_BYTES = 500_000_000
 TINY = 1e-12
 """The least probability a merged outcome is given: what float32's log-sum-exp cannot tell from 0."""
@@ -90,62 +92,33 @@ class Decoder(Protocol):
 @dataclass(frozen=True)
 class Comparison:
     """Per position: KL(CPU ‖ WebGPU) in nats, same top-1 as 0/1, the CPU's mass on merged tokens, the
-    largest difference of a logit over the largest logit, and whether that is rounding (`unsteady`)."""
+    largest difference of a logit over the largest logit."""
 
     divergence: np.ndarray
     agreement: np.ndarray
     merged: np.ndarray
     error: np.ndarray
-    unsteady: np.ndarray | None = None
 
     @property
     def worst_error(self) -> tuple[float, int]:
-        """The largest error, and how many unsteady positions it leaves out: all count if many are."""
-        if self.unsteady is None or self.unsteady.sum() > max(1, UNSTEADY_SHARE * len(self.error)):
-            return float(self.error.max()), 0
-        return float(self.error[~self.unsteady].max(initial=0)), int(self.unsteady.sum())
+        """The largest error but for what may be amplified rounding, and of how many positions that is."""
+        ordered = np.sort(self.error)
+        count = max(int(AMPLIFIED_SHARE * len(ordered)), int(len(ordered) >= FEWEST))
+        if not ordered[-1] <= AMPLIFIED:
+            return float(ordered[-1]), 0
+        return float(ordered[-1 - count]), count
 
 
-def compare(
-    cpu: Decoder, rows: list[list[int]], parity: Parity, *, float32: bool = False
-) -> Comparison:
-    """Read on the CPU what the browser has read, and compare them position by position.
-
-    `float32`: both compute in it, so that where they differ it is asked how far that is rounding.
-    """
+def compare(cpu: Decoder, rows: list[list[int]], parity: Parity) -> Comparison:
+    """Read on the CPU what the browser has read, and compare them position by position."""
     found = []
     for number, row in enumerate(rows):
         cpu.reset()
-        logits, compared = list[np.ndarray](), list[tuple[np.ndarray, ...]]()
         for start, theirs in _of_row(parity.pieces, number):
-            logits.append(cpu.feed(row[start : start + len(theirs.log_sums)]))
-            compared.append(compare_position(logits[-1], theirs))
-        if compared:
-            one = tuple(np.concatenate(column) for column in zip(*compared, strict=True))
-            steady = np.zeros(len(one[-1]), bool)
-            off = unsteady(cpu, row, np.concatenate(logits), one[-1]) if float32 else steady
-            found.append((*one, off))
-    columns = zip(*found, strict=True) if found else ([], [], [], [], [])
+            logits = cpu.feed(row[start : start + len(theirs.log_sums)])
+            found.append(compare_position(logits, theirs))
+    columns = zip(*found, strict=True) if found else ([], [], [], [])
     return Comparison(*(np.concatenate(list(c)) if c else np.zeros(0) for c in columns))
-
-
-def unsteady(cpu: Decoder, row: list[int], logits: np.ndarray, error: np.ndarray) -> np.ndarray:
-    """Positions whose error is rounding: so far, or nearly, is the CPU from itself there, which read
-    `logits` [tokens, vocab] by pieces and reads the row again token by token.
-
-    A model can amplify what float32 rounds away a hundred times at single positions, most often at the
-    first tokens of a text: there no two orders of summation agree, and the error tells of neither.
-    """
-    off = error > UNSTEADY
-    if not off.any():
-        return off
-    read = int(np.flatnonzero(off)[-1]) + 1
-    ours = logits[:read]
-    cpu.reset()
-    again = np.concatenate([cpu.feed([token]) for token in row[:read]])
-    own = np.abs(again - ours).max(axis=-1) / np.abs(ours).max(axis=-1)
-    off[:read] &= (own > UNSTEADY) & (error[:read] < AMPLIFIED * own)
-    return off
 
 
 @dataclass(frozen=True)
@@ -209,12 +182,8 @@ def measurements(
         return missing("the time budget ended before any text was read", soft)
     same = rate(list(map(bool, compared.agreement)))
     mean = float(compared.divergence.mean())
-    (worst, unsteady), more = compared.worst_error, ""
-    if unsteady:
-        more = (
-            f", without {unsteady} of {n} positions at which the CPU itself, in one pass and token by "
-            f"token, differs by more than {UNSTEADY:g}"
-        )
+    worst, left_out = compared.worst_error
+    more = f", without the {left_out} largest of {n}, none over {AMPLIFIED:g}" if left_out else ""
     finite, numbers = math.isfinite(mean), float(np.isfinite(compared.divergence).mean())
     how = "teacher-forced on held-out chats, WebGPU against onnxruntime's CPU on the same file"
     not_numbers = None if finite else "WebGPU computed logits that are not numbers"

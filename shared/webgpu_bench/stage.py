@@ -180,7 +180,7 @@ class _Bench:
             from shared.evaluate.models.onnx import OnnxDecoder
 
             cpu = OnnxDecoder(graph, exact=True)
-            compared = parity.compare(cpu, rows, result.parity, float32=soft)
+            compared = parity.compare(cpu, rows, result.parity)
             found = parity.measurements(compared, sum(map(len, rows)), where, soft)
         layers = Measurement.missing("a GPU computes in other types", "")
         if soft:

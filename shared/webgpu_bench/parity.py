@@ -101,7 +101,7 @@ class Comparison:
 
     @property
     def worst_error(self) -> tuple[float, int]:
-        """The largest error but for what may be amplified rounding, and of how many positions that is."""
+        """The largest error but for what may be amplified rounding; of how many positions."""
         ordered = np.sort(self.error)
         count = max(int(AMPLIFIED_SHARE * len(ordered)), int(len(ordered) >= FEWEST))
         if not ordered[-1] <= AMPLIFIED:

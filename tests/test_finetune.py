@@ -19,8 +19,7 @@ from examples.finetune import train as training
 from examples.finetune.packing import Example, encode, pack
 from examples.finetune.public import FILLED, Unsure, gold_of
 from examples.finetune.records import keep_apart, training_records
-from examples.finetune.released import take_released
-from examples.finetune.run import TRAINED_ON, Job, finetune
+from examples.finetune.run import Job, finetune
 from examples.finetune.train import (
     Course,
     Recipe,
@@ -35,7 +34,6 @@ from shared.base.errors import UserError
 from shared.domain.domain import load_domain
 from shared.domain.records import Record
 from shared.evaluate.models.chat import Chat
-from shared.evaluate.models.onnx import OnnxDecoder
 from shared.pipeline.chain import run_chain
 from shared.pipeline.stages import Options
 from shared.source.adapter import WEIGHTS, read_adapter
@@ -392,37 +390,3 @@ class TestAPublicRow:
                 found[record.id] = (FILLED[field](record.input, record.gold), record.gold[field])
         assert len(found) > 70
         assert all(one == other or one in other for one, other in found.values()), found
-
-
-class TestForTheBaseThatShips:
-    def test_the_model_computes_what_the_released_graph_does(
-        self, package: Path, few: Tiny
-    ) -> None:
-        """`package` is the same tiny Qwen2, by the real stages."""
-        ids = list(range(5, 45))
-        released = take_released(load(few("qwen2")), package)
-        with torch.inference_mode():
-            found = released(torch.tensor([ids])).logits[0]
-            before = load(few("qwen2"))(torch.tensor([ids])).logits[0]
-        wanted = torch.from_numpy(
-            OnnxDecoder(package / "onnx" / "model_q4.onnx", exact=True).feed(ids)
-        )
-        size = wanted.abs().max()
-        assert (found - wanted).abs().max() < 1e-4 * size < (before - wanted).abs().max()
-
-    def test_another_models_base_is_refused(self, package: Path, tiny: Tiny) -> None:
-        with pytest.raises(UserError, match=r"model_q4.onnx: .* it is another's base"):
-            take_released(load(tiny("qwen2")), package)
-
-    def test_a_folder_without_one_is_named(self, root: Path, few: Tiny) -> None:
-        with pytest.raises(UserError, match=r"`\./inv release-family` makes"):
-            take_released(load(few("qwen2")), root)
-
-    def test_its_adapter_says_so_on_the_card(
-        self, root: Path, package: Path, few: Tiny, job: Job
-    ) -> None:
-        shipped = replace(job, base=few("qwen2"), released=package)
-        with pytest.raises(UserError, match="say where with --to"):
-            finetune(shipped)
-        made = finetune(replace(shipped, to=root / "adapter"))
-        assert training_details(made)["trained on"] == TRAINED_ON

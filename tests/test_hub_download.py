@@ -50,6 +50,13 @@ def fetch(hub: HubDouble, root: Path, revision: str, sleep: Sleep = time.sleep) 
     return fetch_snapshot(f"hf:{REPO}@{revision}", root / "cache", endpoint=hub.url, sleep=sleep)
 
 
+def begin(root: Path, whole: bytes, part: bytes) -> None:
+    """Leave what a run that was killed within a file leaves of it."""
+    blobs = root / "cache" / "models--org--model" / "blobs"
+    blobs.mkdir(parents=True)
+    (blobs / f"{sha256(whole).hexdigest()}.part").write_bytes(part)
+
+
 def fails(hub: HubDouble, root: Path, revision: str, sleep: Sleep = time.sleep) -> str:
     """The sentence; no token may be in it, nor in the traceback."""
     with pytest.raises(RungFailed) as raised:
@@ -91,9 +98,7 @@ class TestASnapshot:
     ) -> None:
         """What a killed run leaves lies in the cache, and is not sent again."""
         whole = WANTED["model.safetensors"]
-        blobs = root / "cache" / "models--org--model" / "blobs"
-        blobs.mkdir(parents=True)
-        (blobs / f"{sha256(whole).hexdigest()}.part").write_bytes(whole[:100])
+        begin(root, whole, whole[:100])
         folder = fetch(hub, root, commit)
         assert (folder / "model.safetensors").read_bytes() == whole and hub.ranges == [100]
 
@@ -101,9 +106,7 @@ class TestASnapshot:
         self, hub: HubDouble, root: Path, commit: str
     ) -> None:
         whole = WANTED["model.safetensors"]
-        blobs = root / "cache" / "models--org--model" / "blobs"
-        blobs.mkdir(parents=True)
-        (blobs / f"{sha256(whole).hexdigest()}.part").write_bytes(b"x" * 100)
+        begin(root, whole, b"x" * 100)
         assert "model.safetensors arrived with other bytes" in fails(hub, root, commit)
         assert (fetch(hub, root, commit) / "model.safetensors").read_bytes() == whole
 

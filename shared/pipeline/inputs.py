@@ -210,10 +210,8 @@ def _built(rung: Rung) -> bool:
     try:
         with only_what_is_done():
             folder = located(rung)
-            known = {
-                weights_hash(folder),
-                weights_hash(parts(folder).base),
-            }  # a family's is the base's
+            of_family = weights_hash(parts(folder).base)  # whose build is the base's
+            known = {weights_hash(folder), of_family}
         builds = (paths.build() / "build").glob(f"*/{FILE_NAME}")
         return any(read_json(path)["inputs"].get("weights") in known for path in builds)
     except (NotDone, UserError, OSError, KeyError):

@@ -20,9 +20,7 @@ from pydantic import ConfigDict, Field
 from shared.base.manifest import Strict
 from shared.webgpu_bench.cut import Arrays, Piece, chain, cut, first_feeds, read_graph
 
-WORST_TOKEN, WORST_CHANNEL = 3e-5, 3e-5
-"""The least planted fault comes to 2e-4. A layer of a right model, tuned by an adapter, came to 1e-5 on
-a text in which the CPU's own logits differ as much, in one pass and token by token."""
+WORST_TOKEN, WORST_CHANNEL = 1e-5, 3e-5
 WHOLE = 2e-5
 """The whole model's relative error of a logit past which it is looked at layer by layer: the gate's."""
 POSITIONS = 32

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import onnxruntime_genai as og
 
+from shared.base.cpu import physical_cores
+
 NEW_TOKENS = 16
 
 
@@ -16,7 +18,8 @@ def main(folder: str) -> None:
     (graph,) = Path(folder).glob("*.onnx")
     config = og.Config(folder)
     config.clear_providers()
-    decoder = {"decoder": {"filename": graph.name, "session_options": {}}}
+    options = {"intra_op_num_threads": physical_cores()}
+    decoder = {"decoder": {"filename": graph.name, "session_options": options}}
     config.overlay(json.dumps({"model": decoder}))
     started = time.perf_counter()
     model = og.Model(config)

@@ -181,11 +181,16 @@ class TestCores:
         )
         assert done.stdout.split() == ["1"] * 4, done.stderr
 
-    def test_of_a_process_that_has_the_machine_to_itself_are_onnxruntimes_to_choose(
+    def test_of_a_process_that_has_the_machine_to_itself_are_all_that_are_cores_of_their_own(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-        assert genai_options() == {} and session_options(Path()).intra_op_num_threads == 0
+        monkeypatch.setattr("psutil.cpu_count", lambda logical: 2)
+        monkeypatch.setattr("shared.base.cpu.cores", lambda: 4)
+        assert genai_options() == {"intra_op_num_threads": 2}
+        monkeypatch.setattr("psutil.cpu_count", lambda logical: None)
+        assert genai_options() == {"intra_op_num_threads": 4}
+        assert session_options(Path()).intra_op_num_threads == 0
 
 
 class TestTwoAtOnce:

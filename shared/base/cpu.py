@@ -45,3 +45,10 @@ def cores() -> int:
     """How many cores this process may work on."""
     here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(here, allotted_cores() or here)
+
+
+def physical_cores() -> int:
+    """How many of them are cores of their own: two threads of one core share its arithmetic."""
+    import psutil
+
+    return min(cores(), psutil.cpu_count(logical=False) or cores())

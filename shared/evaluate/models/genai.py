@@ -10,16 +10,21 @@ from typing import Any
 import numpy as np
 import onnxruntime_genai as og
 
-from shared.base.cpu import allotted_cores
+from shared.base.cpu import allotted_cores, physical_cores
 from shared.evaluate.models.chat import Answer, Chat, common_prefix, room
 from shared.evaluate.models.forced import Forced
 from shared.evaluate.models.onnx import SPINNING
 
 
 def genai_options() -> dict[str, Any]:
-    """session_options of a genai_config.json, as `onnx.session_options`; empty on a machine of ours."""
-    count = allotted_cores()
-    return {"intra_op_num_threads": count, SPINNING: "0"} if count else {}
+    """session_options of a genai_config.json, as `onnx.session_options`.
+
+    onnxruntime-genai by itself takes half of what the system calls a CPU, which is one of two on a
+    machine whose cores have one thread each: half of its speed.
+    """
+    if count := allotted_cores():
+        return {"intra_op_num_threads": count, SPINNING: "0"}
+    return {"intra_op_num_threads": physical_cores()}
 
 
 class GenaiModel:
@@ -29,10 +34,8 @@ class GenaiModel:
         config = og.Config(str(folder))
         config.clear_providers()
         decoder: dict[str, Any] = {"filename": f"onnx/model_{dtype}.onnx"} if dtype else {}
-        if options := genai_options():
-            decoder["session_options"] = options
-        if decoder:
-            config.overlay(json.dumps({"model": {"decoder": decoder}}))
+        decoder["session_options"] = genai_options()
+        config.overlay(json.dumps({"model": {"decoder": decoder}}))
         self.model = og.Model(config)
         self.chat = Chat(folder)
         model = json.loads((folder / "genai_config.json").read_text("utf-8"))["model"]

@@ -4,6 +4,7 @@ import os
 import sys
 from pathlib import Path
 
+from shared.base.cpu import physical_cores
 from shared.webgpu_bench.engines.job import EngineRun, Job, processor
 from shared.webgpu_bench.engines.process import run_child
 
@@ -17,6 +18,7 @@ def run(job: Job) -> EngineRun:
         "filename": str(job.graph.relative_to(job.package)),
         "questions": job.questions,
         "seconds": job.seconds,
+        "session_options": {"intra_op_num_threads": physical_cores()},
     }
     found = run_child(Path(sys.executable), SCRIPT, asked, job.seconds, {})
     return EngineRun(

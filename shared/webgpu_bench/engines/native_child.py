@@ -14,8 +14,10 @@ def main() -> None:
     started = time.perf_counter()
     config = og.Config(job["package"])
     config.clear_providers()
+    decoder = {"session_options": job["session_options"]}
     if job["filename"]:
-        config.overlay(json.dumps({"model": {"decoder": {"filename": job["filename"]}}}))
+        decoder |= {"filename": job["filename"]}
+    config.overlay(json.dumps({"model": {"decoder": decoder}}))
     model = og.Model(config)
     seconds = time.perf_counter() - started
     until = time.perf_counter() + job["seconds"]

@@ -22,6 +22,7 @@ from shared.base.errors import RungFailed, UserError
 from shared.base.formatting import number
 from shared.base.front_matter import read_front_matter
 from shared.base.hashing import files_below, sha256_now
+from shared.base.manifest import Measurement
 from shared.base.stage import Plan, Produced, StageResult, run_stage
 from shared.cli.program import Program
 from shared.domain.domain import Domain, load_domain
@@ -38,6 +39,7 @@ from shared.release.model import (
     read_release,
     release_folder,
 )
+from shared.webgpu_bench import swapped
 from shared.webgpu_bench.model_list import listing
 from tests.releases import ON_A_GPU
 from tests.test_family import DOMAINS, inodes, world
@@ -55,6 +57,8 @@ why = "tiny, for a test"
 """
 BROKEN: set[str] = set()
 """Domains whose browser run fails."""
+OTHERWISE: set[str] = set()
+"""Domains whose adapter, swapped in, computes something else than their own graph."""
 
 
 def in_no_browser(domain: Domain, package: StageResult, **_: Any) -> StageResult:
@@ -62,6 +66,16 @@ def in_no_browser(domain: Domain, package: StageResult, **_: Any) -> StageResult
         raise RungFailed("the browser did not load it")
     inputs = {"package": package.manifest.key}
     return run_stage(Plan("bench", inputs, code=()), lambda _: Produced(ON_A_GPU))
+
+
+def swapped_in_no_browser(
+    domain: Domain, family: Path, package: StageResult, *_: Any, **__: Any
+) -> StageResult:
+    found = {name: ON_A_GPU[name] for name in swapped.NAMES}
+    if domain.name in OTHERWISE:
+        found["parity_kl_divergence"] = Measurement(value=0.5, unit="nats/token")
+    inputs = {"package": package.manifest.key, "wrong": str(domain.name in OTHERWISE)}
+    return run_stage(Plan("swapped", inputs, code=()), lambda _: Produced(found))
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +88,7 @@ def tuned(world: Path) -> Iterator[Path]:
         patch.delenv("DOCINTEL_SIGNING_KEY", raising=False)
         patch.delenv("DOCINTEL_HUB_ORG", raising=False)
         patch.setattr("shared.pipeline.stages.bench_stage", in_no_browser)
+        patch.setattr("shared.pipeline.family.swapped_stage", swapped_in_no_browser)
         for check in ("_need_browser", "_need_page"):
             patch.setattr(f"shared.pipeline.inputs.{check}", lambda: None)
         yield world
@@ -259,6 +274,18 @@ class TestAFurtherDomain:
         code = typed("release-family", "--domains", "medical", "--rung", "tuned", "--records", "1")
         assert code == 1 and read_family_release(family_folder(NAME)) == before
         assert "left as it was, since legal is in it" in capfd.readouterr().err
+
+    def test_is_not_released_where_its_adapter_swapped_in_computes_something_else(
+        self, copied: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        told = {gate.name: gate.outcome for gate in read_release(release_folder("legal")).gates}
+        both = "WebGPU KL divergence from the CPU"
+        assert told[both] == told[f"{both}, swapped in"] == "pass"
+        before = read_family_release(family_folder(NAME))
+        monkeypatch.setattr("tests.test_release_family.OTHERWISE", {"legal"})
+        code = typed("release-family", "--domains", "medical", "--rung", "tuned", "--records", "1")
+        assert code == 1 and read_family_release(family_folder(NAME)) == before
+        assert f"gate '{both}, swapped in': 0.5" in capfd.readouterr().err
 
 
 class TestAPlan:

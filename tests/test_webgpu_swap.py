@@ -3,18 +3,24 @@
 # ruff: noqa: F401, F811 (pytest finds the fixture `world` by its name)
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from shared.domain.domain import load_domain
 from shared.domain.settings import Precision
 from shared.evaluate.models.onnx import OnnxDecoder
+from shared.olive.family_record import adapter_file
 from shared.pipeline.family import build_family
+from shared.release.gates import failed, judge_gates
 from shared.setup.browser import find_browser
 from shared.webgpu_bench import driver
 from shared.webgpu_bench.chromium import open_page
 from shared.webgpu_bench.server import serve
+from shared.webgpu_bench.stage import Switches
+from shared.webgpu_bench.swapped import POSITIONS, STAGE, swapped_gates, swapped_stage
 from tests.test_family import IDS, member, world
 
 MOST = 4
@@ -85,6 +91,29 @@ def test_a_domain_is_switched_to_and_back_on_webgpu(world: Path, precision: Prec
         assert told["dispatches"] == found["alone"][name]["dispatches"]
     first, second, third = (told["added"] for told in found["answers"])
     assert first == second > 0 == third, "an adapter is uploaded once, and nothing else"
+
+
+@pytest.mark.slow
+def test_a_domain_is_proven_as_the_page_has_it_and_a_wrong_adapter_is_found(
+    world: Path, tmp_path: Path
+) -> None:
+    family = build_family([member("legal"), member("medical")])
+    domain, package = load_domain("legal"), family.packages["legal"]
+    right = swapped_stage(domain, family.folder, package, Switches()).manifest
+    gates = swapped_gates(domain.chain.gates_of(domain.rung("smollm3")))
+    judged = {g.name: g for g in judge_gates(gates, {STAGE: right})}
+    float32 = "WebGPU logits are the CPU's, float32, swapped in"
+    assert judged[float32].outcome == "pass" and not failed([*judged.values()], "release")
+    read = min(POSITIONS, domain.chain.bench.parity_tokens)
+    assert right.measurements["parity_finite"].n == read
+
+    spoilt = tmp_path / "family"
+    shutil.copytree(family.folder, spoilt)
+    mine, other = (spoilt / adapter_file(name) for name in ("legal", "medical"))
+    mine.unlink(), mine.write_bytes(other.read_bytes())
+    wrong = swapped_stage(domain, spoilt, package, Switches()).manifest
+    judged = {g.name: g for g in judge_gates(gates, {STAGE: wrong})}
+    assert judged[float32].outcome == "fail"
 
 
 def on_the_cpu(package: Path) -> list[int]:

@@ -21,7 +21,7 @@ from shared.base.stage import StageResult
 from shared.domain.domain import Domain
 from shared.domain.grammar.schema import grammar
 from shared.domain.olive_json import with_overrides
-from shared.domain.settings import Precision, Rung
+from shared.domain.settings import Gate, Precision, Rung
 from shared.evaluate.check import Selection
 from shared.olive.attach import adapter_on, adapter_stage, attached_stage, swap_stage
 from shared.olive.build import build_stage
@@ -32,9 +32,10 @@ from shared.olive.package import package_stage
 from shared.pipeline.chain import record, select_records
 from shared.pipeline.stages import Options, RungRun
 from shared.prompt.stage import prompt_stage
-from shared.release.model import ChainResult
+from shared.release.model import ChainResult, Stage
 from shared.source.source import Source, base_stage, source_stage, weights_hash
 from shared.source.tokenizer import chat_template
+from shared.webgpu_bench.swapped import STAGE, swapped_gates, swapped_stage
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,20 @@ class MemberRun(RungRun):
     ) -> None:
         super().__init__(member.domain, member.rung, "olive", selection, options)
         self.family = family
+
+    def _made(self, stage: Stage) -> StageResult:
+        made = super()._made(stage)
+        if stage == "bench":  # and as a page has it, that loads the family's base once
+            say("      the family's graph, with its adapter swapped in")
+            folder, package = self.family.folder, self.stages["package"]
+            self.stages[STAGE] = swapped_stage(
+                self.domain, folder, package, self.switches, force=self.options.force
+            )
+        return made
+
+    def _gates(self) -> list[Gate]:
+        own = super()._gates()
+        return [*own, *swapped_gates(own)]
 
     def _built(self, source: Source) -> StageResult:
         for domain in self.family.calibrated:  # nothing of what this run measures

@@ -18,7 +18,7 @@ from shared.base.stage import StageResult
 from shared.base.text import first_line
 from shared.domain.domain import Domain
 from shared.domain.records import Record, read_records
-from shared.domain.settings import Exporter, Rung
+from shared.domain.settings import Exporter, Gate, Rung
 from shared.evaluate.check import Selection, check_stage
 from shared.evaluate.fidelity import fidelity_stage
 from shared.evaluate.models.device import DEVICES, calibrating
@@ -200,7 +200,7 @@ class RungRun:
             say("      unchanged")
 
     def _made(self, stage: Stage) -> StageResult:
-        domain, rung, options, force = self.domain, self.rung, self.options, self.options.force
+        domain, rung, force = self.domain, self.rung, self.options.force
         if stage == "source":
             self.source = source_stage(rung, force=force)
             return self.source.done
@@ -224,8 +224,12 @@ class RungRun:
             return check_stage(domain, rung, source, package, self.selection, force=force)
         # A look inside the graph, before the browser is started.
         self.stages["overflow"] = overflow_stage(domain, package, force=force)
-        switches = Switches(options.gpu_budget, options.profile, options.take_up)
-        return bench_stage(domain, package, force=force, switches=switches)
+        return bench_stage(domain, package, force=force, switches=self.switches)
+
+    @property
+    def switches(self) -> Switches:
+        options = self.options
+        return Switches(options.gpu_budget, options.profile, options.take_up)
 
     def _built(self, source: Source) -> StageResult:
         domain, options = self.domain, self.options
@@ -249,16 +253,18 @@ class RungRun:
 
     def _judge(self) -> None:
         manifests = {stage: done.manifest for stage, done in self.stages.items()}
-        self.gates = judge_gates(self.domain.chain.gates_of(self.rung), manifests)
+        self.gates = judge_gates(self._gates(), manifests)
         fatal = failed(self.gates, "release")
         if fatal:
             raise RungFailed(f"gate {fatal[0].name!r}: {fatal[0].reason}")
 
+    def _gates(self) -> list[Gate]:
+        return self.domain.chain.gates_of(self.rung)
+
     def _judge_package(self) -> None:
         """What is too large is told before an hour of answers and a browser."""
         found = {"package": self.stages["package"].manifest}
-        gates = self.domain.chain.gates_of(self.rung)
-        early = [gate for gate in gates if gate.measurement.startswith("package.")]
+        early = [gate for gate in self._gates() if gate.measurement.startswith("package.")]
         if fatal := failed(judge_gates(early, found), "release"):
             raise RungFailed(f"gate {fatal[0].name!r}: {fatal[0].reason}")
 

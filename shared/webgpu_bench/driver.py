@@ -61,7 +61,8 @@ def run_in_browser(
     id, input_ids, max_new_tokens), deadline_ms (generation stops after the token in hand; what
     there is comes back) and, if wanted, warmup_tokens, budget_bytes (a WebGPU buffer past it is
     refused), parity (see parity.request), documents (see documents.request), placement (False spares
-    the second load that logs it),
+    the second load that logs it), swap (`package` is a family's folder: the domain and the file of the
+    adapter that answers),
     profile (True loads once more and times every kernel of a prompt and of a token), warm_load (True
     loads once more, from the browser's cache), hardware_only (True: a software adapter is no_webgpu)
     and engine ("wasm" or "wllama" instead of WebGPU, see page/peers.js). `on_piece` gets each

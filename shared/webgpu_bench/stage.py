@@ -67,29 +67,36 @@ def bench_stage(
     """Run the browser; measurements are NAMES. RungFailed where the page fails (never cached)."""
     domain = with_budget(domain, switches.gpu_budget)
     browser = find_browser()
-    gpu = _offered(browser)
+    gpu = offered(browser)
     profile = Profile.of(domain, bool(gpu))
+    asked = {
+        "documents": sha256_json(documents.request(domain, "") if profile.hardware else None),
+        "kernels_profiled": switches.profile,
+    }
     plan = Plan(
         "bench",
         inputs={"package": package.manifest.key},
-        settings={
-            "prompt": domain.prompt,
-            "profile": asdict(profile),
-            "gpu": gpu,
-            "parity_text": sha256_json([[r.input, r.gold] for r in domain.records]),
-            "documents": sha256_json(documents.request(domain, "") if profile.hardware else None),
-            "gpu_budget": domain.chain.bench.gpu_budget,
-            "browser": browser.version if browser else None,
-            "kernels_profiled": switches.profile,
-        },
+        settings=settings(domain, profile, gpu, browser) | asked,
         tools=tool_versions("onnxruntime", "transformers"),
         code=(__name__, *PAGE_CODE),
     )
-    bench = _Bench(domain, package.folder, profile, browser, switches.profile)
+    bench = Bench(domain, package.folder, profile, browser, switches.profile)
     return run_stage(plan, bench.produce, force=force, keep_partial=True, take_up=switches.take_up)
 
 
-def _offered(browser: Browser | None) -> str:
+def settings(domain: Domain, profile: Profile, gpu: str, browser: Browser | None) -> dict[str, Any]:
+    """What any run in a browser depends on beside the files that it loads."""
+    return {
+        "prompt": domain.prompt,
+        "profile": asdict(profile),
+        "gpu": gpu,
+        "parity_text": sha256_json([[r.input, r.gold] for r in domain.records]),
+        "gpu_budget": domain.chain.bench.gpu_budget,
+        "browser": browser.version if browser else None,
+    }
+
+
+def offered(browser: Browser | None) -> str:
     """The GPU that the browser offers, by name; empty where there is none: what is measured depends on
     it, and with a driver put in, or another GPU, it is measured anew."""
     if browser is None or not has_gpu():
@@ -118,7 +125,9 @@ def _pieces(path: Path) -> list[ParityPiece]:
 
 
 @dataclass(frozen=True)
-class _Bench:
+class Bench:
+    """A domain's package in a browser, and what the run shows."""
+
     domain: Domain
     package: Path
     profile: Profile
@@ -153,6 +162,10 @@ class _Bench:
             reason = f"the software adapter did not load it within {request.profile.seconds:.0f} s"
             found = {n: Measurement.missing(reason, u) for n, u in NAMES.items()}
             return Produced(found, facts=told, unfinished=reason)
+        return replace(self._shown(request, result), facts=told)
+
+    def _shown(self, request: Request, result: BrowserResult) -> Produced:
+        """All that a run shows which loaded the model."""
         found = measurements(result, self._cpu_choices(result, request.own))
         found |= self._proof(result, request)
         budget = self.domain.chain.bench.gpu_budget_bytes
@@ -162,7 +175,7 @@ class _Bench:
             unfinished = (
                 unfinished or found["greedy_agreement"].reason
             )  # no question was asked in time
-        return Produced(found, facts=told, unfinished=unfinished)
+        return Produced(found, unfinished=unfinished)
 
     def _graph(self, result: BrowserResult) -> Path:
         return self.package / "onnx" / f"model_{result.dtype}.onnx"
@@ -171,21 +184,25 @@ class _Bench:
         """Parity on given text, and no node on the CPU that should not be there."""
         from shared.webgpu_bench import cpu_nodes
 
-        graph, where, rows = self._graph(result), describe(result), request.rows
-        placed = {"nodes_on_cpu_unexpected": cpu_nodes.measure(result, graph, where)}
-        soft = result.software_adapter
-        found = parity.missing("the browser read no given text", soft)
-        if result.parity is not None:
-            say("      reading the given text on the CPU")
-            from shared.evaluate.models.onnx import OnnxDecoder
-
-            cpu = OnnxDecoder(graph, exact=True)
-            compared = parity.compare(cpu, rows, result.parity)
-            found = parity.measurements(compared, sum(map(len, rows)), where, soft)
+        where = describe(result)
+        placed = {"nodes_on_cpu_unexpected": cpu_nodes.measure(result, self._graph(result), where)}
+        found = self._compared(request, result)
         layers = Measurement.missing("a GPU computes in other types", "")
-        if soft:
+        if result.software_adapter:
             layers = self._layers(found["parity_logits_error"], request, where)
         return found | placed | {"layers_agree": layers}
+
+    def _compared(self, request: Request, result: BrowserResult) -> dict[str, Measurement]:
+        """Parity on given text: parity.NAMES."""
+        rows, soft = request.rows, result.software_adapter
+        if result.parity is None:
+            return parity.missing("the browser read no given text", soft)
+        say("      reading the given text on the CPU")
+        from shared.evaluate.models.onnx import OnnxDecoder
+
+        cpu = OnnxDecoder(self._graph(result), exact=True)
+        compared = parity.compare(cpu, rows, result.parity)
+        return parity.measurements(compared, sum(map(len, rows)), describe(result), soft)
 
     def _layers(self, whole: Measurement, request: Request, where: str) -> Measurement:
         """Whether each layer computes what the CPU's does: by the whole model's logits; layer by layer
@@ -243,10 +260,13 @@ class _Bench:
             request, result = self._asked(chat, Profile.of(self.domain, False), read)
         return request, result
 
+    def _request(self, chat: Chat, profile: Profile, read: list[ParityPiece]) -> Request:
+        return make_request(self.domain, self.package, chat, profile, read)
+
     def _asked(self, chat: Chat, profile: Profile, read: Path) -> tuple[Request, BrowserResult]:
         """One run; on a software adapter with what is in the file `read`, to which it adds."""
         before = [] if profile.hardware else _pieces(read)
-        request = make_request(self.domain, self.package, chat, profile, before)
+        request = self._request(chat, profile, before)
         if profile.hardware:
             return request, self._run(request)
         if request.kept:

@@ -1,7 +1,7 @@
 // window.docintel.run(request): the benchmark's side of the page. One request, one JSON answer; what
 // is known so far is on the console all along, so that even a killed page leaves its partial result.
 
-import { EngineError, chooseDtype, describeAdapter, failure, load, newRun, versions } from "./engine.js";
+import { EngineError, chooseDtype, describeAdapter, failure, load, newRun, place, versions } from "./engine.js";
 import { isSoftware } from "./adapter.js";
 import { answerDocuments } from "./documents.js";
 import { readTexts } from "./parity.js";
@@ -163,9 +163,11 @@ async function loadFor(request, result) {
   const engine = await load({
     model: request.model,
     dtype,
+    swap: Boolean(request.swap),
     onProgress: loadProgress(),
   });
   result.load = engine.load;
+  if (request.swap) await engine.switchTo(request.swap.domain, async () => (await fetch(place(request) + request.swap.file)).arrayBuffer());
   say(`loaded in ${engine.load.seconds.toFixed(1)} s`);
   keepPartial(result);
   return engine;

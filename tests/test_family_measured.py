@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from benchmarks import family_at_size
+from benchmarks.family.browser import MOST, measure_browser
 from benchmarks.family.document import DOCUMENT, chosen, render, totals
 from benchmarks.family.measure import (
     Bench,
@@ -93,7 +95,7 @@ class TestTheDocument:
         missing = "not measured: its run was not made"
         assert cells(text, "legal, medical: all")[1:] == [missing, missing]
         assert "not chosen: no domain" in text
-        assert text.count("Not measured: its run was not made.") == 2
+        assert text.count("Not measured: its run was not made.") == 3
 
     def test_adds_up_what_a_page_fetches(self, kept: Kept) -> None:
         family, merged = totals(kept, ["legal"])
@@ -182,6 +184,42 @@ def test_every_part_is_measured_of_a_tiny_model(world: Path, tmp_path: Path) -> 
     assert sum(row.part == "speed" for row in kept.rows) == 7
     assert Kept.model_validate(json.loads((tmp_path / "family.json").read_text())) == kept
     assert "financial" in render(kept)
+
+
+@pytest.mark.slow
+def test_a_page_fetches_an_adapter_at_a_switch_once_and_writes_the_cpus_tokens(
+    world: Path, tmp_path: Path
+) -> None:
+    names = ("legal", "medical")
+    kept = Kept(base="tiny", precision="int4", calibrated=list(names))
+    bench = Bench(kept, tmp_path / "family.json", {n: member(n) for n in names}, "int4")
+    bench.inside = list(names)
+    measure_browser(bench)
+    steps = [row for row in kept.rows if row.part == "browser"]
+    fetched = [int(row.found["fetched"].value or 0) for row in steps]
+    base, legal, medical, again, reloaded, after = fetched
+    assert base > legal > 0 < medical and again == reloaded == after == 0
+    held = [int(row.found["held"].value or 0) for row in steps]
+    assert held[0] < held[1] < held[2] == held[3]
+    same = [row.found["same"].value for row in steps if "same" in row.found]
+    assert same == [MOST] * 4
+    assert "| 3. medical" in render(kept)
+
+
+@pytest.mark.slow
+def test_a_base_at_size_is_built_with_its_adapters_and_answers_with_each(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("legal", "medical", "financial")
+    monkeypatch.setattr(family_at_size, "DOMAINS", names)
+    some = family_at_size.members(world / "models" / "base", tmp_path)
+    first = family_at_size.timed(some[:-1])
+    grown = family_at_size.timed(some, grown_from=first.family.folder)
+    rows = family_at_size.answers(grown.family)
+    assert [row[0] for row in rows] == list(names)
+    text = family_at_size.render(first, grown, rows, 0.0)
+    assert text.count("tokens after") == 3 and cells(text, "legal, medical")[1].endswith("s")
+    assert cells(text, "all domains")[1] and cells(text, "financial")[1].endswith("s")
 
 
 def test_rows_of_another_adapter_are_let_go() -> None:

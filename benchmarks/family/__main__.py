@@ -14,6 +14,7 @@ import os
 from pathlib import Path
 
 from benchmarks.adapted import write_random_adapter
+from benchmarks.family.browser import measure_browser
 from benchmarks.family.document import DOCUMENT, render
 from benchmarks.family.measure import (
     Bench,
@@ -42,7 +43,7 @@ EXAMPLE = "contracts"
 """Whose rung `example` is taken for all domains: one base has one recipe."""
 EXAMPLES = Path("examples/adapters")
 RANK = 8
-PARTS = ("family", "precision", "further", "merged", "speed", "random", "document")
+PARTS = ("family", "browser", "precision", "further", "merged", "speed", "random", "document")
 
 
 def adapters(given: list[str]) -> dict[str, tuple[str, str]]:
@@ -101,6 +102,8 @@ def measure(bench: Bench, part: str) -> None:
         for domain in first:
             for form in FORMS[:2]:
                 measure_form(bench, domain, form)
+    if part == "browser":
+        measure_browser(bench)
     if part == "precision":
         for domain in first:
             measure_precisions(bench, domain)

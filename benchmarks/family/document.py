@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from benchmarks.family.rows import FORMS, PRECISIONS, Kept
 from shared.base import paths
@@ -40,6 +40,7 @@ def render(kept: Kept) -> str:
     parts = (
         ("Bytes", _bytes(kept)),
         ("A domain in each form", _forms(kept)),
+        ("In one page", _browser(kept)),
         ("How an adapter is stored", _precisions(kept)),
         ("Decode speed on the CPU", _speeds(kept)),
         ("A further domain", _further(kept)),
@@ -203,6 +204,31 @@ def _speeds(kept: Kept) -> str:
         f"onnxruntime-genai, all loaded in one process and asked in turns; {last.how}; {last.where}. "
         "On WebGPU: not measured, no GPU was at hand."
     )
+
+
+def _browser(kept: Kept) -> str:
+    found = [row for row in kept.rows if row.part == "browser"]
+    if not found:
+        return "Not measured: its run was not made."
+    rows = [
+        (row.form, shown(row.found["fetched"]), shown(row.found["held"]), _tokens(row.found))
+        for row in found
+    ]
+    heads = (
+        "step",
+        "fetched from the server",
+        "in GPU buffers after it",
+        "tokens that are the CPU's",
+    )
+    return (
+        f"{table(heads, rows)}\n\nChromium, q4, WebGPU by a software adapter, the page's own modules; "
+        "the CPU reads the domain's own graph in float32."
+    )
+
+
+def _tokens(found: Mapping[str, Measurement]) -> str:
+    same = found.get("same")
+    return f"{same.value} of {same.n}" if same else ""
 
 
 def _further(kept: Kept) -> str:

@@ -54,13 +54,17 @@ class FamilyModel(GenaiModel):
             config = og.Config(str(folder))
             config.clear_providers()
             decoder: dict[str, Any] = {"filename": f"onnx/{SWAP}_{DTYPE}.onnx"}
-            if options := genai_options():
-                decoder["session_options"] = options
+            decoder["session_options"] = genai_options()
             config.overlay(json.dumps({"model": {"decoder": decoder}}))
             self.model = og.Model(config)
             self._adapters = og.Adapters(self.model)
-            file = f"adapters/{domain}{Path(FILES[2]).suffix}"
-            self._adapters.load(str(folder / file), domain)
+            self.take_in(folder, domain)
+
+    def take_in(self, family: Path, domain: str) -> None:
+        """Load a domain's adapter beside those that are there; it answers from now on."""
+        file = f"adapters/{domain}{Path(FILES[2]).suffix}"
+        self._adapters.load(str(family / file), domain)
+        self._active = domain
 
     def held(self, prompts: Sequence[Sequence[int]], limit: int, grammar: str) -> list[Answer]:
         """Answers under a grammar as a release's are: forced text unasked, read in the same passes."""
@@ -73,6 +77,11 @@ class FamilyModel(GenaiModel):
                 begun.append_tokens(prefix)
             found.append(self._held(begun, rest, most, time.perf_counter(), forced))
         return found
+
+    def free(self, prompt: Sequence[int], limit: int) -> Answer:
+        """The greedy answer to one prompt."""
+        begun = self._begun(len(prompt) + limit)
+        return self._free(begun, list(prompt), limit, time.perf_counter())
 
     def speed(self, prompt: Sequence[int], tokens: int) -> float:
         """Greedy decode tokens/s after the prompt; the first token belongs to it."""

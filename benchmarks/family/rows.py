@@ -23,9 +23,9 @@ from shared.domain.settings import Precision
 FIGURES = paths.REPOSITORY / "docs" / "measured" / "family.json"
 FORMS = ("initializers", "inputs", "merged")
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
-Part = Literal["base", "form", "precision", "speed", "nodes", "further"]
+Part = Literal["base", "form", "precision", "speed", "nodes", "further", "browser"]
 """`base`: what is shared; `form`: a domain in one form; `precision`: its adapter stored so; `further`:
-a domain that was added to a built family."""
+a domain that was added to a built family; `browser`: a step of a session in a page."""
 
 
 class Row(Strict):

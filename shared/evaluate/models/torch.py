@@ -25,6 +25,7 @@ from shared.evaluate.models.device import (
     load_on,
 )
 from shared.evaluate.models.forced import Forced
+from shared.evaluate.models.roomy_cache import roomy
 
 LARGE = 1_000_000_000
 """Weights, from which on a batch's memory is given back: looking for it takes a moment."""
@@ -149,7 +150,7 @@ class TorchModel:
         return out.logits[:, -1].float()
 
     def new_cache(self) -> Any:
-        return DynamicCache(config=self._model.config)
+        return roomy(DynamicCache(config=self._model.config))
 
     def _read(self, prefix: list[int]) -> Any:
         cache = self.new_cache()

@@ -47,11 +47,11 @@ class RoomyLayer(DynamicLayer):
 
     def _has_room(self, length: int) -> bool:
         """Whether `keys` still begin the longer tensor, and it is long enough."""
-        if self._longer is None:
+        if self._longer is None or self.keys is None:
             return False
-        keys = self._longer[0]
-        same = self.keys.data_ptr() == keys.data_ptr() and len(self.keys) == len(keys)
-        return same and length <= keys.shape[-2]
+        longer, own = self._longer[0], self.keys
+        same = own.data_ptr() == longer.data_ptr() and len(own) == len(longer)
+        return same and length <= longer.shape[-2]
 
 
 def _longer(old: torch.Tensor | None, new: torch.Tensor, length: int) -> torch.Tensor:

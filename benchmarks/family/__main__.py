@@ -4,13 +4,15 @@ $ python -m benchmarks.family --adapter legal=FOLDER   # trained; also those of 
 $ python -m benchmarks.family --parts document         # nothing anew: the page from the rows
 
 The domains with a trained adapter build the family; each other one gets a random adapter and is added
-to it. Every row stays in docs/measured/family.json as soon as it is made, and is not made again.
+to it, and after them a further one, which is a copy of another. Every row stays in
+docs/measured/family.json as soon as it is made, and is not made again.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.adapted import write_random_adapter
@@ -33,7 +35,7 @@ from shared.base.errors import UserError
 from shared.base.files import write_text
 from shared.base.hashing import sha256_file
 from shared.base.manifest import tool_versions
-from shared.domain.domain import load_domain
+from shared.domain.domain import Domain, load_domain
 from shared.domain.settings import Precision
 from shared.pipeline.family import Member
 from shared.source.adapter import CONFIG, WEIGHTS
@@ -42,6 +44,8 @@ from shared.source.embedded import PACKAGE, embedded_model
 EXAMPLE = "contracts"
 """Whose rung `example` is taken for all domains: one base has one recipe."""
 EXAMPLES = Path("examples/adapters")
+FURTHER = "copied"
+"""A domain more than those of the repository: EXAMPLE's folder under another name."""
 RANK = 8
 PARTS = ("family", "browser", "precision", "further", "merged", "speed", "random", "document")
 
@@ -61,11 +65,21 @@ def adapters(given: list[str]) -> dict[str, tuple[str, str]]:
         elif (paths.root() / example / CONFIG).is_file():
             found[domain] = (str(example), f"trained, {example}")
         else:
-            made = paths.build() / "bench-family" / domain
-            if not (made / WEIGHTS).is_file():
-                write_random_adapter(embedded_model(PACKAGE), made, rank=RANK, seed=seed)
-            drawn[domain] = (str(made), f"random, N(0, 0.02²), rank {RANK}")
+            drawn[domain] = _random(domain, seed)
+    folder, words = _random(FURTHER, len(DOMAINS))
+    drawn[FURTHER] = (folder, f"{words}, for a copy of {EXAMPLE}")
     return dict(sorted(found.items())) | drawn
+
+
+def _random(domain: str, seed: int) -> tuple[str, str]:
+    made = paths.build() / "bench-family" / domain
+    if not (made / WEIGHTS).is_file():
+        write_random_adapter(embedded_model(PACKAGE), made, rank=RANK, seed=seed)
+    return str(made), f"random, N(0, 0.02²), rank {RANK}"
+
+
+def _domain(name: str) -> Domain:
+    return replace(load_domain(EXAMPLE), name=name) if name == FURTHER else load_domain(name)
 
 
 def bench_of(given: list[str], precision: Precision, file: Path, records: int) -> Bench:
@@ -73,7 +87,7 @@ def bench_of(given: list[str], precision: Precision, file: Path, records: int) -
     rung = load_domain(EXAMPLE).rung("example")
     found = adapters(given)
     members = {
-        name: Member(load_domain(name), rung.model_copy(update={"adapter": folder}))
+        name: Member(_domain(name), rung.model_copy(update={"adapter": folder}))
         for name, (folder, _) in found.items()
     }
     kept = Kept.read(file)
@@ -117,7 +131,7 @@ def measure(bench: Bench, part: str) -> None:
     if part == "speed":
         measure_speeds(bench, first[0], PRECISIONS)
     if part == "random":
-        for domain in others:
+        for domain in (name for name in others if name != FURTHER):
             for form in FORMS:
                 measure_form(bench, domain, form)
 

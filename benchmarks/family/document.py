@@ -142,6 +142,7 @@ def _forms(kept: Kept) -> str:
             _same(kept, domain) if form == "inputs" else "",
         )
         for domain in kept.adapters
+        if any(row.part == "form" and row.domain == domain for row in kept.rows)
         for form in FORMS
     ]
     heads = (

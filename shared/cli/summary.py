@@ -210,11 +210,6 @@ def inputs_report(domain: str) -> tuple[str, bool]:
     return whole, not found and may_be
 
 
-def _source_state(rung: Rung) -> tuple[str, str]:
-    state, why, _ = _looked_at(rung)
-    return state, why
-
-
 def _looked_at(rung: Rung) -> tuple[str, str, bool]:
     """State, why, and whether weights were brought that nothing can be built on."""
     try:

@@ -33,9 +33,11 @@ def foretold(name: str, options: Options) -> tuple[str, bool]:
     domain = load_domain(name, options.calibration)
     rungs = [domain.rung(options.rung)] if options.rung else domain.chain.rung
     parts, begun = [name], False
-    tried: list[RungRun] = []
+    tried, ready = list[RungRun](), list[RungRun]()
     for rung in rungs:
-        brought = first_brought(tried, rung) if rung.example and not options.rung else None
+        brought = None
+        if rung.example and not options.rung:
+            brought = next(iter(ready), None) or first_brought(tried, rung)
         if brought:
             parts.append(f"  {rung.name}: {not_in_place_of(brought)}")
         for run in [] if brought else _runs(domain, rung, options):
@@ -45,6 +47,7 @@ def foretold(name: str, options: Options) -> tuple[str, bool]:
             parts += [f"      {line}" for line in found[1:]]
             begun = begun or probe.outcome == "open"
             tried.append(probe)
+            ready += [probe] if len(found) > 1 and not rung.example else []
     memory = number(psutil.virtual_memory().available, "B")
     disk = number(shutil.disk_usage(paths.root()).free, "B")
     last = f"dry run: nothing was done; {memory} of memory, {disk} of disk are free"

@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from shared.base.machine import Machine
+from shared.base.machine import FED, Machine
 from shared.evaluate.models.device import CACHE_BYTES, FLOAT32_BELOW_BYTES, LEAST_ROWS, ROWS
 from shared.evaluate.overflow import RECORDS, TOKENS
 from shared.evaluate.reference import CHUNK
@@ -252,10 +252,11 @@ def _feed(shape: Shape, tokens: float, at_once: int, machine: Machine) -> float:
     """Seconds in which PyTorch reads `tokens`, `at_once` a pass.
 
     A pass takes as long as its products, or as reading the weights if that is longer, and its layers'
-    own share.
+    own share. In bfloat16 the weights are laid out anew for it, however few are read.
     """
-    speed = machine.float32 if _is_wide(shape, machine) else machine.bfloat16
-    products = at_once * shape.flops / speed
+    wide = _is_wide(shape, machine)
+    rows, speed = (at_once, machine.float32) if wide else (max(at_once, FED), machine.bfloat16)
+    products = rows * shape.flops / speed
     pass_seconds = max(products, shape.parent / machine.memory)
     return tokens / at_once * (pass_seconds + _own(LAYER_SECONDS * shape.layers, machine))
 
@@ -316,7 +317,7 @@ def check(shape: Shape, work: Work, machine: Machine) -> Cost:
     for name in work.systems:
         written = work.records * answer_tokens(work, tuned=work.tuned and name != "base")
         if name == "release":
-            token = size / machine.memory + _own(LAYER_SECONDS / 20 * shape.layers, machine)
+            token = size / machine.int4 + _own(LAYER_SECONDS / 20 * shape.layers, machine)
             seconds += _load(size, machine) + prompts * shape.flops / machine.float32
             again = work.records * min(work.answer, work.limit) * ("constrained" in work.modes)
             seconds += (written + again) * token

@@ -24,6 +24,7 @@ from benchmarks.full_size import full_size_model
 from benchmarks.page_answers import DOMAINS
 from shared.base import paths
 from shared.base.cpu import set_variables
+from shared.base.errors import UserError
 from shared.base.files import write_text
 from shared.base.formatting import number
 from shared.base.processes import peak_memory
@@ -69,10 +70,12 @@ def members(base: Path, work: Path) -> list[Member]:
 
 
 def timed(some: list[Member], grown_from: Path | None = None) -> Built:
-    """Build the family of these."""
+    """Build the family of these; UserError where it was built before."""
     began = time.monotonic()
     with peak_memory(psutil.Process()) as peak:
         family = build_family(some, grown_from=grown_from)
+    if family.done.reused:
+        raise UserError("build/ has this family already: its time says nothing; ./inv clean first")
     return Built(family, time.monotonic() - began, peak[0])
 
 

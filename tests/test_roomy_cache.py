@@ -11,7 +11,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, DynamicCache
 
-from shared.evaluate.models.roomy_cache import ROOM, RoomyLayer, roomy
+from shared.evaluate.models.device import CACHE_ROOM
+from shared.evaluate.models.roomy_cache import RoomyLayer, roomy
 
 
 @pytest.fixture(params=["smollm3", "qwen2"])
@@ -30,7 +31,7 @@ def walked(model: Any, cache: Any) -> list[torch.Tensor]:
     read(ids, cache)
     rows = copy.deepcopy(cache)
     rows.batch_repeat_interleave(3)
-    for step in range(ROOM + 3):
+    for step in range(CACHE_ROOM + 3):
         read(torch.tensor([[5 + step], [9], [13]]), rows)
     rows.batch_select_indices(torch.tensor([2, 0]))
     for step in range(3):
@@ -53,7 +54,7 @@ def test_a_token_is_written_where_there_is_room_and_nothing_is_copied(model: Any
     cache = roomy(DynamicCache(config=model.config))
     places = []
     with torch.inference_mode():
-        for _ in range(ROOM):
+        for _ in range(CACHE_ROOM):
             model(torch.tensor([[5]]), past_key_values=cache)
             places.append(cache.layers[0].keys.data_ptr())
     assert len(set(places)) == 1

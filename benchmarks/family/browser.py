@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from playwright.sync_api import Page, Response
 
 from benchmarks.family.measure import Bench
@@ -92,7 +93,7 @@ def session(family: Family, prompts: dict[str, list[int]]) -> list[Turn]:
 
 def measure_browser(bench: Bench) -> None:
     """The steps of a session over the domains that the family was built with, a row each."""
-    if any(row.part == "browser" for row in bench.kept.rows):
+    if any(r.part == "browser" and r.precision == bench.precision for r in bench.kept.rows):
         return
     family, prompts = bench.family(), dict[str, list[int]]()
     for name in bench.kept.calibrated:
@@ -129,11 +130,15 @@ def _bytes(answer: Response) -> int:
 
 
 def _on_the_cpu(family: Family, domain: str, ids: list[int]) -> list[int]:
-    """Greedily, by the domain's own graph."""
-    graph = family.packages[domain].folder / "onnx" / f"model_{DTYPE}.onnx"
-    model, found, given = OnnxDecoder(graph, exact=True), list[int](), ids
+    """Greedily, by the domain's own graph; no stop token, as the page is asked."""
+    package = family.packages[domain].folder
+    stop = Chat(package).stop
+    model = OnnxDecoder(package / "onnx" / f"model_{DTYPE}.onnx", exact=True)
+    found, given = list[int](), ids
     while len(found) < MOST:
-        given = [int(model.feed(given)[-1].argmax())]
+        logits = model.feed(given)[-1]
+        logits[stop] = -np.inf
+        given = [int(logits.argmax())]
         found += given
     return found
 

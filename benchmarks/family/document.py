@@ -109,7 +109,7 @@ def _own(kept: Kept, domain: str) -> Measurement:
 
 
 def _bytes(kept: Kept) -> str:
-    all_of = tuple(kept.adapters)
+    all_of = tuple(domain for domain in kept.adapters if not _is_further_alone(kept, domain))
     both = tuple(d for d in all_of if None not in (m.value for m in totals(kept, [d])))
     base = shown(_base(kept, "bytes"))
     rows: list[tuple[str, ...]] = [("the base, with the graph that takes adapters", base, "")]
@@ -130,6 +130,11 @@ def _bytes(kept: Kept) -> str:
                 )
     drawn = table(("fetched by a page", f"family, {kept.precision}", "merged releases"), rows)
     return "\n\n".join([drawn, *([" ".join(shares)] if shares else [])])
+
+
+def _is_further_alone(kept: Kept, domain: str) -> bool:
+    """Whether it was added to the family, and nothing else was measured of it."""
+    return {row.part for row in kept.rows if row.domain == domain} == {"further"}
 
 
 def _forms(kept: Kept) -> str:

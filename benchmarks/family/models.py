@@ -12,7 +12,8 @@ import numpy as np
 import onnxruntime_genai as og
 from safetensors.numpy import load_file
 
-from shared.evaluate.models.chat import Answer, common_prefix, room
+from shared.base.parsing import read_json
+from shared.evaluate.models.chat import Answer, Chat, common_prefix, room
 from shared.evaluate.models.forced import Forced
 from shared.evaluate.models.genai import GenaiModel, genai_options
 from shared.evaluate.models.onnx import FLOATS, OnnxDecoder
@@ -48,15 +49,16 @@ class FamilyModel(GenaiModel):
     """onnxruntime-genai: a package, or with `domain` a family's folder with that adapter active."""
 
     def __init__(self, folder: Path, domain: str | None = None) -> None:
-        super().__init__(folder)
+        config = og.Config(str(folder))
+        config.clear_providers()
+        graph = f"onnx/{SWAP if domain else 'model'}_{DTYPE}.onnx"
+        decoder = {"filename": graph, "session_options": genai_options()}
+        config.overlay(json.dumps({"model": {"decoder": decoder}}))
+        self.model, self.chat = og.Model(config), Chat(folder)
+        self.stop, told = self.chat.stop, read_json(folder / "genai_config.json")
+        self.context_length = int(told["model"]["context_length"])
         self._active = domain
         if domain:
-            config = og.Config(str(folder))
-            config.clear_providers()
-            decoder: dict[str, Any] = {"filename": f"onnx/{SWAP}_{DTYPE}.onnx"}
-            decoder["session_options"] = genai_options()
-            config.overlay(json.dumps({"model": {"decoder": decoder}}))
-            self.model = og.Model(config)
             self._adapters = og.Adapters(self.model)
             self.take_in(folder, domain)
 

@@ -74,7 +74,8 @@ class Kept(Strict):
             for name, (words, digest) in was.items()
             if words is not None and (words != adapters[name] or digest not in (None, hashes[name]))
         }
-        self.rows = [row for row in self.rows if row.domain not in changed]
+        gone = {"browser"} if changed else set()  # a session has several domains
+        self.rows = [r for r in self.rows if r.domain not in changed and r.part not in gone]
         self.adapters, self.hashes = adapters, hashes
 
     def row(self, part: Part, domain: str = "", form: str = "", precision: str = "") -> Row | None:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import PositiveFloat, ValidationError
 
 from shared.base import paths
+from shared.base.bfloat16 import is_bfloat16_fast
 from shared.base.cpu import cores, physical_cores
 from shared.base.files import write_text
 from shared.base.manifest import Strict
@@ -36,14 +37,14 @@ class Machine(Strict):
     """Work a second, by all cores that this process may use.
 
     `float32`, `bfloat16`: floating-point operations of a matrix product; in bfloat16 with weights that
-    no cache holds, since laying them out for it takes most of the time. `memory`: bytes of float32
-    weights that a product with a single row reads; `int4`: of 4-bit ones, as decoding does. `rounding`: values rounded to a block's
-    scale, in tensors so small that Python's own share counts. `disk`: bytes written and synced.
-    `hashing`: bytes of SHA-256.
+    no cache holds, since laying them out takes most of the time, None without instructions for it.
+    `memory`: bytes of float32 weights that a product with a single row reads; `int4`: of 4-bit ones,
+    as decoding does. `rounding`: values rounded to a block's scale, in tensors so small that Python's
+    own share counts. `disk`: bytes written and synced. `hashing`: bytes of SHA-256.
     """
 
     float32: PositiveFloat
-    bfloat16: PositiveFloat
+    bfloat16: PositiveFloat | None
     memory: PositiveFloat
     int4: PositiveFloat
     rounding: PositiveFloat
@@ -74,7 +75,9 @@ def _measure() -> Machine:
         with ThreadPoolExecutor(cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
             return Machine(
                 float32=_product(pool, torch.float32, ROWS),
-                bfloat16=_product(pool, torch.bfloat16, FED, wide=32),
+                bfloat16=_product(pool, torch.bfloat16, FED, wide=32)
+                if is_bfloat16_fast()
+                else None,
                 memory=2 * _product(pool, torch.float32, 1, wide=32),  # 4 bytes, 2 operations
                 int4=_int4(),
                 rounding=_rounding(pool),
@@ -106,36 +109,31 @@ def _product(pool: Executor, dtype: "torch.dtype", rows: int, wide: int = 1) -> 
 
 
 def _int4() -> float:
-    """Bytes a second of the 4-bit weights that onnxruntime multiplies a single row with."""
+    """Bytes a second of the 4-bit weights that onnxruntime multiplies a single row with, in a layer so
+    large that no cache holds it; scales as in q4f16, of two bytes."""
     import numpy as np
     import onnxruntime as ort
     from onnx import TensorProto, helper, numpy_helper
 
-    rows, block = 32 * WIDTH, 32
+    rows, block = 128 * WIDTH, 32
     packed = np.full((rows, WIDTH // block, block // 2), 0x88, np.uint8)
     scales = np.ones((rows, WIDTH // block), np.float32)
-    node = helper.make_node(
-        "MatMulNBits",
-        ["x", "packed", "scales"],
-        ["y"],
-        domain="com.microsoft",
-        **{"K": WIDTH, "N": rows, "bits": 4, "block_size": block, "accuracy_level": 4},
-    )
-    x, y = (
-        helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, w])
-        for n, w in (("x", WIDTH), ("y", rows))
-    )
+    node = helper.make_node("MatMulNBits", ["x", "packed", "scales"], ["y"], domain="com.microsoft")
+    shape = {"K": WIDTH, "N": rows, "bits": 4, "block_size": block, "accuracy_level": 4}
+    node.attribute.extend(helper.make_attribute(name, value) for name, value in shape.items())
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, width])
+        for name, width in (("x", WIDTH), ("y", rows))
+    ]
     weights = [numpy_helper.from_array(a, n) for a, n in ((packed, "packed"), (scales, "scales"))]
-    graph = helper.make_graph([node], "int4", [x], [y], weights)
+    graph = helper.make_graph([node], "int4", ends[:1], ends[1:], weights)
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
     options = ort.SessionOptions()
     options.intra_op_num_threads = physical_cores()
-    session = ort.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     feeds = {"x": np.ones((1, WIDTH), np.float32)}
-    return _best(lambda: session.run(None, feeds), packed.nbytes + scales.nbytes)
+    return _best(lambda: session.run(None, feeds), packed.nbytes + scales.nbytes / 2)
 
 
 def _rounding(pool: Executor) -> float:

@@ -13,7 +13,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from shared.base.machine import FED, Machine
-from shared.evaluate.models.device import CACHE_BYTES, FLOAT32_BELOW_BYTES, LEAST_ROWS, ROWS
+from shared.evaluate.models.device import (
+    CACHE_BYTES,
+    CACHE_ROOM,
+    FLOAT32_BELOW_BYTES,
+    LEAST_ROWS,
+    ROWS,
+)
 from shared.evaluate.overflow import RECORDS, TOKENS
 from shared.evaluate.reference import CHUNK
 from shared.evaluate.systems import Mode, Name
@@ -193,7 +199,7 @@ def calibrated(shape: Shape, work: Work, machine: Machine) -> Cost:
     """
     feedback = work.calibration > 0
     trials = 0.7 * TRIALS * (1 + 32 / work.block + feedback)
-    cut = CUT if machine.bfloat16 > machine.float32 and not work.made_up else 1.0
+    cut = CUT if machine.bfloat16 and not work.made_up else 1.0
     of_tokens, of_weights = gptq_flops(shape, work.calibration)
     seconds = (of_tokens / cut + of_weights) / machine.float32
     seconds += trials * shape.parameters / machine.rounding
@@ -254,8 +260,9 @@ def _feed(shape: Shape, tokens: float, at_once: int, machine: Machine) -> float:
     A pass takes as long as its products, or as reading the weights if that is longer, and its layers'
     own share. In bfloat16 the weights are laid out anew for it, however few are read.
     """
-    wide = _is_wide(shape, machine)
-    rows, speed = (at_once, machine.float32) if wide else (max(at_once, FED), machine.bfloat16)
+    rows, speed = at_once, machine.float32
+    if machine.bfloat16 and not _is_wide(shape, machine):
+        rows, speed = max(at_once, FED), machine.bfloat16
     products = rows * shape.flops / speed
     pass_seconds = max(products, shape.parent / machine.memory)
     return tokens / at_once * (pass_seconds + _own(LAYER_SECONDS * shape.layers, machine))
@@ -263,7 +270,7 @@ def _feed(shape: Shape, tokens: float, at_once: int, machine: Machine) -> float:
 
 def _is_wide(shape: Shape, machine: Machine) -> bool:
     """Whether PyTorch computes in float32: as shared.evaluate.models.device chooses on a CPU."""
-    return shape.parent > 2 * shape.parameters or machine.bfloat16 < machine.float32
+    return shape.parent > 2 * shape.parameters or machine.bfloat16 is None
 
 
 def _load(size: float, machine: Machine) -> float:
@@ -311,7 +318,7 @@ def check(shape: Shape, work: Work, machine: Machine) -> Cost:
     """
     prompts = len(work.modes) * (work.prompt + work.records * work.record)
     size, seconds = shape.release(work.block), _own(LIBRARIES, machine)
-    row = (work.prompt + work.record + work.limit) * shape.layers * 2 * shape.cached
+    row = (work.prompt + work.record + work.limit + CACHE_ROOM) * shape.layers * 2 * shape.cached
     row *= 4 if _is_wide(shape, machine) else 2
     at_once = min(work.records, ROWS, max(LEAST_ROWS, int(CACHE_BYTES / row)))
     for name in work.systems:

@@ -128,7 +128,8 @@ class MemberRun(RungRun):
 
     def _made(self, stage: Stage) -> StageResult:
         made = super()._made(stage)
-        if stage == "bench":  # and as a page has it, that loads the family's base once
+        loads = stage == "bench" and made.manifest.measurements["loads"].value
+        if loads is not False and stage == "bench":  # and as a page has it, with the family's base
             say("      the family's graph, with its adapter swapped in")
             folder, package = self.family.folder, self.stages["package"]
             self.stages[STAGE] = swapped_stage(

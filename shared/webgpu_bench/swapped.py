@@ -1,8 +1,8 @@
 """The domain of a family as a page has it: the graph that takes adapters, its own swapped in.
 
 The stages before have measured the domain's own package, whose graph has the adapter as initializers.
-A page that loads the family's base once runs another graph of the same weights, and so does the
-family's card: here it reads held-out text on WebGPU, and the CPU reads it with the domain's own graph.
+A page that loads the family's base once runs another graph of the same weights: here it reads held-out
+text on WebGPU, and the CPU reads it with the domain's own graph.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shared.base.hashing import sha256_file
-from shared.base.manifest import Measurement, tool_versions
+from shared.base.manifest import tool_versions
 from shared.base.stage import Plan, Produced, StageResult, run_stage
 from shared.domain.domain import Domain
 from shared.domain.settings import Gate
 from shared.olive.build import DTYPES
 from shared.olive.family_record import SWAP, adapter_file
 from shared.setup.browser import find_browser
-from shared.webgpu_bench import parity
+from shared.webgpu_bench import measurements, parity
 from shared.webgpu_bench.measurements import describe
 from shared.webgpu_bench.memory import with_budget
 from shared.webgpu_bench.request import Profile, Request
@@ -33,10 +33,13 @@ if TYPE_CHECKING:
 STAGE = "swapped"
 POSITIONS = 128
 """Weights and kernels are proven on the domain's own graph; what is new is where the adapter goes."""
+NOT_ABOUT_SPEED = (
+    *("loads", "gpu_errors", "peak_gpu_bytes"),
+    *("placement_proven", "nodes_on_cpu", "nodes_on_cpu_unexpected"),
+)
 NAMES = {
-    "loads": "",
-    "gpu_errors": "errors",
-    **{name: unit for name, unit in parity.NAMES.items() if name != "parity_tokens"},
+    **{name: unit for name, unit in measurements.NAMES.items() if name in NOT_ABOUT_SPEED},
+    **parity.NAMES,
 }
 
 
@@ -63,15 +66,16 @@ def swapped_stage(
 
 
 def swapped_gates(gates: list[Gate]) -> list[Gate]:
-    """The domain's own gates on what is measured here, by the same bounds."""
+    """The domain's own gates on what is measured here, by the same bounds; of the positions to be
+    compared POSITIONS, where more are asked of its own graph."""
     ours = {f"bench.{name}": f"{STAGE}.{name}" for name in NAMES}
-    return [
-        gate.model_copy(
-            update={"name": f"{gate.name}, swapped in", "measurement": ours[gate.measurement]}
-        )
-        for gate in gates
-        if gate.measurement in ours
-    ]
+    found = []
+    for gate in (gate for gate in gates if gate.measurement in ours):
+        told = {"name": f"{gate.name}, swapped in", "measurement": ours[gate.measurement]}
+        if gate.measurement == "bench.parity_tokens" and gate.at_least:
+            told["at_least"] = min(gate.at_least, POSITIONS)  # type: ignore[assignment]
+        found.append(gate.model_copy(update=told))
+    return found
 
 
 def _with_positions(domain: Domain) -> Domain:
@@ -103,12 +107,9 @@ class _Swapped(Bench):
         return self.own / "onnx" / f"model_{result.dtype}.onnx"
 
     def _shown(self, request: Request, result: BrowserResult) -> Produced:
-        soft = result.software_adapter
-        there: dict[str, Any] = {"where": describe(result), "software_adapter": soft}
-        errors = len(result.uncaptured_errors) + (result.device_lost is not None)
-        found = {
-            "loads": Measurement(value=True, how="loaded, with the adapter swapped in", **there),
-            "gpu_errors": Measurement(value=errors, unit="errors", how="uncaptured", **there),
-        }
-        compared = self._compared(request, result)
-        return Produced(found | compared, unfinished=compared["parity_tokens"].reason)
+        from shared.webgpu_bench import cpu_nodes
+
+        graph, where = self.package / "onnx" / f"{SWAP}_{result.dtype}.onnx", describe(result)
+        found = measurements.measurements(result, {}) | self._compared(request, result)
+        found["nodes_on_cpu_unexpected"] = cpu_nodes.measure(result, graph, where)
+        return Produced(found, unfinished=found["parity_tokens"].reason)

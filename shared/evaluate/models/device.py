@@ -32,6 +32,8 @@ ROOM = 1.5
 LEAST_ROWS, ROWS, CACHE_BYTES = 8, 32, 600_000_000
 """A batch: as many prompts as their keys and values leave room for, within these bounds. Every step
 reads all weights once, for one row or for many; a 3B in bfloat16 comes to 16 rows of 500 tokens."""
+CACHE_ROOM = 64
+"""Tokens for which a row's cache has room when it is made longer (roomy_cache.py)."""
 PART = 2**18
 """Numbers that `widened` converts at a time: 1 MB in float32 stays in a core's cache."""
 

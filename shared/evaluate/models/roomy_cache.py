@@ -12,8 +12,7 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-ROOM = 64
-"""Tokens for which there is room when a layer's tensors are made anew."""
+from shared.evaluate.models.device import CACHE_ROOM
 
 
 def roomy(cache: DynamicCache) -> DynamicCache:
@@ -37,13 +36,21 @@ class RoomyLayer(DynamicLayer):
         if not self._has_room(length):
             held = (self.keys, self.values) if before else (None, None)
             self._longer = tuple(  # type: ignore[assignment]
-                _longer(old, new, length + ROOM) for old, new in zip(held, given, strict=True)
+                _longer(old, new, length + CACHE_ROOM) for old, new in zip(held, given, strict=True)
             )
         assert self._longer
         for longer, new in zip(self._longer, given, strict=True):
             longer[:, :, before:length] = new
         self.keys, self.values = (longer[:, :, :length] for longer in self._longer)
         return self.keys, self.values
+
+    def batch_select_indices(self, indices: Any) -> None:
+        super().batch_select_indices(indices)
+        self._longer = None  # what all rows took is given back before the next layer's are chosen
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        super().batch_repeat_interleave(repeats)
+        self._longer = None
 
     def _has_room(self, length: int) -> bool:
         """Whether `keys` still begin the longer tensor, and it is long enough."""

@@ -18,6 +18,7 @@ from shared.base.processes import give_back_memory
 from shared.evaluate.models.chat import Answer, Chat, common_prefix, room
 from shared.evaluate.models.device import (
     CACHE_BYTES,
+    CACHE_ROOM,
     LEAST_ROWS,
     ROWS,
     Computing,
@@ -30,7 +31,7 @@ from shared.evaluate.models.roomy_cache import roomy
 LARGE = 1_000_000_000
 """Weights, from which on a batch's memory is given back: looking for it takes a moment."""
 STEPS = 32
-"""After which a batch's memory is given back: each makes a new, longer cache of every layer."""
+"""After which a batch's memory is given back: by then every layer's cache has been made longer."""
 TOKENS_AT_ONCE = 1024
 """Of all rows' prompts, so that a long text's activations take no memory worth a word."""
 
@@ -109,7 +110,8 @@ class TorchModel:
         """`order` in pieces of LEAST_ROWS to ROWS, as the cache has room for rows of the longest."""
         batch: list[int] = []
         for index in order:
-            rows = int(CACHE_BYTES / (self._cell_bytes() * (len(prompts[index]) + limit)))
+            cells = len(prompts[index]) + limit + CACHE_ROOM
+            rows = int(CACHE_BYTES / (self._cell_bytes() * cells))
             if len(batch) >= min(ROWS, max(LEAST_ROWS, rows)):
                 yield batch
                 batch = []

@@ -26,7 +26,7 @@ FOLDS = Path(__file__).with_name("folds.md")
 """What stands below the first screen, in <details>: the same for every domain."""
 ADAPTER = "adapter/adapter_model.safetensors"
 """An adapter's weights among a release's source files (shared.source.source)."""
-PAGE = ("bench.", "overflow.")
+PAGE = ("bench.", "swapped.", "overflow.")
 """How the measurements begin that a browser, or the graph for it, gives."""
 SAMPLE_LENGTH = 240
 """Characters of a document that the card shows beside its answer."""

@@ -1,6 +1,5 @@
 """onnxruntime-genai on the CPU, on the package's own file."""
 
-import os
 import sys
 from pathlib import Path
 
@@ -25,7 +24,7 @@ def run(job: Job) -> EngineRun:
         runtime=f"onnxruntime-genai {found['version']}",
         where=processor(),
         dtype=job.dtype,
-        threads=os.cpu_count(),
+        threads=physical_cores(),
         load_seconds=found["load_seconds"],
         bytes_loaded=sum(p.stat().st_size for p in job.graph.parent.glob(f"{job.graph.name}*")),
         peak_rss_bytes=found["peak_rss_bytes"],

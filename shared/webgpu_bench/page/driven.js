@@ -108,7 +108,7 @@ async function prove(request, result) {
   try {
     if (!result.dtype) useDtype(request, result);
     say("loading to log the placement");
-    await loadOnce({ model: request.model, dtype: result.dtype, verbose: true });
+    await loadOnce({ model: request.model, dtype: result.dtype, swap: Boolean(request.swap), verbose: true });
     await collectGarbage();
   } catch (error) {
     result.placement_reason = `loading to log the placement failed: ${error.message}`;

@@ -154,7 +154,8 @@ from shared.pipeline.family import Member, build_family
 from shared.pipeline.stages import Options
 from shared.webgpu_bench.engines.questions import Benched
 from shared.webgpu_bench.engines.side_by_side import side_by_side
-from shared.webgpu_bench.stage import bench_stage
+from shared.webgpu_bench.stage import Switches, bench_stage
+from shared.webgpu_bench.swapped import swapped_stage
 
 known = modules(paths.REPOSITORY)
 names = {str(p): n for n, p in known.items() if p.name != "__init__.py"}  # those do nothing
@@ -182,7 +183,8 @@ package = made.stages["package"]
 overflow_stage(domain, package)
 measure_speeds({"olive": SimpleNamespace(domain=domain, text=domain.records, stages=made.stages)})
 rung = domain.rung("smollm3").model_copy(update={"adapter": "models/legal/adapter"})
-build_family([Member(domain, rung)])
+family = build_family([Member(domain, rung)])
+swapped_stage(domain, family.folder, family.packages["legal"], Switches())
 bench = bench_stage(domain, package)
 side_by_side(Benched(domain, domain.rung("smollm3"), package, bench), ["native"])
 sys.settrace(None)
@@ -211,7 +213,7 @@ def test_no_stage_runs_a_module_that_its_key_leaves_out(
     assert stages.keys() == {
         *("source", "calibration", "build", "package", "fidelity", "reference", "check", "bench"),
         *("overflow", "speed", "engines", "contract", "graph", "prompt"),
-        *("joined", "attached", "swap", "adapter", "family"),
+        *("joined", "attached", "swap", "adapter", "family", "swapped"),
     }
     for stage, (ran, allowed) in stages.items():
         assert [m for m in ran if m not in allowed and not is_infrastructure(m)] == [], stage

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from shared.base.errors import RungFailed
-from shared.cli.summary import _source_state
+from shared.cli.summary import _looked_at
 from shared.source.adapter import CONFIG, WEIGHTS
 from shared.source.source import source_stage
 from tests.adapters import FIRST, Spoil, base, near, the_rung, write_adapter
@@ -170,10 +170,10 @@ class TestRefused:
     def test_by_the_doctor_though_its_base_is_on_the_hub(self, base: Path, root: Path) -> None:
         rung = the_rung(source="hf:acme/base@main")
         words = "hf:acme/base@main + models/legal/adapter would be fetched from the Hub"
-        assert _source_state(rung) == ("not looked at", words)
+        assert _looked_at(rung) == ("not looked at", words, False)
         write_adapter(root / "models" / "legal" / "adapter", base, BAD["DoRA"][0])
-        state, why = _source_state(rung)
-        assert state == "not taken" and "use_dora: DoRA scales each row" in why
+        state, why, refused = _looked_at(rung)
+        assert state == "not taken" and refused and "use_dora: DoRA scales each row" in why
 
     def test_no_configuration(self, base: Path, root: Path) -> None:
         (root / "models" / "legal" / "adapter" / CONFIG).unlink()

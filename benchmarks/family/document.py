@@ -20,7 +20,7 @@ functions that `./inv release-family` calls, up to fidelity and check; {machine}
 {base}, calibrated on the text of {calibrated}. q4f16 throughout. A domain's parent is
 the 16-bit base with its adapter merged; *merged* is the ordinary 4-bit release of that parent,
 calibrated on its own domain. *Initializers* and *inputs* are the two forms of one graph that
-[olive.md](olive.md) describes.
+[olive.md](olive.md) describes. The same at full size: [family-at-size.md](family-at-size.md).
 
 The adapters: {adapters}. A random one has bytes, speed and KL as any other; its field score says
 nothing.

@@ -279,7 +279,7 @@ def test_batches_and_the_pieces_a_prompt_is_read_in_change_no_answer(
     prompts = [*prompts_of(model), [9] * 30]
     at_once = answers(model, prompts)
     monkeypatch.setattr(runtime, "TOKENS_AT_ONCE", 8)
-    longest = max(map(len, prompts)) + LIMIT
+    longest = max(map(len, prompts)) + LIMIT + runtime.CACHE_ROOM
     monkeypatch.setattr(runtime, "CACHE_BYTES", 2 * longest * model._cell_bytes())
     order = sorted(range(4), key=lambda i: len(prompts[i]))
     assert [len(batch) for batch in model._batches(order, prompts, LIMIT)] == [4]

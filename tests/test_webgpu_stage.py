@@ -101,7 +101,7 @@ def bench(
 ) -> Callable[[StandIn], Manifest]:
     """`bench(driver)` runs the stage on a machine that seems to have a GPU."""
     browser = Browser(Path("/nowhere/chromium"), "chromium")
-    monkeypatch.setattr(stage, "_offered", lambda browser: "some GPU")
+    monkeypatch.setattr(stage, "offered", lambda browser: "some GPU")
     monkeypatch.setattr(stage, "find_browser", lambda: browser)
 
     def run(stand_in: StandIn) -> Manifest:
@@ -149,7 +149,7 @@ def test_what_a_gpu_is_measured_with_is_measured_anew_with_another(
 ) -> None:
     stand_in = StandIn(BrowserResult(outcome="load_failed", error="no", dtype="q4f16"))
     keys = [bench(stand_in).key, bench(stand_in).key]
-    monkeypatch.setattr(stage, "_offered", lambda browser: "another GPU")
+    monkeypatch.setattr(stage, "offered", lambda browser: "another GPU")
     assert bench(stand_in).key != keys[0] == keys[1]
 
 
@@ -214,7 +214,7 @@ class TestASoftwareAdapterThatIsLate:
             self.bench(late)
 
     def test_is_a_failure_on_a_gpu(self, late: Late, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(stage, "_offered", lambda browser: "some GPU")
+        monkeypatch.setattr(stage, "offered", lambda browser: "some GPU")
         adapter = Adapter(vendor="nvidia")
         late.result = BrowserResult(outcome="timeout", error="no answer", adapter=adapter)
         with pytest.raises(RungFailed, match="the browser: timeout: no answer"):

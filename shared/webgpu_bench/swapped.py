@@ -99,9 +99,7 @@ class _Swapped(Bench):
         request = super()._request(chat, profile, read)
         swap = {"domain": self.domain.name, "file": adapter_file(self.domain.name)}
         alone: dict[str, Any] = {"prompts": [], "documents": None, "warm_load": False}
-        return replace(
-            request, payload=request.payload | alone | {"placement": False, "swap": swap}
-        )
+        return replace(request, payload=request.payload | alone | {"swap": swap})
 
     def _graph(self, result: BrowserResult) -> Path:
         return self.own / "onnx" / f"model_{result.dtype}.onnx"

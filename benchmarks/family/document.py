@@ -182,6 +182,8 @@ def _precisions(kept: Kept) -> str:
         for domain in kept.calibrated
         for precision in PRECISIONS
     ]
+    if not any(row.part == "precision" for row in kept.rows):
+        return "Not measured: its run was not made."
     name, why = chosen(kept)
     verdict = f"**{name}**, {why}" if name else f"not chosen: {why}"
     return (

@@ -94,6 +94,7 @@ class TestTheDocument:
         text = render(kept)
         missing = "not measured: its run was not made"
         assert cells(text, "legal, medical: all")[1:] == [missing, missing]
+        assert chosen(kept) == ("", "no domain's adapter was measured in all of them")
         assert text.count("Not measured: its run was not made.") == 4
 
     def test_adds_up_what_a_page_fetches(self, kept: Kept) -> None:

@@ -53,19 +53,26 @@ def test_packing_can_be_undone(bits: int, columns: int) -> None:
 class TestSearch:
     @pytest.mark.parametrize("symmetric", [True, False])
     def test_is_never_worse_than_the_extreme_value(self, symmetric: bool) -> None:
-        form, values = Format(4, 32, symmetric), weight(200, 32)
+        form, values = Format(4, 32, symmetric), weight(32, 200)
         importance = torch.linspace(0.01, 3, 32)
 
         def cost(shrink: tuple[float, ...]) -> torch.Tensor:
             scales, zeros = search(values, importance, form, shrink)
-            codes = (values / scales[:, None] + zeros[:, None]).round().clamp(0, 15)
-            return (
-                (((codes - zeros[:, None]) * scales[:, None] - values).square()) * importance
-            ).sum(-1)
+            codes = (values / scales + zeros).round().clamp(0, 15)
+            return importance @ ((codes - zeros) * scales - values).square()
 
         plain, searched = cost((1.0,)), cost(module.SHRINK)
         assert (searched <= plain * (1 + 1e-5)).all()
         assert searched.sum() < 0.95 * plain.sum()
+
+    def test_scales_are_float16s(self) -> None:
+        """From its largest number to its subnormal ones, as PyTorch rounds them."""
+        sizes = 10 ** torch.linspace(-9, 5.3, 3000)
+        extremes = torch.cat((weight(1, 3000)[0] * sizes, sizes))
+        blocks = torch.zeros(2, 6000).index_put((torch.tensor(0),), extremes)
+        scales, _ = search(blocks, torch.ones(2), Format(), (1.0,))
+        expected = (-extremes / 8).to(torch.float16).to(torch.float32)
+        assert torch.equal(scales, torch.where(expected == 0, 2.0**-24, expected))
 
     def test_an_all_zero_block_stays_zero(self) -> None:
         blocks = gptq(torch.zeros(2, 64), None, Format())
@@ -73,7 +80,32 @@ class TestSearch:
         assert torch.isfinite(blocks.scales).all() and (blocks.scales != 0).all()
 
 
+def as_published(w: torch.Tensor, x: torch.Tensor, form: Format) -> torch.Tensor:
+    """The paper's own algorithm in float64: W is updated by rows of the factor of H⁻¹."""
+    h, w = (x.t() @ x).double(), w.double().clone()
+    h += module.DAMP * h.diagonal().mean() * torch.eye(len(h))
+    factor, rounded = torch.linalg.cholesky(torch.linalg.inv(h), upper=True), torch.empty_like(w)
+    for column in range(w.shape[1]):
+        if column % form.block_size == 0:
+            block = w[:, column : column + form.block_size]
+            lowest, highest = block.aminmax(dim=1)
+            extreme = torch.where(highest > -lowest, highest, lowest)
+            scale = (-extreme / form.middle).half().double()
+        code = (w[:, column] / scale).round().clamp(-form.middle, form.middle - 1)
+        rounded[:, column] = code * scale
+        lost = (w[:, column] - rounded[:, column]) / factor[column, column]
+        w[:, column + 1 :] -= lost[:, None] * factor[column, column + 1 :]
+    return rounded
+
+
 class TestGptq:
+    @pytest.mark.parametrize("bits", [4, 8])
+    def test_gives_the_codes_of_the_published_algorithm(self, bits: int) -> None:
+        form, w, x = Format(bits), weight(300, 320), correlated(320)
+        found = dequantized(gptq(w, inputs_of(x.t() @ x), form, (1.0,)))
+        same = found.double() == as_published(w, x, form)
+        assert same.all(dim=1).float().mean() > 0.9, "a near tie changes the rest of its row"
+
     @pytest.mark.parametrize("symmetric", [True, False])
     def test_feedback_lowers_the_error_of_the_outputs(self, symmetric: bool) -> None:
         form, w, x = Format(4, 32, symmetric), weight(), correlated()

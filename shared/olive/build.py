@@ -40,7 +40,7 @@ DTYPES = ("q4f16", "q4")
 PASSES = ("shared.olive.builder_pass", "shared.olive.calibrated_pass")
 """What Olive loads by the name in its list of passes."""
 
-TOOLS = ("olive-ai", "mobius-onnx", "onnx", "onnx-ir", "torch", "transformers")
+TOOLS = ("olive-ai", "mobius-onnx", "onnx", "onnx-ir", "torch", "transformers", "numba")
 
 BUILT_FROM = ".built-from"
 """In a folder of `--keep-onnx`: the key of the build whose export it is."""

@@ -150,7 +150,7 @@ def _key(
 ) -> str:
     """16 hex digits of SHA-256 over all that the quantised weights depend on."""
     forms = {name: asdict(form) for name, form in formats.items()}
-    tools = tool_versions("torch", "transformers")
+    tools = tool_versions("torch", "transformers", "numba")
     inputs = [
         weights_hash(folder),
         texts,

@@ -26,9 +26,9 @@ from shared.evaluate.systems import Mode, Name
 from shared.release.model import Stage
 from shared.webgpu_bench.request import Profile
 
-TRIALS = 13
-"""Scales tried a block (2 · SHRINK − 1 of olive/quantise/gptq.py): written here again, so that no large
-library is loaded for them."""
+ROUNDED_VALUE = 3000
+"""Operations of a product in float32 that take as long as rounding a value: its scale searched, itself
+moved, rounded and packed (olive/quantise/columns.py)."""
 
 CUT = 2.2
 """So many times as fast are products of float32 matrices from their upper 16 bits, where the processor
@@ -190,19 +190,17 @@ def plain(shape: Shape, work: Work, machine: Machine) -> Cost:
 
 
 def calibrated(shape: Shape, work: Work, machine: Machine) -> Cost:
-    """The plain build, GPTQ's products (124 TFLOP for SmolLM3) and the search for scales.
+    """The plain build, GPTQ's products (108 TFLOP for SmolLM3 and 4,874 tokens) and the rounding.
 
-    A trial of a block costs as much again for the block itself, 32 values' worth; with feedback every
-    column is rounded once more. Memory: a layer in float32, the largest Hessian, the text's hidden
+    Memory: a layer in float32, the largest Hessian, the text's hidden
     states, and eight bytes a value of the table (docs/full-size.md, 2.6 to 4.3 GB). What layers have
     lost takes a Hessian more, the 16-bit model's inputs, and a down projection in float32.
     """
     feedback = work.calibration > 0
-    trials = 0.7 * TRIALS * (1 + 32 / work.block + feedback)
     cut = CUT if machine.bfloat16 and not work.made_up else 1.0
     of_tokens, of_weights = gptq_flops(shape, work.calibration)
     seconds = (of_tokens / cut + of_weights) / machine.float32
-    seconds += trials * shape.parameters / machine.rounding
+    seconds += ROUNDED_VALUE * shape.parameters / machine.float32
     layer = 4.0 * shape.decoder / shape.layers
     hessian = 4.0 * max(k for _, k in shape.products) ** 2 * feedback
     if work.made_up and feedback:
@@ -218,12 +216,12 @@ def gptq_flops(shape: Shape, tokens: float) -> tuple[float, float]:
     """Operations of GPTQ over `tokens` of calibration text, and over its weights; none without any.
 
     A layer is passed twice (for its inputs, for its output): 4 · N · K a token. Of a weight [N, K]:
-    half of H = X Xᵀ is K² a token, the inverse's factor 2/3 · K³, passing errors on N · K².
+    half of H = X Xᵀ is K² a token, its factor K³ / 3, passing errors on N · K².
     """
     if not tokens:
         return 0.0, 0.0
     of_tokens = sum(tokens * (4 * n * k + k**2) for n, k in shape.products)
-    of_weights = sum(2 / 3 * k**3 + n * k**2 for n, k in shape.products)
+    of_weights = sum(k**3 / 3 + n * k**2 for n, k in shape.products)
     return shape.layers * of_tokens, shape.layers * of_weights + shape.vocabulary * shape.width**2
 
 

@@ -1,8 +1,12 @@
 """GPTQ in blocks: round a weight column by column and let the columns to come make up for it.
 
 Frantar et al., "GPTQ" (arXiv:2210.17323). With x the layer's inputs, the error that counts is
-‖(W − Ŵ)x‖², so H = Σ x·xᵀ says how much of a column's error later columns can take back. What is
-added: when a block of columns is reached, its scale (and zero point) is searched, weighing each
+‖(W − Ŵ)x‖², so H = Σ x·xᵀ says how much of a column's error later columns can take back. It is
+computed as Babai's nearest plane, which gives the same codes (Chen et al., arXiv:2507.18553): with
+H = R·Rᵀ and R upper, column j is rounded to w_j + Σ e_i · R_ij / R_jj over the columns i before it,
+where e = w − ŵ. So no inverse of H is needed.
+
+What is added: when a block of columns is reached, its scale (and zero point) is searched, weighing each
 column's error by H's diagonal; with the largest value deciding instead, half of GPTQ's gain is lost
 (docs/recipes.md). Rows are independent: they are worked on in slices, a thread a core; how they are
 cut depends on the weight alone, so that the result is the same with any number of them.
@@ -11,12 +15,13 @@ The result is MatMulNBits's: w ≈ (code − zero) · scale, blocks along the ro
 (so no act-order), scales that are exact in float16.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
-from shared.olive.quantise.hessian import inverse_factor_, spread
+from shared.olive.quantise.columns import choose_scales, round_columns
+from shared.olive.quantise.hessian import factor_, spread
 from shared.olive.quantise.packing import Blocks, pack
 
 SHRINK = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
@@ -30,9 +35,6 @@ ROWS, FEWEST_ROWS, SLICES = 4096, 1024, 16
 
 GROUP = 128
 """Columns after which the errors are passed on to all that follow; within, to the group alone."""
-
-SMALLEST = 2.0**-24
-"""float16's smallest positive number: a scale of an all-zero block."""
 
 
 @dataclass(frozen=True)
@@ -56,79 +58,53 @@ class Format:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a weight's inputs say: H's diagonal [K], and the upper Cholesky factor [K, K] of H⁻¹."""
+    """What a weight's inputs say: H's diagonal [K], and `passed_on` [K, K], of which the half above the
+    diagonal is read: R_ij / R_jj, what an error of column i adds to the target of column j."""
 
     importance: torch.Tensor
-    feedback: torch.Tensor
+    passed_on: torch.Tensor
 
 
 def inputs_of(hessian: torch.Tensor, damp: float = DAMP) -> Inputs:
-    """From H = Σ x·xᵀ [K, K] float32, of which the upper half is read; H itself becomes the factor.
-
-    Inputs that were always zero count as much as the damping.
+    """From H = Σ x·xᵀ [K, K] float32, of which the upper half is read; on the CPU H itself becomes
+    `passed_on`. Inputs that were always zero count as much as the damping.
     """
     diagonal = hessian.diagonal().clone()
     extra = damp * float(diagonal.mean().clamp(min=1e-12))
     importance = diagonal.clamp(min=extra)
     hessian.diagonal().add_(extra)
-    return Inputs(importance, inverse_factor_(hessian))
+    factor = factor_(hessian)
+    own = factor.diagonal().clone()
+    spread(lambda rows: rows.div_(own), factor.split(GROUP))
+    return Inputs(importance.cpu(), factor.cpu())
 
 
 def search(
-    values: torch.Tensor, weights: torch.Tensor, form: Format, shrink: tuple[float, ...] = SHRINK
+    values: torch.Tensor,
+    importance: torch.Tensor,
+    form: Format,
+    shrink: tuple[float, ...] = SHRINK,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(scales, zeros) [n] float32 of blocks `values` [n, block] with the least Σ weights · error².
+    """(scales, zeros) [n] float32 of blocks `values` [block, n], each a column, with the least
+    Σ importance · error².
 
-    `weights` [block] or [n, block], not negative. Symmetric: scales of both signs are tried, since
-    there is one code more below the middle than above it. Else the zero point moves by one as well.
+    `importance` [block], not negative. Symmetric: scales of both signs are tried, since there is one
+    code more below the middle than above it. Else the zero point moves by one as well.
     """
-    best = values.new_full(values.shape[:1], torch.inf)
-    scales, zeros = torch.empty_like(best), torch.empty_like(best)
-    for scale, zero in _candidates(values, form, shrink):
-        scale = _as_stored(scale)
-        steps = values / scale[:, None]
-        _to_codes(steps, zero[:, None], form)
-        error = steps.mul_(scale[:, None]).sub_(values).square_()
-        total = error @ weights if weights.ndim == 1 else error.mul_(weights).sum(-1)
-        better = total < best
-        best = torch.where(better, total, best)
-        scales = torch.where(better, scale, scales)
-        zeros = torch.where(better, zero, zeros)
-    return scales, zeros
-
-
-def _candidates(
-    values: torch.Tensor, form: Format, shrink: tuple[float, ...]
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    lowest, highest = values.aminmax(dim=-1)
-    if form.symmetric:
-        extreme = torch.where(highest.abs() > lowest.abs(), highest, lowest)
-        middle = torch.full_like(extreme, form.middle)
-        for share in shrink:
-            yield extreme / -form.middle * share, middle
-            if share < 1:
-                yield extreme / form.middle * share, middle
-        return
-    lowest, highest = lowest.clamp(max=0), highest.clamp(min=0)
-    for share in shrink:
-        scale = (highest - lowest) / form.highest * share
-        zero = (-lowest * share / scale.clamp(min=SMALLEST)).round()
-        for step in (-1, 0, 1) if len(shrink) > 1 else (0,):
-            yield scale, (zero + step).clamp(0, form.highest)
-
-
-def _to_codes(steps: torch.Tensor, zero: torch.Tensor, form: Format) -> None:
-    """Weights over their scales become codes less the zero point, in place."""
-    if form.symmetric:  # zero is a whole number: rounding finds the same without it
-        steps.round_().clamp_(-form.middle, form.highest - form.middle)
-    else:
-        steps.add_(zero).round_().clamp_(0, form.highest).sub_(zero)
-
-
-def _as_stored(scale: torch.Tensor) -> torch.Tensor:
-    """Rounded to float16, which both graphs hold; never zero."""
-    rounded = scale.to(torch.float16).to(torch.float32)
-    return torch.where(rounded == 0, SMALLEST, rounded)
+    steps = (0,) if form.symmetric or len(shrink) == 1 else (-1, 0, 1)
+    signs = (1, -1) if form.symmetric else (1,)
+    trials = [
+        (sign * share, step)
+        for share in shrink
+        for sign in signs
+        for step in steps
+        if sign > 0 or share < 1
+    ]
+    scales, zeros = choose_scales(
+        *(values.contiguous().numpy(), importance.numpy(), np.array(trials, np.float32)),
+        *(np.float32(form.highest), form.symmetric),
+    )
+    return torch.from_numpy(scales), torch.from_numpy(zeros)
 
 
 def gptq(
@@ -141,7 +117,7 @@ def gptq(
 
     Without `inputs` every column counts alike and nothing is passed on: round to nearest, with
     the scale search that `shrink` asks for ((1.0,): none). Raises ValueError where K is no multiple
-    of the block size or a value is not finite. Computed where the weight lies; the result is the CPU's.
+    of the block size or a value is not finite. Computed on the CPU, wherever the weight lies.
     """
     rows, columns = weight.shape
     if columns % form.block_size:
@@ -152,10 +128,10 @@ def gptq(
 
     def work(start: int) -> None:
         stop = min(rows, start + step)
-        rest = weight[start:stop].to(torch.float32).t().contiguous()  # columns lie together
-        if not torch.isfinite(rest).all():
+        own = weight[start:stop].to("cpu", torch.float32).t().contiguous()  # columns lie together
+        if not all(torch.isfinite(end) for end in own.aminmax()):
             raise ValueError("the weight holds values that are not finite")
-        part = _Slice(rest, inputs, form, shrink)
+        part = _Slice(own, inputs, form, shrink)
         part.run()
         codes[start:stop], scales[start:stop], zeros[start:stop] = part.result()
 
@@ -165,77 +141,68 @@ def gptq(
 
 
 class _Slice:
-    """Some rows of a weight, transposed to [K, n]."""
+    """Some rows of a weight, transposed to [K, n]. `target`: what each column is rounded to, its own
+    value and what makes up for the errors before it."""
 
     def __init__(
         self,
-        rest: torch.Tensor,
+        own: torch.Tensor,
         inputs: Inputs | None,
         form: Format,
         shrink: tuple[float, ...],
     ) -> None:
-        self.rest, self.form, self.shrink = rest, form, shrink
-        columns, rows = rest.shape
-        self.feedback = inputs.feedback if inputs else None
-        self.importance = inputs.importance if inputs else rest.new_ones(columns)
-        self.codes = rest.new_empty(columns, rows, dtype=torch.uint8)
-        self.scales = rest.new_empty(columns // form.block_size, rows)
+        self.own, self.form, self.shrink = own, form, shrink
+        columns, rows = own.shape
+        self.target = own.clone() if inputs else own
+        self.passed_on = inputs.passed_on if inputs else None
+        self.importance = inputs.importance if inputs else own.new_ones(columns)
+        self.codes = own.new_empty(columns, rows, dtype=torch.uint8)
+        self.scales = own.new_empty(columns // form.block_size, rows)
         self.zeros = torch.empty_like(self.scales)
 
     def run(self) -> None:
         """Group after group: its blocks, and what their errors mean for the columns to come."""
-        columns, size = self.rest.shape[0], max(GROUP, self.form.block_size)
+        columns, size = self.own.shape[0], max(GROUP, self.form.block_size)
         for first in range(0, columns, size):
             end = min(columns, first + size)
-            errors = self._group(first, end)
-            if self.feedback is not None and end < columns:
-                self.rest[end:].addmm_(self.feedback[first:end, end:].t(), errors, alpha=-1)
+            self._pass_on(first, end, columns, self._group(first, end))
 
     def _group(self, begin: int, stop: int) -> torch.Tensor:
-        """Scales and codes of a group's blocks, each passing its errors on within the group."""
-        size, found = self.form.block_size, []
-        for first in range(begin, stop, size):
-            block, end = first // size, first + size
-            scale, zero = search(
-                self.rest[first:end].t().contiguous(),
-                self.importance[first:end],
-                self.form,
-                self.shrink,
-            )
-            self.scales[block], self.zeros[block] = scale, zero
-            found.append(self._round(first, end, scale, zero))
-            if self.feedback is not None and end < stop:
-                passed_on = self.feedback[first:end, end:stop].t()
-                self.rest[end:stop].addmm_(passed_on, found[-1], alpha=-1)
-        return torch.cat(found)
-
-    def _round(self, first: int, end: int, scale: torch.Tensor, zero: torch.Tensor) -> torch.Tensor:
-        """Codes of one block's columns; their errors [block, n], over the factor's diagonal.
-
-        Few operations a column, each on one column of all rows: what one costs beside its arithmetic
-        is most of the time.
-        """
-        values, form = self.rest[first:end], self.form
-        steps, errors = torch.empty_like(values), torch.zeros_like(values)
-        factors = [None] * len(values) if self.feedback is None else self._factors(first, end)
-        columns = zip(values.unbind(), steps.unbind(), errors.unbind(), factors, strict=True)
-        for number, (value, step, error, factor) in enumerate(columns):
-            torch.div(value, scale, out=step)
-            _to_codes(step, zero, form)
-            if factor is not None:
-                torch.addcmul(value, step, scale, value=-1, out=error)
-                values[number + 1 :].addr_(factor, error, alpha=-1)
-        self.codes[first:end] = steps.add_(zero).to(torch.uint8)
-        if self.feedback is not None:
-            errors /= self.feedback.diagonal()[first:end, None]
+        """Scales and codes of a group's blocks, each passing its errors on within the group; those
+        errors [group, n]."""
+        errors = self.own.new_empty(stop - begin, self.own.shape[1])
+        for first in range(begin, stop, self.form.block_size):
+            end = first + self.form.block_size
+            found = errors[first - begin : end - begin]
+            self._block(first, end, found)
+            self._pass_on(first, end, stop, found)
         return errors
 
-    def _factors(self, first: int, end: int) -> list[torch.Tensor]:
-        """Of each of the block's columns, what its error means for those behind it in the block."""
-        assert self.feedback is not None
-        within = self.feedback[first:end, first:end]
-        within = within / within.diagonal()[:, None]
-        return [row[number + 1 :] for number, row in enumerate(within)]
+    def _block(self, first: int, end: int, errors: torch.Tensor) -> None:
+        """Scale, zero point and codes of one block; its errors [block, n] are written.
+
+        The scale is chosen for what its columns come to where none of them is rounded: each is then
+        moved to its target, and that move is an error to those behind it.
+        """
+        block, here = first // self.form.block_size, slice(first, end)
+        own, target = self.own[here], self.target[here]
+        expected, passed_on = target, torch.zeros(end - first, end - first)
+        if self.passed_on is not None:
+            passed_on = self.passed_on[here, here].contiguous()
+            expected = own + torch.linalg.solve_triangular(
+                passed_on.t(), target - own, upper=False, unitriangular=True
+            )
+        scale, zero = search(expected, self.importance[here], self.form, self.shrink)
+        self.scales[block], self.zeros[block] = scale, zero
+        round_columns(
+            *(own.numpy(), target.numpy(), passed_on.numpy(), scale.numpy(), zero.numpy()),
+            *(np.float32(self.form.highest), self.codes[here].numpy(), errors.numpy()),
+        )
+
+    def _pass_on(self, first: int, end: int, stop: int, errors: torch.Tensor) -> None:
+        """What the errors [end − first, n] add to the targets of the columns from `end` to `stop`."""
+        if self.passed_on is not None and end < stop:
+            self.target[end:stop].addmm_(self.passed_on[first:end, end:stop].t(), errors)
 
     def result(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """(codes [n, K], scales [n, blocks], zeros [n, blocks])."""

@@ -1,4 +1,4 @@
-"""H = Σ x·xᵀ and the factor of its inverse, in tiles: in place, the same bits on any number of cores.
+"""H = Σ x·xᵀ and its factor, in tiles: in place, the same bits on any number of cores.
 
 A 3B model has layers with 11,008 inputs, whose H is 485 MB: it is held once and turned into the factor
 where it lies. Every tile is worked on by one thread in one order, so that neither the number of threads
@@ -12,9 +12,13 @@ from contextvars import ContextVar
 from typing import Any
 
 import torch
+from torch import nn
 
 from shared.base.bfloat16 import is_bfloat16_fast
 from shared.base.cpu import cores
+
+ROWS = 128
+"""Tokens are added in multiples of so many."""
 
 TILE = 512
 """Rows and columns of a tile: 1 MB, which a core's cache holds."""
@@ -70,7 +74,7 @@ def spread(work: Callable[..., Any], *arguments: Sequence[Any]) -> list[Any]:
 
 def add(total: torch.Tensor | None, inputs: torch.Tensor) -> torch.Tensor:
     """`total` [K, K] with Σ x·xᵀ over `inputs` [..., K] added to its upper half; the same tensor."""
-    flat = inputs.reshape(-1, inputs.shape[-1])
+    flat = _rows(inputs)
     if total is None:
         with torch.inference_mode(False):  # it will be changed outside of it as well
             total = flat.new_zeros(flat.shape[1], flat.shape[1])
@@ -84,11 +88,18 @@ def add(total: torch.Tensor | None, inputs: torch.Tensor) -> torch.Tensor:
     return total
 
 
+def _rows(values: torch.Tensor) -> torch.Tensor:
+    """[..., K] as [n, K], with rows of zeros up to a multiple of ROWS: they add nothing, and for every
+    other shape oneDNN makes its kernels anew, which takes longer than their products."""
+    flat = values.reshape(-1, values.shape[-1])
+    return nn.functional.pad(flat, (0, 0, 0, -len(flat) % ROWS))
+
+
 def add_products(
     total: torch.Tensor | None, errors: torch.Tensor, inputs: torch.Tensor
 ) -> torch.Tensor:
     """`total` [N, K] with Σ e·xᵀ over `errors` [..., N] and `inputs` [..., K] added."""
-    left, right = errors.reshape(-1, errors.shape[-1]), inputs.reshape(-1, inputs.shape[-1])
+    left, right = _rows(errors), _rows(inputs)
     if total is None:
         with torch.inference_mode(False):
             total = left.new_zeros(left.shape[1], right.shape[1])
@@ -102,20 +113,18 @@ def add_products(
     return total
 
 
-def inverse_factor_(hessian: torch.Tensor) -> torch.Tensor:
-    """H [K, K], its upper half, becomes U, upper, with UᵀU = H⁻¹; ValueError if it is not positive.
-
-    H = R·Rᵀ with R upper (Cholesky from the last tile to the first), and U is R⁻¹.
-    """
-    tiles = _factored(hessian)
-    for k in range(len(tiles)):
-        _invert_tile(hessian, tiles, k)
-    return hessian.triu_()
+def factor_(hessian: torch.Tensor) -> torch.Tensor:
+    """H [K, K], its upper half, becomes R, upper, with R·Rᵀ = H: Cholesky from the last tile to the
+    first. What is below the diagonal is of no meaning. ValueError if H is not positive."""
+    tiles = _tiles(len(hessian))
+    for k in reversed(range(len(tiles))):
+        _factor_tile(hessian, tiles, k)
+    return hessian
 
 
 def divide(products: list[torch.Tensor], hessian: torch.Tensor) -> list[torch.Tensor]:
     """P · H⁻¹ of each P [N, K]; of H the upper half is read, and becomes R."""
-    _factored(hessian)
+    factor_(hessian)
 
     def rows(some: torch.Tensor) -> torch.Tensor:
         half = torch.linalg.solve_triangular(hessian.t(), some, upper=False, left=False)
@@ -127,13 +136,6 @@ def divide(products: list[torch.Tensor], hessian: torch.Tensor) -> list[torch.Te
 def by_rows(work: Callable[[torch.Tensor], torch.Tensor], matrix: torch.Tensor) -> torch.Tensor:
     """`work` on all cores, a tile's rows at a time."""
     return torch.cat(spread(work, matrix.split(TILE)))
-
-
-def _factored(hessian: torch.Tensor) -> list[slice]:
-    tiles = _tiles(len(hessian))
-    for k in reversed(range(len(tiles))):
-        _factor_tile(hessian, tiles, k)
-    return tiles
 
 
 def _factor_tile(h: torch.Tensor, tiles: list[slice], k: int) -> None:
@@ -158,21 +160,6 @@ def _factor_tile(h: torch.Tensor, tiles: list[slice], k: int) -> None:
 
     spread(above, tiles[:k])
     spread(rest, tiles[:k])
-
-
-def _invert_tile(r: torch.Tensor, tiles: list[slice], k: int) -> None:
-    """Column k of R⁻¹, where the columns before it are inverted already."""
-    here = tiles[k]
-    eye = torch.eye(here.stop - here.start, device=r.device)
-    corner = torch.linalg.solve_triangular(r[here, here].triu(), eye, upper=True)
-    column = r[: here.start, here].clone()
-
-    def row(tile: slice) -> None:
-        above = r[tile, tile.start : here.start].triu()
-        r[tile, here] = (above @ column[tile.start :]) @ corner.neg()
-
-    spread(row, tiles[:k])
-    r[here, here] = corner
 
 
 def _tiles(size: int) -> list[slice]:

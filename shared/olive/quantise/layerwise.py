@@ -7,8 +7,9 @@ run that was killed goes on behind it: the same bytes on the same kind of proces
 depends on its weights and on what the layers before it pass on.
 """
 
+import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from typing import Any
 
@@ -27,6 +28,10 @@ from shared.source.merging import address, merge_all, merged
 from shared.source.weights import forget_mapped
 
 FormatOf = Callable[[str], Format]
+
+AT_ONCE = 512
+"""Tokens that a pass reads at least, of several texts if they are short: for each pass a layer's
+weights are laid out anew, and a Hessian that no cache holds is read and written."""
 
 
 def quantize_decoder(
@@ -164,11 +169,37 @@ def _forgotten(layer: nn.Module) -> Iterator[None]:
     forget_mapped(before)
 
 
+Caught = tuple[list[torch.Tensor], list[dict[str, Any]]]
+"""What the first layer is given in each pass: hidden states [1, tokens, width], and the rest."""
+
+
+def _first_inputs(model: Any, texts: list[list[int]]) -> Caught:
+    """Of short texts several at once, where the model's own mask keeps them apart."""
+    alone = [[ids] for ids in texts]
+    if "position_ids" not in inspect.signature(model.forward).parameters:
+        return _caught(model, alone)
+    passes = _together(texts)
+    found = _caught(model, passes)
+    masks = (given.get("attention_mask") for given in found[1])
+    apart = (isinstance(mask, torch.Tensor) and mask.ndim == 4 for mask in masks)
+    kept = all(len(some) == 1 or is_apart for some, is_apart in zip(passes, apart, strict=True))
+    return found if kept else _caught(model, alone)
+
+
+def _together(texts: list[list[int]]) -> list[list[list[int]]]:
+    """The texts in passes of AT_ONCE tokens or more, but for the last one."""
+    passes: list[list[list[int]]] = []
+    for ids in texts:
+        if not passes or sum(map(len, passes[-1])) >= AT_ONCE:
+            passes.append([])
+        passes[-1].append(ids)
+    return passes
+
+
 @torch.inference_mode()
-def _first_inputs(
-    model: Any, texts: list[list[int]]
-) -> tuple[list[torch.Tensor], list[dict[str, Any]]]:
-    """What the first layer is given for each text: hidden states [1, tokens, width], the rest."""
+def _caught(model: Any, passes: list[list[list[int]]]) -> Caught:
+    """Of each pass's texts one after the other; where positions begin anew, transformers' mask knows
+    another one."""
     hidden: list[torch.Tensor] = []
     arguments: list[dict[str, Any]] = []
 
@@ -180,11 +211,12 @@ def _first_inputs(
 
     handle = model.model.layers[0].register_forward_pre_hook(catch, with_kwargs=True)
     try:
-        for ids in texts:
-            try:
-                model(torch.tensor([ids]), use_cache=False)
-            except Stop:
-                continue
+        for some in passes:
+            ids = torch.tensor([[token for text in some for token in text]])
+            places = torch.tensor([[place for text in some for place in range(len(text))]])
+            given = {"position_ids": places} if len(some) > 1 else {}
+            with suppress(Stop):
+                model(ids, use_cache=False, **given)
     finally:
         handle.remove()
     return hidden, arguments

@@ -119,7 +119,7 @@ def render(sample: Sample) -> str:
         f"{number(s.head_seconds, 's')}; peak memory {number(s.peak_rss_bytes, 'B')}, the table and "
         f"one layer mapped from a file; the whole file has {number(s.source_bytes, 'B')}, of which "
         f"one layer at a time is resident. *Extrapolated* to {s.layers} layers: "
-        f"{s.seconds / 60:.0f} minutes. On a GPU: not measured, the pass runs on the CPU."
+        f"{s.seconds / 60:.0f} minutes. On a GPU: not measured, none was at hand."
     )
 
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from shared.base.errors import RungFailed
 from shared.base.hashing import files_below, sha256_files
+from shared.olive.quantise import layerwise
 from shared.olive.quantise.drift import MakeUp, Streams, quantise_towards
 from shared.olive.quantise.gptq import Format
 from shared.olive.quantise.layer_files import LayerFiles
@@ -43,10 +44,12 @@ def last_hidden(folder: Path, work: Path, make_up: MakeUp) -> torch.Tensor:
     return torch.cat(list(files.last[: len(files.last) // streams]), dim=1)
 
 
+@pytest.mark.parametrize("at_once", [1, 512], ids=["a text a pass", "several"])
 @pytest.mark.parametrize("architecture", ["llama", "smollm3", "phi3"])
 def test_the_last_layers_squared_error_falls_by_more_than_a_tenth(
-    architecture: str, tiny: Tiny, tmp_path: Path
+    architecture: str, at_once: int, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(layerwise, "AT_ONCE", at_once)
     folder = tiny(architecture)
     exact = load_model(folder, "float32")
     last: list[torch.Tensor] = []
@@ -123,7 +126,10 @@ def test_what_is_out_of_range_is_refused(
         calibrated(tiny("llama"), tmp_path / "q", **settings)
 
 
-def test_a_killed_calibration_goes_on_with_both_streams(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_killed_calibration_goes_on_with_both_streams(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layerwise, "AT_ONCE", 1)
     world = World(tiny("llama"), tmp_path)
     world.settings = {"make_up": 1.0}
     world.die_in(IN_LAYER_3)

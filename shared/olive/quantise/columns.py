@@ -7,11 +7,16 @@ rows]. Both free the interpreter's lock, and round by adding and subtracting a n
 float32 has no fractions: half to even, as `round` does.
 """
 
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar, cast
+
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
+Compiled = TypeVar("Compiled", bound=Callable[..., object])
 
 AT_ONCE = 128
 """Rows: 32 of a block's columns are 16 KB."""
@@ -20,13 +25,23 @@ WHOLE = np.float32(1.5 * 2**23)
 """|x| < 2²² plus this, less this, is x without its fraction."""
 
 
+def _compiled(function: Compiled) -> Compiled:
+    """Machine code, kept beside this file or in the user's cache, where one of the two can be written.
+    A division is not looked at for a divisor of 0, which no scale is."""
+    compile_ = partial(njit, nogil=True, error_model="numpy")
+    try:
+        return cast(Compiled, compile_(cache=True)(function))
+    except RuntimeError:
+        return cast(Compiled, compile_()(function))
+
+
 SMALLEST, NORMAL = np.float32(2.0**-24), np.float32(2.0**-14)
 """float16's smallest positive number, the scale of an all-zero block, and its smallest normal one."""
 HALF = np.float32(2**13 + 1)
 """By which Veltkamp's splitting cuts float32's 24 significant bits to float16's 11."""
 
 
-@njit(nogil=True, cache=True)
+@_compiled
 def _as_stored(scale: np.float32) -> np.float32:
     """Rounded to float16, which both graphs hold; never zero."""
     if abs(scale) < NORMAL:
@@ -36,7 +51,7 @@ def _as_stored(scale: np.float32) -> np.float32:
     return SMALLEST if rounded == 0 else rounded
 
 
-@njit(nogil=True, cache=True)
+@_compiled
 def choose_scales(
     values: Floats, importance: Floats, trials: Floats, highest: np.float32, symmetric: bool
 ) -> tuple[Floats, Floats]:
@@ -50,11 +65,13 @@ def choose_scales(
     size, rows = values.shape
     scales, zeros = np.empty(rows, np.float32), np.empty(rows, np.float32)
     low, high, scale, zero, inverse, total, least = np.empty((7, AT_ONCE), np.float32)
+    here = np.empty((size, AT_ONCE), np.float32)  # where they lie, columns are apart
     for start in range(0, rows, AT_ONCE):
         width = min(rows - start, AT_ONCE)
+        here[:, :width] = values[:, start : start + width]
         low[:], high[:], least[:] = np.inf, -np.inf, np.inf
         for column in range(size):
-            value = values[column, start : start + width]
+            value = here[column]
             for row in range(width):
                 low[row], high[row] = min(low[row], value[row]), max(high[row], value[row])
         for trial in range(len(trials)):
@@ -73,7 +90,7 @@ def choose_scales(
                 scale[row] = _as_stored(scale[row])
                 inverse[row], total[row] = np.float32(1) / scale[row], np.float32(0)
             for column in range(size):
-                value, weight = values[column, start : start + width], importance[column]
+                value, weight = here[column], importance[column]
                 for row in range(width):
                     code = value[row] * inverse[row]
                     code = max(-zero[row], min(highest - zero[row], code))
@@ -86,7 +103,7 @@ def choose_scales(
     return scales, zeros
 
 
-@njit(nogil=True, cache=True)
+@_compiled
 def round_columns(
     weight: Floats,
     target: Floats,

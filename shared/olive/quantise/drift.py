@@ -48,8 +48,8 @@ Quantise = Callable[[str, Inputs | None], None]
 
 @dataclass(frozen=True)
 class Streams:
-    """What a layer is given for each text: by the quantised layers before it, by the 16-bit ones, and
-    the same of both."""
+    """What a layer is given in each pass, of one text or several: by the quantised layers before it, by
+    the 16-bit ones, and the same of both."""
 
     hidden: list[torch.Tensor]
     exact: list[torch.Tensor]

@@ -28,10 +28,10 @@ SHRINK = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
 """Scales tried, as shares of the one that reaches the block's largest value."""
 
 DAMP = 0.01
-"""Share of H's mean diagonal added to it, so that it can be inverted (the paper's value)."""
+"""Share of H's mean diagonal added to it, so that it has a factor (the paper's value)."""
 
 ROWS, FEWEST_ROWS, SLICES = 4096, 1024, 16
-"""Most and fewest rows in a slice (4096 × 11008 float32 are 180 MB), and slices between the two."""
+"""Most and fewest rows in a slice (4096 × 11008 float32 are 180 MB, held twice), and slices between."""
 
 GROUP = 128
 """Columns after which the errors are passed on to all that follow; within, to the group alone."""
@@ -136,7 +136,7 @@ def gptq(
         codes[start:stop], scales[start:stop], zeros[start:stop] = part.result()
 
     step = min(ROWS, max(FEWEST_ROWS, -(-rows // SLICES)))
-    spread(work, range(0, rows, step))
+    spread(work, range(0, rows, step), on_the_cpu=True)
     return _pack(codes, scales, zeros, form)
 
 

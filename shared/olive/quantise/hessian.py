@@ -63,10 +63,13 @@ def in_turn() -> Iterator[None]:
         _in_turn.reset(token)
 
 
-def spread(work: Callable[..., Any], *arguments: Sequence[Any]) -> list[Any]:
-    """`map` on all cores, each call on one thread; the results in order."""
+def spread(
+    work: Callable[..., Any], *arguments: Sequence[Any], on_the_cpu: bool = False
+) -> list[Any]:
+    """`map` on all cores, each call on one thread; the results in order. `on_the_cpu`: it computes
+    there, wherever else is computed."""
     with one_thread():
-        if len(arguments[0]) <= 1 or _in_turn.get():
+        if len(arguments[0]) <= 1 or (_in_turn.get() and not on_the_cpu):
             return list(map(work, *arguments))
         with ThreadPoolExecutor(cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
             return list(pool.map(work, *arguments))

@@ -8,6 +8,7 @@ depends on its weights and on what the layers before it pass on.
 """
 
 import inspect
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
@@ -51,8 +52,8 @@ def quantize_decoder(
     `texts`: token ids to calibrate on; without any, or without `feedback`, weights are rounded on
     their own. `files` gets each layer, and those that it has are not done again; `step(module name)`
     says where it is. `make_up`: for what the quantised layers before have changed
-    (shared.olive.quantise.drift). `device`: where it is computed, as PyTorch names it: one layer at a
-    time lies there, with its Hessians and the texts' hidden states.
+    (shared.olive.quantise.drift). `device`: where products are computed, as PyTorch names it: one layer
+    at a time lies there, with its Hessians and the texts' hidden states. Rounding is the CPU's.
     A tied table is quantised for its use as the head, which is where its errors show.
     """
     with one_thread(), in_turn() if device != "cpu" else nullcontext():
@@ -138,12 +139,12 @@ def _head(
         step("lm_head")
         name = "model.embed_tokens" if tied else "lm_head"
         inputs = _head_inputs(final_norm(base).to(device), hidden)
-        files.write({name: gptq(merged(head.data).to(device), inputs, form(name), shrink)})
+        files.write({name: gptq(merged(head.data), inputs, form(name), shrink)})
         forget_mapped([head.data])
     if not tied and files.finished == layers + 1:
         name = "model.embed_tokens"
         step(name)
-        files.write({name: gptq(table.data.to(device), None, form(name), shrink)})
+        files.write({name: gptq(table.data, None, form(name), shrink)})
 
 
 def final_norm(base: nn.Module) -> nn.Module:
@@ -180,17 +181,27 @@ def _first_inputs(model: Any, texts: list[list[int]]) -> Caught:
         return _caught(model, alone)
     passes = _together(texts)
     found = _caught(model, passes)
-    masks = (given.get("attention_mask") for given in found[1])
-    apart = (isinstance(mask, torch.Tensor) and mask.ndim == 4 for mask in masks)
-    kept = all(len(some) == 1 or is_apart for some, is_apart in zip(passes, apart, strict=True))
-    return found if kept else _caught(model, alone)
+    masks = [given.get("attention_mask") for given in found[1]]
+    apart = all(map(_are_apart, passes, masks))
+    return found if apart else _caught(model, alone)
+
+
+def _are_apart(texts: list[list[int]], mask: Any) -> bool:
+    """Whether the mask hides each text from the next one: False, or a large negative number."""
+    if len(texts) == 1:
+        return True
+    if not isinstance(mask, torch.Tensor) or mask.ndim != 4:
+        return False
+    begins = list(itertools.accumulate(map(len, texts)))[:-1]
+    seen = [mask[..., begin:, :begin] for begin in begins]
+    return not any((part if part.dtype == torch.bool else part >= 0).any() for part in seen)
 
 
 def _together(texts: list[list[int]]) -> list[list[list[int]]]:
-    """The texts in passes of AT_ONCE tokens or more, but for the last one."""
+    """The texts in passes of AT_ONCE tokens or more, but for the last one; a long text has its own."""
     passes: list[list[list[int]]] = []
     for ids in texts:
-        if not passes or sum(map(len, passes[-1])) >= AT_ONCE:
+        if not passes or sum(map(len, passes[-1])) >= AT_ONCE or len(ids) >= AT_ONCE:
             passes.append([])
         passes[-1].append(ids)
     return passes

@@ -148,6 +148,13 @@ def test_calls_for_a_gpu_come_one_after_the_other() -> None:
         assert len(set(hessian.spread(lambda _: threading.get_ident(), range(4)))) == 1
 
 
+def test_what_the_cpu_rounds_beside_a_gpu_is_on_all_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hessian, "cores", lambda: 2)
+    both = threading.Barrier(2, timeout=20)
+    with hessian.in_turn():
+        assert sorted(hessian.spread(lambda _: both.wait(), range(2), on_the_cpu=True)) == [0, 1]
+
+
 @pytest.mark.skipif(not is_bfloat16_fast(), reason="no instructions for bfloat16 here")
 def test_sums_over_tokens_may_be_taken_in_bfloat16() -> None:
     x = inputs(300, 600)

@@ -24,7 +24,7 @@ from typing import Any
 import psutil
 
 from benchmarks.build_report import profile_text, profiles
-from benchmarks.worlds import add_ballast, disk_floor, make_world
+from benchmarks.worlds import TEXT_TOKENS, add_ballast, disk_floor, make_world
 from shared.base import paths
 from shared.base.errors import UserError
 from shared.base.formatting import number
@@ -232,8 +232,8 @@ def render(report: Report) -> str:
         f"The floor: this disk writes {number(report.write_bytes_per_second, 'B')} and reads "
         f"{number(report.read_bytes_per_second, 'B')} a second.\n\n"
         "## From nothing to checked\n\n"
-        "Small models (about 18M values), each domain its own: build, package, fidelity and check, "
-        "no browser.\nSeconds from the start of the command to its end, and the most memory held by "
+        "Small models (about 18M values), each domain its own: build, package, fidelity "
+        f"(over {TEXT_TOKENS:,} tokens) and\ncheck, no browser. Seconds from the start of the command to its end, and the most memory held by "
         "all of its\nprocesses.\n\n"
         f"{_scaling_table(report.runs)}\n\n"
         f"{_verdict(report.runs)}\n\n"

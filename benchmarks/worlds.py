@@ -33,8 +33,9 @@ SHAPE: dict[str, Any] = {
 KINDS = (LlamaConfig, SmolLM3Config)
 BALLAST = "model.layers.0.self_attn.rotary_emb.inv_freq"
 """A tensor that older checkpoints have, and that every model here passes over by its own word."""
-ANSWER_TOKENS = 16
-"""Random models never stop by themselves; longer answers would measure nothing more."""
+ANSWER_TOKENS, TEXT_TOKENS = 16, 1024
+"""Random models never stop by themselves; longer answers would measure nothing more. Nor would more
+text for fidelity: it is our own overhead that counts."""
 
 
 def make_world(root: Path, count: int, shape: dict[str, Any] = SHAPE) -> Path:
@@ -46,6 +47,7 @@ def make_world(root: Path, count: int, shape: dict[str, Any] = SHAPE) -> Path:
         name = f"d{number:02d}"
         shutil.copytree(template, root / "domains" / name)
         fit_for_small_models(root / "domains" / name)
+        read_at_most(root / "domains" / name, TEXT_TOKENS)
         _write_model(root / "models" / name / "merged", number, tokenizer, shape)
     return root
 
@@ -53,6 +55,13 @@ def make_world(root: Path, count: int, shape: dict[str, Any] = SHAPE) -> Path:
 def fit_for_small_models(domain: Path) -> None:
     take_any_architecture(domain.parent)
     answer_at_most(domain, ANSWER_TOKENS)
+
+
+def read_at_most(domain: Path, tokens: int) -> None:
+    """Give a domain [fidelity] tokens, in the place of those that it was given before."""
+    settings = domain / "fallback.toml"
+    text, _, _ = settings.read_text(encoding="utf-8").partition("\n[fidelity]\n")
+    settings.write_text(f"{text}\n[fidelity]\ntokens = {tokens}\n", encoding="utf-8")
 
 
 def _write_model(folder: Path, number: int, tokenizer: Path, shape: dict[str, Any]) -> None:

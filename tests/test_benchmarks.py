@@ -12,8 +12,8 @@ from benchmarks.build_report import CALIBRATED, OURS, STOCK, Build, document
 from benchmarks.build_report import render as build_table
 from benchmarks.full_size import ARCHITECTURES, cut
 from benchmarks.scaling import CLUSTER, WAYS, Report, Run, bench_scaling, render
-from benchmarks.worlds import SHAPE, disk_floor, make_world
-from tests.stand_ins import keep_first, measure_little, share_embedded
+from benchmarks.worlds import SHAPE, disk_floor, make_world, read_at_most
+from tests.stand_ins import keep_first, share_embedded
 from tests.tiny import FEW_TOKENS, first_tokens
 
 
@@ -27,7 +27,7 @@ def make_little_world(root: Path, count: int) -> Path:
         tokenizer.write_text(first_tokens(tokenizer.parent, FEW_TOKENS))
         keep_first(domain / "calibration.jsonl", 2)
         keep_first(domain / "eval.jsonl", 40)
-        measure_little(domain)
+        read_at_most(domain, 64)
     return root
 
 

@@ -3,7 +3,7 @@
 Every example of a domain begins with the same tokens: the system prompt. In a pack they stand once;
 behind them each example sees the prompt and itself, never its neighbours, and counts its positions
 on from the prompt's end. So a pack's loss is the loss of its examples alone (a test holds them
-together), and the 230 prompt tokens are read once for ten examples of about 110.
+together), and the prompt's few hundred tokens are read once for ten examples.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ PYTHON = f"{shlex.quote(sys.executable)} -m "
 @command(
     help={
         "arch": "smollm3, phi3 or qwen2.5",
-        "calibrated": "only ours, calibrated as a release is built: up to an hour",
+        "calibrated": "only ours, calibrated as a release is built: up to half an hour",
         "feedback_free": "only ours, in a release's format but without calibration: the same bytes",
     }
 )

@@ -33,7 +33,7 @@ BENCH = paths.REPOSITORY / "shared" / "webgpu_bench"
 NPM_CI = "(cd shared/webgpu_bench && npm ci --ignore-scripts)"
 OLDEST_NODE = 20
 DISK_FOR_3B = 30e9  # merged weights, the base, the ONNX in parts and its packaged copy
-MEMORY_FOR_3B = 8e9  # building SmolLM3-3B peaked at 6.9 GB
+MEMORY_FOR_3B = 8e9  # of SmolLM3-3B the reference, the check and the browser take 7 to 8 GB
 
 
 @dataclass(frozen=True)

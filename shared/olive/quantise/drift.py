@@ -58,7 +58,7 @@ class Streams:
 
 @dataclass(frozen=True)
 class _Target:
-    """A text on the 16-bit stream: inputs by linear layer, and the residual stream before each that
+    """A pass on the 16-bit stream: inputs by linear layer, and the residual stream before each that
     adds to it."""
 
     inputs: dict[str, torch.Tensor]

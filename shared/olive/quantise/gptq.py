@@ -7,7 +7,7 @@ H = R·Rᵀ and R upper, column j is rounded to w_j + Σ e_i · R_ij / R_jj over
 where e = w − ŵ. So no inverse of H is needed.
 
 What is added: when a block of columns is reached, its scale (and zero point) is searched, weighing each
-column's error by H's diagonal; with the largest value deciding instead, half of GPTQ's gain is lost
+column's error by H's diagonal; with the largest value deciding instead, a fifth of GPTQ's gain is lost
 (docs/recipes.md). Rows are independent: they are worked on in slices, a thread a core; how they are
 cut depends on the weight alone, so that the result is the same with any number of them.
 

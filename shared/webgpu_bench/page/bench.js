@@ -3,7 +3,7 @@
 import { newRun } from "./engine.js";
 
 const HARDWARE = { warmUps: 1, repetitions: 3, points: [[1, 32], [128, 32], [512, 32]] };
-/** A software adapter bears a few tokens; from 32 on its attention is wrong (docs/how-it-works.md). */
+/** A software adapter bears a few tokens. */
 const SOFTWARE = { warmUps: 0, repetitions: 1, points: [[1, 4], [16, 2]] };
 
 const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -13,21 +14,23 @@ from typing import TYPE_CHECKING
 import pytest
 
 from shared.base import paths
-from shared.base.cpu import set_variables
+from shared.base.cpu import cores, set_variables, use_cores
 from tests.stand_ins import take_any_architecture
 
 if TYPE_CHECKING:
     from tests.hub_double import HubDouble
 
 set_variables()
-pytest_plugins = ("tests.releases",)
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # or they wait for each other's threads
+    use_cores(max(1, cores() // int(workers)))
+pytest_plugins = ("tests.releases", "tests.checked")
 """Fixtures that several files share, made once a session: one that is imported is made once a file."""
 
 LONG = (
-    *("test_release.py", "test_webgpu_faults.py", "test_schedule.py", "test_schedule_cluster.py"),
-    *("test_screenshots.py", "test_tune.py", "test_code_changed.py", "test_package.py"),
-    *("test_benchmarks.py", "test_architectures.py", "test_fidelity_stage.py", "test_optimum.py"),
-    *("test_webgpu_switch.py", "test_webgpu_swap.py"),
+    *("test_release.py", "test_package.py", "test_schedule.py", "test_schedule_cluster.py"),
+    *("test_webgpu_faults.py", "test_webgpu_switch.py", "test_benchmarks.py", "test_exporters.py"),
+    *("test_optimum.py", "test_family_measured.py", "test_webgpu_swap.py", "test_screenshots.py"),
+    *("test_tune.py", "test_architectures.py"),
 )
 """Files that take minutes: begun first, so that at the end no core waits for another."""
 

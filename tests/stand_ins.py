@@ -61,9 +61,3 @@ def share_embedded(root: Path) -> None:
     """Take the dequantised model over by hard links instead of making it again."""
     made = paths.REPOSITORY / "build" / "embedded"
     shutil.copytree(made, root / "build" / "embedded", copy_function=os.link)
-
-
-def measure_little(domain: Path, tokens: int = 64) -> None:
-    """So many tokens of text for fidelity, where the proof is not of what it measures."""
-    with (domain / "fallback.toml").open("a", encoding="utf-8") as toml:
-        toml.write(f"\n[fidelity]\ntokens = {tokens}\n")

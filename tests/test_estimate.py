@@ -27,6 +27,7 @@ from shared.pipeline.estimate import Shape, Work, adapter_seconds, estimate
 from shared.pipeline.forecast import total_time, words, work_of
 from shared.pipeline.stages import Options, RungRun
 from shared.pipeline.tune.tune import load_recipes
+from tests.stand_ins import share_embedded
 
 Tiny = Callable[[str], Path]
 
@@ -333,6 +334,15 @@ def test_times_read_as_a_person_says_them() -> None:
         "26 min",
         "1 h 40 min",
     ]
+
+
+def test_the_doctor_unpacks_nothing_and_looks_at_what_is_unpacked(
+    root: Path, embedded: Path
+) -> None:
+    assert "would be unpacked first" in inputs_report("legal")[0]
+    assert not list((root / "build").glob("embedded/*"))
+    share_embedded(root)
+    assert "LlamaForCausalLM in" in inputs_report("legal")[0]
 
 
 @pytest.mark.usefixtures("known_machine")

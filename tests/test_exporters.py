@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from shared.domain.domain import load_domain
+from shared.pipeline import choose
 from shared.pipeline.chain import run_chain
 from shared.pipeline.stages import Options
 
@@ -20,8 +21,10 @@ BOTH = 'why = "the fine-tuned model of choice"\nexporters = ["olive", "optimum"]
 
 
 def test_both_are_built_and_the_better_one_is_kept(
-    root: Path, few: Callable[[str], Path], edit: Edit
+    root: Path, few: Callable[[str], Path], edit: Edit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(choose, "ROUNDS", 2)
+    monkeypatch.setattr(choose, "DECODED", 8)
     edit("fallback.toml", 'why = "the fine-tuned model of choice"', BOTH)
     shutil.copytree(few("qwen2"), root / "models" / "legal" / "merged", copy_function=os.link)
     walked = run_chain(

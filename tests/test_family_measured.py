@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks import family_at_size
+from benchmarks.family import measure
 from benchmarks.family.browser import MOST, measure_browser
 from benchmarks.family.document import DOCUMENT, chosen, render, totals
 from benchmarks.family.measure import (
@@ -149,7 +151,10 @@ class TestARow:
 
 
 @pytest.mark.slow
-def test_every_part_is_measured_of_a_tiny_model(world: Path, tmp_path: Path) -> None:
+def test_every_part_is_measured_of_a_tiny_model(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure, "in_turns", partial(measure.in_turns, rounds=1))
     names = ("legal", "medical", "financial")
     kept = Kept(base="tiny", precision="int4", calibrated=["legal", "medical"])
     kept.adapters = dict.fromkeys(names, "random")

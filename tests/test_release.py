@@ -24,12 +24,12 @@ from shared.domain.domain import load_domain
 from shared.evaluate.models.genai import GenaiModel
 from shared.release.model import read_release
 from shared.setup.browser import find_browser
+from tests.checked import make_world
 from tests.events import each, held_at
 from tests.hub_double import WRITE_TOKEN, HubDouble
 from tests.readme import RELEASED
 from tests.stand_ins import keep_first, read_little, share_embedded
 from tests.test_commands import invoke
-from tests.test_schedule import make_world
 
 pytestmark = pytest.mark.slow
 ADDRESS = re.compile(r"http://127\.0\.0\.1:\d+\S*")
@@ -44,12 +44,15 @@ def needs_a_browser() -> None:
 @pytest.fixture(scope="module")
 def world(new_folder: Callable[[str], Path], embedded: Path) -> Path:
     """A root in which the embedded model was released once for `legal`; one record, one calibration
-    text, a scale a block without a search: none of it is what is asserted. Real browser."""
+    text, a scale a block without a search, one row of text in the browser: none of it is what is
+    asserted. Real browser."""
     root = new_folder("world")
     shutil.copytree(paths.REPOSITORY / "domains" / "legal", root / "domains" / "legal")
     legal = root / "domains" / "legal"
     read_little(legal)
     keep_first(legal / "calibration.jsonl", 1)
+    one_row = (legal / "fallback.toml").read_text().replace(" = 64\n", " = 32\n")
+    (legal / "fallback.toml").write_text(one_row)
     workflow = (legal / "olive.json").read_text()
     assert '"sym": true,' in workflow
     quick = workflow.replace('"sym": true,', '"sym": true, "search": false,', 1)

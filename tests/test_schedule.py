@@ -25,22 +25,11 @@ from shared.pipeline.schedule.cluster import cores_each, run_local
 from shared.pipeline.schedule.units import Unit, memory_of, run_unit, units_of
 from shared.pipeline.stages import Options
 from shared.release.model import STAGES
+from tests.checked import CHECK, DOMAINS, make_world
 from tests.events import CEILING_SECONDS, die, each, held_at, wait_until
-from tests.stand_ins import take_any_architecture
-from tests.tiny import FEW_TOKENS, write_tiny
+from tests.tiny import write_tiny
 
-DOMAINS = {"alpha": "llama", "delta": "smollm3", "gamma": "phi3"}
 World = Callable[..., Path]
-CHECK = Options(rung="smollm3", records="1", until="check")
-
-
-def make_world(root: Path, embedded: Path, domains: dict[str, str] = DOMAINS) -> Path:
-    """A root with a domain for each name, each with a small merged model of its own."""
-    for name, architecture in domains.items():
-        shutil.copytree(paths.REPOSITORY / "domains" / "legal", root / "domains" / name)
-        take_any_architecture(root / "domains" / name)
-        write_tiny(root / "models" / name / "merged", architecture, embedded, vocab_size=FEW_TOKENS)
-    return root
 
 
 @pytest.fixture
@@ -54,17 +43,6 @@ def world(tmp_path: Path, embedded: Path, monkeypatch: pytest.MonkeyPatch) -> It
         return root
 
     yield make
-
-
-@pytest.fixture(scope="session")
-def alone(embedded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A root in which every domain was checked, one after the other; never to be changed."""
-    root = make_world(tmp_path_factory.mktemp("alone"), embedded)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DOCINTEL_ROOT", str(root))
-        patch.setenv("HF_HUB_OFFLINE", "1")
-        assert all(run_unit(units_of(name, CHECK)[-1]).ok for name in DOMAINS)
-    return root
 
 
 def packages(root: Path) -> dict[str, str]:

@@ -16,11 +16,12 @@ import pytest
 from shared.base import paths
 from shared.base.errors import UserError
 from shared.pipeline.all_domains import run_units
+from tests.checked import CHECK, DOMAINS
 from tests.events import CEILING_SECONDS, wait_until
-from tests.test_schedule import CHECK, DOMAINS, World, alone, answers, finished, packages, world
+from tests.test_schedule import World, answers, finished, packages, world
 from tests.tiny import write_tiny
 
-__all__ = ["alone", "world"]
+__all__ = ["world"]
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from shared.base import paths
 from shared.base.errors import NoWeights, RungFailed, UserError
 from shared.base.files import write_text
 from shared.base.formatting import number
+from shared.base.hashing import NotDone, only_what_is_done
 from shared.base.manifest import Measurement
 from shared.base.tables import shown, table
 from shared.domain.domain import domain_names, load_domain
@@ -24,7 +25,7 @@ from shared.release.card.tables import attempts_table, builds_table, gates_table
 from shared.release.gates import GateResult, Outcome, flatten, without_gpu
 from shared.release.model import CARD_FILE, Release, own_release, release_folder
 from shared.release.signing import signed_by
-from shared.source.source import refuse_bad_adapter, source_stage
+from shared.source.source import inspected, refuse_bad_adapter, source_stage
 
 if TYPE_CHECKING:
     from shared.hub.publish import Plan
@@ -217,7 +218,11 @@ def _looked_at(rung: Rung) -> tuple[str, str, bool]:
             if rung.adapter and not rung.adapter.startswith("hf:"):
                 refuse_bad_adapter(rung)
             return "not looked at", f"{rung.weights} would be fetched from the Hub", False
+        with only_what_is_done():
+            inspected(rung)
         source = source_stage(rung)
+    except NotDone:
+        return "not looked at", f"{rung.weights} would be unpacked first", False
     except RungFailed as error:
         return "not taken", str(error), not isinstance(error, NoWeights)
     where = rung.weights if rung.adapter else paths.shown(source.folder)

@@ -4,6 +4,7 @@ The package carries a Q4_1 GGUF (Apache-2.0), so this "16-bit" model is itself a
 one: real answers, real speed, but its quality says nothing about SmolLM2.
 """
 
+import functools
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,7 @@ def _dequantise(work: Path) -> Produced:
     return Produced()
 
 
+@functools.cache
 def embedded_config() -> Any:
     """The configuration as the GGUF has it, for who must not wait or write; takes a second."""
     from transformers import AutoConfig

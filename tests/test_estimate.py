@@ -146,6 +146,13 @@ def test_a_software_adapter_is_estimated_within_a_factor_of_two() -> None:
     assert 21 < adapter_seconds(embedded, 512, MEASURED_ON) < 84
 
 
+def test_a_small_models_build_is_estimated_within_a_factor_of_two() -> None:
+    """The rung `example` of legal took 114 s on that machine."""
+    embedded = Shape(30, 576, 1536, 576, 192, 49152, tied=True)
+    seconds = estimate(embedded, legal_work(made_up=True), LATER_ON)["build"].seconds
+    assert 57 < seconds < 228
+
+
 @pytest.mark.parametrize(
     ("architecture", "parameters", "size"),
     [
@@ -337,8 +344,9 @@ def test_times_read_as_a_person_says_them() -> None:
 
 
 def test_the_doctor_unpacks_nothing_and_looks_at_what_is_unpacked(
-    root: Path, embedded: Path
+    root: Path, embedded: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "400")  # else words are wrapped
     assert "would be unpacked first" in inputs_report("legal")[0]
     assert not list((root / "build").glob("embedded/*"))
     share_embedded(root)

@@ -34,6 +34,10 @@ CUT = 1.4
 """So many times as fast is what is computed of the text with products of float32 matrices from their
 upper 16 bits, where the processor has bfloat16 (olive/quantise/hessian.py)."""
 
+CALIBRATED_LAYER = 1.2
+"""Seconds of a layer's passes and sums that are PyTorch's own, twice with make_up: the embedded model
+with an adapter takes 114 s, of which products are 35."""
+
 ROUNDED = 190e6
 """Machine.rounding where the constants were measured: what is Python's own share scales by it."""
 LIBRARIES, BUILDER, BROWSER = 5.0, 10.0, 15.0
@@ -203,6 +207,7 @@ def calibrated(shape: Shape, work: Work, machine: Machine) -> Cost:
     seconds += ROUNDED_VALUE * shape.parameters / machine.float32
     layer = 4.0 * shape.decoder / shape.layers
     hessian = 4.0 * max(k for _, k in shape.products) ** 2 * feedback
+    seconds += _own(CALIBRATED_LAYER * shape.layers * feedback * (1 + work.made_up), machine)
     if work.made_up and feedback:
         seconds += make_up_flops(shape, work.calibration) / machine.float32
         inputs = sum(k for _, k in shape.products) + shape.width

@@ -35,8 +35,8 @@ CUT = 1.4
 upper 16 bits, where the processor has bfloat16 (olive/quantise/hessian.py)."""
 
 CALIBRATED_LAYER = 1.2
-"""Seconds of a layer's passes and sums that are PyTorch's own, twice with make_up: the embedded model
-with an adapter takes 114 s, of which products are 35."""
+"""Seconds of a layer's passes and sums that are PyTorch's own, twice with make_up, from one build: the
+embedded model with an adapter took 114 s, where all else that is counted here came to 40."""
 
 ROUNDED = 190e6
 """Machine.rounding where the constants were measured: what is Python's own share scales by it."""

@@ -91,6 +91,40 @@ class TestAnExample:
         for name in ("smollm2", "example", "embedded"):
             assert ends[name][0] == "skipped" and "in place of smollm3" in ends[name][1]
 
+    @pytest.mark.parametrize("key", ["source", "adapter"])
+    def test_is_not_taken_in_place_of_one_that_is_named_on_the_hub_and_cannot_be_had(
+        self, root: Path, key: str, edit: Edit
+    ) -> None:
+        there = 'source = "models/{domain}/merged"\nbase = "HuggingFaceTB/SmolLM3-3B"'
+        named = f'hf:acme/legal@{"1" * 40}"'
+        source = "" if key == "source" else 'source = "hf:HuggingFaceTB/SmolLM3-3B@main"\n'
+        edit("fallback.toml", there, f'{source}{key} = "{named}\nbase = "HuggingFaceTB/SmolLM3-3B"')
+        walked = run_chain(load_domain("legal"), Options(until="source"))
+        ends = {a.rung: (a.outcome, a.reason) for a in walked.attempts}
+        assert walked.rung is None and ends["smollm3"][0] == "failed"
+        assert "HF_HUB_OFFLINE" in ends["smollm3"][1]
+        assert "in place of smollm3" in ends["embedded"][1]
+
+    @pytest.mark.parametrize(
+        ("put", "words"),
+        [
+            (lambda place: place.symlink_to("/mnt/away"), "links to /mnt/away, which is not there"),
+            (
+                lambda place: place.write_text("a pointer"),
+                "models/legal/merged: a file; the folder of",
+            ),
+        ],
+        ids=["a disk that is away", "a file"],
+    )
+    def test_is_not_taken_where_something_lies_in_a_models_place(
+        self, root: Path, put: Callable[[Path], object], words: str
+    ) -> None:
+        (root / "models" / "legal").mkdir(parents=True)
+        put(root / "models" / "legal" / "merged")
+        walked = run_chain(load_domain("legal"), Options(until="source"))
+        assert walked.rung is None and words in walked.attempts[0].reason
+        assert "in place of smollm3" in walked.attempts[-1].reason
+
     def test_is_not_taken_in_place_of_a_model_that_no_rung_is_made_for(
         self, root: Path, few: Tiny
     ) -> None:

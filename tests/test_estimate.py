@@ -27,7 +27,7 @@ from shared.pipeline.estimate import Shape, Work, adapter_seconds, estimate
 from shared.pipeline.forecast import total_time, words, work_of
 from shared.pipeline.stages import Options, RungRun
 from shared.pipeline.tune.tune import load_recipes
-from tests.stand_ins import share_embedded
+from tests.stand_ins import as_shipped, share_embedded
 
 Tiny = Callable[[str], Path]
 
@@ -354,6 +354,21 @@ def test_the_doctor_unpacks_nothing_and_looks_at_what_is_unpacked(
 
 
 @pytest.mark.usefixtures("known_machine")
+@pytest.mark.parametrize(
+    "odd",
+    [{"intermediate_size": None}, {"num_hidden_layers": 0}, {"num_attention_heads": 0}],
+    ids=str,
+)
+def test_sizes_that_are_none_are_not_estimated_and_end_no_dry_run(
+    root: Path, few: Tiny, odd: dict[str, Any]
+) -> None:
+    shutil.copytree(few("smollm3"), root / "models" / "legal" / "merged")
+    config = root / "models" / "legal" / "merged" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | odd))
+    assert "smollm3" in foretold("legal", Options(rung="smollm3"))[0]
+
+
+@pytest.mark.usefixtures("known_machine")
 def test_a_dry_run_and_the_doctor_refuse_what_a_release_would_refuse(root: Path, few: Tiny) -> None:
     shipped = paths.REPOSITORY / "domains" / "legal" / "fallback.toml"
     here = shipped.read_text().replace(
@@ -369,3 +384,9 @@ def test_a_dry_run_and_the_doctor_refuse_what_a_release_would_refuse(root: Path,
     assert foretold("legal", Options(rung="embedded"))[1]
     table, well = inputs_report("legal")
     assert not well and "not taken" in table
+    shutil.rmtree(root / "models" / "legal" / "merged")
+    shutil.copytree(few("qwen2"), root / "models" / "legal" / "merged")
+    as_shipped(root)
+    (root / "domains" / "legal" / "fallback.toml").write_text(here)
+    share_embedded(root)
+    assert not inputs_report("legal")[1], "another model's weights were brought as well"

@@ -17,7 +17,7 @@ from shared.evaluate import systems
 from shared.evaluate.models.chat import Answer
 from shared.olive.workflow import in_olive
 from shared.pipeline.schedule import units
-from shared.source import source
+from shared.source import place
 
 
 @pytest.mark.parametrize(
@@ -45,9 +45,9 @@ def test_a_full_disk_while_weights_come_down_is_no_want_of_weights(
         except OSError:
             raise UserError("acme/base: cannot be fetched") from None
 
-    monkeypatch.setattr(source, "_locate", fetched)
+    monkeypatch.setattr(place, "_locate", fetched)
     with pytest.raises(raised):
-        source._found("hf:acme/base@0")
+        place.weights_place(load_domain("legal").rung("base-with-prompt"), "hf:acme/base@0")
 
 
 def test_cached_weights_claim_their_memory_where_the_hub_is_not_to_be_asked(

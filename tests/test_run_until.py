@@ -155,6 +155,22 @@ def test_the_comparison_has_no_column_that_no_stage_measured(
     assert "decode" in text and "valid JSON" not in text
 
 
+def test_an_example_does_not_replace_the_release_of_a_model_whose_weights_are_away(
+    release: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To free 6 GB, or an unmounted disk: only who asks for the example gets it."""
+    rungs = load_domain("legal").chain.rung
+    example = next(rung for rung in rungs if rung.example)
+    taken = ChainResult(load_domain("legal"), [], example)
+    monkeypatch.setattr(pipeline, "need_inputs", lambda *_, **__: None)
+    monkeypatch.setattr(pipeline, "run_chain", lambda *_: taken)
+    before = (release / "release.json").read_bytes()
+    result = pipeline.release_domain("legal", Options())
+    assert result.error and "models/legal/webgpu: stays smollm3's release" in result.error
+    assert f"--rung {example.name}" in result.error
+    assert (release / "release.json").read_bytes() == before
+
+
 def test_nothing_of_the_file_that_fidelity_reads_may_calibrate(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

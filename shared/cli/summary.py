@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from shared.base import paths
-from shared.base.errors import NoWeights, RungFailed, UserError
+from shared.base.errors import NoWeights, OtherWeights, RungFailed, UserError
 from shared.base.files import write_text
 from shared.base.formatting import number
 from shared.base.hashing import NotDone, only_what_is_done
@@ -224,7 +224,8 @@ def _looked_at(rung: Rung) -> tuple[str, str, bool]:
     except NotDone:
         return "not looked at", f"{rung.weights} would be unpacked first", False
     except RungFailed as error:
-        return "not taken", str(error), not isinstance(error, NoWeights)
+        nothing = isinstance(error, NoWeights) and not isinstance(error, OtherWeights)
+        return "not taken", str(error), not nothing
     where = rung.weights if rung.adapter else paths.shown(source.folder)
     return "ok", f"{source.done.manifest.facts['architecture']} in {where}", False
 

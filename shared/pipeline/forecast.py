@@ -147,12 +147,13 @@ def configuration(folder: Path) -> Any:
 
 
 def cost_of(run: Run, config: Any) -> dict[Stage, Cost]:
-    """The estimate of each stage; empty where the configuration names no dimensions."""
+    """The estimate of each stage; empty where the configuration's dimensions are missing or no sizes:
+    the build refuses those, or knows them otherwise."""
+    work = work_of(run)
     try:
-        shape = Shape.of(config)
-    except (AttributeError, TypeError):
+        return estimate(Shape.of(config), work, measured_machine())
+    except (AttributeError, TypeError, ValueError, ArithmeticError):
         return {}
-    return estimate(shape, work_of(run), measured_machine())
 
 
 def work_of(run: Run) -> Work:

@@ -12,13 +12,21 @@ from shared.base import paths
 from shared.base.errors import UserError
 from shared.base.files import write_text
 from shared.domain.domain import Domain, load_domain
+from shared.domain.settings import Rung
 from shared.evaluate.compare import write_newest
 from shared.pipeline.chain import run_chain
 from shared.pipeline.forecast import total_time
 from shared.pipeline.inputs import need_calibration, need_inputs
 from shared.pipeline.stages import Options, saved_traceback
 from shared.release.gates import GateResult, failed, flatten, judge_gates
-from shared.release.model import Attempt, ChainResult, Release, Stage, release_folder
+from shared.release.model import (
+    Attempt,
+    ChainResult,
+    Release,
+    Stage,
+    read_release,
+    release_folder,
+)
 from shared.webgpu_bench.engines.questions import Benched
 
 if TYPE_CHECKING:  # a bad folder is refused without a quarter second of the Hub's import
@@ -67,6 +75,8 @@ def release_domain(
         write_attempts(name, chain.attempts)
         if chain.rung is None:
             raise UserError(_none_taken(chain))
+        if run is None and not options.rung:
+            _keep_from_example(name, chain.rung)
         from shared.pipeline.publication import publish_release
         from shared.release.folder import make_release
 
@@ -75,6 +85,23 @@ def release_domain(
     except UserError as error:
         return Result(name, chain, release, error=str(error))
     return Result(name, chain, release, published)
+
+
+def _keep_from_example(name: str, rung: Rung) -> None:
+    """UserError where an example would replace the release of a model that was brought, whose weights
+    somebody has moved away since."""
+    folder = release_folder(name)
+    if not rung.example or not folder.is_dir():
+        return
+    try:
+        old = read_release(folder)
+    except UserError:  # nothing that could be used
+        return
+    if not old.facts.get("sample", {}).get("example", True):
+        raise UserError(
+            f"{paths.shown(folder)}: stays {old.rung}'s release, whose weights are not found now; "
+            f"an example replaces it only if asked for: --rung {rung.name}"
+        )
 
 
 def run_until(name: str, options: Options) -> Result:

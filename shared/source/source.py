@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from shared.base import paths
-from shared.base.errors import NoWeights, OtherWeights, RungFailed, UserError, of_this_machine
-from shared.base.hashing import NotDone, refuse_work, sha256_file, sha256_files, sha256_json
+from shared.base.errors import NoWeights, OtherWeights, RungFailed, UserError
+from shared.base.hashing import NotDone, sha256_file, sha256_files, sha256_json
 from shared.base.manifest import Measurement, tool_versions
 from shared.base.parsing import read_json
 from shared.base.stage import Plan, Produced, StageResult, run_stage
@@ -37,6 +37,7 @@ from shared.source.base_model import (
 )
 from shared.source.described import Model
 from shared.source.joined import asked_as, joined_folder
+from shared.source.place import weights_place
 from shared.source.tokenizer import chat_template, has_chat_template
 from shared.source.training import RECORD, base_weights, training_details
 from shared.source.weights import INDEX, JOINED, parts, weight_files, weight_names
@@ -114,9 +115,9 @@ def located(rung: Rung) -> Path:
 
 def inspected(rung: Rung) -> tuple[Path, Adapter | None]:
     """The same before an adapter is joined to its base: the base's folder and the adapter."""
-    adapter = _adapter(rung.adapter) if rung.adapter else None
+    adapter = _adapter(rung) if rung.adapter else None
     try:
-        folder = _found(rung.source)
+        folder = weights_place(rung, rung.source)
     except NoWeights as error:
         if not adapter:
             raise
@@ -148,54 +149,26 @@ def base_stage(rung: Rung, *, force: bool = False) -> Source | None:
     return _source(bare, found, force)
 
 
-def _found(source: str, what: str = "the merged 16-bit model") -> Path:
-    try:
-        folder = _locate(source, what)
-    except UserError as error:
-        cause = error.__context__
-        if isinstance(cause, Exception) and of_this_machine(cause):
-            raise cause from None  # a full disk is no want of weights: no other rung is tried
-        raise NoWeights(str(error)) from error
-    if not any(folder.iterdir()):
-        raise NoWeights(f"{source}: the folder is empty; put {what} in it")
-    return folder
-
-
 def refuse_bad_adapter(rung: Rung) -> None:
     """RungFailed where the rung's adapter cannot be merged, whatever its base; nothing is fetched of it
     if it lies in a folder."""
     try:
         if rung.adapter:
-            _adapter(rung.adapter)
+            _adapter(rung)
     except RungFailed:
         raise
     except UserError as error:
         raise RungFailed(str(error)) from error
 
 
-def _adapter(source: str) -> Adapter:
+def _adapter(rung: Rung) -> Adapter:
     """What a trainer left beside the files that are read is not looked at: nobody opens it."""
-    folder = _found(source, "the LoRA adapter")
+    source = rung.adapter or ""
+    folder = weights_place(rung, source, "the LoRA adapter")
     names = [n for n in (*ADAPTER_FILES, *ANSWERING_FILES) if (folder / n).is_file()]
     refuse_unsafe(folder, names, within=_cache_of(source, folder))
     _refuse_named_code(folder)
     return read_adapter(folder)
-
-
-def _locate(source: str, what: str) -> Path:
-    if source.startswith("hf:"):
-        refuse_work(source)
-        from shared.hub.download import fetch_snapshot
-
-        return fetch_snapshot(source)
-    if source.startswith("pypi:"):
-        from shared.source.embedded import embedded_model
-
-        return embedded_model(source.removeprefix("pypi:"))
-    folder = paths.root() / source
-    if not folder.is_dir():
-        raise RungFailed(f"{source}: the folder is not there; put {what} in it")
-    return folder
 
 
 def _cache_of(source: str, folder: Path) -> Path | None:
@@ -339,8 +312,9 @@ def _described(folder: Path, rung: Rung, contract: StageResult) -> Produced:
         "training": training_details(folder),
     }
     if adapter:
-        told = {"adapted from": rung.base, **read_adapter(adapter).told}
-        facts["training"] = told | training_details(adapter)
+        ours = read_adapter(adapter)
+        told = {"adapted from": rung.base, **ours.told}
+        facts["training"] = told | training_details(adapter) | ours.told_for_certain
     size = sum((base / name).stat().st_size for name in weight_files(base))
     how = "read from the safetensors headers"
     return Produced(
@@ -369,7 +343,7 @@ def _base_config(rung: Rung) -> dict[str, Any]:
     if not rung.base_source or rung.base_source.startswith("hf:"):
         return {}
     try:
-        base = read_json(_found(rung.base_source) / "config.json")
+        base = read_json(weights_place(rung, rung.base_source) / "config.json")
     except (RungFailed, NotDone):
         return {}
     return base if isinstance(base, dict) else {}

@@ -47,6 +47,19 @@ class TestAnAdapter:
         with pytest.raises(RungFailed, match="has no lora_A and lora_B beside"):
             source_stage(the_rung())
 
+    def test_tells_ranks_and_scaling_that_r_and_alpha_alone_do_not(
+        self, root: Path, few: Tiny
+    ) -> None:
+        """For the card's training details."""
+        base = in_float32(few("qwen2"), root / "models" / "base")
+        adapter = root / "models" / "legal" / "adapter"
+        train(
+            base, adapter, {"target_modules": ["q_proj", "v_proj"], "rank_pattern": {"v_proj": 2}}
+        )
+        told = source_stage(the_rung()).done.manifest.facts["training"]
+        r = json.loads((adapter / CONFIG).read_text())["r"]
+        assert told["rank (r)"] == f"2 to {r}" and " to " in told["scaling"]
+
     def test_takes_the_chat_template_that_the_adapters_tokenizer_has(
         self, base: Path, root: Path
     ) -> None:

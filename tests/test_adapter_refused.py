@@ -97,6 +97,38 @@ BAD: dict[str, tuple[Spoil, str]] = {
     "a half": (drop(B), f"{A}: has no lora_B beside it"),
     "the other half": (drop(A), f"{B}: has no lora_A beside it"),
     "half a file": (drop("layers.3."), "model.layers.3.self_attn.q_proj: has no pair, but"),
+    "half a file of layers that are listed": (
+        lambda config, tensors: (
+            config.update(layers_to_transform=[0, 1, 3]),
+            drop("layers.2.")(config, tensors),
+            drop("layers.3.")(config, tensors),
+        ),
+        "model.layers.3.self_attn.q_proj: has no pair, but",
+    ),
+    "half a file by a pattern": (
+        lambda config, tensors: (
+            config.update(target_modules=r".*\.(q|v|down)_proj"),
+            drop("layers.1.")(config, tensors),
+        ),
+        "model.layers.1.self_attn.q_proj: has no pair, but",
+    ),
+    "half a file beside what is excluded": (
+        lambda config, tensors: (
+            config.update(exclude_modules=["layers.2.mlp.down_proj"]),
+            drop("down_proj")(config, tensors),
+        ),
+        "model.layers.0.mlp.down_proj: has no pair, but",
+    ),
+    "one weight by two names": (
+        lambda config, tensors: tensors.update(
+            {
+                name.replace("model.model.model", "model.model"): t.clone()
+                for name, t in tensors.items()
+                if FIRST in name
+            }
+        ),
+        "adapts the base's model.layers.0.self_attn.q_proj.weight, as another pair does",
+    ),
     "nothing": (drop("lora"), "adapter_model.safetensors: holds no tensor"),
     "a layer more": (
         lambda config, tensors: tensors.update(
@@ -152,6 +184,15 @@ class TestRefused:
         spoil, words = BAD[what]
         write_adapter(root / "models" / "legal" / "adapter", base, spoil)
         assert words in refusal()
+
+    def test_but_not_the_layers_that_it_says_it_leaves_out(self, base: Path, root: Path) -> None:
+        def some(config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+            config.update(layers_to_transform=[0, 1, 2], exclude_modules=r".*\.0\.mlp.*")
+            for part in ("layers.3.", "layers.0.mlp"):
+                drop(part)(config, tensors)
+
+        write_adapter(root / "models" / "legal" / "adapter", base, some)
+        source_stage(the_rung())
 
     def test_a_pickle(self, base: Path, root: Path) -> None:
         adapter = root / "models" / "legal" / "adapter"

@@ -47,9 +47,9 @@ SAME_BASE = (True, False, None, "gaussian", "eva", "orthogonal")
 lora_ga and mica's B and A belong to another one."""
 
 HARMLESS = {
-    *("auto_mapping", "inference_mode", "layers_pattern", "layers_to_transform", "lora_dropout"),
-    *("megatron_core", "peft_version", "qalora_group_size", "revision", "runtime_config"),
-    *("eva_config", "exclude_modules", "fan_in_fan_out", "init_lora_weights"),
+    *("auto_mapping", "inference_mode", "lora_dropout", "megatron_core", "peft_version"),
+    *("qalora_group_size", "revision", "runtime_config"),
+    *("eva_config", "fan_in_fan_out", "init_lora_weights"),
     *("loftq_config", "corda_config", "lora_ga_config"),
 }
 """Keys that say how it was trained; peft takes `fan_in_fan_out` from the kind of layer. The last three
@@ -87,6 +87,9 @@ class AdapterConfig(BaseModel):
     rank_pattern: dict[str, PositiveInt] | None = Field(default_factory=dict)
     alpha_pattern: dict[str, PositiveFloat] | None = Field(default_factory=dict)
     target_modules: list[str] | str | None = None
+    exclude_modules: list[str] | str | None = None
+    layers_to_transform: list[int] | int | None = None
+    layers_pattern: list[str] | str | None = None
     base_model_name_or_path: str | None = None
 
 
@@ -111,9 +114,20 @@ class Adapter:
 
     @property
     def told(self) -> dict[str, str]:
-        """What it says of itself even where adapter_config.json does not."""
+        """What its tensors say where adapter_config.json says nothing."""
         modules = sorted({name.rpartition(".")[2] for name in self.pairs})
         return {"target modules": ", ".join(filter(NAME.fullmatch, modules))}
+
+    @property
+    def told_for_certain(self) -> dict[str, str]:
+        """What it was trained with where `r` and `lora_alpha` alone would mislead: patterns, rslora."""
+        ranks = sorted({pair.a.shape[0] for pair in self.pairs.values()})
+        scalings = sorted({round(pair.scaling, 4) for pair in self.pairs.values()})
+        told = {"rank (r)": f"{ranks[0]} to {ranks[-1]}"} if len(ranks) > 1 else {}
+        if len(scalings) > 1 or self.config.use_rslora:
+            ends = dict.fromkeys((scalings[0], scalings[-1]))
+            told["scaling"] = " to ".join(f"{value:g}" for value in ends)
+        return told
 
 
 def read_adapter(folder: Path) -> Adapter:
@@ -266,6 +280,10 @@ def refuse_misfit(adapter: Adapter, model: Model, model_type: Any) -> None:
                     f"{shown_tensor(folder, tensor)}: is for {own} values, but the base's {name} "
                     f"has {size}; it was trained on another base"
                 )
+        if name in weights:
+            raise RungFailed(
+                f"{shown_tensor(folder, pair.a)}: adapts the base's {name}, as another pair does"
+            )
         weights.add(name)
         if (copy := adapter.copies.get(module)) and copy.shape != shape:
             raise RungFailed(f"{shown_tensor(folder, copy)}: {_stranger(copy)}")
@@ -302,19 +320,46 @@ def is_transposed(name: str, model_type: Any) -> bool:
 
 def _refuse_incomplete(adapter: Adapter, model: Model, weights: set[str]) -> None:
     """Every layer that adapter_config.json names has a pair: half a file has lost the others."""
-    config, extra = adapter.config, adapter.config.model_extra or {}
-    targets = config.target_modules
-    some = extra.get("exclude_modules") or extra.get("layers_to_transform") not in (None, [])
-    if not isinstance(targets, list) or some:
-        return
+    config = adapter.config
+    texts = [p for p in (config.target_modules, config.exclude_modules) if isinstance(p, str)]
+    if not all(map(_is_simple, [*texts, *_listed(config.layers_pattern)])):
+        return  # nobody knows what they name
     for name, shape in model.shapes.items():
+        if len(shape) != 2 or not name.endswith(".weight") or name in weights:
+            continue
         module = name.removesuffix(".weight")
-        named = next((t for t in targets if module == t or module.endswith(f".{t}")), None)
-        if named and len(shape) == 2 and name.endswith(".weight") and name not in weights:
+        if named := _target_of(config, module):
             raise RungFailed(
                 f"{paths.shown(adapter.folder / WEIGHTS)}: {module}: has no pair, but {CONFIG}: "
                 f"target_modules names {named}"
             )
+
+
+def _target_of(config: AdapterConfig, module: str) -> str:
+    """What of `target_modules` makes peft adapt the module (tuners/tuners_utils.py:
+    check_target_module_exists); "" where nothing does."""
+    named = _named_by(config.target_modules, module)
+    if not named or _named_by(config.exclude_modules, module):
+        return ""
+    layers = _listed(config.layers_to_transform)
+    if not layers or named == module or isinstance(config.target_modules, str):
+        return named
+    places = _listed(config.layers_pattern) or [r"[^.]*"]
+    found = (re.match(rf".*\.{place}\.(\d+)\.", module) for place in places)
+    layer = next(filter(None, found), None)
+    return named if layer and int(layer[1]) in layers else ""
+
+
+def _named_by(patterns: list[str] | str | None, module: str) -> str:
+    """A list names modules or the ends of their names, a text is a pattern of the whole name."""
+    if isinstance(patterns, str):
+        return patterns if re.fullmatch(patterns, module) else ""
+    names = patterns or []
+    return module if module in names else next((n for n in names if module.endswith(f".{n}")), "")
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value in (None, "") else [value]
 
 
 def shown_tensor(folder: Path, tensor: Tensor) -> str:

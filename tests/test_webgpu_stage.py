@@ -32,6 +32,7 @@ from shared.webgpu_bench.result import (
     ParityPiece,
     Placement,
     Run,
+    StoppedBy,
 )
 
 SWIFTSHADER = Adapter(vendor="google", architecture="swiftshader")
@@ -142,6 +143,20 @@ class TestAGpuThatIsNotOffered:
         facts = bench(stand_in).facts
         assert len(stand_in.asked) == 1 and facts["profile"]["hardware"] is True
         assert "--use-webgpu-adapter=swiftshader" not in facts["flags"]
+
+
+@pytest.mark.parametrize("stopped_by", ["deadline", None])
+def test_a_gpu_whose_time_was_up_before_it_had_answered_has_failed(
+    bench: Callable[[StandIn], Manifest], stopped_by: StoppedBy | None
+) -> None:
+    """What a software adapter does not come to is not measured; a GPU has to come to all of it."""
+    done = Run(id="run-0", prompt_tokens=128, output_ids=[7], stopped_by="max_new_tokens")
+    cut = [Run(id="run-1", prompt_tokens=128, stopped_by=stopped_by)] if stopped_by else []
+    slow = BrowserResult(
+        ok=True, outcome="ok", dtype="q4f16", load=Load(seconds=390), runs=[done, *cut]
+    )
+    with pytest.raises(RungFailed, match=r"timeout: .*run-1, run-2.* not answered within"):
+        bench(StandIn(slow))
 
 
 def test_what_a_gpu_is_measured_with_is_measured_anew_with_another(

@@ -11,7 +11,7 @@ from shared.domain.domain import Domain
 from shared.evaluate.token_windows import held_out, inputs_of, prompt_end, windows_of
 from shared.webgpu_bench import documents, parity
 from shared.webgpu_bench.engines.questions import context_of
-from shared.webgpu_bench.result import ParityPiece
+from shared.webgpu_bench.result import BrowserResult, ParityPiece
 from shared.webgpu_bench.speed import (
     REPETITIONS,
     WARM_UPS,
@@ -100,6 +100,12 @@ def make_request(
         "hardware_only": profile.hardware,
     }
     return Request(profile, payload, own, rows, kept)
+
+
+def unanswered(request: Request, result: BrowserResult) -> list[str]:
+    """The domain's own questions that did not come to their end in the browser's time."""
+    done = {run.id for run in result.runs if run.stopped_by in ("eos", "max_new_tokens")}
+    return [name for name in request.own if name not in done]
 
 
 def own_prompts(domain: Domain, chat: Any, profile: Profile) -> dict[str, list[int]]:

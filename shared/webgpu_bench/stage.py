@@ -37,7 +37,7 @@ from shared.webgpu_bench.measurements import (
     with_unreached,
 )
 from shared.webgpu_bench.memory import context_measurements, with_budget
-from shared.webgpu_bench.request import Profile, Request, make_request
+from shared.webgpu_bench.request import Profile, Request, make_request, unanswered
 from shared.webgpu_bench.result import BrowserResult, Parity, ParityPiece
 from shared.webgpu_bench.server import PAGE_CODE
 
@@ -155,6 +155,10 @@ class Bench:
             return Produced(not_loaded(result), facts=told)
         if result.outcome == "no_webgpu":  # no model's fault, and no other rung fares better
             raise UserError(f"{self.browser.path}: {result.error}, not even a software one")
+        asked = unanswered(request, result) if result.outcome == "ok" else []
+        if asked and request.profile.hardware:
+            within = f"not answered within {request.profile.seconds:.0f} s"
+            raise RungFailed(f"the browser: timeout: {', '.join(asked)} {within}")
         late = result.outcome == "timeout" and not request.profile.hardware
         if result.outcome != "ok" and not late:  # the machine's: another run may fare better
             raise RungFailed(f"the browser: {result.outcome}: {result.error}")

@@ -21,6 +21,7 @@ from shared.pipeline.release_family import Asked, plan_family, release_family
 from shared.release.family import write_family
 from shared.release.model import family_folder, read_family_release, release_folder
 from shared.release.signing import sign_folder
+from shared.release.verify.limits import LARGEST_GRAPH
 from shared.release.verify.report import before_loading, verify, verify_folder
 from tests.hub_double import HubDouble, use_this_machine
 from tests.test_publish_and_verify import open_the_gates
@@ -257,6 +258,14 @@ class TestAFamilyIsVerified:
 
         rewritten(folder, other)
         assert "expected model_q4.onnx_data" in failing(folder)["swap q4"]
+
+    def test_a_graph_that_holds_weights_is_not_read(self, folder: Path) -> None:
+        def other(family: Any) -> None:
+            swap = folder / "onnx" / "swap_q4.onnx"
+            replaced(swap, swap.read_bytes() + bytes(LARGEST_GRAPH))
+
+        rewritten(folder, other)
+        assert "bytes without its data" in failing(folder)["swap q4"]
 
     def test_what_is_no_adapter_is_no_file_of_a_family(self, folder: Path) -> None:
         def other(family: Any) -> None:

@@ -46,7 +46,7 @@ from tests.test_family import DOMAINS, inodes, world
 
 __all__ = ["world"]
 NAME = "docintel-smollm3"
-ONE = Options(records="1")
+ONE, SHORT = Options(records="1"), ("--records", "1")
 RUNG = """
 [[rung]]
 name = "tuned"
@@ -55,8 +55,8 @@ adapter = "models/{domain}/adapter"
 base = "HuggingFaceTB/SmolLM3-3B"
 why = "tiny, for a test"
 """
-BROKEN: set[str] = set()
-"""Domains whose browser run fails."""
+BROKEN, UNLOADED = set[str](), set[str]()
+"""Domains whose browser run fails; whose model it does not load."""
 OTHERWISE: set[str] = set()
 """Domains whose adapter, swapped in, computes something else than their own graph."""
 
@@ -65,7 +65,11 @@ def in_no_browser(domain: Domain, package: StageResult, **_: Any) -> StageResult
     if domain.name in BROKEN:
         raise RungFailed("the browser did not load it")
     inputs = {"package": package.manifest.key}
-    return run_stage(Plan("bench", inputs, code=()), lambda _: Produced(ON_A_GPU))
+    if domain.name not in UNLOADED:
+        return run_stage(Plan("bench", inputs, code=()), lambda _: Produced(ON_A_GPU))
+    found = {name: Measurement.missing("", "") for name in ON_A_GPU}
+    found["loads"] = Measurement(value=False, reason="load_failed")
+    return run_stage(Plan("bench", {"unloaded": "", **inputs}, code=()), lambda _: Produced(found))
 
 
 def swapped_in_no_browser(
@@ -275,6 +279,20 @@ class TestAFurtherDomain:
         assert code == 1 and read_family_release(family_folder(NAME)) == before
         assert "left as it was, since legal is in it" in capfd.readouterr().err
 
+    def test_does_not_drop_who_joined_while_it_was_measured(self, copied: Path) -> None:
+        late = plan_family(Asked(domains=("medical",), rung="tuned"))
+        assert typed("release-family", "--domains", "financial", "--rung", "tuned", *SHORT) == 0
+        with pytest.raises(UserError, match="financial has joined it meanwhile; run this again"):
+            release_family(late, ONE)
+        assert sorted(read_family_release(family_folder(NAME)).domains) == sorted(DOMAINS)
+
+    def test_that_does_not_load_is_failed_by_the_gate_that_says_so(
+        self, copied: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr("tests.test_release_family.UNLOADED", {"medical"})
+        assert typed("release-family", "--domains", "medical", "--rung", "tuned", *SHORT) == 1
+        assert "gate 'loads in the browser on WebGPU'" in capfd.readouterr().err
+
     def test_is_not_released_where_its_adapter_swapped_in_computes_something_else(
         self, copied: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
     ) -> None:
@@ -297,6 +315,14 @@ class TestAPlan:
         assert "models/medical/adapter: the folder is not there" in plan.left_out["medical"]
         with pytest.raises(RungFailed, match="models/medical/adapter: the folder is not there"):
             plan_family(Asked(rung="tuned", domains=("medical",)))
+
+    def test_leaves_out_who_has_a_mistake_of_his_own_unless_he_is_named(self, copied: Path) -> None:
+        shutil.copytree(copied / "domains" / "legal", copied / "domains" / "tax")
+        (copied / "domains" / "tax" / "eval.jsonl").write_text("{")
+        plan = plan_family(Asked(rung="tuned"))
+        assert "tax/eval.jsonl" in plan.left_out["tax"]
+        with pytest.raises(UserError, match=r"tax/eval\.jsonl"):
+            plan_family(Asked(rung="tuned", domains=("tax",)))
 
     def test_is_of_the_domains_that_are_in_it_and_of_those_that_come(self, copied: Path) -> None:
         plan = plan_family(Asked(domains=("financial",), rung="tuned"))

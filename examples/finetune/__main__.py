@@ -15,6 +15,9 @@ from examples.finetune.train import Recipe
 from shared.base import paths
 from shared.base.errors import UserError
 
+OF_DEFAULTS = Path()
+"""--on-released-base without a folder."""
+
 
 def main() -> None:
     """Parse, train, say where the model lies; what a person can act on is one sentence."""
@@ -46,14 +49,14 @@ def main() -> None:
         "--on-released-base",
         type=Path,
         nargs="?",
-        const=Path(),
+        const=OF_DEFAULTS,
         help="train for the 4-bit base of the family in this folder; without a folder, of the one that "
         "defaults.toml names",
     )
     a = parser.parse_args()
     recipe = Recipe(minutes=a.minutes, epochs=a.epochs, seed=a.seed)
     try:
-        released = family_base() if a.on_released_base == Path() else a.on_released_base
+        released = family_base() if a.on_released_base is OF_DEFAULTS else a.on_released_base
         job = Job(
             a.domain,
             tuple(a.records),

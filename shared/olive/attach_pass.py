@@ -16,8 +16,9 @@ from shared.base.errors import RungFailed
 from shared.base.hashing import sha256_file, sha256_json
 from shared.domain.settings import Precision
 from shared.olive.attach import Form, attach_files
+from shared.olive.build import DTYPES
 from shared.olive.workflow import in_olive
-from shared.source.adapter import CONFIG, WEIGHTS, read_adapter
+from shared.source.adapter import CONFIG, WEIGHTS, read_adapter, refuse_not_finite
 
 CHOICES = {"form": get_args(Form), "precision": get_args(Precision)}
 
@@ -58,6 +59,13 @@ class AttachAdapter(Pass):
             out = Path(output_model_path)
             out.mkdir(parents=True, exist_ok=True)
             adapters = [read_adapter(Path(folder)) for folder in config.adapters]
+            for adapter in adapters:
+                refuse_not_finite(adapter)
             build = Path(model.model_path).parent
+            if not any((build / f"model_{dtype}.onnx").is_file() for dtype in DTYPES):
+                wanted = " or ".join(f"model_{dtype}.onnx" for dtype in DTYPES)
+                raise RungFailed(
+                    f"{build}: no {wanted}; AttachAdapter reads what StreamingModelBuilder writes"
+                )
             names = attach_files(build, out, adapters, config.form, config.precision)
             return ONNXModelHandler(model_path=str(out), onnx_file_name=names[0])

@@ -138,8 +138,8 @@ class MemberRun(RungRun):
         return made
 
     def _gates(self) -> list[Gate]:
-        own = super()._gates()
-        return [*own, *swapped_gates(own)]
+        own = super()._gates()  # which say why, where it does not load: then nothing is swapped in
+        return [*own, *swapped_gates(own)] if STAGE in self.stages else own
 
     def _built(self, source: Source) -> StageResult:
         for domain in self.family.calibrated:  # nothing of what this run measures

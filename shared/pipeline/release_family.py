@@ -1,7 +1,8 @@
 """`release-family`: one base for several domains, an adapter for each, and each of them released.
 
 A family that is there grows: its base stays calibrated on the domains that it was built with, and the
-files of its other adapters stay as they are, unless a larger rank comes. What cannot be built together
+files of its other adapters stay as they are, unless a larger rank comes or layers that they do not
+change. What cannot be built together
 is refused; a domain that then fails does not stop the others, and is left out of the family's folder.
 """
 
@@ -87,7 +88,7 @@ def release_family(plan: FamilyPlan, options: Options) -> FamilyResult:
     if lost or not releases:
         return FamilyResult(results, None, seconds=seconds)
     rung = next(m.rung for m in plan.members if m.domain.name in releases)
-    told = make_family(name, family.done, rung, releases, plan.publishing)
+    told = make_family(name, family.done, rung, releases, plan.publishing, anew=not plan.there)
     written = {name: r for name, r in told.files.items() if before.get(name) != r}
     return FamilyResult(results, told, written, seconds)
 
@@ -109,16 +110,23 @@ def plan_family(asked: Asked) -> FamilyPlan:
     family = _settings(family, precision=asked.precision or (there.precision if there else None))
     ours = {*there.calibrated, *there.domains} if there else set()
     members, left_out = [], {}
-    for domain in map(load_domain, sorted({*(asked.domains or domain_names()), *ours})):
-        _need_common(domain, defaults)
-        joins = asked.domains is None or domain.name in asked.domains
+    for name in sorted({*(asked.domains or domain_names()), *ours}):
+        joins = asked.domains is None or name in asked.domains
+        named = name in ours or asked.domains is not None
+        try:
+            domain = load_domain(name)
+        except UserError as error:
+            if named:
+                raise
+            left_out[name] = str(error)
+            continue
         rung = (asked.rung if joins else None) or _rung_name(domain, defaults, there)
-        named = domain.name in ours or asked.domains is not None
         found = _member(domain, rung, named=named)
         if isinstance(found, Member):
+            _need_common(domain, defaults)
             members.append(found)
         else:
-            left_out[domain.name] = found
+            left_out[name] = found
     if not members:
         raise UserError(
             f"{toml.place(('family', 'rung'))}: no domain has an adapter there: "

@@ -10,6 +10,7 @@ An adapter is in it only where its domain was released beside this base.
 
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -43,11 +44,21 @@ def make_family(
     rung: Rung,
     releases: Mapping[str, Release],
     settings: PublishSettings,
+    *,
+    anew: bool = False,
 ) -> FamilyRelease:
     """Write the folder of the domains that were released; it is swapped in whole. One that is there
-    and would be the same stays as it is."""
+    and would be the same stays as it is.
+
+    UserError where another run has added a domain meanwhile; `anew`: whoever is in it now may go.
+    """
     folder = family_folder(name)
     with alone(paths.build() / f".family-{name}.lock", paths.shown(folder)):
+        if not anew and (joined := sorted(_domains_in(folder) - releases.keys())):
+            raise UserError(
+                f"{paths.shown(folder)}: {joined[0]} has joined it meanwhile; run this again: what is "
+                "finished is not done again"
+            )
         return _make(folder, built, _described(name, built, rung, releases, settings), settings)
 
 
@@ -68,6 +79,13 @@ def _make(
     sign_folder(partial, settings.signing_key)
     swap_in(partial, folder)
     return family
+
+
+def _domains_in(folder: Path) -> set[str]:
+    recover(folder)
+    with suppress(UserError):
+        return set(read_family_release(folder).domains)
+    return set()
 
 
 def write_family(folder: Path, family: FamilyRelease) -> FamilyRelease:

@@ -26,6 +26,7 @@ from shared.release.model import (
     read_family_release,
 )
 from shared.release.verify import card, files, layout
+from shared.release.verify.limits import LARGEST_GRAPH
 from shared.release.verify.line import Line, NotChecked, line, need
 from shared.source.headers import read_header
 
@@ -87,7 +88,10 @@ def figures(folder: Path, family: FamilyRelease) -> str:
 
 def swap(folder: Path, family: FamilyRelease, dtype: str) -> str:
     """The graph reads the base's data and takes every tensor of each adapter, in its shape."""
-    model = onnx.load(str(folder / "onnx" / f"{SWAP}_{dtype}.onnx"), load_external_data=False)
+    path = folder / "onnx" / f"{SWAP}_{dtype}.onnx"
+    size = path.stat().st_size
+    need(size <= LARGEST_GRAPH, f"onnx/{path.name}: {size:,} bytes without its data")
+    model = onnx.load(str(path), load_external_data=False)
     opened = Opened(folder / "onnx", dtype, model, {})
     for rule in (data_missing, data_name, data_range):
         for where, sentence in rule(opened):

@@ -225,6 +225,18 @@ def test_a_block_size_that_no_kernel_has_is_refused(tiny: Tiny, tmp_path: Path) 
         calibrated(tiny("llama"), tmp_path / "q", group_size=24)
 
 
+@pytest.mark.parametrize("module", ["model.embed_tokens", "model.layers.0.mlp.down_proj"])
+def test_rows_of_no_whole_blocks_are_refused_before_a_layer_is_calibrated(
+    module: str, tiny: Tiny, tmp_path: Path
+) -> None:
+    overrides = {module: {"group_size": 256}}
+    with pytest.raises(
+        RungFailed, match=rf"olive\.json: {module}: row length \d+ is not a multiple"
+    ):
+        calibrated(tiny("llama"), tmp_path / "q", overrides=overrides)
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
 @pytest.mark.parametrize(
     ("overrides", "why"),
     [

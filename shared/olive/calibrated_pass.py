@@ -180,19 +180,18 @@ def _left(formats: dict[str, Format], finished: int) -> int:
 def _formats(model: Any, form: Callable[..., Format]) -> dict[str, Format]:
     """Every module's format in the order of the work, a tied head under the embedding's name.
 
-    RungFailed where a linear layer's rows hold no whole blocks.
+    RungFailed where the rows of one hold no whole blocks.
     """
-    linears = {n: m for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
-    for name, module in linears.items():
-        size = form(name).block_size
-        if module.in_features % size:
-            raise RungFailed(
-                f"olive.json: {name}: row length {module.in_features} is not a multiple of {size}"
-            )
+    rows = {n: m.in_features for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
     tied = address(model.lm_head.weight) == address(model.model.embed_tokens.weight)
-    names = [name for name in linears if not (tied and name == "lm_head")]
+    if tied:
+        rows.pop("lm_head", None)
     head = ("lm_head",) if tied else ()
-    return {name: form(name) for name in names} | {TABLE: form(TABLE, *head)}
+    formats = {name: form(name) for name in rows} | {TABLE: form(TABLE, *head)}
+    for name, row in (rows | {TABLE: model.model.embed_tokens.weight.shape[1]}).items():
+        if row % (size := formats[name].block_size):
+            raise RungFailed(f"olive.json: {name}: row length {row} is not a multiple of {size}")
+    return formats
 
 
 def _tell_rounded(model: Any, formats: dict[str, Format]) -> None:

@@ -50,13 +50,17 @@ TITLES = {
 
 
 def evaluate(
-    sets: Path | None, records: str, folder: Path = PAGES, rungs: Sequence[str] | None = None
+    sets: Path | None,
+    records: str,
+    folder: Path = PAGES,
+    rungs: Sequence[str] | None = None,
+    domains: Sequence[str] | None = None,
 ) -> list[Path]:
-    """Check every domain and rung, write a page of each; UserError where one could not be checked, and
-    then none is written."""
+    """Check these domains and rungs (None: all), write a page of each; UserError where one could not be
+    checked, and then none is written."""
     texts = {
         f"{domain}-{rung}.md": _page(domain, rung, sets, records)
-        for domain in domain_names()
+        for domain in domains or domain_names()
         for rung in _rungs(domain)
         if not rungs or rung in rungs
     }
@@ -133,11 +137,12 @@ def main() -> None:
     words = "a folder with <domain>/eval.jsonl; default: %(default)s"
     parser.add_argument("--sets", type=Path, default=here, help=words)
     parser.add_argument("--records", default="", help="of each set: a number, or all")
+    parser.add_argument("--domain", choices=domain_names(), action="append", help="default: all")
     parser.add_argument("--rung", choices=list(TITLES), action="append", help="default: all")
     asked = parser.parse_args()
     set_variables()
     try:
-        for page in evaluate(asked.sets, asked.records, rungs=asked.rung):
+        for page in evaluate(asked.sets, asked.records, rungs=asked.rung, domains=asked.domain):
             print(paths.shown(page))
     except UserError as error:
         sys.exit(f"error: {error}")

@@ -105,6 +105,14 @@ BAD: dict[str, tuple[Spoil, str]] = {
         ),
         "model.layers.3.self_attn.q_proj: has no pair, but",
     ),
+    "half a file of layers by their own pattern": (
+        lambda config, tensors: (
+            config.update(layers_to_transform=[1], layers_pattern="(layers|h)"),
+            [drop(f"layers.{layer}.")(config, tensors) for layer in (0, 2, 3)],
+            drop("v_proj")(config, tensors),
+        ),
+        "model.layers.1.self_attn.v_proj: has no pair, but",
+    ),
     "half a file by a pattern": (
         lambda config, tensors: (
             config.update(target_modules=r".*\.(q|v|down)_proj"),
@@ -211,10 +219,10 @@ class TestRefused:
     def test_by_the_doctor_though_its_base_is_on_the_hub(self, base: Path, root: Path) -> None:
         rung = the_rung(source="hf:acme/base@main")
         words = "hf:acme/base@main + models/legal/adapter would be fetched from the Hub"
-        assert _looked_at(rung) == ("not looked at", words, False)
+        assert _looked_at(rung) == ("not looked at", words, "")
         write_adapter(root / "models" / "legal" / "adapter", base, BAD["DoRA"][0])
         state, why, refused = _looked_at(rung)
-        assert state == "not taken" and refused and "use_dora: DoRA scales each row" in why
+        assert state == "not taken" and refused == "bad" and "use_dora: DoRA scales each row" in why
 
     def test_no_configuration(self, base: Path, root: Path) -> None:
         (root / "models" / "legal" / "adapter" / CONFIG).unlink()

@@ -369,7 +369,9 @@ def test_sizes_that_are_none_are_not_estimated_and_end_no_dry_run(
 
 
 @pytest.mark.usefixtures("known_machine")
-def test_a_dry_run_and_the_doctor_refuse_what_a_release_would_refuse(root: Path, few: Tiny) -> None:
+def test_a_dry_run_and_the_doctor_refuse_what_a_release_would_refuse(
+    root: Path, few: Tiny, embedded: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shipped = paths.REPOSITORY / "domains" / "legal" / "fallback.toml"
     here = shipped.read_text().replace(
         '"hf:HuggingFaceTB/SmolLM3-3B@main"', '"models/{domain}/base"'
@@ -389,4 +391,8 @@ def test_a_dry_run_and_the_doctor_refuse_what_a_release_would_refuse(root: Path,
     as_shipped(root)
     (root / "domains" / "legal" / "fallback.toml").write_text(here)
     share_embedded(root)
+    monkeypatch.setattr("shared.cli.summary.mistakes", lambda domain: [])
     assert not inputs_report("legal")[1], "another model's weights were brought as well"
+    shutil.rmtree(root / "models" / "legal" / "merged")
+    shutil.copytree(embedded, root / "models" / "legal" / "merged")
+    assert inputs_report("legal")[1], "examples/finetune's are the example's own"

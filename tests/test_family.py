@@ -304,9 +304,8 @@ class TestAFamilyIsRefused:
         return str(found.value)
 
     def test_where_adapters_have_different_bases(self, copied: Path, embedded: Path) -> None:
-        other = write_tiny(
-            copied / "models" / "other", "smollm3", embedded, vocab_size=FEW_TOKENS, rope_theta=5e3
-        )
+        place, few = copied / "models" / "other", {"vocab_size": FEW_TOKENS}
+        other = write_tiny(place, "smollm3", embedded, rope_theta=5e3, **few)
         found = self.refused(member("legal"), member("medical", source="models/other"))
         assert other.is_dir()
         assert "models/medical/adapter: its base models/other is not the one" in found
@@ -345,6 +344,7 @@ class TestAFamilyIsRefused:
     def test_where_a_domain_that_calibrated_its_base_is_gone(
         self, family: Family, copied: Path
     ) -> None:
+        shutil.rmtree(copied / "domains" / "medical")
         found = self.refused(member("legal"), grown_from=family.folder)
         assert "calibrated: medical is not among the domains" in found
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -180,6 +181,24 @@ class TestAFamilyIsNotPublished:
     ) -> None:
         monkeypatch.setenv("DOCINTEL_SIGNING_KEY", str(make_key(tmp_path, "ours")[0]))
         assert "model.sig: missing, though there is a signing key" in refused()
+
+
+def test_a_domain_that_calibrated_the_base_and_was_not_released_need_not_come_along(
+    copied: Path,
+) -> None:
+    """Its text is what the base needs; its adapter may be gone."""
+    folder = family_folder(NAME)
+
+    def alone(family: Any) -> None:
+        for kept in (family.domains, family.adapters):
+            kept.pop("medical")
+
+    rewritten(folder, alone)
+    shutil.rmtree(copied / "models" / "medical" / "adapter")
+    plan = plan_family(Asked(domains=("legal",), rung="tuned"))
+    assert [member.domain.name for member in plan.members] == ["legal"]
+    made = release_family(plan, ONE).family
+    assert made and sorted(made.domains) == ["legal"] and made.calibrated == ["legal", "medical"]
 
 
 def rewritten(folder: Path, change: Callable[[Any], object]) -> None:

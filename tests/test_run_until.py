@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,8 @@ from shared.domain.domain import load_domain
 from shared.evaluate.check import Selection
 from shared.pipeline import chain
 from shared.pipeline import one_domain as pipeline
+from shared.pipeline.chain import kept_from
+from shared.pipeline.dry_run import foretold
 from shared.pipeline.one_domain import run_until
 from shared.pipeline.stages import Options, RungRun
 from shared.release.model import ChainResult, Stage
@@ -159,16 +162,24 @@ def test_an_example_does_not_replace_the_release_of_a_model_whose_weights_are_aw
     release: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """To free 6 GB, or an unmounted disk: only who asks for the example gets it."""
-    rungs = load_domain("legal").chain.rung
-    example = next(rung for rung in rungs if rung.example)
-    taken = ChainResult(load_domain("legal"), [], example)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr(pipeline, "need_inputs", lambda *_, **__: None)
-    monkeypatch.setattr(pipeline, "run_chain", lambda *_: taken)
     before = (release / "release.json").read_bytes()
     result = pipeline.release_domain("legal", Options())
-    assert result.error and "models/legal/webgpu: stays smollm3's release" in result.error
-    assert f"--rung {example.name}" in result.error
+    assert result.error and "models/legal/webgpu stays smollm3's release" in result.error
     assert (release / "release.json").read_bytes() == before
+    assert "models/legal/webgpu stays smollm3's release" in foretold("legal", Options())[0]
+    (release / "release.json").write_text(json.dumps(json.loads(before) | {"version": 1}))
+    assert "stays smollm3's" in (pipeline.release_domain("legal", Options()).error or "")
+
+
+@pytest.mark.parametrize("rung", ["base-with-prompt", "example"])
+def test_a_release_that_was_of_nobodys_own_weights_is_replaced(release: Path, rung: str) -> None:
+    file = release / "release.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"rung": rung}))
+    domain = load_domain("legal")
+    assert kept_from(domain.rung("smollm2"), [], domain, Options()) == ""
 
 
 def test_nothing_of_the_file_that_fidelity_reads_may_calibrate(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from shared.webgpu_bench import driver, stage
 from shared.webgpu_bench.chromium import flags
 from shared.webgpu_bench.engines.questions import own_question
 from shared.webgpu_bench.measurements import describe, likeliest, measurements
-from shared.webgpu_bench.request import Profile, make_request, own_prompts
+from shared.webgpu_bench.request import Profile, make_request, own_prompts, unanswered
 from shared.webgpu_bench.result import (
     Adapter,
     BrowserResult,
@@ -157,6 +158,17 @@ def test_a_gpu_whose_time_was_up_before_it_had_answered_has_failed(
     )
     with pytest.raises(RungFailed, match=r"timeout: .*run-1, run-2.* not answered within"):
         bench(StandIn(slow))
+
+
+def test_nothing_is_late_that_was_not_asked_or_was_answered(root: Path, package: Path) -> None:
+    """A family's swapped graph is asked no questions; warm-ups are answered as any."""
+    domain = load_domain("legal")
+    request = make_request(domain, package, Chat(package), Profile.of(domain, hardware=True))
+    runs = [Run(id=name, prompt_tokens=128, stopped_by="eos") for name in request.own]
+    assert unanswered(request, BrowserResult(ok=True, outcome="ok", runs=runs)) == []
+    silent = replace(request, payload=request.payload | {"prompts": []})
+    assert unanswered(silent, BrowserResult(ok=True, outcome="ok")) == []
+    assert unanswered(request, BrowserResult(ok=True, outcome="ok")) == list(request.own)
 
 
 def test_what_a_gpu_is_measured_with_is_measured_anew_with_another(

@@ -60,6 +60,8 @@ def release_family(
     print(_told(found))
     if not all(result.ok for result in found.results):
         raise UserError("not every domain was released; see the table")
+    if found.error:
+        raise UserError(found.error)
 
 
 def _planned(plan: "FamilyPlan") -> str:

@@ -203,31 +203,36 @@ def inputs_report(domain: str) -> tuple[str, bool]:
         rungs = []
     looked = [(rung, _looked_at(rung)) for rung in rungs]
     rows += [(f"rung {rung.name}", state, why) for rung, (state, why, _) in looked]
-    refused = may_be = False
-    for rung, (state, _, is_refused) in looked:
-        may_be |= state != "not taken" and not (rung.example and refused)
-        refused |= is_refused and not (rung.example and rung.source.startswith("pypi:"))
+    refused, may_be = list[tuple[Rung, bool]](), False
+    for rung, (state, _, brought) in looked:
+        # as shared.pipeline.chain.first_brought: another model's weights in its own place are its own
+        stops = any(not (other and one.source == rung.source) for one, other in refused)
+        may_be |= state != "not taken" and not (rung.example and stops)
+        if brought and not (rung.example and rung.source.startswith("pypi:")):
+            refused.append((rung, brought == "other"))
     whole = table(("what", "state", "why"), rows or [("", "ok", "")], TERMINAL)
     return whole, not found and may_be
 
 
-def _looked_at(rung: Rung) -> tuple[str, str, bool]:
-    """State, why, and whether weights were brought that nothing can be built on."""
+def _looked_at(rung: Rung) -> tuple[str, str, Literal["", "bad", "other"]]:
+    """State, why, and what of weights that were brought and that nothing can be built on: bad ones, or
+    another model's."""
     try:
         if any(place and place.startswith("hf:") for place in (rung.source, rung.adapter)):
             if rung.adapter and not rung.adapter.startswith("hf:"):
                 refuse_bad_adapter(rung)
-            return "not looked at", f"{rung.weights} would be fetched from the Hub", False
+            return "not looked at", f"{rung.weights} would be fetched from the Hub", ""
         with only_what_is_done():
             inspected(rung)
         source = source_stage(rung)
     except NotDone:
-        return "not looked at", f"{rung.weights} would be unpacked first", False
+        return "not looked at", f"{rung.weights} would be unpacked first", ""
     except RungFailed as error:
-        nothing = isinstance(error, NoWeights) and not isinstance(error, OtherWeights)
-        return "not taken", str(error), not nothing
+        other = isinstance(error, OtherWeights)
+        nothing = isinstance(error, NoWeights) and not other
+        return "not taken", str(error), "other" if other else "" if nothing else "bad"
     where = rung.weights if rung.adapter else paths.shown(source.folder)
-    return "ok", f"{source.done.manifest.facts['architecture']} in {where}", False
+    return "ok", f"{source.done.manifest.facts['architecture']} in {where}", ""
 
 
 def status(domains: list[str] | None = None) -> str:

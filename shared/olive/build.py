@@ -107,8 +107,6 @@ def build_stage(
     done = run_stage(plan, produce, force=force)
     if not done.reused:
         _forget_layers(layers)
-    elif layers.is_dir():  # killed just behind its end
-        shutil.rmtree(layers, ignore_errors=True)
     return done
 
 

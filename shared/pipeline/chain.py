@@ -4,6 +4,7 @@ The first rung that passes the gates that block a release is taken. One that can
 is recorded with the stage it reached and one sentence.
 """
 
+from shared.base import paths
 from shared.base.errors import UserError
 from shared.base.progress import say
 from shared.domain.domain import Domain
@@ -15,7 +16,15 @@ from shared.evaluate.systems import parse_constrained, parse_minutes, parse_syst
 from shared.evaluate.token_windows import sample
 from shared.pipeline.choose import measure_speeds, rank
 from shared.pipeline.stages import Options, RungRun
-from shared.release.model import STAGES, ChainResult
+from shared.release.model import (
+    STAGES,
+    ChainResult,
+    Listing,
+    OtherVersion,
+    Release,
+    read_release,
+    release_folder,
+)
 
 OWN = "our own held-out records"
 """The origin of a domain's eval.jsonl, as tables name it."""
@@ -37,8 +46,8 @@ def run_chain(domain: Domain, options: Options) -> ChainResult:
     tried: list[RungRun] = []
     for rung in rungs:
         runs = [RungRun(domain, rung, e, selection, options) for e in rung.exporters]
-        if rung.example and not options.rung and (brought := first_brought(tried, rung)):
-            runs[0].skip(not_in_place_of(brought))
+        if rung.example and (why := kept_from(rung, tried, domain, options)):
+            runs[0].skip(why)
             runs = runs[:1]
         for run in _order(runs):
             if result.rung is None:
@@ -60,6 +69,35 @@ def _tell_unused(result: ChainResult, tried: list[RungRun]) -> None:
             used.add(run.rung.source)
             at = [attempt.rung for attempt in result.attempts].index(run.rung.name)
             result.attempts[at] = result.attempts[at].model_copy(update={"outcome": "failed"})
+
+
+def kept_from(rung: Rung, tried: list[RungRun], domain: Domain, options: Options) -> str:
+    """Why this example is not tried, "" where it may be: nobody asked for it, and a model was brought,
+    or is the release that would be replaced."""
+    if options.rung:
+        return ""
+    brought = first_brought(tried, rung)
+    return not_in_place_of(brought) if brought else _kept_release(domain, options)
+
+
+def _kept_release(domain: Domain, options: Options) -> str:
+    """That the domain's release is of fine-tuned weights, which somebody has moved away since."""
+    folder = release_folder(domain.name)
+    if options.until != "gates" or not folder.is_dir():
+        return ""
+    try:
+        old: Release | Listing = read_release(folder)
+    except OtherVersion as error:
+        old = error.listing
+    except UserError:  # nothing that could be used
+        return ""
+    rung = next((rung for rung in domain.chain.rung if rung.name == old.rung), None)
+    if old.domain != domain.name or (rung and (rung.example or rung.prompt_only)):
+        return ""
+    return (
+        f"{paths.shown(folder)} stays {old.rung}'s release, whose weights are not found now; "
+        "an example replaces it only where --rung asks for one"
+    )
 
 
 def not_in_place_of(brought: RungRun) -> str:

@@ -15,7 +15,7 @@ from shared.base.formatting import number
 from shared.base.hashing import NotDone, only_what_is_done
 from shared.domain.domain import Domain, load_domain
 from shared.domain.settings import Rung
-from shared.pipeline.chain import first_brought, not_in_place_of, select_records
+from shared.pipeline.chain import kept_from, not_in_place_of, select_records
 from shared.pipeline.forecast import configuration, cost_of, finished, lines
 from shared.pipeline.stages import Options, RungRun
 from shared.release.model import STAGES
@@ -35,12 +35,12 @@ def foretold(name: str, options: Options) -> tuple[str, bool]:
     parts, begun = [name], False
     tried, ready = list[RungRun](), list[RungRun]()
     for rung in rungs:
-        brought = None
+        why = ""
         if rung.example and not options.rung:
-            brought = next(iter(ready), None) or first_brought(tried, rung)
-        if brought:
-            parts.append(f"  {rung.name}: {not_in_place_of(brought)}")
-        for run in [] if brought else _runs(domain, rung, options):
+            why = not_in_place_of(ready[0]) if ready else kept_from(rung, tried, domain, options)
+        if why:
+            parts.append(f"  {rung.name}: {why}")
+        for run in [] if why else _runs(domain, rung, options):
             probe, found = _looked_at(run)
             late = ", only if none before it is taken" if len(found) > 1 and begun else ""
             parts.append(f"  {_label(run)}: {found[0]}{late}")

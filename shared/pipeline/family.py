@@ -18,7 +18,7 @@ from shared.base.errors import RungFailed
 from shared.base.parsing import read_json, read_text
 from shared.base.progress import say
 from shared.base.stage import StageResult
-from shared.domain.domain import Domain
+from shared.domain.domain import Domain, domain_names, load_domain
 from shared.domain.grammar.schema import grammar
 from shared.domain.olive_json import with_overrides
 from shared.domain.settings import Gate, Precision, Rung
@@ -75,7 +75,7 @@ def build_family(
     _refuse_other_recipes(members)
     sources = {member.domain.name: source_stage(member.rung) for member in members}
     first, *beside = _calibrating(members, grown_from)
-    own = next(member.rung for member in members if member.domain.name == first.name)
+    own = next((m.rung for m in members if m.domain.name == first.name), members[0].rung)
     rung, base = own.model_copy(update={"adapter": None}), base_stage(own)
     assert base, "a rung with an adapter names its base"
     _refuse_other_base(base, grown_from)
@@ -204,17 +204,18 @@ def _refuse_other_data(package: StageResult, grown_from: Path | None) -> None:
 
 
 def _calibrating(members: Sequence[Member], grown_from: Path | None) -> list[Domain]:
-    """The domains whose text calibrates the base: all, or those that did when it was built."""
+    """The domains whose text calibrates the base: all, or those that did when it was built, whether or
+    not they were released then."""
     domains = {member.domain.name: member.domain for member in members}
     if grown_from is None:
         return list(domains.values())
     names = read_family(grown_from).calibrated
-    if gone := [name for name in names if name not in domains]:
+    if gone := sorted({*names} - {*domains, *domain_names()}):
         raise RungFailed(
             f"{paths.shown(grown_from / RECORD)}: calibrated: {gone[0]} is not among the domains; "
             "build the family anew without it"
         )
-    return [domains[name] for name in names]
+    return [domains.get(name) or load_domain(name) for name in names]
 
 
 def _refuse_other_prompts(

@@ -12,21 +12,13 @@ from shared.base import paths
 from shared.base.errors import UserError
 from shared.base.files import write_text
 from shared.domain.domain import Domain, load_domain
-from shared.domain.settings import Rung
 from shared.evaluate.compare import write_newest
 from shared.pipeline.chain import run_chain
 from shared.pipeline.forecast import total_time
 from shared.pipeline.inputs import need_calibration, need_inputs
 from shared.pipeline.stages import Options, saved_traceback
 from shared.release.gates import GateResult, failed, flatten, judge_gates
-from shared.release.model import (
-    Attempt,
-    ChainResult,
-    Release,
-    Stage,
-    read_release,
-    release_folder,
-)
+from shared.release.model import Attempt, ChainResult, Release, Stage, release_folder
 from shared.webgpu_bench.engines.questions import Benched
 
 if TYPE_CHECKING:  # a bad folder is refused without a quarter second of the Hub's import
@@ -75,8 +67,6 @@ def release_domain(
         write_attempts(name, chain.attempts)
         if chain.rung is None:
             raise UserError(_none_taken(chain))
-        if run is None and not options.rung:
-            _keep_from_example(name, chain.rung)
         from shared.pipeline.publication import publish_release
         from shared.release.folder import make_release
 
@@ -85,23 +75,6 @@ def release_domain(
     except UserError as error:
         return Result(name, chain, release, error=str(error))
     return Result(name, chain, release, published)
-
-
-def _keep_from_example(name: str, rung: Rung) -> None:
-    """UserError where an example would replace the release of a model that was brought, whose weights
-    somebody has moved away since."""
-    folder = release_folder(name)
-    if not rung.example or not folder.is_dir():
-        return
-    try:
-        old = read_release(folder)
-    except UserError:  # nothing that could be used
-        return
-    if not old.facts.get("sample", {}).get("example", True):
-        raise UserError(
-            f"{paths.shown(folder)}: stays {old.rung}'s release, whose weights are not found now; "
-            f"an example replaces it only if asked for: --rung {rung.name}"
-        )
 
 
 def run_until(name: str, options: Options) -> Result:
@@ -123,15 +96,10 @@ def run_until(name: str, options: Options) -> Result:
 
 
 def _none_taken(chain: ChainResult) -> str:
-    """Why there is no release, by the first rung that was tried and failed, or the only one."""
-    tried = [a for a in chain.attempts if a.outcome == "failed"] or chain.attempts
-    alone = tried and (tried[0].outcome == "failed" or len(tried) == 1)
-    why = (
-        f": {tried[0].rung} {tried[0].outcome} at {tried[0].stage}: {tried[0].reason}"
-        if alone
-        else ""
-    )
-    return f"{chain.domain.name}: no rung could be taken; see the table{why}"
+    """Why there is no release, by the first rung that was tried and failed, else by the last one."""
+    first = next((a for a in chain.attempts if a.outcome == "failed"), chain.attempts[-1])
+    why = f"{first.rung} {first.outcome} at {first.stage}: {first.reason}"
+    return f"{chain.domain.name}: no rung could be taken; see the table: {why}"
 
 
 def _gates_on(chain: ChainResult, last: Stage) -> list[GateResult]:

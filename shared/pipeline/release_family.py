@@ -29,6 +29,7 @@ from shared.pipeline.one_domain import Result, record_failure, release_domain
 from shared.pipeline.stages import Options
 from shared.release.family import make_family
 from shared.release.model import ChainResult, FamilyRelease, family_folder, read_family_release
+from shared.source.place import NoFolder
 from shared.source.source import inspected
 
 
@@ -56,17 +57,20 @@ class FamilyPlan:
     left_out: dict[str, str]
     there: FamilyRelease | None
     publishing: PublishSettings
+    anew: bool = False
 
 
 @dataclass(frozen=True)
 class FamilyResult:
     """`results`: one a domain; `family` is None where none was released. `written`: the files that the
-    folder did not have before, or had otherwise; `seconds`: what base and adapters took."""
+    folder did not have before, or had otherwise; `seconds`: what base and adapters took; `error`: why
+    the family's folder was not written, though each domain was released."""
 
     results: list[Result]
     family: FamilyRelease | None
     written: dict[str, FileRecord] = field(default_factory=dict)
     seconds: float = 0.0
+    error: str | None = None
 
 
 def release_family(plan: FamilyPlan, options: Options) -> FamilyResult:
@@ -88,7 +92,11 @@ def release_family(plan: FamilyPlan, options: Options) -> FamilyResult:
     if lost or not releases:
         return FamilyResult(results, None, seconds=seconds)
     rung = next(m.rung for m in plan.members if m.domain.name in releases)
-    told = make_family(name, family.done, rung, releases, plan.publishing, anew=not plan.there)
+    try:
+        told = make_family(name, family.done, rung, releases, plan.publishing, anew=plan.anew)
+    except UserError as error:
+        say(f"family {name}: left as it was: {error}")
+        return FamilyResult(results, None, seconds=seconds, error=str(error))
     written = {name: r for name, r in told.files.items() if before.get(name) != r}
     return FamilyResult(results, told, written, seconds)
 
@@ -108,7 +116,7 @@ def plan_family(asked: Asked) -> FamilyPlan:
         raise UserError(f"{paths.shown(folder)}: holds no family; take another --name")
     there = read_family_release(folder) if folder.is_dir() and not asked.anew else None
     family = _settings(family, precision=asked.precision or (there.precision if there else None))
-    ours = {*there.calibrated, *there.domains} if there else set()
+    ours = set(there.domains) if there else set()
     members, left_out = [], {}
     for name in sorted({*(asked.domains or domain_names()), *ours}):
         joins = asked.domains is None or name in asked.domains
@@ -132,7 +140,7 @@ def plan_family(asked: Asked) -> FamilyPlan:
             f"{toml.place(('family', 'rung'))}: no domain has an adapter there: "
             f"{next(iter(left_out.values()))}"
         )
-    return FamilyPlan(family, tuple(members), left_out, there, defaults.publish)
+    return FamilyPlan(family, tuple(members), left_out, there, defaults.publish, asked.anew)
 
 
 def _rung_name(domain: Domain, defaults: Defaults, there: FamilyRelease | None) -> str:
@@ -163,7 +171,7 @@ def _member(domain: Domain, name: str, *, named: bool) -> Member | str:
             inspected(rung)
     except NotDone:  # fetched when it is built
         pass
-    except NoWeights as error:
+    except (NoWeights, NoFolder) as error:
         if named:
             raise
         return str(error)

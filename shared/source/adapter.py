@@ -11,7 +11,7 @@ get_pattern_key; utils/save_and_load.py).
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -121,13 +121,16 @@ class Adapter:
     @property
     def told_for_certain(self) -> dict[str, str]:
         """What it was trained with where `r` and `lora_alpha` alone would mislead: patterns, rslora."""
-        ranks = sorted({pair.a.shape[0] for pair in self.pairs.values()})
-        scalings = sorted({round(pair.scaling, 4) for pair in self.pairs.values()})
-        told = {"rank (r)": f"{ranks[0]} to {ranks[-1]}"} if len(ranks) > 1 else {}
-        if len(scalings) > 1 or self.config.use_rslora:
-            ends = dict.fromkeys((scalings[0], scalings[-1]))
-            told["scaling"] = " to ".join(f"{value:g}" for value in ends)
-        return told
+        r, alpha = self.config.r, self.config.lora_alpha
+        ranks = {pair.a.shape[0] for pair in self.pairs.values()}
+        scalings = {round(pair.scaling, 4) for pair in self.pairs.values()}
+        told = {} if ranks == {r} else {"rank (r)": _from_to(ranks)}
+        return told if scalings == {round(alpha / r, 4)} else told | {"scaling": _from_to(scalings)}
+
+
+def _from_to(values: Collection[float]) -> str:
+    ends = dict.fromkeys((min(values), max(values)))
+    return " to ".join(f"{value:g}" for value in ends)
 
 
 def read_adapter(folder: Path) -> Adapter:
@@ -344,10 +347,13 @@ def _target_of(config: AdapterConfig, module: str) -> str:
     layers = _listed(config.layers_to_transform)
     if not layers or named == module or isinstance(config.target_modules, str):
         return named
+    if len(re.findall(r"\.\d+\.", module)) > 1:
+        return ""  # an expert's: which of its numbers is the layer's depends on peft's version
     places = _listed(config.layers_pattern) or [r"[^.]*"]
-    found = (re.match(rf".*\.{place}\.(\d+)\.", module) for place in places)
+    found = (re.match(rf"(?:^|.*?\.){place}\.(?P<idx>\d+)\.", module) for place in places)
     layer = next(filter(None, found), None)
-    return named if layer and int(layer[1]) in layers else ""
+    number = layer and layer["idx"]
+    return named if number and int(number) in layers else ""
 
 
 def _named_by(patterns: list[str] | str | None, module: str) -> str:

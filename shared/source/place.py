@@ -8,7 +8,7 @@ from shared.base.hashing import refuse_work
 from shared.domain.settings import Rung
 
 
-class _NoFolder(RungFailed):
+class NoFolder(RungFailed):
     """Somebody put something in a rung's place, and it is no folder."""
 
 
@@ -20,12 +20,14 @@ def weights_place(rung: Rung, source: str, what: str = "the merged 16-bit model"
     """
     try:
         folder = _locate(source, what)
+    except NoFolder:
+        raise
     except UserError as error:
         cause = error.__context__
         if isinstance(cause, Exception) and of_this_machine(cause):
             raise cause from None  # a full disk is no want of weights: no other rung is tried
         fine_tuned = not (rung.prompt_only or rung.example)
-        if isinstance(error, _NoFolder) or (fine_tuned and source.startswith("hf:")):
+        if fine_tuned and source.startswith("hf:"):
             raise RungFailed(str(error)) from error
         raise NoWeights(str(error)) from error
     if not any(folder.iterdir()):
@@ -46,8 +48,8 @@ def _locate(source: str, what: str) -> Path:
     folder = paths.root() / source
     if folder.is_dir():
         return folder
-    if folder.is_symlink():
-        raise _NoFolder(f"{source}: links to {folder.readlink()}, which is not there")
     if folder.exists():
-        raise _NoFolder(f"{source}: a file; the folder of {what} is wanted")
+        raise NoFolder(f"{source}: a file; the folder of {what} is wanted")
+    if folder.is_symlink():
+        raise NoFolder(f"{source}: links to {folder.readlink()}, which is not there")
     raise RungFailed(f"{source}: the folder is not there; put {what} in it")

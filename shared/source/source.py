@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.base import paths
-from shared.base.errors import NoWeights, OtherWeights, RungFailed, UserError
+from shared.base.errors import OtherWeights, RungFailed, UserError
 from shared.base.hashing import NotDone, sha256_file, sha256_files, sha256_json
 from shared.base.manifest import Measurement, tool_versions
 from shared.base.parsing import read_json
@@ -118,7 +118,7 @@ def inspected(rung: Rung) -> tuple[Path, Adapter | None]:
     adapter = _adapter(rung) if rung.adapter else None
     try:
         folder = weights_place(rung, rung.source)
-    except NoWeights as error:
+    except RungFailed as error:
         if not adapter:
             raise
         raise RungFailed(f"{rung.adapter}: its base cannot be had: {error}") from error

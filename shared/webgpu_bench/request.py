@@ -103,9 +103,10 @@ def make_request(
 
 
 def unanswered(request: Request, result: BrowserResult) -> list[str]:
-    """The domain's own questions that did not come to their end in the browser's time."""
+    """The domain's own questions that were asked and did not come to their end in the time."""
     done = {run.id for run in result.runs if run.stopped_by in ("eos", "max_new_tokens")}
-    return [name for name in request.own if name not in done]
+    asked = [prompt["id"] for prompt in request.payload["prompts"]]
+    return [name for name in asked if name in request.own and name not in done]
 
 
 def own_prompts(domain: Domain, chat: Any, profile: Profile) -> dict[str, list[int]]:

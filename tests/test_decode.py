@@ -118,3 +118,7 @@ def test_a_text_can_be_stopped_while_it_is_read_and_leaves_nothing_behind(
     stopped, again = decode(package, tmp_path, [asked | {"halt": "stopped"}, asked])
     assert (stopped["ours"], stopped["stopped_by"]) == ([], "stopped")
     assert stopped["positions"] == 50 and again["ours"] == again["theirs"]
+    del asked["piece"]
+    stopped, again = decode(package, tmp_path, [asked | {"halt": "stopped"}, asked])
+    assert (stopped["positions"], stopped["stopped_by"]) == (length, "stopped")
+    assert again["positions"] == len(prompts[0]) - length + len(again["ours"]) - 1

@@ -127,7 +127,11 @@ class Forced:
         return found
 
     def _ending(self, matcher: Any) -> list[int]:
-        allowed, stop = ~self._forbidden(matcher), self.masks.stop
+        stop = self.masks.stop
+        if not stop or not matcher.accept_token(stop[0]):  # sooner told than the mask of a long text
+            return []
+        matcher.rollback(1)
+        allowed = ~self._forbidden(matcher)
         ends = allowed[[token for token in stop if token < len(allowed)]].sum()
         return list(stop[:1]) if ends and ends == allowed.sum() else []
 

@@ -92,6 +92,7 @@ export class Decoder {
     this.reading = ids.length - (there ? prefixed.length : 0);
     if (there) this.cache.back();
     else if (!(await this.#keep(prefixed, shouldHalt))) return null;
+    else if (prefixed.length && shouldHalt()) return null; // what is kept stays right
     return this.#readAll(ids.slice(prefixed.length), shouldHalt);
   }
 

@@ -32,6 +32,7 @@ from shared.base.manifest import tool_versions
 from shared.base.progress import say
 from shared.domain.domain import Domain, load_domain
 from shared.domain.grammar.schema import grammar
+from shared.evaluate.models.chat import prompt_prefix
 from shared.evaluate.models.genai import GenaiModel
 from shared.evaluate.models.masks import Masks
 from shared.evaluate.models.onnx import OnnxDecoder
@@ -169,10 +170,11 @@ def ask_check(
     for domain in domains:
         records = domain.records[:count]
         prompts = [model.chat.prompt_ids(domain.prompt, record.input) for record in records]
+        prefix = prompt_prefix(model.chat, domain.prompt)
         for mode in MODES:
             held = grammar(domain.schema) if mode == "constrained" else None
             ends = list(model.stop)
-            for index, answer in model.answers(prompts, limit, held):
+            for index, answer in model.answers(prompts, limit, held, prefix=prefix):
                 text, ids = records[index].input, answer.output_ids
                 if held is None and ending is not None and len(ends) == len(model.stop):
                     ends += ids[ending : ending + 1]

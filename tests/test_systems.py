@@ -16,7 +16,7 @@ from shared.domain.domain import load_domain
 from shared.domain.grammar.schema import grammar
 from shared.domain.records import Record
 from shared.evaluate.answer_store import Store
-from shared.evaluate.models.chat import Answer, common_prefix, room
+from shared.evaluate.models.chat import Answer, common_prefix, prompt_prefix, room
 from shared.evaluate.systems import Runner, System, parse_constrained, parse_systems
 
 Tiny = Callable[[str], Path]
@@ -131,6 +131,57 @@ def test_pytorch_and_transformers_own_generate_agree(tiny: Tiny) -> None:
         expected = theirs[0, len(prompt) :].tolist()
         assert answer.output_ids == expected[: len(answer.output_ids)]
         assert len(answer.output_ids) in (len(expected), LIMIT) or "}" in answer.text
+
+
+class TestWhatEveryQuestionBeginsWith:
+    SYSTEM = "Say in JSON what kind of matter this is, and whether it was paid, and no more."
+
+    def cuts(
+        self, package: Path, prompts: list[list[int]], patch: pytest.MonkeyPatch
+    ) -> tuple[list[list[int]], list[Answer]]:
+        """The runs that read prompts, and the answers."""
+        from shared.evaluate.models import genai
+
+        runs, real = list[list[int]](), genai.og.Generator
+
+        class Told:
+            def __init__(self, *given: object) -> None:
+                self.real = real(*given)
+
+            def append_tokens(self, ids: list[int]) -> None:
+                runs.append(list(ids))
+                self.real.append_tokens(ids)
+
+            def __getattr__(self, name: str) -> object:
+                return getattr(self.real, name)
+
+        model = genai.GenaiModel(package)
+        prefix = prompt_prefix(model.chat, self.SYSTEM)
+        patch.setattr(genai.og, "Generator", Told)
+        found = dict(model.answers(prompts, LIMIT, prefix=prefix))
+        return runs, [found[index] for index in range(len(prompts))]
+
+    def test_is_a_run_of_its_own_whoever_else_is_asked(
+        self, package: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Other cuts round otherwise, and then an answer would depend on where a check was killed."""
+        from shared.evaluate.models.genai import GenaiModel
+
+        chat = GenaiModel(package).chat
+        texts = ["Guest of the clinic.", "Guest of the house.", "Another one."]
+        prompts = [chat.prompt_ids(self.SYSTEM, text) for text in texts]
+        stranger = [9, *prompts[1]]
+        prefix = prompt_prefix(chat, self.SYSTEM)
+        assert len(prefix) >= 16 and all(p[: len(prefix)] == prefix for p in prompts)
+        with monkeypatch.context() as patch:
+            runs, together = self.cuts(package, [*prompts[:2], stranger, prompts[2]], patch)
+        rests = [prompt[len(prefix) :] for prompt in prompts]
+        assert runs == [prefix, rests[0], rests[1], stranger, prefix, rests[2]]
+        for prompt, answer in zip(prompts, [*together[:2], together[3]], strict=True):
+            with monkeypatch.context() as patch:
+                runs, alone = self.cuts(package, [prompt], patch)
+            assert runs == [prefix, prompt[len(prefix) :]]
+            assert alone[0].output_ids == answer.output_ids
 
 
 class TestTheCommonBeginning:

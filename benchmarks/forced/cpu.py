@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks.forced.rows import DTYPE, Case, Rows
 from shared.base.code import code_hash
 from shared.base.progress import say
-from shared.evaluate.models.chat import Chat
+from shared.evaluate.models.chat import Chat, prompt_prefix
 from shared.evaluate.models.forced import Forced
 from shared.evaluate.models.genai import GenaiModel
 from shared.evaluate.models.onnx import OnnxDecoder
@@ -36,7 +36,8 @@ def measure(case: Case, rows: Rows, count: int) -> None:
             continue
         model = model or GenaiModel(case.package, DTYPE)
         prompts = [case.prompt(model.chat, record) for record in missing]
-        given = model.answers(prompts, case.limit, case.grammar, forcing=way == WAYS[0])
+        prefix, forcing = prompt_prefix(model.chat, case.domain.prompt), way == WAYS[0]
+        given = model.answers(prompts, case.limit, case.grammar, prefix=prefix, forcing=forcing)
         for index, answer in given:
             row = {
                 "ids": answer.output_ids,

@@ -24,7 +24,7 @@ from shared.domain.grammar.schema import grammar
 from shared.domain.records import Record
 from shared.domain.settings import Rung
 from shared.evaluate.answer_store import Store
-from shared.evaluate.models.chat import Answer, Chat
+from shared.evaluate.models.chat import Answer, Chat, prompt_prefix
 from shared.evaluate.models.device import computing
 from shared.source.source import Source, answering_hash, base_stage
 from shared.source.tokenizer import chat_template
@@ -199,7 +199,9 @@ class Runner:
         prompts = [chat.prompt_ids(self.system.prompt, record.input) for record in records]
         limit = self.domain.chain.check.max_new_tokens
         held = grammar(self.domain.schema) if mode == "constrained" else None
-        more = self._free(mode, records) if forcing else {"forcing": False}
+        more: dict[str, Any] = self._free(mode, records) if forcing else {"forcing": False}
+        if self.system.runtime != "torch":  # cut as the page cuts it, whichever records are asked
+            more["prefix"] = prompt_prefix(chat, self.system.prompt)
         task = f"{self.system.name}, {mode}" + ", token by token" * (not forcing)
         with bar(task, len(records)) as step:
             given = model.answers(prompts, limit, held, **more)

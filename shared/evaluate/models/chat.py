@@ -60,6 +60,19 @@ def common_length(rows: Sequence[Sequence[int]]) -> int:
     return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
 
 
+def prompt_prefix(chat: Chat, system: str) -> list[int]:
+    """The token ids that every question under one system prompt begins with, as page/prompt.js has
+    them: a run of the model of their own, whatever else is asked."""
+    one, other = (chat.prompt_ids(system, text) for text in ("0", "a"))
+    return list(one[: common_length([one, other])])
+
+
+def cut_at(prompt: Sequence[int], prefix: Sequence[int]) -> list[int]:
+    """What of the prefix a prompt begins with, less its last token; [] if too few (page/decode.js)."""
+    length = min(common_length([prompt, prefix]), len(prompt) - 1)
+    return list(prompt[: length if length >= WORTH_KEEPING else 0])
+
+
 def common_prefix(prompts: Sequence[Sequence[int]]) -> list[int]:
     """The token ids that all prompts begin with, less each prompt's last token; [] if too few."""
     length = common_length([prompt[:-1] for prompt in prompts])

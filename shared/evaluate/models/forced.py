@@ -128,7 +128,9 @@ class Forced:
 
     def _ending(self, matcher: Any) -> list[int]:
         stop = self.masks.stop
-        if not stop or not matcher.accept_token(stop[0]):  # sooner told than the mask of a long text
+        if not stop or not matcher.accept_token(
+            stop[0]
+        ):  # sooner told than the mask of a long text
             return []
         matcher.rollback(1)
         allowed = ~self._forbidden(matcher)

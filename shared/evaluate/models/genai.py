@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime_genai as og
 
 from shared.base.cpu import allotted_cores, physical_cores
-from shared.evaluate.models.chat import Answer, Chat, common_prefix, room
+from shared.evaluate.models.chat import Answer, Chat, common_prefix, cut_at, room
 from shared.evaluate.models.forced import Forced
 from shared.evaluate.models.onnx import SPINNING
 
@@ -49,17 +49,19 @@ class GenaiModel:
         limit: int,
         grammar: str | None = None,
         *,
+        prefix: Sequence[int] | None = None,
         forcing: bool = True,
     ) -> Iterator[tuple[int, Answer]]:
         """(index, greedy answer) of each prompt; ends at a stop token or after `limit` tokens, as
-        in the page and the card's snippets. What all prompts begin with is read once.
+        in the page and the card's snippets. What all prompts begin with is read once, in a run of its
+        own: `prefix`, else what these have in common.
 
         `grammar`: what every token must keep to, by masks (shared.evaluate.models.masks); what it
         leaves no choice about is not asked for (shared.evaluate.models.forced), but where `forcing` is
         False: then every token is.
         """
         fitting = [prompt for prompt in prompts if room(len(prompt), limit, self.context_length)]
-        prefix, began = common_prefix(fitting), time.perf_counter()
+        prefix, began = common_prefix(fitting) if prefix is None else prefix, time.perf_counter()
         parameters = og.GeneratorParams(self.model)
         length = min(max(map(len, prompts), default=0) + limit, self.context_length)
         parameters.set_search_options(max_length=length, do_sample=False)
@@ -67,17 +69,24 @@ class GenaiModel:
             Forced.under(grammar, self.chat, self.stop, on=forcing and None) if grammar else None
         )
         generator = og.Generator(self.model, parameters)
-        if prefix:
-            generator.append_tokens(prefix)
+        kept = cut_at(fitting[0], prefix) if fitting else []
+        if kept:
+            generator.append_tokens(kept)
         share = (time.perf_counter() - began) / max(1, len(prompts))
         for index, prompt in enumerate(prompts):
             most = room(len(prompt), limit, self.context_length)
             if not most:
                 yield index, Answer("", len(prompt), [])
                 continue
-            started = time.perf_counter() - share
-            generator.rewind_to(len(prefix))
-            rest = list(prompt[len(prefix) :])
+            started, begins = time.perf_counter() - share, cut_at(prompt, prefix)
+            if begins == kept:
+                generator.rewind_to(len(kept))
+            else:
+                kept = begins
+                generator.rewind_to(0)
+                if kept:
+                    generator.append_tokens(kept)
+            rest = list(prompt[len(kept) :])
             if forced:
                 told = self._held(generator, rest, most, started, forced)
             else:

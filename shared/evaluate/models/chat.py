@@ -60,7 +60,7 @@ def common_length(rows: Sequence[Sequence[int]]) -> int:
     return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
 
 
-def prompt_prefix(chat: Chat, system: str) -> list[int]:
+def prompt_prefix(chat: Chat, system: str | None) -> list[int]:
     """The token ids that every question under one system prompt begins with, as page/prompt.js has
     them: a run of the model of their own, whatever else is asked."""
     one, other = (chat.prompt_ids(system, text) for text in ("0", "a"))

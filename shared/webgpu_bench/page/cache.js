@@ -23,9 +23,7 @@ export class GrowingCache {
   get length() {
     return this.now.length;
   }
-  reserve() {
-    return true;
-  }
+  reserve() {}
   feeds() {
     return this.now.past;
   }
@@ -64,10 +62,11 @@ export class FixedCache {
     Object.assign(this, { slots: slots(session), Tensor, device, context, buffers: [], past: {}, present: {} });
     this.capacity = this.length = this.kept = 0;
   }
-  /** Room for `length` positions; false where what was kept is lost for it. */
+  /** Room for `length` positions; what was kept is there all the same. */
   reserve(length) {
-    if (length <= this.capacity) return true;
-    this.dispose();
+    if (length <= this.capacity) return;
+    const [old, before] = [this.buffers, this.capacity];
+    this.buffers = [];
     this.capacity = Math.min(this.context, BLOCK * Math.ceil(length / BLOCK));
     for (const { past, present, type, heads, size } of this.slots) {
       const dims = [1, heads, this.capacity, size];
@@ -77,7 +76,18 @@ export class FixedCache {
       this.buffers.push(buffer);
       this.past[past] = this.present[present] = this.Tensor.fromGpuBuffer(buffer, { dataType: type, dims });
     }
-    return false;
+    if (this.kept) this.#copy(old, before);
+    for (const buffer of old) buffer.destroy();
+  }
+  /** The positions kept, head for head, out of buffers for `before` of them. */
+  #copy(old, before) {
+    const encoder = this.device.createCommandEncoder();
+    this.slots.forEach(({ type, heads, size }, slot) => {
+      const row = size * (type === "float16" ? 2 : 4);
+      for (let head = 0; head < heads; head += 1)
+        encoder.copyBufferToBuffer(old[slot], head * before * row, this.buffers[slot], head * this.capacity * row, this.kept * row);
+    });
+    this.device.queue.submit([encoder.finish()]);
   }
   feeds() {
     return this.past;

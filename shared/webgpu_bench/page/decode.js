@@ -88,9 +88,9 @@ export class Decoder {
     const shared = Math.min(common(ids, prefix), ids.length - 1);
     const prefixed = ids.slice(0, shared < WORTH_KEEPING ? 0 : shared);
     const known = common(prefixed, this.kept) === Math.max(prefixed.length, this.kept.length);
-    const there = this.cache.reserve(ids.length + more) && known;
-    this.reading = ids.length - (there ? prefixed.length : 0);
-    if (there) this.cache.back();
+    this.cache.reserve(ids.length + more);
+    this.reading = ids.length - (known ? prefixed.length : 0);
+    if (known) this.cache.back();
     else if (!(await this.#keep(prefixed, shouldHalt))) return null;
     else if (prefixed.length && shouldHalt()) return null; // what is kept stays right
     return this.#readAll(ids.slice(prefixed.length), shouldHalt);

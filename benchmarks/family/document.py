@@ -159,7 +159,9 @@ def _forms(kept: Kept) -> str:
     )
     return (
         f"{table(heads, rows)}\n\nKL with its standard error, clustered by record; the field score "
-        "held to the schema, with its 95 % interval over n records of eval.jsonl."
+        "held to the schema, with its 95 % interval over n records of eval.jsonl. *Initializers* and "
+        "*inputs* are the same weights, computed by other kernels or in another order: where greedy "
+        "answers differ, rounding did it; whether each time at a near tie was not looked at."
     )
 
 

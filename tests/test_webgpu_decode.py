@@ -104,7 +104,9 @@ def test_its_tokens_are_transformers_jss_and_no_token_needs_new_memory(package: 
         assert one["ours"] == one["theirs"] and len(one["ours"]) == MOST
     assert first["ours"] == third["ours"], "what the second one left behind is not seen"
     runs = [one["runs"] for one in found["answers"]]
-    assert runs == [MOST + 1, MOST, MOST, MOST], "begun once, and not again where more room is needed"
+    assert runs == [MOST + 1, MOST, MOST, MOST], (
+        "begun once, and not again where more room is needed"
+    )
     for one in (second, third):
         buffers = [count for count, _ in one["counts"]]
         made = [after - before for before, after in pairwise(buffers)]

@@ -23,7 +23,7 @@ from shared.domain.grammar.schema import grammar
 from shared.domain.settings import Precision
 from shared.evaluate.check import ANSWERS
 from shared.evaluate.distribution import divergence
-from shared.evaluate.models.chat import Answer
+from shared.evaluate.models.chat import Answer, prompt_prefix
 from shared.evaluate.models.onnx import OnnxDecoder
 from shared.evaluate.reference import passages, predictions
 from shared.evaluate.scoring.measurements import Answers
@@ -139,7 +139,8 @@ def _of(bench: Bench, domain: str, form: str) -> dict[str, Measurement]:
     model = FamilyModel(family.folder, domain)
     prompts = [model.chat.prompt_ids(member.domain.prompt, one.input) for one in records]
     limit = member.domain.chain.check.max_new_tokens
-    given = model.held(prompts, limit, grammar(member.domain.schema))
+    prefix = prompt_prefix(model.chat, member.domain.prompt)
+    given = model.held(prompts, limit, grammar(member.domain.schema), prefix)
     answers = Answers(member.domain, records, "our own held-out records")
     score = summarise(answers.verdicts(given), "constrained greedy decoding")["field_score"]
     same = _same(result.stages["check"].folder / ANSWERS, given)

@@ -13,7 +13,7 @@ import onnxruntime_genai as og
 from safetensors.numpy import load_file
 
 from shared.base.parsing import read_json
-from shared.evaluate.models.chat import Answer, Chat, common_prefix, room
+from shared.evaluate.models.chat import Answer, Chat, cut_at, room
 from shared.evaluate.models.forced import Forced
 from shared.evaluate.models.genai import GenaiModel, genai_options
 from shared.evaluate.models.onnx import FLOATS, OnnxDecoder
@@ -68,15 +68,19 @@ class FamilyModel(GenaiModel):
         self._adapters.load(str(family / file), domain)
         self._active = domain
 
-    def held(self, prompts: Sequence[Sequence[int]], limit: int, grammar: str) -> list[Answer]:
-        """Answers under a grammar as a release's are: forced text unasked, read in the same passes."""
+    def held(
+        self, prompts: Sequence[Sequence[int]], limit: int, grammar: str, prefix: Sequence[int]
+    ) -> list[Answer]:
+        """Answers under a grammar as a release's are: forced text unasked, read in the same passes.
+        `prefix`: shared.evaluate.models.chat.prompt_prefix."""
         forced = Forced.under(grammar, self.chat, self.stop, on=None)
-        prefix, found = common_prefix(prompts), list[Answer]()
+        found = list[Answer]()
         for prompt in prompts:
             most = room(len(prompt), limit, self.context_length)
-            begun, rest = self._begun(len(prompt) + most), list(prompt[len(prefix) :])
-            if prefix:
-                begun.append_tokens(prefix)
+            begun, begins = self._begun(len(prompt) + most), cut_at(prompt, prefix)
+            rest = list(prompt[len(begins) :])
+            if begins:
+                begun.append_tokens(begins)
             found.append(self._held(begun, rest, most, time.perf_counter(), forced))
         return found
 

@@ -35,6 +35,7 @@ def publish_once(hub: HubDouble, world: Path, overwrite: bool = False, batch: in
     if process.exitcode == -9:
         return "(killed)"
     lines = (world / "said.log").read_text(encoding="utf-8").splitlines()
+    assert lines, f"exit {process.exitcode}: {(world / 'progress.log').read_text(errors='replace')[-4000:]}"
     said = lines[-1].replace(hub.url, "the Hub").replace(hub.url.removeprefix("http://"), "the Hub")
     return re.sub(r"\b([0-9a-f]{8})[0-9a-f]{32,56}\b", r"\1…", said)
 

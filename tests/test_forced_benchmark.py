@@ -11,6 +11,7 @@ from benchmarks.forced.cpu import WAYS, answer_key
 from benchmarks.forced.document import DOCUMENT, render
 from benchmarks.forced.figures import Figures, Parting, figures_of, read_figures
 from benchmarks.forced.full_size import full_key
+from benchmarks.forced.gold import gold_key
 from benchmarks.forced.page import page_key
 from benchmarks.forced.rows import Case, Rows, given
 from shared.base.errors import UserError
@@ -40,7 +41,7 @@ def rows(case: Case, tmp_path: Path) -> Rows:
     """Two records: one with the same answer both ways, one that parts at its third token."""
     rows = Rows(tmp_path / "rows.jsonl")
     one, two = (record.id for record in case.records(2))
-    rows.put(f"gold/{case.key}", {"records": 4, "tokens": 200, "runs": 80})
+    rows.put(gold_key(case), {"records": 4, "tokens": 200, "runs": 80})
     rows.put(answer_key(case, FORCED, one), row(IDS, [1, 4, 5], '{"a": 1}', 2.0))
     rows.put(answer_key(case, STEPWISE, one), row(IDS, [], '{"a":1}', 4.0))
     rows.put(answer_key(case, FORCED, two), row(IDS, [1, 4, 5], '{"a": 1}', 2.0))

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from benchmarks.forced.cpu import WAYS, answer_key, value
 from benchmarks.forced.full_size import full_key
+from benchmarks.forced.gold import gold_key
 from benchmarks.forced.page import Device, page_key
 from benchmarks.forced.rows import Case, Rows
 from shared.base import paths
@@ -149,7 +150,7 @@ def read_figures(path: Path = FIGURES) -> Figures:
 
 def figures_of(case: Case, rows: Rows, count: int, taken: str) -> Measured:
     """All that is there of a case, its first `count` records."""
-    gold = rows.get(f"gold/{case.key}")
+    gold = rows.get(gold_key(case))
     pages = [_page(case, rows, device, count) for device in get_args(Device)]
     return Measured(
         domain=case.domain.name,

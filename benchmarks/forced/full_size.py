@@ -13,15 +13,16 @@ from typing import Any
 import onnxruntime_genai as og
 
 from benchmarks.forced.cpu import WAYS
-from benchmarks.forced.gold import gold_runs
+from benchmarks.forced.gold import RULE, gold_runs
 from benchmarks.forced.rows import DTYPE, Case, Rows
+from shared.base.code import code_hash
 from shared.base.progress import say
 from shared.evaluate.models.forced import Forced
 from shared.evaluate.models.genai import GenaiModel
 
 
 def full_key(case: Case, way: str, record: str) -> str:
-    return f"full/{case.key}/{way}/{record}"
+    return f"full/{code_hash(RULE)[:8]}/{case.key}/{way}/{record}"
 
 
 def measure(case: Case, rows: Rows, count: int) -> None:

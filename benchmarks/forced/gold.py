@@ -5,14 +5,22 @@ from __future__ import annotations
 import json
 
 from benchmarks.forced.rows import Case, Rows
+from shared.base.code import code_hash
 from shared.domain.records import Record
 from shared.evaluate.models.chat import Chat
 from shared.evaluate.models.forced import Forced
 
+RULE = "shared.evaluate.models.forced"
+
+
+def gold_key(case: Case) -> str:
+    """Of the rule that tells what is forced, too."""
+    return f"gold/{code_hash(RULE)[:8]}/{case.key}"
+
 
 def measure(case: Case, rows: Rows) -> None:
     """How many of the domain's gold answers the grammar takes, their tokens, and the runs they need."""
-    rows.once(f"gold/{case.key}", lambda: _count(case))
+    rows.once(gold_key(case), lambda: _count(case))
 
 
 def _count(case: Case) -> dict[str, int]:

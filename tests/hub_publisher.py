@@ -6,6 +6,8 @@ import multiprocessing
 import os
 import re
 import sys
+import threading
+from multiprocessing.connection import wait
 from pathlib import Path
 
 from shared.base.errors import UserError
@@ -17,6 +19,8 @@ from tests.hub_routes import WRITE_TOKEN
 REPO = "acme/docintel-legal-tiny-webgpu"
 KEY = "1" * 16
 TIMEOUT_SECONDS = 0.6
+ONE_AT_A_TIME = threading.Lock()
+"""`start()` looks at every process's exit status, another thread's too, and it can be read only once."""
 
 
 def publish_once(hub: HubDouble, world: Path, overwrite: bool = False, batch: int = 1) -> str:
@@ -28,14 +32,17 @@ def publish_once(hub: HubDouble, world: Path, overwrite: bool = False, batch: in
     patience = TIMEOUT_SECONDS if silent else CEILING_SECONDS
     given = (hub.url, str(world), overwrite, batch, patience)
     process = context.Process(target=publisher, args=given)
-    process.start()
+    with ONE_AT_A_TIME:
+        process.start()
     hub.victim = process.pid or 0
-    process.join(CEILING_SECONDS)
-    assert process.exitcode is not None, "the publisher hangs"
-    if process.exitcode == -9:
+    assert wait([process.sentinel], CEILING_SECONDS), "the publisher hangs"
+    with ONE_AT_A_TIME:
+        process.join()
+        code = process.exitcode
+    if code == -9:
         return "(killed)"
     lines = (world / "said.log").read_text(encoding="utf-8").splitlines()
-    assert lines, f"exit {process.exitcode}: {(world / 'progress.log').read_text(errors='replace')[-4000:]}"
+    assert lines, f"exit {code}: {(world / 'progress.log').read_text(errors='replace')[-4000:]}"
     said = lines[-1].replace(hub.url, "the Hub").replace(hub.url.removeprefix("http://"), "the Hub")
     return re.sub(r"\b([0-9a-f]{8})[0-9a-f]{32,56}\b", r"\1…", said)
 

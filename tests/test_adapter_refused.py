@@ -18,6 +18,7 @@ from shared.cli.summary import _looked_at
 from shared.source.adapter import CONFIG, WEIGHTS
 from shared.source.source import source_stage
 from tests.adapters import FIRST, Spoil, base, near, the_rung, write_adapter
+from tests.events import CEILING_SECONDS
 from tests.hub_double import HubDouble
 
 
@@ -282,7 +283,7 @@ class TestRefused:
             "sys.exit(4)"
         )
         run = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, timeout=60
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=CEILING_SECONDS
         )
         assert run.returncode == 0, run.stderr[-500:]
 

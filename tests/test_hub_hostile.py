@@ -114,6 +114,19 @@ class TestAnAnswerThatIsNoHubs:
         with pytest.raises(UserError, match="does not answer as a Hub does; check HF_ENDPOINT"):
             list(verify("a/b", endpoint=hub.url))
 
+    def test_nor_bytes_that_cannot_be_unpacked(self, hub: HubDouble) -> None:
+        hub.add("a/b", MODEL)
+        hub.faults = [Fault("GET", "/revision/main", 200, {"Content-Encoding": "gzip"})] * 9
+        with pytest.raises(UserError, match="does not answer as a Hub does; check HF_ENDPOINT"):
+            list(verify("a/b", endpoint=hub.url))
+
+    def test_nor_redirects_without_an_end(self, hub: HubDouble) -> None:
+        hub.add("a/b", MODEL)
+        again = {"Location": f"{hub.url}/api/models/a/b/revision/main"}
+        hub.faults = [Fault("GET", "/revision/main", 307, again)] * 99
+        with pytest.raises(UserError, match="does not answer as a Hub does; check HF_ENDPOINT"):
+            list(verify("a/b", endpoint=hub.url))
+
     def test_is_not_what_a_defect_of_ours_is_taken_for(self, hub: HubDouble) -> None:
         from huggingface_hub import HfApi
 

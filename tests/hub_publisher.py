@@ -20,7 +20,7 @@ REPO = "acme/docintel-legal-tiny-webgpu"
 KEY = "1" * 16
 TIMEOUT_SECONDS = 0.6
 ONE_AT_A_TIME = threading.Lock()
-"""`start()` looks at every process's exit status, another thread's too, and it can be read only once."""
+"""`start()` reads every process's exit status, another thread's too, and it can be read only once."""
 
 
 def publish_once(hub: HubDouble, world: Path, overwrite: bool = False, batch: int = 1) -> str:

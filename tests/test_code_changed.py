@@ -38,7 +38,8 @@ def change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Change:
         copy = tmp_path / f"{len(copies)}"
         copies.append(copy)
         source = paths.REPOSITORY / "shared"
-        shutil.copytree(source, copy / "shared", ignore=shutil.ignore_patterns("node_modules", "__pycache__"))
+        made = shutil.ignore_patterns("node_modules", "__pycache__")
+        shutil.copytree(source, copy / "shared", ignore=made)
         text = (copy / "shared" / file).read_text(encoding="utf-8")
         assert old in text
         (copy / "shared" / file).write_text(text.replace(old, new, 1), encoding="utf-8")

@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -34,7 +33,8 @@ done
 echo venv >> "$STUBS/calls"
 """
 PIP = (
-    'echo "pip $*" >> "$STUBS/calls"; while [ -e "$STUBS/slow" ]; do sleep 0.05; done; [ ! -e "$STUBS/broken" ]'
+    'echo "pip $*" >> "$STUBS/calls"; while [ -e "$STUBS/slow" ]; do sleep 0.05; done; '
+    '[ ! -e "$STUBS/broken" ]'
 )
 BROWSER = 'echo browser >> "$STUBS/calls"; [ -e "$STUBS/chrome" ] && echo "$STUBS/chrome"'
 TASKS = 'case $1 in */tasks.py) shift; echo "$PWD|$*|$OLIVE_DISABLE_TELEMETRY"; exit ;; esac'

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
+from shared.base import paths
 from shared.base.errors import UserError
 from shared.release.card import usage
 from shared.release.card.family import PYTHON
@@ -21,6 +23,12 @@ def test_longer_answers_than_the_modules_own_are_asked_for_as_they_were_measured
     assert "len(ids) + 1024" in usage_python("x", 1024) and "len(ids) + 256" in usage_python("x", 9)
     asked = (Path(usage.__file__).with_name("docintel.mjs")).read_text()
     assert f"max_new_tokens = {usage.MODULE_TOKENS}" in asked
+
+
+def test_the_module_knows_a_software_adapter_as_the_page_does() -> None:
+    (named,) = re.findall(r"^const SOFTWARE = (/.+/i);$", usage.module(), re.MULTILINE)
+    page = paths.REPOSITORY / "shared/webgpu_bench/page/gpu_budget.js"
+    assert f"SOFTWARE = {named};" in page.read_text()
 
 
 def test_the_cards_python_reads_every_file_as_utf_8() -> None:

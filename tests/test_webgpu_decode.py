@@ -55,15 +55,22 @@ ASK = """async ({ prefix, rest, most }) => {
 HELPER = """async ({ most }) => {
   const { useBuild, load, newRun } = await import("/engine.js"); // which says where files are
   const files = globalThis.fetch;
-  const here = (url) => String(url).replace(/^https:.*\\/c{40}\\//, "/models/m/");
+  const here = (url) => String(url).replace(/^https:.*?(\\w+)\\/resolve\\/c{40}\\//, "/models/$1/");
   const commit = async () => new Response(JSON.stringify({ sha: "c".repeat(40) }));
-  const ofTheHub = (url) => String(url) === "https://huggingface.co/api/models/m/revision/main";
+  const ofTheHub = (url) => /^https:..huggingface.co.api.models.\\w+.revision.main$/.test(url);
   globalThis.fetch = (url, ...rest) => (ofTheHub(url) ? commit() : files(here(url), ...rest));
   useBuild("webgpu");
   const { env } = await import("@huggingface/transformers");
   Object.assign(env, { allowRemoteModels: false, allowLocalModels: true });
   const { open, promptIds, controlTokens } = await import("/models/m/docintel.mjs");
+  const said = (error) => error.message;
+  const lacking = await open("n", { dtype: "q4" }).catch(said);
   const model = await open("m", { dtype: "q4" });
+  const half = await model.ask("He lost.", { max_new_tokens: 1.5 }).catch(said);
+  const gone = new AbortController();
+  const left = { held: false, signal: gone.signal };
+  const two = ["He lost.", "She lost."].map((text) => model.ask(text, left).catch(said));
+  gone.abort(new Error("left"));
   const asked = async (max_new_tokens) => {
     const before = window.docintelGpu.buffers;
     const { ids } = await model.ask("He lost.", { held: false, max_new_tokens });
@@ -76,15 +83,16 @@ HELPER = """async ({ most }) => {
   const input_ids = promptIds(engine.tokenizer, controls, "Answer in JSON.", "He lost.");
   const run = newRun("m", input_ids);
   await engine.generate({ run, input_ids, max_new_tokens: most });
-  return { page: run.output_ids, long, short };
+  return { page: run.output_ids, long, short, lacking, half, aborted: await Promise.all(two) };
 }"""
 
 
-def ask(package: Path, code: str = ASK) -> dict[str, Any]:
-    """What `code` finds, in Chromium on a software adapter."""
+def ask(package: Path, code: str = ASK, **others: Path) -> dict[str, Any]:
+    """What `code` finds, in Chromium on a software adapter; `others`: further models by their name."""
     browser = find_browser()
     assert browser, "no Chrome or Chromium: run `./inv doctor`"
-    mounts = driver.page_mounts() | {"/models/m": package}
+    models = {f"/models/{name}": folder for name, folder in (others | {"m": package}).items()}
+    mounts = driver.page_mounts() | models
     with (
         serve(mounts) as url,
         open_page(browser.path, hardware=False) as tab,
@@ -129,7 +137,12 @@ def test_a_releases_helper_writes_the_pages_tokens_in_such_a_cache(
     some = "export const promptIds = (...given) => all(...given).map((id) => id % 8000);\nfunction all("
     code = module().replace("export function promptIds(", some)  # the tiny model has no more tokens
     (release / MODULE_FILE).write_text(code, encoding="utf-8")
-    found = ask(release, HELPER)
+    lacking = Path(shutil.copytree(release, tmp_path / "lacking"))
+    (lacking / "onnx/model_q4.onnx_data").unlink()
+    found = ask(release, HELPER, n=lacking)
+    assert "n could not be loaded" in found["lacking"] and "model_q4.onnx_data" in found["lacking"]
+    assert found["half"] == "max_new_tokens: 1.5 is no whole number above zero"
+    assert found["aborted"] == ["left", "left"]
     (long, buffers), (short, fewer) = found["long"], found["short"]
     assert long == found["page"] and short == long[: len(short)] and len(long) == MOST
     assert buffers - fewer <= len(long) - len(short), "a token makes one buffer at most"

@@ -264,7 +264,8 @@ def _sentence(hub: Hub, error: BaseException) -> str | None:
         return _refusal(hub, status, error)
     if isinstance(error, httpx2.TransportError | ConnectionError | TimeoutError):
         return f"{hub.host} cannot be reached ({_why(error)}); run it again when it can be"
-    odd = json.JSONDecodeError | FileMetadataError | httpx2.RequestError  # no end of redirects, bad gzip
+    # What is left of RequestError: redirects without an end, and bytes that cannot be unpacked.
+    odd = json.JSONDecodeError | FileMetadataError | httpx2.RequestError
     if isinstance(error, odd) or _is_misunderstood(error):
         return f"{hub.host} does not answer as a Hub does; check HF_ENDPOINT and any proxy"
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:

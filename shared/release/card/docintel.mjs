@@ -24,20 +24,57 @@ async function decoderOf({ config, sessions }, { search = {} }) {
   return new Decoder({ ...about, Tensor: constructor, device });
 }
 
-let turn = Promise.resolve();
+const TURN = Symbol.for("docintel.turn"); // one for all copies of this file: each release has its own
 
-/** Do `work` after all that was asked before it, of any model: the runtime computes one thing at a time. */
-function inTurn(work) {
-  const mine = turn.then(work);
-  turn = mine.catch(() => {});
+/** Do `work` after all that was asked before it, of any model: the runtime computes one thing at a time.
+ * Whatever else a page asks of Transformers.js belongs in such a turn, too. */
+export function inTurn(work) {
+  const mine = (globalThis[TURN] ?? Promise.resolve()).then(work);
+  globalThis[TURN] = mine.catch(() => {});
   return mine;
 }
 
-/** What the GPU refuses from now on, most often memory: onnxruntime-web goes on, and computes nothing. */
-async function refusals() {
-  const [found, device] = [[], await env.backends.onnx.webgpu?.device];
-  device?.addEventListener("uncapturederror", ({ error }) => found.push(error.message));
-  return found;
+const SOFTWARE = /swiftshader|llvmpipe|lavapipe|microsoft basic render/i;
+
+/** What a device is asked for: as in the page (gpu_budget.js), no subgroups of an adapter that computes on
+ * the CPU, since onnxruntime's attention is wrong there with them. */
+function fitting({ info }, descriptor = {}) {
+  const names = [info.vendor, info.architecture, info.device, info.description].join(" ");
+  if (!info.isFallbackAdapter && !SOFTWARE.test(names)) return descriptor;
+  const wanted = [...(descriptor.requiredFeatures ?? [])];
+  return { ...descriptor, requiredFeatures: wanted.filter((name) => !name.startsWith("subgroup")) };
+}
+
+/** What `load()` gives, and what the GPU refuses from its first byte on, most often memory:
+ * onnxruntime-web goes on, and computes nothing. */
+async function heard(load) {
+  const refused = [];
+  const hear = (device) => {
+    device.addEventListener("uncapturederror", ({ error }) => refused.push(error.message));
+    device.lost.then(({ reason, message }) => reason === "destroyed" || refused.push(`the device was lost: ${message}`));
+    return device;
+  };
+  const [{ prototype }, there] = [GPUAdapter, await env.backends.onnx.webgpu?.device];
+  const { requestDevice } = prototype;
+  prototype.requestDevice = async function (descriptor) {
+    return hear(await requestDevice.call(this, fitting(this, descriptor)));
+  };
+  try {
+    if (there) hear(there);
+    return [await load(), refused];
+  } finally {
+    prototype.requestDevice = requestDevice;
+  }
+}
+
+/** Options that load the data files of the graph that `dtype` names, and fail where one cannot be had:
+ * Transformers.js 4.3.1 waits for ever on one that is not named among the session's. */
+function dataFiles(dtype, config, session_options) {
+  const name = `model_${dtype}.onnx`;
+  const count = Number(config["transformers.js_config"]?.use_external_data_format?.[name] ?? 0);
+  const files = Array.from({ length: count }, (_, place) => `${name}_data${place ? `_${place}` : ""}`);
+  const externalData = files.map((path) => ({ path, data: `onnx/${path}` }));
+  return count ? { use_external_data_format: 0, session_options: { ...session_options, externalData } } : {};
 }
 
 /** Forget what Transformers.js keeps of other commits: it keeps files by their address, for ever. */
@@ -60,24 +97,45 @@ async function commitOf(repository, revision) {
 export async function open(repository, settings = {}) {
   const adapter = await globalThis.navigator?.gpu?.requestAdapter();
   if (!adapter) throw new Error("this browser offers no WebGPU");
-  const dtype = adapter.features.has("shader-f16") ? "q4f16" : "q4"; // q4 runs where shader-f16 is missing
+  const dtype = settings.dtype ?? (adapter.features.has("shader-f16") ? "q4f16" : "q4"); // q4 runs where shader-f16 is missing
   const revision = await commitOf(repository, settings.revision ?? "main");
   const read = async (path) => {
     const answer = await fetch(`https://huggingface.co/${repository}/resolve/${revision}/${path}`);
     if (!answer.ok) throw new Error(`${repository}/${path}: ${answer.status} ${answer.statusText}`);
     return answer;
   };
-  const [tokens, shared] = await Promise.all(["tokenizer.json", "genai_config.json"].map(async (name) => (await read(name)).json()));
+  const json = async (name) => (await read(name)).json();
+  const [tokens, shared, config] = await Promise.all(["tokenizer.json", "genai_config.json", "config.json"].map(json));
   const controls = controlTokens(tokens);
   const system = asText(await (await read("prompt.md")).text(), []);
-  const { tokenizer, model } = await pipeline("text-generation", repository, { device: "webgpu", dtype, ...settings, revision });
+  const asked = { device: "webgpu", ...settings, dtype, revision, ...dataFiles(dtype, config, settings.session_options) };
+  const mayUse = (refused) => {
+    if (refused.length) throw new Error(`the GPU refused what was asked of it (${refused[0]}); reload the page`);
+  };
+
+  /** The model on the GPU, its loop, and what the GPU refuses; nothing is left there of one that fails. */
+  const load = async () => {
+    const [{ tokenizer, model }, refused] = await heard(() => pipeline("text-generation", repository, asked));
+    try {
+      mayUse(refused);
+      const decoder = await decoderOf(model, shared);
+      mayUse(refused);
+      return { tokenizer, model, decoder, refused };
+    } catch (error) {
+      await model.dispose().catch(() => {});
+      throw error;
+    }
+  };
+  const again = (cause) => {
+    const stays = "open it again, or reload the page: after one model that did not start no other does";
+    throw new Error(`${repository} could not be loaded (${cause.message}); ${stays}`, { cause });
+  };
+  const { tokenizer, model, decoder, refused } = await inTurn(load).catch(again);
   const stop = [model.generation_config.eos_token_id].flat();
   const encode = (text) => tokenizer.encode(text, { add_special_tokens: false });
   const prefix = prefixIds(tokenizer, controls, system); // read once for all documents
-  const decoder = await inTurn(() => decoderOf(model, shared));
-  const refused = await refusals();
   let closed = false;
-  dropOlder(repository, revision).catch(() => {}); // a page that keeps nothing has none
+  if (!settings.revision) dropOlder(repository, revision).catch(() => {}); // a page that keeps nothing has none
 
   const prepare = async () => {
     const module = await import("@mlc-ai/web-xgrammar"); // may export its classes or put them on globalThis
@@ -85,25 +143,28 @@ export async function open(repository, settings = {}) {
     return new Forcing(await compile({ ...module, ...globalThis.xgrammar }, grammar, tokens, stop), encode);
   };
   let compiled = null; // the grammar, once for all answers
-  const again = (error) => {
+  const anew = (error) => {
     compiled = null;
     throw error;
   };
 
-  const mayAsk = () => {
+  const mayAsk = (signal) => {
     if (closed) throw new Error(`${repository} was closed; open it again`);
-    if (refused.length) throw new Error(`the GPU refused what was asked of it (${refused[0]}); reload the page`);
+    signal?.throwIfAborted();
+    mayUse(refused);
   };
 
-  const ask = async (document, { held = true, max_new_tokens = 512 } = {}) => {
-    mayAsk();
+  const ask = async (document, { held = true, max_new_tokens = 512, signal = null } = {}) => {
+    mayAsk(signal);
+    if (!(Number.isInteger(max_new_tokens) && max_new_tokens > 0)) throw new RangeError(`max_new_tokens: ${max_new_tokens} is no whole number above zero`);
     const input_ids = promptIds(tokenizer, controls, system, document);
     const most = Math.min(max_new_tokens, decoder.context - input_ids.length);
-    if (most < 1) throw new Error(`the document has ${input_ids.length} tokens, more than the model has room for`);
-    const more = held ? { held: await (await (compiled ??= prepare().catch(again))).start() } : {};
-    const asked = { input_ids, most, eos: new Set(stop), prefix, more };
+    if (most < 1) throw new Error(`the document has ${input_ids.length} tokens with the prompt; the model has room for ${decoder.context}, its answer among them`);
+    const more = held ? { held: await (await (compiled ??= prepare().catch(anew))).start() } : {};
+    const shouldHalt = () => (signal?.aborted ? "stopped" : null);
+    const asked = { input_ids, most, eos: new Set(stop), prefix, more, shouldHalt };
     const ids = await write(decoder, { output_ids: [], decode_ms: [] }, asked).finally(() => more.held?.dispose());
-    mayAsk();
+    mayAsk(signal);
     const text = plain(tokenizer, ids.filter((id) => !stop.includes(id)));
     return { text, ids, whole: stop.includes(ids.at(-1)) && (!held || isJson(text)) };
   };
@@ -112,12 +173,14 @@ export async function open(repository, settings = {}) {
     closed = true;
     decoder.dispose();
     await model.dispose();
+    (await compiled?.catch(() => null))?.dispose();
   };
 
   return {
     /** `text`, the answer to one document, its token `ids`, and `whole`: false where max_new_tokens cut it
      * off. Held to the schema, a whole answer is JSON that satisfies schema.json; written freely it need
-     * not be. Several that are asked at once are answered one after the other. */
+     * not be. Several that are asked at once are answered one after the other; an AbortSignal (`signal`)
+     * ends one, which then rejects with the signal's reason. */
     ask: (...asked) => inTurn(() => ask(...asked)),
     /** Give the GPU its memory back, after what was asked before. */
     close: () => inTurn(close),

@@ -66,18 +66,31 @@ export class FixedCache {
   reserve(length) {
     if (length <= this.capacity) return;
     const [old, before] = [this.buffers, this.capacity];
-    this.buffers = [];
-    this.capacity = Math.min(this.context, BLOCK * Math.ceil(length / BLOCK));
-    for (const { past, present, type, heads, size } of this.slots) {
-      const dims = [1, heads, this.capacity, size];
-      const { STORAGE, COPY_SRC, COPY_DST } = GPUBufferUsage;
-      const bytes = dims.reduce((all, count) => all * count, type === "float16" ? 2 : 4);
-      const buffer = this.device.createBuffer({ size: bytes, usage: STORAGE | COPY_SRC | COPY_DST });
-      this.buffers.push(buffer);
+    const capacity = Math.min(this.context, BLOCK * Math.ceil(length / BLOCK));
+    const made = this.#make(capacity);
+    Object.assign(this, { buffers: made.map(({ buffer }) => buffer), capacity });
+    this.slots.forEach(({ past, present, type }, slot) => {
+      const { buffer, dims } = made[slot];
       this.past[past] = this.present[present] = this.Tensor.fromGpuBuffer(buffer, { dataType: type, dims });
-    }
+    });
     if (this.kept) this.#copy(old, before);
     for (const buffer of old) buffer.destroy();
+  }
+  /** A buffer for each slot, or none: where one cannot be had, those before it are given back. */
+  #make(capacity) {
+    const { STORAGE, COPY_SRC, COPY_DST } = GPUBufferUsage;
+    const made = [];
+    try {
+      for (const { type, heads, size } of this.slots) {
+        const dims = [1, heads, capacity, size];
+        const bytes = dims.reduce((all, count) => all * count, type === "float16" ? 2 : 4);
+        made.push({ dims, buffer: this.device.createBuffer({ size: bytes, usage: STORAGE | COPY_SRC | COPY_DST }) });
+      }
+    } catch (error) {
+      for (const { buffer } of made) buffer.destroy();
+      throw error;
+    }
+    return made;
   }
   /** The positions kept, head for head, out of buffers for `before` of them. */
   #copy(old, before) {

@@ -24,6 +24,7 @@ class CpuEnds {
     const width = logits.dims[2];
     return Float32Array.from(floats(logits.data.subarray(logits.data.length - width)));
   }
+  drop() {}
   dispose() {}
 }
 
@@ -49,11 +50,15 @@ class GpuEnds extends CpuEnds {
     this.buffer = rows === 1 ? this.single : this.#buffer(rows * this.rowBytes);
     return { logits: this.Tensor.fromGpuBuffer(this.buffer, { dataType: this.type, dims: [1, rows, this.width] }) };
   }
+  /** No run wrote what `fetch` made room for. */
+  drop() {
+    if (this.buffer !== this.single) this.buffer.destroy();
+  }
   async last(_, rows) {
     const encoder = this.device.createCommandEncoder();
     encoder.copyBufferToBuffer(this.buffer, (rows - 1) * this.rowBytes, this.mapped, 0, this.rowBytes);
     this.device.queue.submit([encoder.finish()]);
-    if (this.buffer !== this.single) this.buffer.destroy();
+    this.drop();
     await this.mapped.mapAsync(GPUMapMode.READ);
     const bytes = this.mapped.getMappedRange().slice(0);
     this.mapped.unmap();
@@ -82,9 +87,11 @@ export class Decoder {
   /**
    * Read `ids`, with room for `more` to follow, and return the scores of what comes next. The part of
    * `prefix` that they begin with is read in a run of its own, and only if it is not there from before.
-   * Null where `shouldHalt` gave a reason between two pieces.
+   * Null where `shouldHalt` gave a reason before one of the pieces.
    */
   async begin(ids, prefix = [], more = 0, shouldHalt = () => null) {
+    this.reading = 0;
+    if (shouldHalt()) return null;
     const shared = Math.min(common(ids, prefix), ids.length - 1);
     const prefixed = ids.slice(0, shared < WORTH_KEEPING ? 0 : shared);
     const known = common(prefixed, this.kept) === Math.max(prefixed.length, this.kept.length);
@@ -128,7 +135,10 @@ export class Decoder {
     if (this.session.inputNames.includes("position_ids")) feeds.position_ids = ends.int64(ids.map((_, place) => cache.length + place));
     const fetches = Object.fromEntries(this.session.outputNames.map((name) => [name, null]));
     Object.assign(fetches, cache.fetches(), ends.fetch(ids.length));
-    const outputs = await this.session.run(feeds, fetches);
+    const outputs = await this.session.run(feeds, fetches).catch((error) => {
+      ends.drop();
+      throw error;
+    });
     this.runs += 1;
     cache.take(outputs, ids.length);
     return ends.last(outputs, ids.length);
@@ -155,6 +165,7 @@ export async function write(decoder, run, { input_ids, most, eos, prefix = [], m
   let scores = await begun;
   if (!scores) run.stopped_by = shouldHalt() ?? "interrupted";
   while (scores) {
+    if (Number.isNaN(scores[0])) throw new Error("the model's scores are no numbers");
     for (const id of written.length < min_new_tokens ? eos : []) scores[id] = -Infinity;
     const id = held ? held.choose(scores) : largest(scores);
     const ids = [id, ...(held?.forced(id) ?? [])].slice(0, most - written.length);

@@ -28,8 +28,8 @@ const bytesOf = (binary) => Uint8Array.from(binary, (char) => char.charCodeAt(0)
 
 /** The forced tokens of answers under one grammar (grammar.js); `encode`: a text's ids, without special tokens. */
 export class Forcing {
-  constructor({ matcher, tokens, kind, stop }, encode, on = FORCING) {
-    Object.assign(this, { matcher, stop, encode, on, size: tokens.length, tokens: spellings(tokens, kind) });
+  constructor({ matcher, dispose, tokens, kind, stop }, encode, on = FORCING) {
+    Object.assign(this, { matcher, dispose, stop, encode, on, size: tokens.length, tokens: spellings(tokens, kind) });
     const named = this.tokens.flatMap((token, id) => (token ? [[token, id]] : []));
     this.sorted = named.sort(([one], [other]) => (one < other ? -1 : Number(one > other)));
     this.longest = this.sorted.reduce((most, [token]) => Math.max(most, token.length), 0);

@@ -21,7 +21,8 @@ export async function compile(xgrammar, grammar, tokenizer, stop) {
   const info = await xgrammar.TokenizerInfo.createTokenizerInfo(tokens, kind, false, tokens.length, stop);
   const compiler = await xgrammar.GrammarCompiler.createGrammarCompiler(info);
   const compiled = await compiler.compileGrammar(grammar);
-  return { matcher: () => xgrammar.GrammarMatcher.createGrammarMatcher(compiled), tokens, kind, stop };
+  for (const one of [compiler, info]) one.dispose(); // no finalizer gives wasm its memory back
+  return { matcher: () => xgrammar.GrammarMatcher.createGrammarMatcher(compiled), dispose: () => compiled.dispose(), tokens, kind, stop };
 }
 
 /** The place of the largest number, the first of several. */

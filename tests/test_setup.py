@@ -330,7 +330,8 @@ class TestDoctor:
     def test_says_what_each_domain_lacks_and_never_shows_the_token(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        (tmp_path / "domains" / "tax").mkdir(parents=True)
+        shutil.copytree(paths.domains(), tmp_path / "domains")
+        (tmp_path / "domains" / "legal").rename(tmp_path / "domains" / "tax")
         monkeypatch.setenv("DOCINTEL_ROOT", str(tmp_path))
         monkeypatch.setenv("HF_TOKEN", "hf_secret")
         report = doctor.render(doctor.check())

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from shared.base import paths
 from shared.base.hashing import keep_hashes
 
 AT_FDCWD, RENAME_EXCHANGE = -100, 2
@@ -25,12 +26,12 @@ def swap_in(work: Path, final: Path) -> None:
     old = _older(final)
     if final.exists() and _exchange(work, final):
         work.rename(old)  # under the name `work` a run would resume from what is half deleted
-        shutil.rmtree(old, ignore_errors=True)
+        _clear(old)
         return
     if final.exists():
         final.rename(old)
     work.rename(final)
-    shutil.rmtree(old, ignore_errors=True)
+    _clear(old)
 
 
 def recover(final: Path) -> None:
@@ -38,7 +39,15 @@ def recover(final: Path) -> None:
     old = _older(final)
     if old.exists() and not final.exists():
         old.rename(final)
-    shutil.rmtree(old, ignore_errors=True)
+    _clear(old)
+
+
+def _clear(folder: Path) -> None:
+    """Delete it; of a link to a folder the link alone."""
+    if folder.is_symlink():
+        folder.unlink()
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _older(final: Path) -> Path:
@@ -52,6 +61,12 @@ def _exchange(one: Path, other: Path) -> bool:
     call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     names = (os.fsencode(one), os.fsencode(other))
     return call is not None and (call(AT_FDCWD, names[0], AT_FDCWD, names[1], RENAME_EXCHANGE) == 0)
+
+
+def free_disk() -> int:
+    """Bytes that are free where things are made: models/ and build/ may be links to other disks."""
+    places = [paths.root(), *(p for p in (paths.root() / "models", paths.build()) if p.is_dir())]
+    return min(shutil.disk_usage(place).free for place in places)
 
 
 def write_text(path: Path, text: str) -> Path:

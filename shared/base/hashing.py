@@ -168,7 +168,7 @@ def _recall(mark: str) -> str | None:
     try:
         with closing(_memory()) as memory:
             row = memory.execute("select sha256 from hash where mark = ?", (mark,)).fetchone()
-    except sqlite3.Error:
+    except (sqlite3.Error, OSError):
         return None
     return str(row[0]) if row else None
 
@@ -177,7 +177,7 @@ def _remember(digests: dict[str, str]) -> None:
     try:
         with closing(_memory()) as memory, memory:
             memory.executemany("insert or replace into hash values (?, ?)", digests.items())
-    except sqlite3.Error:
+    except (sqlite3.Error, OSError):
         return
 
 

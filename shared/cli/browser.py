@@ -94,6 +94,9 @@ def bench_all(c: Context, rung: str = "", engines: str = "", force: bool = False
     names = chosen_engines(engines)
     results = [run_until(name, chain_options("bench", rung, force)) for name in domain_names()]
     print(overview(results))
+    failed = UserError("; ".join(result.error or "" for result in results if not result.ok))
+    if not benched(results):
+        raise failed  # an earlier run's reports stay
     print(comparison(results))
     print("* software adapter: says nothing about a GPU")
     for path in write_comparison(results):
@@ -109,7 +112,7 @@ def bench_all(c: Context, rung: str = "", engines: str = "", force: bool = False
         )
     )
     if not all(result.ok for result in results):
-        raise UserError("; ".join(result.error or "" for result in results if not result.ok))
+        raise failed
 
 
 @command(

@@ -78,11 +78,18 @@ def domains(c: Context, domain: str = "") -> None:
     if domain:
         print(settings_of(load_domain(domain)))
         return
-    rows = [
-        (d.name, str(len(d.records)), " → ".join(map(_label, d.chain.rung)))
-        for d in map(load_domain, domain_names())
-    ]
+    rows, wrong = list[tuple[str, str, str]](), list[str]()
+    for name in domain_names():
+        try:
+            found = load_domain(name)
+        except UserError as error:
+            wrong.append(str(error))
+            continue
+        rungs = " → ".join(map(_label, found.chain.rung))
+        rows.append((name, str(len(found.records)), rungs))
     print(table(("domain", "records", "rungs"), rows, TERMINAL))
+    if wrong:
+        raise UserError("\n".join(wrong))
 
 
 def _label(rung: Rung) -> str:
@@ -179,12 +186,16 @@ def clean(c: Context, releases: bool = False) -> None:
     """Delete build/ (everything in it can be made again); never touches merged weights."""
     from shared.olive.family_record import RECORD
 
+    if not paths.domains().is_dir():
+        raise UserError(
+            f"{paths.root()}: has no domains/ and so is no root of ours; nothing was deleted"
+        )
     _delete(paths.build())
-    print(f"deleted {paths.shown(paths.build())}/")
+    print(f"deleted {paths.shown(paths.build())}/ in {paths.root()}")
     if releases:
         families = (told.parent for told in paths.root().glob(f"models/families/*/{RECORD}"))
-        for folder in sorted([*paths.root().glob("models/*/webgpu"), *families]):
-            shutil.rmtree(folder)
+        for folder in sorted({*paths.root().glob("models/*/webgpu"), *families}):
+            folder.unlink() if folder.is_symlink() else _delete(folder)
             print(f"deleted {paths.shown(folder)}/")
 
 

@@ -72,14 +72,18 @@ def _show_dry_run(domains: list[str], options: Any) -> None:
 
     wrong = []
     for name in domains:
-        text, may_be = foretold(name, options)
-        print(text)
         wrong += mistakes(
             name, rung=options.rung, force=options.force, calibration=options.calibration
         )
+        try:
+            text, may_be = foretold(name, options)
+        except UserError as error:
+            wrong.append(str(error))
+            continue
+        print(text)
         wrong += [] if may_be else [f"{name}: no rung can be taken"]
     if wrong:
-        raise UserError("\n".join(wrong))
+        raise UserError("\n".join(dict.fromkeys(wrong)))
 
 
 @command(

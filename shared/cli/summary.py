@@ -231,6 +231,8 @@ def _looked_at(rung: Rung) -> tuple[str, str, Literal["", "bad", "other"]]:
         other = isinstance(error, OtherWeights)
         nothing = isinstance(error, NoWeights) and not other
         return "not taken", str(error), "other" if other else "" if nothing else "bad"
+    except UserError as error:  # found before a rung could fail: a broken config.json, a pickle
+        return "not taken", str(error), "bad"
     where = rung.weights if rung.adapter else paths.shown(source.folder)
     return "ok", f"{source.done.manifest.facts['architecture']} in {where}", ""
 
@@ -315,7 +317,11 @@ def _appropriate(release: Release) -> Line:
 
 
 def _uploaded(domain: str, release: Release) -> Line:
-    published, by = read_publication(domain), "what publish recorded"
+    by = "what publish recorded"
+    try:
+        published = read_publication(domain)
+    except UserError as error:
+        return "uploaded", "not measured", by, str(error)
     if published and published.is_of(release):
         named = f"{published.url} {published.release_version or ''}".strip()
         return "uploaded", "done", by, f"{named} at {published.revision}"
@@ -329,8 +335,11 @@ def _uploaded(domain: str, release: Release) -> Line:
 def _documented(domain: str, release: Release) -> Line:
     """The card must name its usage and figures of a browser that was there."""
     path = release_folder(domain) / CARD_FILE
-    text = path.read_text(encoding="utf-8")
     words, by = "card documents usage and benchmarks", "its snippet and its benchmark"
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        return words, "failed", by, f"{paths.shown(path)}: cannot be read: {error}"
     first = release.measurements.get(TTFT, Measurement.missing("no browser was asked"))
     if first.value is None:
         return words, "not measured", by, f"time to first token: {first.reason}"

@@ -46,20 +46,24 @@ def tune(
     """
     from shared.base.formatting import parse_bytes
     from shared.cli.summary import TERMINAL
-    from shared.pipeline.tune.report import put_into, render
+    from shared.domain.domain import load_domain
+    from shared.pipeline.tune.report import need_block, put_into, render
     from shared.pipeline.tune.report import write as write_report
     from shared.pipeline.tune.tune import tune as run
     from shared.pipeline.tune.tune import write_choice
 
     asked = {"records": str(records)} if records else {}
     options = chain_options("gates", rung, False, records_file, calibration, **asked)
+    page = Path(document).expanduser() if document else None
+    if page:
+        need_block(page, domain, rung or load_domain(domain).chain.rung[0].name)
     found = run(domain, options, parse_bytes(budget, "--budget"), tokens, recipes)
     print(render(found, TERMINAL))
+    if found.chosen is None:
+        raise UserError(found.why)  # an earlier run's report stays
     for path in write_report(found):
         print(paths.shown(path))
-    if found.chosen is None:
-        raise UserError(found.why)
-    if document:
-        put_into(Path(document).expanduser(), found)
+    if page:
+        put_into(page, found)
     if write:
         write_choice(found)

@@ -59,8 +59,14 @@ def read_checked(key: str, whose: str, elsewhere: Path | None = None) -> Checked
             f"{whose}: the answers of its check are not on this machine (looked for {looked}); "
             "compare where it was released, or name its folder in the checkout that released it"
         )
-    lines, records = (_lines(folder / name) for name in (ANSWERS, RECORDS))
-    return Checked(Manifest.read(folder), {r["id"]: r for r in records}, lines)
+    try:
+        lines, records = (_lines(folder / name) for name in (ANSWERS, RECORDS))
+        return Checked(Manifest.read(folder), {r["id"]: r for r in records}, lines)
+    except (ValueError, KeyError, TypeError):  # pydantic's is a ValueError
+        raise UserError(
+            f"{whose}: its check in {paths.shown(folder)} is of another version of this code; run "
+            "`./inv check` again"
+        ) from None
 
 
 def _lines(file: Path) -> list[dict[str, Any]]:
@@ -93,7 +99,7 @@ def compare_checks(a: Checked, b: Checked) -> tuple[int, dict[str, dict[str, Mea
     Names: `a.<metric>`, `b.<metric>`, `difference.<metric>`. UserError where nothing is common, or
     where the two answered to other schemas.
     """
-    if a.manifest.settings["schema"] != b.manifest.settings["schema"]:
+    if a.manifest.settings.get("schema") != b.manifest.settings.get("schema"):
         raise UserError("nothing to compare: A and B were asked to keep to different schema.json")
     common = [i for i, r in a.records.items() if r == b.records.get(i)]
     if not common:

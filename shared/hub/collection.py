@@ -46,7 +46,9 @@ def renew_collection(
         )
         for entry in entries:
             made = hub.call(partial(_put, hub, made.slug, entry))
-    return without_password(made.url), [f"{item.item_id} ({item.note})" for item in made.items]
+    return without_password(made.url), [
+        f"{i.item_id} ({i.note})" if i.note else i.item_id for i in made.items
+    ]
 
 
 def _put(hub: Hub, slug: str, entry: Entry) -> Collection:

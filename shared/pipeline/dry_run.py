@@ -3,7 +3,6 @@
 Nothing is built, fetched or written but what build/ remembers of this machine and its tools.
 """
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import psutil
 
 from shared.base import paths
 from shared.base.errors import NoWeights, OtherWeights, RungFailed
+from shared.base.files import free_disk
 from shared.base.formatting import number
 from shared.base.hashing import NotDone, only_what_is_done
 from shared.domain.domain import Domain, load_domain
@@ -49,7 +49,7 @@ def foretold(name: str, options: Options) -> tuple[str, bool]:
             tried.append(probe)
             ready += [probe] if len(found) > 1 and not rung.example else []
     memory = number(psutil.virtual_memory().available, "B")
-    disk = number(shutil.disk_usage(paths.root()).free, "B")
+    disk = number(free_disk(), "B")
     last = f"dry run: nothing was done; {memory} of memory, {disk} of disk are free"
     return "\n".join([*parts, last]), begun
 

@@ -1,6 +1,7 @@
 """What bench-all.html shows of each domain's quality: from its release, and what `tune` wrote."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 from shared.base.errors import UserError
@@ -13,8 +14,7 @@ from shared.webgpu_bench.report.quality import Quality, Recipe
 def quality_of(domain: str) -> Quality:
     """The present release's scores and gates, and every tuned rung's recipes."""
     tuned = sorted(report_file(domain, "*").parent.glob(report_file(domain, "*").name))
-    reports = [json.loads(path.read_text(encoding="utf-8")) for path in tuned]
-    own = [told for told in reports if told["domain"] == domain]  # not legal-de's for legal
+    own = [told for told in map(_report, tuned) if told.get("domain") == domain]  # not legal-de's
     recipes = {told["rung"]: tried for told in own if (tried := _tried(told))}
     try:
         release = own_release(domain)
@@ -22,6 +22,17 @@ def quality_of(domain: str) -> Quality:
         return Quality(domain, recipes=recipes, missing=str(error))
     gates = {gate.name: (str(gate.outcome), gate.reason) for gate in release.gates}
     return Quality(domain, of_check(release), gates, recipes)
+
+
+def _report(path: Path) -> dict[str, Any]:
+    """What `tune` wrote; nothing of one that was cut short or is of another version."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return {}
+    return (
+        found if isinstance(found, dict) and {"rung", "recipes", "chosen"} <= found.keys() else {}
+    )
 
 
 def _tried(report: dict[str, Any]) -> list[Recipe]:

@@ -175,8 +175,10 @@ def need_own(out: Path) -> None:
         raise UserError(
             f"--out: {out} is there already and is no site of ours; nothing was written"
         )
-    ours = {*read_json(out / MANIFEST).get("files", []), MANIFEST, "README.md"}
-    added = (n for n in files_below(out) if n not in ours and not n.startswith("models/"))
+    told = read_json(out / MANIFEST)
+    ours = {*told.get("files", []), MANIFEST, "README.md"}
+    models = tuple(f"models/{one['model']}/" for one in told.get("models", []) if "model" in one)
+    added = (n for n in files_below(out) if n not in ours and not n.startswith(models))
     if file := next(added, None):
         raise UserError(
             f"--out: {out / file} is not of the site that is there, and would be deleted with it; "
@@ -261,6 +263,11 @@ def _hub(domains: Sequence[str], families: Sequence[Located]) -> str:
     """The Hub that they were published to; UserError where there are two, since a page asks one."""
     found = [publication for name in domains if (publication := read_publication(name))]
     asked = {one.url.removesuffix(f"/{one.repository}") for one in found}
+    if named := next((hub for hub in asked if "@" in hub), None):
+        raise UserError(
+            f"{named}: names who is asking, so no stranger's page could read from it; publish again "
+            "with an HF_ENDPOINT that names nobody"
+        )
     hubs = sorted(asked | {family.hub for family in families if family.revision})
     if len(hubs) > 1:
         raise UserError(

@@ -181,7 +181,7 @@ class RungRun:
         return Attempt(
             rung=self.rung.name,
             exporter=self.exporter,
-            source=self.rung.weights,
+            source=paths.without_home(self.rung.weights),
             base=self.rung.base,
             outcome="not kept" if self.outcome == "open" else self.outcome,
             stage=self.stage,

@@ -24,8 +24,10 @@ from packaging.requirements import Requirement
 from shared.base import paths
 from shared.base.environment import is_offline, without_password
 from shared.base.errors import UserError
+from shared.base.files import free_disk
 from shared.base.tables import table
 from shared.base.venv import read_pins
+from shared.domain.settings import Rung
 from shared.setup import browser
 
 REMAKE = "rm -rf .venv && ./inv doctor"
@@ -132,7 +134,10 @@ def _node_modules() -> Finding:
         return Finding("node_modules", "missing", f"no {where}", f"git checkout {where}")
     if not made.is_file():
         return Finding("node_modules", "missing", "not installed", NPM_CI)
-    wanted, there = _npm_versions(lock), _npm_versions(made)
+    try:
+        wanted, there = _npm_versions(lock), _npm_versions(made)
+    except (ValueError, KeyError):  # npm was killed, or the disk was full
+        return Finding("node_modules", "missing", "not wholly installed", NPM_CI)
     wrong = sorted(name for name in wanted if there.get(name) != wanted[name])
     if wrong:
         return Finding("node_modules", "missing", f"not as locked: {', '.join(wrong[:3])}", NPM_CI)
@@ -199,7 +204,7 @@ def _memory() -> Finding:
 
 
 def _disk() -> Finding:
-    free = shutil.disk_usage(paths.root()).free
+    free = free_disk()
     if free < DISK_FOR_3B:
         return Finding("disk", "warn", f"{free / 1e9:.0f} GB free", "a 3B model wants 30 GB")
     return Finding("disk", "ok", f"{free / 1e9:.0f} GB free")
@@ -209,6 +214,8 @@ def _token() -> Finding:
     """Whether there is one; never which."""
     from huggingface_hub import get_token
 
+    if os.environ.get("HF_OIDC_RESOURCE"):  # what a CI would be given for it, the network tells
+        return Finding("Hub token", "ok", "asked for when it is needed (HF_OIDC_RESOURCE)")
     if get_token():
         return Finding("Hub token", "ok", "present")
     return Finding("Hub token", "warn", "none: publishing needs one", ".venv/bin/hf auth login")
@@ -224,18 +231,38 @@ def _hub() -> Finding:
 
 
 def _models() -> Iterator[Finding]:
-    """The fine-tuned weights of each domain; without them its chain starts at a later rung."""
-    folders = paths.domains().iterdir() if paths.domains().is_dir() else ()
-    for name in sorted(p.name for p in folders if p.is_dir() and not p.name.startswith(".")):
-        merged = paths.models(name) / "merged"
-        adapter = paths.models(name) / "adapter"
-        if (merged / "config.json").is_file() and any(merged.glob("*.safetensors")):
-            yield Finding(f"{name} weights", "ok", paths.shown(merged))
-        elif (adapter / "adapter_config.json").is_file():
-            yield Finding(f"{name} weights", "ok", f"{paths.shown(adapter)}, a LoRA adapter")
+    """What was brought for each domain's rungs; without any its chain starts at a later rung."""
+    from shared.domain.domain import domain_names, load_domain
+
+    try:
+        names = domain_names()
+    except UserError as error:
+        yield Finding("domains", "warn", str(error))
+        return
+    for name in names:
+        title = f"{name} weights"
+        try:
+            rungs = [r for r in load_domain(name).chain.rung if not (r.example or r.prompt_only)]
+        except UserError as error:
+            yield Finding(title, "warn", str(error), f"./inv doctor --domain {name}")
+            continue
+        found = [rung.weights for rung in rungs if _is_brought(rung)]
+        if found:
+            yield Finding(title, "ok", ", ".join(found))
         else:
-            mend = f"copy the merged model to {paths.shown(merged)}"
-            yield Finding(f"{name} weights", "warn", "none: falls back", mend)
+            mend = f"copy the merged model to {rungs[0].source}" if rungs else ""
+            yield Finding(title, "warn", "none: falls back", mend)
+
+
+def _is_brought(rung: Rung) -> bool:
+    """Whether something lies in the rung's places, or it names the Hub; not whether it is any good."""
+    wanted = [rung.adapter or rung.source]
+    if rung.adapter:
+        wanted += [rung.source] if not rung.source.startswith("pypi:") else []
+    return all(
+        place.startswith("hf:") or any((paths.root() / place).glob("*.safetensors"))
+        for place in wanted
+    )
 
 
 def _said_first(command: list[str]) -> str:

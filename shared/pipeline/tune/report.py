@@ -1,18 +1,19 @@
 """The outcome of a tuning as a table, a plot and files under build/reports/."""
 
 import csv
+import io
 import json
 import math
 from pathlib import Path
 
 from shared.base import paths
 from shared.base.errors import UserError
-from shared.base.files import write_text
+from shared.base.files import write_bytes, write_text
 from shared.base.formatting import number
 from shared.base.manifest import Measurement
 from shared.base.tables import shown, table
 from shared.base.text import put_block
-from shared.evaluate.compare import compare_checks
+from shared.evaluate.compare import Checked, compare_checks
 from shared.pipeline.stages import CPU_DECODE, WEBGPU_DECODE
 from shared.pipeline.tune.tune import Tried, Tuning, load_recipes
 from shared.release.card.recipe import report_file
@@ -101,9 +102,7 @@ def _answers(tuning: Tuning, style: str) -> list[str]:
         return []
     (best, first), found_rows = asked[0], []
     for t, checked in asked:
-        found = {} if t is best else compare_checks(checked, first)[1].get("free", {})
-        pair = found.get(f"difference.{SCORES[-1]}")
-        words = f"{shown(pair)}: {pair.how}" if pair and pair.value is not None else ""
+        words = "" if t is best else _difference(checked, first)
         found_rows.append([t.recipe.name, *map(shown, _scores(t).values()), words])
     head = ["recipe", "valid JSON", "satisfies the schema", "field score"]
     return [
@@ -112,6 +111,15 @@ def _answers(tuning: Tuning, style: str) -> list[str]:
         "",
         table([*head, f"field score less {best.recipe.name}'s"], found_rows, style),
     ]
+
+
+def _difference(checked: Checked, first: Checked) -> str:
+    try:
+        found = compare_checks(checked, first)[1].get("free", {})
+    except UserError as error:  # onnxruntime-genai does not load one of the two
+        return str(error)
+    pair = found.get(f"difference.{SCORES[-1]}")
+    return f"{shown(pair)}: {pair.how}" if pair and pair.value is not None else ""
 
 
 def _scores(tried: Tried) -> dict[str, Measurement]:
@@ -124,26 +132,36 @@ def write(tuning: Tuning) -> list[Path]:
     data = report_file(tuning.domain.name, tuning.rung)
     markdown, sheet, plot = (data.with_suffix(end) for end in (".md", ".csv", ".png"))
     write_text(markdown, render(tuning) + "\n")
-    with sheet.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["recipe", *COLUMNS])
-        for t in tuning.tried:
-            values = [m.value if (m := t.measured.get(c)) else "" for c in COLUMNS]
-            writer.writerow([t.recipe.name, *values])
+    lines = io.StringIO(newline="")
+    writer = csv.writer(lines)
+    writer.writerow(["recipe", *COLUMNS])
+    for t in tuning.tried:
+        values = [m.value if (m := t.measured.get(c)) else "" for c in COLUMNS]
+        writer.writerow([t.recipe.name, *values])
+    write_bytes(sheet, lines.getvalue().encode())
     write_text(data, json.dumps(as_json(tuning), indent=2) + "\n")
     draw(tuning, plot)
     return [markdown, sheet, data, plot]
 
 
-def put_into(document: Path, tuning: Tuning) -> None:
-    """Renew the document's block of this rung; UserError where it has none.
+def need_block(document: Path, domain: str, rung: str) -> None:
+    """UserError where the document has no block of this rung: before anything is built for it.
 
     The block lies between `<!-- tuned: <domain> <rung> -->` and `<!-- end -->`.
     """
-    name = f"<!-- tuned: {tuning.domain.name} {tuning.rung} -->"
+    _with_block(document, domain, rung, "")
+
+
+def put_into(document: Path, tuning: Tuning) -> None:
+    """Renew the document's block of this rung; UserError where it has none."""
+    text = _with_block(document, tuning.domain.name, tuning.rung, render(tuning))
+    write_text(document, text)
+
+
+def _with_block(document: Path, domain: str, rung: str, block: str) -> str:
     text = document.read_text(encoding="utf-8") if document.is_file() else ""
     try:
-        write_text(document, put_block(text, name, render(tuning)))
+        return put_block(text, f"<!-- tuned: {domain} {rung} -->", block)
     except ValueError as error:
         raise UserError(f"--document: {paths.shown(document)} has {error}") from error
 
@@ -201,5 +219,7 @@ def draw(tuning: Tuning, file: Path) -> None:
         title=f"{tuning.domain.name}, {tuning.rung}: the chosen one in red",
     )
     axes.grid(alpha=0.2)
-    figure.savefig(file, dpi=150)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=150)
+    write_bytes(file, picture.getvalue())
     pyplot.close(figure)

@@ -66,7 +66,7 @@ class Recipe:
 def load_recipes(only: str = "") -> list[Recipe]:
     """All of recipes.json, or those that `only` names, separated by commas, in its order."""
     known = {n: Recipe(n, **entry) for n, entry in read_json(FILE).items()}
-    names = only.split(",") if only else list(known)
+    names = [name.strip() for name in only.split(",")] if only else list(known)
     for name in names:
         if name not in known:
             raise UserError(f"--recipes: no recipe {name!r}; {nearest(name, list(known))}")
@@ -143,7 +143,7 @@ def tune(name: str, options: Options, budget: int, tokens: int = 4096, only: str
         for one in sorted((t for t in tried if t.is_open), key=lambda t: t.loss)[:ANSWERING]:
             one.checked = _answers(runs[one.recipe.name], one.recipe.name)
     best, why = choose(tried, budget)
-    source = runs[recipes[0].name].source
+    source = next((run.source for run in runs.values() if run.source), None)
     weights = weights_hash(source.folder) if source else ""
     return Tuning(domain, taken.name, budget, selection.origin, tried, best, why, weights)
 
@@ -226,7 +226,10 @@ def _answers(run: RungRun, name: str) -> Checked | None:
     """The check of this build alone: its answers to the selected records, decoded freely."""
     run.outcome = "open"  # a browser that failed says nothing about answers
     run.go_to("check")
-    return read_checked(run.stages["check"].manifest.key, name) if run.outcome == "open" else None
+    if run.outcome != "open":
+        say(f"      failed: {run.reason}")
+        return None
+    return read_checked(run.stages["check"].manifest.key, name)
 
 
 def choose(tried: Sequence[Tried], budget: float) -> tuple[Tried | None, str]:

@@ -235,5 +235,5 @@ def test_what_the_browser_did_not_prove_is_named_with_its_reason_and_nothing_els
     ]
     facts = synthetic("legal").facts | {"bench": {"software_adapter": True}}
     card = render_card(synthetic("legal", gates=gates, facts=facts), "Answer.")
-    assert "Not measured: placement (the time was up)." in card
+    assert "Not measured: speed on a GPU, placement (the time was up)." in card
     assert "want of time" not in card and "better than its base (" not in card.split("<details>")[0]

@@ -1,4 +1,4 @@
-"""What is damaged, linked elsewhere or of another version: a sentence each, and nothing else is lost."""
+"""What is damaged, linked elsewhere or of another version: a sentence, and nothing else is lost."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_a_report_of_tune_that_was_cut_short_is_passed_over(root: Path) -> None:
 
 def test_tune_takes_spaces_between_recipes_and_looks_at_its_document_first(root: Path) -> None:
     assert [r.name for r in load_recipes("default, calibrated")] == ["default", "calibrated"]
-    with pytest.raises(UserError, match="--document: page.md has"):
+    with pytest.raises(UserError, match=r"--document: page\.md has"):
         need_block(root / "page.md", "legal", "smollm3")
 
 

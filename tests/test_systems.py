@@ -324,6 +324,7 @@ def test_batches_and_the_pieces_a_prompt_is_read_in_change_no_answer(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch, architecture: str
 ) -> None:
     """In rows of two, four tokens at once, as at once."""
+    from shared.evaluate.models import device
     from shared.evaluate.models import torch as runtime
 
     model = runtime.TorchModel(tiny(architecture))
@@ -331,10 +332,10 @@ def test_batches_and_the_pieces_a_prompt_is_read_in_change_no_answer(
     at_once = answers(model, prompts)
     monkeypatch.setattr(runtime, "TOKENS_AT_ONCE", 8)
     longest = max(map(len, prompts)) + LIMIT + runtime.CACHE_ROOM
-    monkeypatch.setattr(runtime, "CACHE_BYTES", 2 * longest * model._cell_bytes())
+    monkeypatch.setattr(device, "CACHE_BYTES", 2 * longest * model._cell_bytes())
     order = sorted(range(4), key=lambda i: len(prompts[i]))
     assert [len(batch) for batch in model._batches(order, prompts, LIMIT)] == [4]
-    monkeypatch.setattr(runtime, "LEAST_ROWS", 1)
+    monkeypatch.setattr(device, "LEAST_ROWS", 1)
     assert [len(batch) for batch in model._batches(order, prompts, LIMIT)] in ([2, 2], [3, 1])
     in_pieces = answers(model, prompts)
     assert [a.output_ids for a in in_pieces] == [a.output_ids for a in at_once]

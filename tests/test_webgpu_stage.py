@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -234,6 +235,32 @@ class TestASoftwareAdapterThatIsLate:
         late.result = BrowserResult(outcome="timeout", error="the page did not answer in time")
         found = self.bench(late)
         assert "did not load it within" in str(found.measurements["loads"].reason)
+
+    def test_keeps_what_was_measured_where_it_then_loads_nothing(self, late: Late) -> None:
+        late.rows = 1
+        before = self.bench(late)
+        late.result = BrowserResult(outcome="timeout", error="the page did not answer in time")
+        found = self.bench(late)
+        assert found.unfinished and "did not load it within" in found.unfinished
+        assert found.measurements == before.measurements
+        assert found.facts["adapter"] == before.facts["adapter"]
+
+    def test_goes_on_with_more_time(self, late: Late, root: Path) -> None:
+        late.rows = 1
+        before = self.bench(late)
+        settings = root / "domains" / "legal" / "fallback.toml"
+        text = settings.read_text()
+        settings.write_text(re.sub(r"time_budget_seconds = \d+", "time_budget_seconds = 90", text))
+        late.rows = 99
+        found = self.bench(late)
+        assert found.key == before.key and found.measurements["parity_tokens"].value == 64
+
+    @pytest.mark.parametrize("outcome", ["crashed", "out_of_memory"])
+    def test_for_want_of_memory_is_no_other_rungs_turn(self, late: Late, outcome: Any) -> None:
+        late.result = BrowserResult(outcome=outcome, error="the tab went away")
+        with pytest.raises(UserError, match="free some, and run it again") as raised:
+            self.bench(late)
+        assert not isinstance(raised.value, RungFailed)
 
     def test_that_is_none_at_all_is_the_machines_fault_and_ends_no_rung(self, late: Late) -> None:
         late.result = BrowserResult(outcome="no_webgpu", error="this browser offers no adapter")

@@ -12,7 +12,10 @@ MACHINE = {
 }
 
 
-ENDED_FOR_WANT = ("can't allocate memory", "No space left on device", "bad_alloc", "bad allocation")
+ENDED_FOR_WANT = (
+    *("can't allocate memory", "Failed to allocate memory", "bad_alloc", "bad allocation"),
+    "No space left on device",
+)
 """In what libraries say of memory or disk without an errno: PyTorch, safetensors, onnxruntime."""
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from shared.base.errors import RungFailed
+from shared.base.errors import RungFailed, of_this_machine
 from shared.evaluate.models.onnx import OnnxDecoder, set_exact
 
 LAYER = re.compile(r"layers?[._/](\d+)")
@@ -43,6 +43,8 @@ def find_peaks(graph: Path, texts: list[list[int]]) -> list[Peak]:
         decoder = OnnxDecoder(graph, model=model)
         values = [value for ids in texts for value in _values(decoder, names, ids)]
     except Exception as error:  # onnxruntime's exceptions share no base of their own
+        if of_this_machine(error):  # want of memory says nothing of the graph
+            raise
         first = str(error).splitlines()[0]
         raise RungFailed(f"the graph cannot be run with its probes: {first}") from error
     largest = np.maximum.reduce(values)

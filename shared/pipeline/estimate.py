@@ -14,11 +14,9 @@ from typing import Any
 
 from shared.base.machine import FED, Machine
 from shared.evaluate.models.device import (
-    CACHE_BYTES,
     CACHE_ROOM,
     FLOAT32_BELOW_BYTES,
-    LEAST_ROWS,
-    ROWS,
+    rows_at_once,
 )
 from shared.evaluate.overflow import RECORDS, TOKENS
 from shared.evaluate.reference import CHUNK
@@ -316,14 +314,14 @@ def check(shape: Shape, work: Work, machine: Machine) -> Cost:
     """Each system reads the prompt and all records, and writes its answers; SmolLM3 took 977 s.
 
     The release answers one record at a time, reading its weights a token, and once more token by token
-    where it is held to the schema; the 16-bit models as many as CACHE_BYTES allow.
+    where it is held to the schema; the 16-bit models as many as `rows_at_once` says.
     Memory: the parent and the cache of these answers (7.75 GB).
     """
     prompts = len(work.modes) * (work.prompt + work.records * work.record)
     size, seconds = shape.release(work.block), _own(LIBRARIES, machine)
     row = (work.prompt + work.record + work.limit + CACHE_ROOM) * shape.layers * 2 * shape.cached
     row *= 4 if _is_wide(shape, machine) else 2
-    at_once = min(work.records, ROWS, max(LEAST_ROWS, int(CACHE_BYTES / row)))
+    at_once = min(work.records, rows_at_once(row))
     for name in work.systems:
         written = work.records * answer_tokens(work, tuned=work.tuned and name != "base")
         if name == "release":

@@ -26,6 +26,7 @@ from shared.domain.olive_json import place_of, with_overrides
 from shared.domain.records import Record, read_records
 from shared.domain.settings import Exporter, Rung
 from shared.evaluate.check import Selection
+from shared.evaluate.token_windows import FEWEST
 from shared.olive.build import block_size
 from shared.olive.calibration_text import (
     MAX_TOKENS,
@@ -164,16 +165,18 @@ def work_of(run: Run) -> Work:
     passes = list(workflow["passes"].values())
     asked = selection.records
     has_base = run.rung.prompt_only or run.rung.untuned is not None
+    record = TEMPLATE + sum(len(r.input) for r in asked) / len(asked) / CHARACTERS
+    answer = sum(map(_gold, asked)) / len(asked)
     return Work(
         prompt=len(domain.prompt) / CHARACTERS,
-        record=TEMPLATE + sum(len(r.input) for r in asked) / len(asked) / CHARACTERS,
-        answer=sum(map(_gold, asked)) / len(asked),
+        record=record,
+        answer=answer,
         limit=chain.check.max_new_tokens,
         records=len(asked),
         modes=selection.modes,
         systems=tuple(name for name in selection.systems if has_base or name != "base"),
         tuned=not run.rung.prompt_only,
-        read=chain.fidelity.tokens,
+        read=max(chain.fidelity.tokens, FEWEST * int(record + answer)),
         calibration=_calibration(run, workflow),
         searched=any(map(_searches, passes)),
         made_up=any(_settings(one).get("make_up") for one in passes),

@@ -92,6 +92,12 @@ def _depth(decode: Figure | None) -> str:
     return f"{decode.tokens} in the cache" if decode and decode.tokens else "from an empty cache"
 
 
+def gpu_errors(result: BrowserResult) -> Measurement:
+    """How many the device told of, its own loss among them."""
+    errors = len(result.uncaptured_errors) + (result.device_lost is not None)
+    return Measurement(value=errors, unit="errors", how="uncaptured errors and device losses")
+
+
 def measurements(result: BrowserResult, cpu: dict[str, list[int]]) -> dict[str, Measurement]:
     """What a run shows by itself; `cpu` holds the CPU's likeliest tokens, run id → ids."""
     runs = [run for run in own_runs(result) if run.id.startswith("run")]
@@ -105,7 +111,6 @@ def measurements(result: BrowserResult, cpu: dict[str, list[int]]) -> dict[str, 
     ttft = [run.ttft_ms / 1000 for run in runs if run.ttft_ms]
     prefill = [run.prompt_tokens / (run.ttft_ms / 1000) for run in runs if run.ttft_ms]
     decode = _decode(result)
-    errors = len(result.uncaptured_errors) + (result.device_lost is not None)
     peak, on_cpu = result.gpu.peak_requested_bytes, _nodes_on_cpu(result)
     found = {
         "loads": Measurement(value=True, how="loaded and generated"),
@@ -124,9 +129,7 @@ def measurements(result: BrowserResult, cpu: dict[str, list[int]]) -> dict[str, 
         "peak_gpu_bytes": Measurement(
             value=peak, unit="B", how="requested WebGPU buffer bytes, peak"
         ),
-        "gpu_errors": Measurement(
-            value=errors, unit="errors", how="uncaptured errors and device losses"
-        ),
+        "gpu_errors": gpu_errors(result),
         "nodes_on_cpu": on_cpu,
         "placement_proven": Measurement(
             value=result.placement is not None,

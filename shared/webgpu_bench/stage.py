@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from shared.base.errors import RungFailed, UserError
 from shared.base.gpu import has_gpu
 from shared.base.hashing import sha256_json
-from shared.base.manifest import Measurement, tool_versions
+from shared.base.manifest import Manifest, Measurement, tool_versions
 from shared.base.progress import say
 from shared.base.stage import Plan, Produced, StageResult, run_stage
 from shared.domain.domain import Domain
@@ -30,6 +30,7 @@ from shared.webgpu_bench.measurements import (
     NAMES,
     describe,
     facts,
+    gpu_errors,
     likeliest,
     measurements,
     not_loaded,
@@ -37,7 +38,13 @@ from shared.webgpu_bench.measurements import (
     with_unreached,
 )
 from shared.webgpu_bench.memory import context_measurements, with_budget
-from shared.webgpu_bench.request import Profile, Request, make_request, unanswered
+from shared.webgpu_bench.request import (
+    SOFTWARE_PARITY_TOKENS,
+    Profile,
+    Request,
+    make_request,
+    unanswered,
+)
 from shared.webgpu_bench.result import BrowserResult, Parity, ParityPiece
 from shared.webgpu_bench.server import PAGE_CODE
 
@@ -49,6 +56,8 @@ READ_FILE = "parity.jsonl"
 """What a software adapter has read, one ParityPiece a line."""
 MACHINES_FAULT = ("crashed", "device_lost")
 """A driver that was reset, or a page that was ended for want of memory, may have been ill luck."""
+ENDED = ("crashed", "out_of_memory")
+"""How a page ends where the machine has no memory for it: on a software adapter no model's fault."""
 Progress = Callable[[str], None]
 
 
@@ -88,12 +97,18 @@ def settings(domain: Domain, profile: Profile, gpu: str, browser: Browser | None
     """What any run in a browser depends on beside the files that it loads."""
     return {
         "prompt": domain.prompt,
-        "profile": asdict(profile),
+        "profile": _asked_of(profile),
         "gpu": gpu,
         "parity_text": sha256_json([[r.input, r.gold] for r in domain.records]),
         "gpu_budget": domain.chain.bench.gpu_budget,
         "browser": browser.version if browser else None,
     }
+
+
+def _asked_of(profile: Profile) -> dict[str, Any]:
+    """The profile; of a software adapter without its time, since with more of that a run goes on."""
+    told = asdict(profile)
+    return told if profile.hardware else {name: told[name] for name in told if name != "seconds"}
 
 
 def offered(browser: Browser | None) -> str:
@@ -124,6 +139,14 @@ def _pieces(path: Path) -> list[ParityPiece]:
     return found
 
 
+def _before(work: Path) -> Manifest | None:
+    """The unfinished result that this run goes on with."""
+    try:
+        return Manifest.read(work)
+    except (OSError, ValidationError):
+        return None
+
+
 @dataclass(frozen=True)
 class Bench:
     """A domain's package in a browser, and what the run shows."""
@@ -135,9 +158,16 @@ class Bench:
     kernels: bool = False
 
     def produce(self, work: Path) -> Produced:
+        """What an earlier run measured, with whose work this goes on, stays where this came to less."""
+        before = _before(work)
         made = self._run_and_proof(work)
         found = with_unreached(made.measurements, self.domain.chain.bench)
-        return replace(made, measurements=found)
+        known = before.measurements if before else {}
+        measured = {name: one for name, one in found.items() if one.value is not None}
+        if before and "loads" not in measured and known["loads"].value is not None:
+            return replace(made, measurements=known | measured, facts=before.facts)
+        there = {name: one for name, one in known.items() if one.value is not None}
+        return replace(made, measurements=found | there | measured)
 
     def _run_and_proof(self, work: Path) -> Produced:
         if self.browser is None:
@@ -160,12 +190,22 @@ class Bench:
             within = f"not answered within {request.profile.seconds:.0f} s"
             raise RungFailed(f"the browser: timeout: {', '.join(asked)} {within}")
         late = result.outcome == "timeout" and not request.profile.hardware
+        if result.outcome in ENDED and not request.profile.hardware:
+            raise UserError(
+                f"the browser: {result.outcome}: {result.error}; no other model is released for want "
+                "of memory: free some, and run it again"
+            )
         if result.outcome != "ok" and not late:  # the machine's: another run may fare better
             raise RungFailed(f"the browser: {result.outcome}: {result.error}")
         if not result.load.seconds:
             reason = f"the software adapter did not load it within {request.profile.seconds:.0f} s"
             found = {n: Measurement.missing(reason, u) for n, u in NAMES.items()}
-            return Produced(found, facts=told, unfinished=reason)
+            errors = gpu_errors(result)
+            return Produced(
+                found | ({"gpu_errors": errors} if errors.value else {}),
+                facts=told,
+                unfinished=reason,
+            )
         return replace(self._shown(request, result), facts=told)
 
     def _shown(self, request: Request, result: BrowserResult) -> Produced:
@@ -174,11 +214,11 @@ class Bench:
         found |= self._proof(result, request)
         budget = self.domain.chain.bench.gpu_budget_bytes
         found |= context_measurements(self._graph(result), budget, result)
-        unfinished = found["parity_tokens"].reason
-        if not request.profile.hardware and found["greedy_agreement"].value is None:
-            unfinished = (
-                unfinished or found["greedy_agreement"].reason
-            )  # no question was asked in time
+        read, hardware = found["parity_tokens"], request.profile.hardware
+        enough = hardware and int(read.value or 0) >= SOFTWARE_PARITY_TOKENS
+        unfinished = None if enough else read.reason  # a GPU reads all anew, and comes no further
+        if not hardware and found["greedy_agreement"].value is None:  # nothing was asked in time
+            unfinished = unfinished or found["greedy_agreement"].reason
         return Produced(found, unfinished=unfinished)
 
     def _graph(self, result: BrowserResult) -> Path:

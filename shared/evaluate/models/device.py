@@ -29,13 +29,24 @@ FLOAT32_BELOW_BYTES = 2_000_000_000
 """Weights up to this size are converted to float32 as a whole."""
 ROOM = 1.5
 """What must be free on a GPU, in sizes of the weights that lie there."""
-LEAST_ROWS, ROWS, CACHE_BYTES = 8, 32, 600_000_000
-"""A batch: as many prompts as their keys and values leave room for, within these bounds. Every step
-reads all weights once, for one row or for many; a 3B in bfloat16 comes to 16 rows of 500 tokens."""
+LEAST_ROWS, ROWS = 8, 32
+CACHE_BYTES, MOST_CACHE_BYTES = 600_000_000, 1_500_000_000
+"""See `rows_at_once`."""
 CACHE_ROOM = 64
 """Tokens for which a row's cache has room when it is made longer (roomy_cache.py)."""
 PART = 2**18
 """Numbers that `widened` converts at a time: 1 MB in float32 stays in a core's cache."""
+
+
+def rows_at_once(row_bytes: float) -> int:
+    """How many prompts are a batch, whose keys and values have `row_bytes` each: as many as CACHE_BYTES
+    have room for, ROWS at most; LEAST_ROWS at least, but for those that would be over MOST_CACHE_BYTES.
+
+    Every step reads all weights once, for one row or for many; a 3B in bfloat16 comes to 16 rows of 500
+    tokens, one whose heads share no keys (Phi-3) to a few.
+    """
+    least = min(LEAST_ROWS, int(MOST_CACHE_BYTES / row_bytes))
+    return max(1, least, min(ROWS, int(CACHE_BYTES / row_bytes)))
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import onnx
 import onnxruntime as ort
 
 from shared.base.cpu import allotted_cores
-from shared.base.errors import RungFailed
+from shared.base.errors import RungFailed, of_this_machine
 
 FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 SPINNING = "session.intra_op.allow_spinning"
@@ -61,6 +61,8 @@ class OnnxDecoder:
                 providers=["CPUExecutionProvider"],
             )
         except Exception as error:  # onnxruntime's exceptions share no base of their own
+            if of_this_machine(error):  # want of memory says nothing of the graph
+                raise
             first = str(error).splitlines()[0]
             raise RungFailed(f"onnxruntime cannot load {graph.name}: {first}") from error
         self._inputs = {i.name: i for i in self._session.get_inputs()}

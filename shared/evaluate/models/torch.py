@@ -17,13 +17,11 @@ from transformers import DynamicCache
 from shared.base.processes import give_back_memory
 from shared.evaluate.models.chat import Answer, Chat, common_prefix, room
 from shared.evaluate.models.device import (
-    CACHE_BYTES,
     CACHE_ROOM,
-    LEAST_ROWS,
-    ROWS,
     Computing,
     computing,
     load_on,
+    rows_at_once,
 )
 from shared.evaluate.models.forced import Forced
 from shared.evaluate.models.roomy_cache import roomy
@@ -107,12 +105,11 @@ class TorchModel:
     def _batches(
         self, order: Sequence[int], prompts: Sequence[Sequence[int]], limit: int
     ) -> Iterator[list[int]]:
-        """`order` in pieces of LEAST_ROWS to ROWS, as the cache has room for rows of the longest."""
+        """`order` in batches, as the cache has room for rows of the longest."""
         batch: list[int] = []
         for index in order:
             cells = len(prompts[index]) + limit + CACHE_ROOM
-            rows = int(CACHE_BYTES / (self._cell_bytes() * cells))
-            if len(batch) >= min(ROWS, max(LEAST_ROWS, rows)):
+            if len(batch) >= rows_at_once(self._cell_bytes() * cells):
                 yield batch
                 batch = []
             batch.append(index)

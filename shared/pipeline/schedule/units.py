@@ -15,7 +15,7 @@ from shared.base.environment import is_offline
 from shared.base.errors import UserError
 from shared.domain.domain import load_domain
 from shared.domain.settings import Rung
-from shared.evaluate.models.device import CACHE_BYTES
+from shared.evaluate.models.device import MOST_CACHE_BYTES
 from shared.olive.calibration_text import wants_calibration
 from shared.pipeline.one_domain import (
     Result,
@@ -100,7 +100,7 @@ def memory_of(stage: str, size: int, *, whole: bool = False, calibrated: bool = 
         {"build": CALIBRATED_SHARE, "package": CALIBRATED_SHARE} if calibrated else {}
     )
     taken = [*shares.values(), OTHER_SHARE] if whole else [shares.get(stage, OTHER_SHARE)]
-    cache = CACHE_BYTES if whole or stage == "check" else 0
+    cache = MOST_CACHE_BYTES if whole or stage == "check" else 0
     browser = BROWSER_BYTES if whole or stage in STAGES[STAGES.index(BROWSER) :] else 0
     return int(BASE_BYTES + max(taken) * size + cache + browser)
 

@@ -154,10 +154,8 @@ def _notices(release: Release) -> str:
     elif (release.facts.get("sample") or {}).get("example"):
         notes.append(f"**An example**: {words(release.why)}")
     if release.facts.get("bench", {}).get("software_adapter"):
-        notes.append(
-            "**No GPU was at hand**: the browser ran on a software adapter. Loading, placement and "
-            "agreement with the CPU are measured; speed on a GPU is not." + _undone(release)
-        )
+        ran = "**No GPU was at hand**: the browser ran on a software adapter."
+        notes.append(f"{ran} {_proven(release)}")
     if not release.commercial_use:
         notes.append("**Non-commercial**: the base model's licence forbids commercial use.")
     return "\n\n".join(f"> {note}" for note in notes)
@@ -174,11 +172,13 @@ def _not_taken(attempt: Attempt, taken: str) -> str:
     return f"**This is not {name} but {words(taken)}**: {name} failed at {attempt.stage}: {reason}"
 
 
-def _undone(release: Release) -> str:
-    """Which proofs of the browser are missing, each with its reason."""
+def _proven(release: Release) -> str:
+    """What a software adapter has shown, or which proofs of the browser are missing, and why."""
     of_page = [g for g in unproven(release.gates) if g.gate.measurement.startswith(PAGE)]
     told = [words(f"{gate.name} ({gate.reason})") for gate in of_page]
-    return f" Not measured: {', '.join(told)}." if told else ""
+    if told:
+        return f"Not measured: speed on a GPU, {', '.join(told)}."
+    return "Loading, placement and agreement with the CPU are measured; speed on a GPU is not."
 
 
 def _as_words(facts: Any) -> Any:

@@ -36,17 +36,18 @@ const base64 = (array) => {
 /**
  * Read `rows` (token ids, all of one length), `batch` of them at a time, `piece` tokens a pass. Several
  * rows at once go on token by token: onnxruntime-web's attention reads more with a cache for one row only.
- * Stops between rows, where the longest pass so far would no longer end in time: `late(ms)`.
+ * Stops between rows, where what took longest so far would no longer end in time: `late(ms)`.
  * Fills `answer.pieces`: each the row and position it starts at, its extent, and base64 of its
  * ids [rows, tokens, top_k] int32, logits alike float32, log_sums [rows, tokens] float32; the first also
  * `whole` [vocab] float32: all logits of its first row's last position, so that each row of the head is seen.
  */
 export async function readTexts(network, { rows, batch, piece, top_k, offset = 0 }, answer, late, onPiece) {
   const length = rows[0].length;
-  let longest = 0;
+  let longest = 0; // of some rows, whole
   for (let first = 0; first < rows.length; first += batch) {
     const some = rows.slice(first, first + batch);
     if (late(longest)) return; // asked between rows: half a row would be read again by the next run
+    const started = performance.now();
     let cache = null;
     for (let start = 0, end; start < length; start = end) {
       const began = performance.now();
@@ -55,10 +56,10 @@ export async function readTexts(network, { rows, batch, piece, top_k, offset = 0
       const whole = first || start ? {} : { whole: base64(lastRow(outputs.logits)) };
       const read = { row: offset + first, start, ...packed(outputs.logits, top_k), ...whole, ms: performance.now() - began };
       answer.pieces.push(read);
-      longest = Math.max(longest, read.ms);
       cache = carried(outputs, cache);
       onPiece((first + some.length * (end / length)) / rows.length, read);
     }
+    longest = Math.max(longest, performance.now() - started);
     await cache.dispose();
   }
 }

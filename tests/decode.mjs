@@ -19,7 +19,15 @@ const tensor = (values) => new Tensor("int64", BigInt64Array.from(values, BigInt
 const session = model.sessions.model;
 const decoder = new Decoder({ session, Tensor: tensor([0]).ort_tensor.constructor });
 let positions = 0;
-const counted = { run: (feeds, ...rest) => ((positions += feeds.input_ids.dims[1]), session.run(feeds, ...rest)) };
+let spoilt = false; // scores that are no numbers
+const counted = {
+  run: async (feeds, ...rest) => {
+    positions += feeds.input_ids.dims[1];
+    const outputs = await session.run(feeds, ...rest);
+    if (spoilt) outputs.logits.data.fill(NaN);
+    return outputs;
+  },
+};
 decoder.session = Object.assign(Object.create(session, { inputNames: { value: session.inputNames }, outputNames: { value: session.outputNames } }), counted);
 
 const compiled = new Map();
@@ -36,14 +44,17 @@ async function generate(ids, more) {
 }
 
 const answers = [];
-for (const { ids, prefix, piece, halt, ...asked } of job.cases) {
-  const shouldHalt = () => halt ?? null;
+for (const { ids, prefix, piece, halt, after = 0, nan, ...asked } of job.cases) {
+  let questions = 0;
+  const shouldHalt = () => (questions++ >= after ? (halt ?? null) : null);
   if (piece) decoder.piece = piece;
   const theirs = await generate(ids, await options(asked, (compiled) => holdByMasks(page, compiled)));
   const run = { output_ids: [], ttft_ms: null, decode_ms: [] };
   positions = 0;
-  await write(decoder, run, { input_ids: ids, most: job.most, eos, prefix, shouldHalt, more: await options(asked, async (compiled) => ({ held: await new Forcing(compiled, null, false).start() })) });
+  spoilt = Boolean(nan);
+  let said = null;
+  await write(decoder, run, { input_ids: ids, most: job.most, eos, prefix, shouldHalt, more: await options(asked, async (compiled) => ({ held: await new Forcing(compiled, null, false).start() })) }).catch((error) => (said = error.message));
   const { output_ids: ours, model_runs: runs, read_tokens, stopped_by, decode_ms } = run;
-  answers.push({ theirs, ours, runs, positions, read_tokens, stopped_by, timed: decode_ms.length + 1 });
+  answers.push({ theirs, ours, runs, positions, read_tokens, stopped_by, timed: decode_ms.length + 1, said });
 }
 console.log(JSON.stringify(answers));

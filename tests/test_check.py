@@ -25,6 +25,7 @@ from shared.domain.records import spread
 from shared.evaluate import systems
 from shared.evaluate.check import Selection, check_stage
 from shared.evaluate.models.chat import Answer
+from shared.evaluate.models.device import rows_at_once
 from shared.evaluate.systems import System, parse_minutes
 from shared.release.card.quality import quality_note
 from shared.release.gates import judge_gates
@@ -277,6 +278,12 @@ def test_a_killed_check_in_pytorch_asks_only_what_was_not_answered(root: Path, f
     asked = [json.loads(line)["record"] for line in after[len(before) :].split("\n") if line]
     assert after.startswith(kept) and not had & set(asked)
     assert len(had) + len(asked) == len(had | set(asked)) == 100
+
+
+def test_a_batch_is_of_as_many_prompts_as_their_cache_has_room_for() -> None:
+    """SmolLM3's rows of 1,000 tokens, a small model's, Phi-3's, and Phi-3's in float32."""
+    sizes = (74_000_000, 1_000_000, 400_000_000, 2_000_000_000)
+    assert [rows_at_once(size) for size in sizes] == [8, 32, 3, 1]
 
 
 def test_another_order_of_the_fields_is_another_task(domain: Domain) -> None:

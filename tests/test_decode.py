@@ -115,10 +115,23 @@ def test_a_text_can_be_stopped_while_it_is_read_and_leaves_nothing_behind(
 ) -> None:
     length = common_length(prompts)
     asked = {"ids": prompts[0], "prefix": prompts[0][:length], "piece": 50}
-    stopped, again = decode(package, tmp_path, [asked | {"halt": "stopped"}, asked])
+    halt = {"halt": "stopped", "after": 1}
+    at_once = asked | {"halt": "stopped"}
+    none, stopped, again = decode(package, tmp_path, [at_once, asked | halt, asked])
+    assert (none["ours"], none["stopped_by"], none["positions"]) == ([], "stopped", 0)
     assert (stopped["ours"], stopped["stopped_by"]) == ([], "stopped")
     assert stopped["positions"] == 50 and again["ours"] == again["theirs"]
     del asked["piece"]
-    stopped, again = decode(package, tmp_path, [asked | {"halt": "stopped"}, asked])
+    stopped, again = decode(package, tmp_path, [asked | halt, asked])
     assert (stopped["positions"], stopped["stopped_by"]) == (length, "stopped")
     assert again["positions"] == len(prompts[0]) - length + len(again["ours"]) - 1
+
+
+def test_scores_that_are_no_numbers_are_an_error_and_what_was_read_with_them_is_read_again(
+    package: Path, prompts: list[list[int]], tmp_path: Path
+) -> None:
+    asked = {"ids": prompts[0], "prefix": prompts[0][:100]}
+    first, spoilt, again = decode(package, tmp_path, [asked, asked | {"nan": True}, asked])
+    assert (spoilt["said"], spoilt["ours"]) == ("the model's scores are no numbers", [])
+    assert again["said"] is None and again["ours"] == first["ours"]
+    assert again["positions"] == first["positions"], "the prefix, too"

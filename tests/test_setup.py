@@ -195,8 +195,10 @@ class TestInv:
         with log.open("w") as said:
             two = subprocess.Popen(clone.command(), env=clone.environment, stderr=said,
                                    stdout=subprocess.DEVNULL)  # fmt: skip
-        wait_until(lambda: f"process {one.pid} is setting up" in log.read_text(), two)
-        (clone.stubs / "slow").unlink()
+        try:
+            wait_until(lambda: f"process {one.pid} is setting up" in log.read_text(), two)
+        finally:
+            (clone.stubs / "slow").unlink()
         assert one.wait(CEILING_SECONDS) == two.wait(CEILING_SECONDS) == 0
         assert clone.calls().count("venv") == 1
 
@@ -304,7 +306,7 @@ class TestFindBrowser:
 
 class TestAProgramOfTheSetUp:
     def test_that_falls_silent_is_ended_with_what_it_started(self) -> None:
-        mark = f"60.{os.getpid()}"
+        mark = f"6000.{os.getpid()}"
         words = ["sh", "-c", f"echo first; sleep {mark} & sleep {mark}"]
         assert browser._run(words, silent=0.5) == (124, "silent for 0 s")
         every = partial(psutil.process_iter, ["cmdline"])

@@ -62,7 +62,7 @@ HELPER = """async ({ most }) => {
   useBuild("webgpu");
   const { env } = await import("@huggingface/transformers");
   Object.assign(env, { allowRemoteModels: false, allowLocalModels: true });
-  const { open, promptIds, controlTokens } = await import("/models/m/docintel.mjs");
+  const { open, inTurn, promptIds, controlTokens } = await import("/models/m/docintel.mjs");
   const said = (error) => error.message;
   const lacking = await open("n", { dtype: "q4" }).catch(said);
   const model = await open("m", { dtype: "q4" });
@@ -71,6 +71,10 @@ HELPER = """async ({ most }) => {
   const left = { held: false, signal: gone.signal };
   const two = ["He lost.", "She lost."].map((text) => model.ask(text, left).catch(said));
   gone.abort(new Error("left"));
+  const copy = await import("/models/m/docintel.mjs?another"); // of another release
+  const order = [];
+  const slow = () => new Promise((done) => setTimeout(done, 50)).then(() => order.push("first"));
+  await Promise.all([inTurn(slow), copy.inTurn(async () => order.push("second"))]);
   const asked = async (max_new_tokens) => {
     const before = window.docintelGpu.buffers;
     const { ids } = await model.ask("He lost.", { held: false, max_new_tokens });
@@ -83,7 +87,20 @@ HELPER = """async ({ most }) => {
   const input_ids = promptIds(engine.tokenizer, controls, "Answer in JSON.", "He lost.");
   const run = newRun("m", input_ids);
   await engine.generate({ run, input_ids, max_new_tokens: most });
-  return { page: run.output_ids, long, short, lacking, half, aborted: await Promise.all(two) };
+  const { dispatches } = window.docintelGpu;
+  const leaving = new AbortController();
+  setTimeout(() => leaving.abort(new Error("left again")), 1);
+  const long300 = { held: false, max_new_tokens: 300, signal: leaving.signal };
+  const cut = await model.ask("He lost.", long300).catch(said);
+  await inTurn(async () => {}); // what was begun has ended
+  const stopped = window.docintelGpu.dispatches - dispatches;
+  const device = await env.backends.onnx.webgpu.device;
+  const error = new GPUValidationError("planted");
+  device.dispatchEvent(new GPUUncapturedErrorEvent("uncapturederror", { error }));
+  const refused = await model.ask("He lost.", { held: false }).catch(said);
+  const aborted = await Promise.all(two);
+  const answers = { page: run.output_ids, long, short };
+  return { ...answers, lacking, half, aborted, order, cut, stopped, dispatches, refused };
 }"""
 
 
@@ -142,7 +159,10 @@ def test_a_releases_helper_writes_the_pages_tokens_in_such_a_cache(
     found = ask(release, HELPER, n=lacking)
     assert "n could not be loaded" in found["lacking"] and "model_q4.onnx_data" in found["lacking"]
     assert found["half"] == "max_new_tokens: 1.5 is no whole number above zero"
-    assert found["aborted"] == ["left", "left"]
+    assert (found["aborted"], found["cut"]) == (["left", "left"], "left again")
+    assert found["stopped"] < found["dispatches"], "it did not write on"
+    assert found["order"] == ["first", "second"], "one turn for all copies of the module"
+    assert found["refused"].startswith("the GPU refused what was asked of it (planted)")
     (long, buffers), (short, fewer) = found["long"], found["short"]
     assert long == found["page"] and short == long[: len(short)] and len(long) == MOST
     assert buffers - fewer <= len(long) - len(short), "a token makes one buffer at most"

@@ -15,7 +15,7 @@ import pytest
 
 from shared.base.errors import RungFailed, UserError
 from shared.base.manifest import Manifest, Measurement
-from shared.base.stage import StageResult
+from shared.base.stage import Produced, StageResult
 from shared.domain.domain import load_domain
 from shared.evaluate.models.chat import Chat
 from shared.evaluate.models.onnx import OnnxDecoder
@@ -245,6 +245,17 @@ class TestASoftwareAdapterThatIsLate:
         assert found.measurements == before.measurements
         assert found.facts["adapter"] == before.facts["adapter"]
 
+    def test_holds_no_earlier_comparison_against_a_worse_one(self, late: Late) -> None:
+        late.rows = 1
+        before = self.bench(late)
+        gone = {"parity_kl_divergence": Measurement.missing("no numbers", "nats/token")}
+        worse = gone | {"parity_finite": Measurement(value=0.5), "loads": Measurement(value=True)}
+        found = stage.with_earlier(Produced(worse), before).measurements
+        assert found["parity_kl_divergence"].value is None
+        assert found["placement_proven"] == before.measurements["placement_proven"]
+        failed = Produced({"loads": Measurement(value=False, reason="a kernel fails")})
+        assert stage.with_earlier(failed, before) == failed
+
     def test_goes_on_with_more_time(self, late: Late, root: Path) -> None:
         late.rows = 1
         before = self.bench(late)
@@ -258,7 +269,7 @@ class TestASoftwareAdapterThatIsLate:
     @pytest.mark.parametrize("outcome", ["crashed", "out_of_memory"])
     def test_for_want_of_memory_is_no_other_rungs_turn(self, late: Late, outcome: Any) -> None:
         late.result = BrowserResult(outcome=outcome, error="the tab went away")
-        with pytest.raises(UserError, match="free some, and run it again") as raised:
+        with pytest.raises(UserError, match="free some and run it again") as raised:
             self.bench(late)
         assert not isinstance(raised.value, RungFailed)
 

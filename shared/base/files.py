@@ -24,6 +24,8 @@ def swap_in(work: Path, final: Path) -> None:
     """
     recover(final)
     old = _older(final)
+    if final.is_symlink() and not final.exists():  # to a disk that is away
+        final.unlink()
     if final.exists() and _exchange(work, final):
         work.rename(old)  # under the name `work` a run would resume from what is half deleted
         _clear(old)

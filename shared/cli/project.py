@@ -195,8 +195,13 @@ def clean(c: Context, releases: bool = False) -> None:
     if releases:
         families = (told.parent for told in paths.root().glob(f"models/families/*/{RECORD}"))
         for folder in sorted({*paths.root().glob("models/*/webgpu"), *families}):
-            folder.unlink() if folder.is_symlink() else _delete(folder)
-            print(f"deleted {paths.shown(folder)}/")
+            if folder.is_symlink():
+                target = folder.readlink()
+                folder.unlink()
+                print(f"unlinked {paths.shown(folder)}; {target} stays")
+            else:
+                _delete(folder)
+                print(f"deleted {paths.shown(folder)}/")
 
 
 @command(

@@ -56,13 +56,17 @@ def tune(
     options = chain_options("gates", rung, False, records_file, calibration, **asked)
     page = Path(document).expanduser() if document else None
     if page:
-        need_block(page, domain, rung or load_domain(domain).chain.rung[0].name)
+        asked_of = load_domain(domain)
+        taken = asked_of.rung(rung) if rung else asked_of.chain.rung[0]
+        need_block(page, domain, taken.name)
     found = run(domain, options, parse_bytes(budget, "--budget"), tokens, recipes)
     print(render(found, TERMINAL))
-    if found.chosen is None:
+    if not any(tried.measured for tried in found.tried):
         raise UserError(found.why)  # an earlier run's report stays
     for path in write_report(found):
         print(paths.shown(path))
+    if found.chosen is None:
+        raise UserError(found.why)
     if page:
         put_into(page, found)
     if write:

@@ -99,7 +99,7 @@ def compare_checks(a: Checked, b: Checked) -> tuple[int, dict[str, dict[str, Mea
     Names: `a.<metric>`, `b.<metric>`, `difference.<metric>`. UserError where nothing is common, or
     where the two answered to other schemas.
     """
-    if a.manifest.settings.get("schema") != b.manifest.settings.get("schema"):
+    if a.manifest.settings["schema"] != b.manifest.settings["schema"]:
         raise UserError("nothing to compare: A and B were asked to keep to different schema.json")
     common = [i for i, r in a.records.items() if r == b.records.get(i)]
     if not common:

@@ -250,7 +250,9 @@ def _models() -> Iterator[Finding]:
         if found:
             yield Finding(title, "ok", ", ".join(found))
         else:
-            mend = f"copy the merged model to {rungs[0].source}" if rungs else ""
+            first = next((r for r in rungs if not r.weights.startswith("hf:")), None)
+            what = "adapter" if first and first.adapter else "merged model"
+            mend = f"copy the {what} to {first.adapter or first.source}" if first else ""
             yield Finding(title, "warn", "none: falls back", mend)
 
 

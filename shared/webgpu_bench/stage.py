@@ -57,7 +57,8 @@ READ_FILE = "parity.jsonl"
 MACHINES_FAULT = ("crashed", "device_lost")
 """A driver that was reset, or a page that was ended for want of memory, may have been ill luck."""
 ENDED = ("crashed", "out_of_memory")
-"""How a page ends where the machine has no memory for it: on a software adapter no model's fault."""
+"""How a page ends, most often where the machine has no memory for it. On a software adapter that is not
+taken for a fault of the model: the adapter's memory is the machine's."""
 Progress = Callable[[str], None]
 
 
@@ -139,12 +140,34 @@ def _pieces(path: Path) -> list[ParityPiece]:
     return found
 
 
-def _before(work: Path) -> Manifest | None:
-    """The unfinished result that this run goes on with."""
+def earlier(work: Path) -> Manifest | None:
+    """The unfinished result that a run goes on with."""
     try:
         return Manifest.read(work)
     except (OSError, ValidationError):
         return None
+
+
+def with_earlier(made: Produced, before: Manifest | None) -> Produced:
+    """With what the unfinished result had measured and this run, which went on with it, had no time for:
+    all of it where nothing was loaded in time, and none where the model was seen not to load. The text
+    was compared again with what was read of it before, if it was compared at all."""
+    found, known = made.measurements, before.measurements if before else {}
+    if before is None or found["loads"].value is False:
+        return made
+    measured = {name: one for name, one in found.items() if one.value is not None}
+    if "loads" not in measured:
+        return replace(made, measurements=known | measured, facts=before.facts)
+    compared = "parity_finite" in measured
+    stays = {
+        name: one
+        for name, one in known.items()
+        if one.value is not None and not (compared and name.startswith("parity_"))
+    }
+    asked = found.get("greedy_agreement", found["loads"])
+    answered = "greedy_agreement" in stays and made.unfinished == asked.reason
+    unfinished = None if answered else made.unfinished
+    return replace(made, measurements=found | stays | measured, unfinished=unfinished)
 
 
 @dataclass(frozen=True)
@@ -158,16 +181,10 @@ class Bench:
     kernels: bool = False
 
     def produce(self, work: Path) -> Produced:
-        """What an earlier run measured, with whose work this goes on, stays where this came to less."""
-        before = _before(work)
+        before = earlier(work)
         made = self._run_and_proof(work)
         found = with_unreached(made.measurements, self.domain.chain.bench)
-        known = before.measurements if before else {}
-        measured = {name: one for name, one in found.items() if one.value is not None}
-        if before and "loads" not in measured and known["loads"].value is not None:
-            return replace(made, measurements=known | measured, facts=before.facts)
-        there = {name: one for name, one in known.items() if one.value is not None}
-        return replace(made, measurements=found | there | measured)
+        return with_earlier(replace(made, measurements=found), before)
 
     def _run_and_proof(self, work: Path) -> Produced:
         if self.browser is None:
@@ -192,20 +209,19 @@ class Bench:
         late = result.outcome == "timeout" and not request.profile.hardware
         if result.outcome in ENDED and not request.profile.hardware:
             raise UserError(
-                f"the browser: {result.outcome}: {result.error}; no other model is released for want "
-                "of memory: free some, and run it again"
+                f"the browser: {result.outcome}: {result.error}; on a software adapter that is most "
+                "often want of memory, and no other model is tried: free some and run it again, or "
+                "name another by --rung"
             )
         if result.outcome != "ok" and not late:  # the machine's: another run may fare better
             raise RungFailed(f"the browser: {result.outcome}: {result.error}")
         if not result.load.seconds:
             reason = f"the software adapter did not load it within {request.profile.seconds:.0f} s"
             found = {n: Measurement.missing(reason, u) for n, u in NAMES.items()}
-            errors = gpu_errors(result)
-            return Produced(
-                found | ({"gpu_errors": errors} if errors.value else {}),
-                facts=told,
-                unfinished=reason,
-            )
+            if (errors := gpu_errors(result)).value:
+                soft = {"where": describe(result), "software_adapter": True}
+                found["gpu_errors"] = errors.model_copy(update=soft)
+            return Produced(found, facts=told, unfinished=reason)
         return replace(self._shown(request, result), facts=told)
 
     def _shown(self, request: Request, result: BrowserResult) -> Produced:

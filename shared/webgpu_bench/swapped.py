@@ -25,7 +25,7 @@ from shared.webgpu_bench.memory import with_budget
 from shared.webgpu_bench.request import Profile, Request
 from shared.webgpu_bench.result import BrowserResult, ParityPiece
 from shared.webgpu_bench.server import PAGE_CODE
-from shared.webgpu_bench.stage import Bench, Switches, offered, settings
+from shared.webgpu_bench.stage import Bench, Switches, earlier, offered, settings, with_earlier
 
 if TYPE_CHECKING:
     from shared.evaluate.models.chat import Chat
@@ -91,9 +91,10 @@ class _Swapped(Bench):
     own: Path
 
     def produce(self, work: Path) -> Produced:
+        before = earlier(work)
         made = self._run_and_proof(work)
         found = {name: made.measurements[name] for name in NAMES}
-        return replace(made, measurements=found)
+        return with_earlier(replace(made, measurements=found), before)
 
     def _request(self, chat: Chat, profile: Profile, read: list[ParityPiece]) -> Request:
         request = super()._request(chat, profile, read)

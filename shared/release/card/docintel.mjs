@@ -27,31 +27,49 @@ async function decoderOf({ config, sessions }, { search = {} }) {
 const TURN = Symbol.for("docintel.turn"); // one for all copies of this file: each release has its own
 
 /** Do `work` after all that was asked before it, of any model: the runtime computes one thing at a time.
- * Whatever else a page asks of Transformers.js belongs in such a turn, too. */
+ * Whatever else a page asks of Transformers.js belongs in such a turn, too; what is opened, asked or closed
+ * here takes a turn by itself, and would wait for ever within another. */
 export function inTurn(work) {
   const mine = (globalThis[TURN] ?? Promise.resolve()).then(work);
   globalThis[TURN] = mine.catch(() => {});
   return mine;
 }
 
+/** Settle as `work` does, or with the signal's reason as soon as it is aborted. */
+function unlessAborted(work, signal) {
+  if (!signal) return work;
+  const aborted = new Promise((_, reject) => {
+    if (signal.aborted) reject(signal.reason);
+    signal.addEventListener("abort", () => reject(signal.reason), { once: true });
+  });
+  return Promise.race([work, aborted]);
+}
+
 const SOFTWARE = /swiftshader|llvmpipe|lavapipe|microsoft basic render/i;
 
 /** What a device is asked for: as in the page (gpu_budget.js), no subgroups of an adapter that computes on
  * the CPU, since onnxruntime's attention is wrong there with them. */
-function fitting({ info }, descriptor = {}) {
+function fitting({ info, isFallbackAdapter }, descriptor = {}) {
   const names = [info.vendor, info.architecture, info.device, info.description].join(" ");
-  if (!info.isFallbackAdapter && !SOFTWARE.test(names)) return descriptor;
+  if (!(info.isFallbackAdapter ?? isFallbackAdapter) && !SOFTWARE.test(names)) return descriptor;
   const wanted = [...(descriptor.requiredFeatures ?? [])];
   return { ...descriptor, requiredFeatures: wanted.filter((name) => !name.startsWith("subgroup")) };
 }
 
-/** What `load()` gives, and what the GPU refuses from its first byte on, most often memory:
- * onnxruntime-web goes on, and computes nothing. */
+/** What `load()` gives, and what the runtime's device refuses from its beginning on, most often memory:
+ * onnxruntime-web goes on, and computes nothing. `lost` rejects when the device is gone. */
 async function heard(load) {
-  const refused = [];
+  const devices = new Map();
   const hear = (device) => {
+    const refused = [];
     device.addEventListener("uncapturederror", ({ error }) => refused.push(error.message));
-    device.lost.then(({ reason, message }) => reason === "destroyed" || refused.push(`the device was lost: ${message}`));
+    const lost = device.lost.then(({ reason, message }) => {
+      if (reason === "destroyed") return new Promise(() => {}); // by its owner: nobody waits for it
+      refused.push(`the device was lost: ${message}`);
+      throw new Error(refused.at(-1));
+    });
+    lost.catch(() => {});
+    devices.set(device, { refused, lost });
     return device;
   };
   const [{ prototype }, there] = [GPUAdapter, await env.backends.onnx.webgpu?.device];
@@ -61,7 +79,9 @@ async function heard(load) {
   };
   try {
     if (there) hear(there);
-    return [await load(), refused];
+    const loaded = await load();
+    const own = devices.get(await env.backends.onnx.webgpu?.device); // a page may have others
+    return { loaded, ...(own ?? { refused: [], lost: new Promise(() => {}) }) };
   } finally {
     prototype.requestDevice = requestDevice;
   }
@@ -70,7 +90,7 @@ async function heard(load) {
 /** Options that load the data files of the graph that `dtype` names, and fail where one cannot be had:
  * Transformers.js 4.3.1 waits for ever on one that is not named among the session's. */
 function dataFiles(dtype, config, session_options) {
-  const name = `model_${dtype}.onnx`;
+  const name = `model_${dtype.model ?? dtype}.onnx`;
   const count = Number(config["transformers.js_config"]?.use_external_data_format?.[name] ?? 0);
   const files = Array.from({ length: count }, (_, place) => `${name}_data${place ? `_${place}` : ""}`);
   const externalData = files.map((path) => ({ path, data: `onnx/${path}` }));
@@ -93,7 +113,8 @@ async function commitOf(repository, revision) {
 }
 
 /** Load `org/name` from the Hub; `settings`: further options of Transformers.js's pipeline(). Weights, prompt
- * and grammar are of one commit: a browser keeps the weights of an older one under the name of a branch. */
+ * and grammar are of one commit: a browser keeps the weights of an older one under the name of a branch.
+ * Models are loaded in turn, too: while one is fetched no other answers. */
 export async function open(repository, settings = {}) {
   const adapter = await globalThis.navigator?.gpu?.requestAdapter();
   if (!adapter) throw new Error("this browser offers no WebGPU");
@@ -115,13 +136,18 @@ export async function open(repository, settings = {}) {
 
   /** The model on the GPU, its loop, and what the GPU refuses; nothing is left there of one that fails. */
   const load = async () => {
-    const [{ tokenizer, model }, refused] = await heard(() => pipeline("text-generation", repository, asked));
+    const { loaded, refused, lost } = await heard(() => pipeline("text-generation", repository, asked));
+    const { tokenizer, model } = loaded;
+    let decoder = null;
     try {
       mayUse(refused);
-      const decoder = await decoderOf(model, shared);
+      const stop = [model.generation_config.eos_token_id].flat();
+      const prefix = prefixIds(tokenizer, controls, system); // read once for all documents
+      decoder = await decoderOf(model, shared);
       mayUse(refused);
-      return { tokenizer, model, decoder, refused };
+      return { tokenizer, model, decoder, refused, lost, stop, prefix };
     } catch (error) {
+      decoder?.dispose();
       await model.dispose().catch(() => {});
       throw error;
     }
@@ -130,12 +156,10 @@ export async function open(repository, settings = {}) {
     const stays = "open it again, or reload the page: after one model that did not start no other does";
     throw new Error(`${repository} could not be loaded (${cause.message}); ${stays}`, { cause });
   };
-  const { tokenizer, model, decoder, refused } = await inTurn(load).catch(again);
-  const stop = [model.generation_config.eos_token_id].flat();
+  const { tokenizer, model, decoder, refused, lost, stop, prefix } = await inTurn(load).catch(again);
   const encode = (text) => tokenizer.encode(text, { add_special_tokens: false });
-  const prefix = prefixIds(tokenizer, controls, system); // read once for all documents
   let closed = false;
-  if (!settings.revision) dropOlder(repository, revision).catch(() => {}); // a page that keeps nothing has none
+  if ((settings.revision ?? "main") === "main") dropOlder(repository, revision).catch(() => {}); // a page that keeps nothing has none
 
   const prepare = async () => {
     const module = await import("@mlc-ai/web-xgrammar"); // may export its classes or put them on globalThis
@@ -156,14 +180,20 @@ export async function open(repository, settings = {}) {
 
   const ask = async (document, { held = true, max_new_tokens = 512, signal = null } = {}) => {
     mayAsk(signal);
-    if (!(Number.isInteger(max_new_tokens) && max_new_tokens > 0)) throw new RangeError(`max_new_tokens: ${max_new_tokens} is no whole number above zero`);
+    const counts = Number.isInteger(max_new_tokens) || max_new_tokens === Infinity;
+    if (!counts || max_new_tokens < 1) throw new RangeError(`max_new_tokens: ${max_new_tokens} is no whole number above zero`);
     const input_ids = promptIds(tokenizer, controls, system, document);
     const most = Math.min(max_new_tokens, decoder.context - input_ids.length);
-    if (most < 1) throw new Error(`the document has ${input_ids.length} tokens with the prompt; the model has room for ${decoder.context}, its answer among them`);
+    const tokens = `${input_ids.length} tokens with the prompt`;
+    if (most < 1) throw new Error(`the document has ${tokens}; the model has room for ${decoder.context}, its answer among them`);
     const more = held ? { held: await (await (compiled ??= prepare().catch(anew))).start() } : {};
     const shouldHalt = () => (signal?.aborted ? "stopped" : null);
     const asked = { input_ids, most, eos: new Set(stop), prefix, more, shouldHalt };
-    const ids = await write(decoder, { output_ids: [], decode_ms: [] }, asked).finally(() => more.held?.dispose());
+    const writing = write(decoder, { output_ids: [], decode_ms: [] }, asked).finally(() => more.held?.dispose());
+    const ids = await Promise.race([writing, lost]).catch((error) => {
+      mayAsk(signal); // what the GPU said of it comes first
+      throw error;
+    });
     mayAsk(signal);
     const text = plain(tokenizer, ids.filter((id) => !stop.includes(id)));
     return { text, ids, whole: stop.includes(ids.at(-1)) && (!held || isJson(text)) };
@@ -181,7 +211,7 @@ export async function open(repository, settings = {}) {
      * off. Held to the schema, a whole answer is JSON that satisfies schema.json; written freely it need
      * not be. Several that are asked at once are answered one after the other; an AbortSignal (`signal`)
      * ends one, which then rejects with the signal's reason. */
-    ask: (...asked) => inTurn(() => ask(...asked)),
+    ask: (document, options = {}) => unlessAborted(inTurn(() => ask(document, options)), options.signal),
     /** Give the GPU its memory back, after what was asked before. */
     close: () => inTurn(close),
   };

@@ -165,7 +165,10 @@ export async function write(decoder, run, { input_ids, most, eos, prefix = [], m
   let scores = await begun;
   if (!scores) run.stopped_by = shouldHalt() ?? "interrupted";
   while (scores) {
-    if (Number.isNaN(scores[0])) throw new Error("the model's scores are no numbers");
+    if (Number.isNaN(scores[0])) {
+      decoder.forget(); // what was read of the prompt may be none, too
+      throw new Error("the model's scores are no numbers");
+    }
     for (const id of written.length < min_new_tokens ? eos : []) scores[id] = -Infinity;
     const id = held ? held.choose(scores) : largest(scores);
     const ids = [id, ...(held?.forced(id) ?? [])].slice(0, most - written.length);

@@ -20,9 +20,19 @@ export async function compile(xgrammar, grammar, tokenizer, stop) {
   const [tokens, kind] = vocabulary(tokenizer);
   const info = await xgrammar.TokenizerInfo.createTokenizerInfo(tokens, kind, false, tokens.length, stop);
   const compiler = await xgrammar.GrammarCompiler.createGrammarCompiler(info);
-  const compiled = await compiler.compileGrammar(grammar);
-  for (const one of [compiler, info]) one.dispose(); // no finalizer gives wasm its memory back
-  return { matcher: () => xgrammar.GrammarMatcher.createGrammarMatcher(compiled), dispose: () => compiled.dispose(), tokens, kind, stop };
+  let compiled;
+  try {
+    compiled = await compiler.compileGrammar(grammar);
+  } catch (error) {
+    info.dispose();
+    throw error;
+  } finally {
+    compiler.dispose();
+  }
+  // As it is, each matcher would ask for the vocabulary anew, and nothing gives wasm that memory back.
+  const shared = { handle: compiled.handle, tokenizerInfo: () => info };
+  const dispose = () => [compiled, info].forEach((one) => one.dispose());
+  return { matcher: () => xgrammar.GrammarMatcher.createGrammarMatcher(shared), dispose, tokens, kind, stop };
 }
 
 /** The place of the largest number, the first of several. */

@@ -149,7 +149,7 @@ def earlier(work: Path) -> Manifest | None:
 
 
 def with_earlier(made: Produced, before: Manifest | None) -> Produced:
-    """With what the unfinished result had measured and this run, which went on with it, had no time for:
+    """With what the unfinished result had measured and this run, going on with it, had no time for:
     all of it where nothing was loaded in time, and none where the model was seen not to load. The text
     was compared again with what was read of it before, if it was compared at all."""
     found, known = made.measurements, before.measurements if before else {}

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from shared.base.formatting import about, duration
-from shared.base.gpu import has_gpu
 from shared.base.hashing import NotDone, only_what_is_done, work_is_refused
 from shared.base.machine import measured_machine
 from shared.base.progress import lines_to, say
@@ -35,8 +34,10 @@ from shared.olive.calibration_text import (
 )
 from shared.pipeline.estimate import Cost, Shape, Work, estimate
 from shared.release.model import STAGES, Stage
+from shared.setup.browser import find_browser
 from shared.source.source import Source
 from shared.webgpu_bench.request import Profile
+from shared.webgpu_bench.stage import offered
 
 CHARACTERS = 3.5
 """A token's, in English: 3.3 in the calibration texts with tables, 4.1 in those with dialogues."""
@@ -183,7 +184,7 @@ def work_of(run: Run) -> Work:
         block=block_size(workflow),
         optimum=run.exporter == "optimum",
         packed=run.rung.source.startswith("pypi:"),
-        bench=Profile.of(domain, has_gpu()),
+        bench=Profile.of(domain, bool(offered(find_browser()))),
         minutes=selection.minutes or math.inf,
         adapted=run.rung.adapter is not None,
     )

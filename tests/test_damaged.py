@@ -12,6 +12,7 @@ import pytest
 from shared.base.errors import UserError
 from shared.base.files import free_disk, swap_in
 from shared.base.hashing import sha256_file
+from shared.cli.brought import weights_found
 from shared.cli.program import Program
 from shared.cli.release import _show_dry_run
 from shared.cli.summary import inputs_report, status
@@ -160,11 +161,11 @@ class TestTheDoctor:
         other = root / "models" / "legal" / "adapter"
         other.mkdir(parents=True)
         (other / "adapter_model.safetensors").touch()
-        assert [f.found for f in doctor._models()] == ["none: falls back"]
+        assert [f.found for f in weights_found()] == ["none: falls back"]
         mine = root / "models" / "legal" / "phi3-mini"
         mine.mkdir()
         (mine / "model.safetensors").touch()
-        assert [f.found for f in doctor._models()] == ["models/legal/phi3-mini"]
+        assert [f.found for f in weights_found()] == ["models/legal/phi3-mini"]
 
 
 def test_a_site_with_somebodys_own_file_among_the_models_is_not_replaced(tmp_path: Path) -> None:

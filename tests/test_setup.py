@@ -17,6 +17,7 @@ import tomli
 from shared.base import paths
 from shared.base.errors import UserError
 from shared.base.venv import pip_installs, read_pins
+from shared.cli.brought import weights_found
 from shared.setup import browser, doctor
 from tests.events import CEILING_SECONDS, wait_until
 
@@ -336,7 +337,7 @@ class TestDoctor:
         (tmp_path / "domains" / "legal").rename(tmp_path / "domains" / "tax")
         monkeypatch.setenv("DOCINTEL_ROOT", str(tmp_path))
         monkeypatch.setenv("HF_TOKEN", "hf_secret")
-        report = doctor.render(doctor.check())
+        report = doctor.render([*doctor.check(), *weights_found()])
         assert "tax weights" in report and "models/tax/merged" in report
         assert "hf_secret" not in report and "present" in report
 

@@ -158,10 +158,11 @@ def doctor(c: Context, domain: str = "") -> None:
         if not well:
             raise UserError(f"{domain}: see the table")
         return
+    from shared.cli.brought import weights_found
     from shared.setup.doctor import check as examine
     from shared.setup.doctor import failed, render
 
-    findings = examine()
+    findings = [*examine(), *weights_found()]
     print(render(findings))
     if failed(findings):
         raise UserError("something that is needed is missing; see the table")

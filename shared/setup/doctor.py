@@ -27,7 +27,6 @@ from shared.base.errors import UserError
 from shared.base.files import free_disk
 from shared.base.tables import table
 from shared.base.venv import read_pins
-from shared.domain.settings import Rung
 from shared.setup import browser
 
 REMAKE = "rm -rf .venv && ./inv doctor"
@@ -62,7 +61,6 @@ def check(lock: Path | None = None) -> list[Finding]:
         _disk(),
         _token(),
         _hub(),
-        *_models(),
     ]
 
 
@@ -228,43 +226,6 @@ def _hub() -> Finding:
     if is_offline():
         return Finding("Hub", "warn", ", ".join(said), "unset HF_HUB_OFFLINE to publish")
     return Finding("Hub", "ok", ", ".join(said) or "the public one (not contacted)")
-
-
-def _models() -> Iterator[Finding]:
-    """What was brought for each domain's rungs; without any its chain starts at a later rung."""
-    from shared.domain.domain import domain_names, load_domain
-
-    try:
-        names = domain_names()
-    except UserError as error:
-        yield Finding("domains", "warn", str(error))
-        return
-    for name in names:
-        title = f"{name} weights"
-        try:
-            rungs = [r for r in load_domain(name).chain.rung if not (r.example or r.prompt_only)]
-        except UserError as error:
-            yield Finding(title, "warn", str(error), f"./inv doctor --domain {name}")
-            continue
-        found = [rung.weights for rung in rungs if _is_brought(rung)]
-        if found:
-            yield Finding(title, "ok", ", ".join(found))
-        else:
-            first = next((r for r in rungs if not r.weights.startswith("hf:")), None)
-            what = "adapter" if first and first.adapter else "merged model"
-            mend = f"copy the {what} to {first.adapter or first.source}" if first else ""
-            yield Finding(title, "warn", "none: falls back", mend)
-
-
-def _is_brought(rung: Rung) -> bool:
-    """Whether something lies in the rung's places, or it names the Hub; not whether it is any good."""
-    wanted = [rung.adapter or rung.source]
-    if rung.adapter:
-        wanted += [rung.source] if not rung.source.startswith("pypi:") else []
-    return all(
-        place.startswith("hf:") or any((paths.root() / place).glob("*.safetensors"))
-        for place in wanted
-    )
 
 
 def _said_first(command: list[str]) -> str:

@@ -258,6 +258,12 @@ export class Engine {
     decoder.forget();
   }
 
+  /** The failure for what the GPU told of; what was read of the prompt may be wrong, too, and is forgotten. */
+  distrusting(message) {
+    this.decoder.forget();
+    return new EngineError("run_failed", message);
+  }
+
   /** Settle as `work` does; a lost device or a refused buffer is named. */
   async guarded(work) {
     try {

@@ -296,10 +296,7 @@ async function answer(turn, text) {
     const prefix = engine.prefixIds($("system").value);
     const errors = gpu.uncaptured_errors.length;
     await engine.generate({ run, input_ids, prefix, max_new_tokens: Math.max(NEW_TOKENS, chosen().max_new_tokens ?? 0), more, shouldHalt, onToken });
-    if (gpu.uncaptured_errors.length > errors) {
-      engine.decoder.forget(); // what it read of the prompt may be wrong, too
-      throw { outcome: "run_failed", message: gpu.uncaptured_errors[errors] };
-    }
+    if (gpu.uncaptured_errors.length > errors) throw engine.distrusting(gpu.uncaptured_errors[errors]);
     enter("ready");
     refocus();
   } catch (error) {

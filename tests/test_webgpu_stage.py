@@ -248,10 +248,12 @@ class TestASoftwareAdapterThatIsLate:
     def test_holds_no_earlier_comparison_against_a_worse_one(self, late: Late) -> None:
         late.rows = 1
         before = self.bench(late)
-        gone = {"parity_kl_divergence": Measurement.missing("no numbers", "nats/token")}
+        assert before.measurements["layers_agree"].value is True
+        names = ("parity_kl_divergence", "layers_agree")
+        gone = {name: Measurement.missing("no numbers") for name in names}
         worse = gone | {"parity_finite": Measurement(value=0.5), "loads": Measurement(value=True)}
         found = stage.with_earlier(Produced(worse), before).measurements
-        assert found["parity_kl_divergence"].value is None
+        assert [found[name].value for name in names] == [None, None]
         assert found["placement_proven"] == before.measurements["placement_proven"]
         failed = Produced({"loads": Measurement(value=False, reason="a kernel fails")})
         assert stage.with_earlier(failed, before) == failed

@@ -56,6 +56,8 @@ READ_FILE = "parity.jsonl"
 """What a software adapter has read, one ParityPiece a line."""
 MACHINES_FAULT = ("crashed", "device_lost")
 """A driver that was reset, or a page that was ended for want of memory, may have been ill luck."""
+COMPARED = ("parity_", "layers_agree")
+"""Measurements of the given text's comparison, by what their names begin with."""
 ENDED = ("crashed", "out_of_memory")
 """How a page ends, most often where the machine has no memory for it. On a software adapter that is not
 taken for a fault of the model: the adapter's memory is the machine's."""
@@ -162,7 +164,7 @@ def with_earlier(made: Produced, before: Manifest | None) -> Produced:
     stays = {
         name: one
         for name, one in known.items()
-        if one.value is not None and not (compared and name.startswith("parity_"))
+        if one.value is not None and not (compared and name.startswith(COMPARED))
     }
     asked = found.get("greedy_agreement", found["loads"])
     answered = "greedy_agreement" in stays and made.unfinished == asked.reason

@@ -35,15 +35,24 @@ export function inTurn(work) {
   return mine;
 }
 
-/** Settle as `work` does, or with the signal's reason as soon as it is aborted. */
-function unlessAborted(work, signal) {
-  if (!signal) return work;
-  const aborted = new Promise((_, reject) => {
-    if (signal.aborted) reject(signal.reason);
-    signal.addEventListener("abort", () => reject(signal.reason), { once: true });
-  });
-  return Promise.race([work, aborted]);
+/** Settle as `work` does, or reject as soon as `watch` says so; it gives back how to watch no longer. */
+async function unless(watch, work) {
+  let end;
+  const told = new Promise((_, reject) => (end = watch(reject)));
+  try {
+    return await Promise.race([work, told]);
+  } finally {
+    end();
+  }
 }
+
+/** For `unless`: an AbortSignal, or none. */
+const aborted = (signal) => (reject) => {
+  const tell = () => reject(signal.reason);
+  if (signal?.aborted) tell();
+  signal?.addEventListener("abort", tell);
+  return () => signal?.removeEventListener("abort", tell);
+};
 
 const SOFTWARE = /swiftshader|llvmpipe|lavapipe|microsoft basic render/i;
 
@@ -57,18 +66,21 @@ function fitting({ info, isFallbackAdapter }, descriptor = {}) {
 }
 
 /** What `load()` gives, and what the runtime's device refuses from its beginning on, most often memory:
- * onnxruntime-web goes on, and computes nothing. `lost` rejects when the device is gone. */
+ * onnxruntime-web goes on, and computes nothing. `lost`, for `unless`: when the device is gone. */
 async function heard(load) {
   const devices = new Map();
   const hear = (device) => {
-    const refused = [];
+    const [refused, waiting] = [[], new Set()];
     device.addEventListener("uncapturederror", ({ error }) => refused.push(error.message));
-    const lost = device.lost.then(({ reason, message }) => {
-      if (reason === "destroyed") return new Promise(() => {}); // by its owner: nobody waits for it
+    device.lost.then(({ reason, message }) => {
+      if (reason === "destroyed") return; // by its owner: nobody waits for it
       refused.push(`the device was lost: ${message}`);
-      throw new Error(refused.at(-1));
+      for (const reject of waiting) reject(new Error(refused.at(-1)));
     });
-    lost.catch(() => {});
+    const lost = (reject) => {
+      waiting.add(reject);
+      return () => waiting.delete(reject);
+    };
     devices.set(device, { refused, lost });
     return device;
   };
@@ -81,7 +93,7 @@ async function heard(load) {
     if (there) hear(there);
     const loaded = await load();
     const own = devices.get(await env.backends.onnx.webgpu?.device); // a page may have others
-    return { loaded, ...(own ?? { refused: [], lost: new Promise(() => {}) }) };
+    return { loaded, ...(own ?? { refused: [], lost: () => () => {} }) };
   } finally {
     prototype.requestDevice = requestDevice;
   }
@@ -134,7 +146,7 @@ export async function open(repository, settings = {}) {
     if (refused.length) throw new Error(`the GPU refused what was asked of it (${refused[0]}); reload the page`);
   };
 
-  /** The model on the GPU, its loop, and what the GPU refuses; nothing is left there of one that fails. */
+  /** The model on the GPU, its loop, and what the GPU refuses; what was loaded of one that fails is disposed of. */
   const load = async () => {
     const { loaded, refused, lost } = await heard(() => pipeline("text-generation", repository, asked));
     const { tokenizer, model } = loaded;
@@ -190,7 +202,7 @@ export async function open(repository, settings = {}) {
     const shouldHalt = () => (signal?.aborted ? "stopped" : null);
     const asked = { input_ids, most, eos: new Set(stop), prefix, more, shouldHalt };
     const writing = write(decoder, { output_ids: [], decode_ms: [] }, asked).finally(() => more.held?.dispose());
-    const ids = await Promise.race([writing, lost]).catch((error) => {
+    const ids = await unless(lost, writing).catch((error) => {
       mayAsk(signal); // what the GPU said of it comes first
       throw error;
     });
@@ -211,7 +223,7 @@ export async function open(repository, settings = {}) {
      * off. Held to the schema, a whole answer is JSON that satisfies schema.json; written freely it need
      * not be. Several that are asked at once are answered one after the other; an AbortSignal (`signal`)
      * ends one, which then rejects with the signal's reason. */
-    ask: (document, options = {}) => unlessAborted(inTurn(() => ask(document, options)), options.signal),
+    ask: (document, options = {}) => unless(aborted(options.signal), inTurn(() => ask(document, options))),
     /** Give the GPU its memory back, after what was asked before. */
     close: () => inTurn(close),
   };

@@ -84,7 +84,8 @@ async function heard(load) {
     devices.set(device, { refused, lost });
     return device;
   };
-  const [{ prototype }, there] = [GPUAdapter, await env.backends.onnx.webgpu?.device];
+  const there = await env.backends.onnx.webgpu?.device;
+  const prototype = globalThis.GPUAdapter?.prototype ?? {}; // none where something stands in for WebGPU
   const { requestDevice } = prototype;
   prototype.requestDevice = async function (descriptor) {
     return hear(await requestDevice.call(this, fitting(this, descriptor)));

@@ -41,6 +41,8 @@ ROUNDED = 190e6
 LIBRARIES, BUILDER, BROWSER = 5.0, 10.0, 15.0
 """Seconds for a stage's libraries; for Olive's and two bare graphs (docs/full-size.md: 9 to 10 s); for
 a browser and its page."""
+IN_BROWSER = 3.6
+"""Bytes that a browser holds on a software adapter, for each byte of a model's file."""
 LOADED = 65
 """onnxruntime loads weights in the time of so many passes that read them: 1.75 GB in 6.7 s."""
 LAYER_SECONDS = 0.002
@@ -342,14 +344,15 @@ def bench(shape: Shape, work: Work, machine: Machine) -> Cost:
     """The overflow finder's 1,024 tokens in float32 on the CPU (SmolLM3: 29 s), then the browser.
 
     Two loads (1.96 GB: 9 s the first), what is asked, at most its time budget, and the same on the
-    CPU. Memory: the graph in the page, in the adapter and on the CPU.
+    CPU. Memory: the page, its adapter, and what is on the way between them while text is read: 7.1 GB
+    of a 1.96 GB file at the worst moment (docs/full-size.md, less Python's own).
     """
     size = shape.release(work.block, 4)
     seconds = RECORDS * TOKENS * shape.flops / machine.float32 + 2 * _load(size, machine)
     seconds += _own(BROWSER, machine) + 2 * _load(size, machine)
     seconds += min(work.bench.seconds, browser_seconds(shape, work, machine))
     seconds += work.bench.parity_tokens * shape.flops / machine.float32
-    return Cost(seconds, PROCESS + 3 * size)
+    return Cost(seconds, PROCESS + IN_BROWSER * size)
 
 
 def browser_seconds(shape: Shape, work: Work, machine: Machine) -> float:

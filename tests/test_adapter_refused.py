@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -87,6 +88,20 @@ BAD: dict[str, tuple[Spoil, str]] = {
     "a pattern that takes for ever by question marks": (
         set_key(rank_pattern={".?" * 60 + "Z": 8}),
         "rank_pattern: '.?.?",
+    ),
+    "a pattern with flags": (set_key(rank_pattern={"(?i)q_proj": 4}), "rank_pattern: '(?i)q_proj'"),
+    "flags that exclude each other": (
+        set_key(alpha_pattern={"(?a)(?u)q": 4}),
+        "alpha_pattern: '(?a",
+    ),
+    "an alpha that is no number": (set_key(lora_alpha=True), "adapter_config.json: lora_alpha: "),
+    "what PiSSA left of its base, in a folder": (
+        set_key(base_model_name_or_path="/home/me/SmolLM3-3B-pissa"),
+        "/home/me/SmolLM3-3B-pissa': by its name pissa has changed that base's weights",
+    ),
+    "what PiSSA left of its base, on the Hub": (
+        set_key(base_model_name_or_path="fxmeng/PiSSA-SmolLM3-3B-r128"),
+        "by its name PiSSA has changed",
     ),
     "no rank": (
         lambda config, tensors: config.pop("r"),
@@ -202,6 +217,23 @@ class TestRefused:
 
         write_adapter(root / "models" / "legal" / "adapter", base, some)
         source_stage(the_rung())
+
+    @pytest.mark.parametrize("alpha", ["1e999", '"inf"'])
+    def test_an_alpha_without_end(self, base: Path, root: Path, alpha: str) -> None:
+        config = write_adapter(root / "models" / "legal" / "adapter", base) / CONFIG
+        told = config.read_text().replace('"lora_alpha": 8', f'"lora_alpha": {alpha}')
+        config.write_text(told)
+        assert "adapter_config.json: lora_alpha: " in refusal()
+        config.write_text(told.replace(alpha, f'8, "alpha_pattern": {{"q_proj": {alpha}}}'))
+        assert "adapter_config.json: alpha_pattern.q_proj: " in refusal()
+
+    def test_not_a_base_that_pissa_changed_where_the_rung_takes_that_one(
+        self, base: Path, root: Path
+    ) -> None:
+        shutil.copytree(base, root / "models" / "base-pissa")
+        trained = set_key(base_model_name_or_path="/home/me/base-pissa")
+        write_adapter(root / "models" / "legal" / "adapter", base, trained)
+        source_stage(the_rung(source="models/base-pissa"))
 
     def test_a_pickle(self, base: Path, root: Path) -> None:
         adapter = root / "models" / "legal" / "adapter"

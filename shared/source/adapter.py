@@ -14,9 +14,9 @@ import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from shared.base import paths
 from shared.base.errors import RungFailed
@@ -73,6 +73,10 @@ QUANTIFIED_GROUP, QUANTIFIER, MOST_QUANTIFIERS = (
 )
 
 
+Alpha = Annotated[float, Field(gt=0, strict=True, allow_inf_nan=False)]
+"""1e999 is infinity as JSON is read, and B times infinity is no number where B is zero."""
+
+
 class AdapterConfig(BaseModel):
     """The keys of adapter_config.json that merging depends on; the others are judged by `_refusals`."""
 
@@ -82,10 +86,10 @@ class AdapterConfig(BaseModel):
     task_type: Literal["CAUSAL_LM"] | None = None
     bias: Literal["none"] = "none"
     r: PositiveInt
-    lora_alpha: PositiveFloat
+    lora_alpha: Alpha
     use_rslora: bool = False
     rank_pattern: dict[str, PositiveInt] | None = Field(default_factory=dict)
-    alpha_pattern: dict[str, PositiveFloat] | None = Field(default_factory=dict)
+    alpha_pattern: dict[str, Alpha] | None = Field(default_factory=dict)
     target_modules: list[str] | str | None = None
     exclude_modules: list[str] | str | None = None
     layers_to_transform: list[int] | int | None = None
@@ -173,17 +177,18 @@ def _refusals(data: dict[str, Any]) -> Iterator[str]:
     for name in ("rank_pattern", "alpha_pattern"):
         found = data.get(name)
         for pattern in found if isinstance(found, dict) else ():
-            if not _is_simple(pattern):
+            if not _is_simple(pattern, part=True):
                 yield f"{name}: {pattern!r:.200} is no pattern of module names that is read here"
 
 
-def _is_simple(pattern: str) -> bool:
-    """Whether matching it takes no time: a third party's regular expression can take for ever."""
+def _is_simple(pattern: str, *, part: bool = False) -> bool:
+    """Whether matching it takes no time: a third party's regular expression can take for ever. `part`:
+    it is put into a longer one, where no flags can stand."""
     if not SIMPLE.fullmatch(pattern) or QUANTIFIED_GROUP.search(pattern):
         return False
     try:
-        re.compile(pattern)
-    except re.error:
+        re.compile(f"(?:{pattern})" if part else pattern)
+    except (re.error, ValueError):  # the latter for flags that exclude each other
         return False
     return len(QUANTIFIER.findall(pattern)) <= MOST_QUANTIFIERS
 
@@ -325,7 +330,8 @@ def _refuse_incomplete(adapter: Adapter, model: Model, weights: set[str]) -> Non
     """Every layer that adapter_config.json names has a pair: half a file has lost the others."""
     config = adapter.config
     texts = [p for p in (config.target_modules, config.exclude_modules) if isinstance(p, str)]
-    if not all(map(_is_simple, [*texts, *_listed(config.layers_pattern)])):
+    parts = _listed(config.layers_pattern)
+    if not all(map(_is_simple, texts)) or not all(_is_simple(p, part=True) for p in parts):
         return  # nobody knows what they name
     for name, shape in model.shapes.items():
         if len(shape) != 2 or not name.endswith(".weight") or name in weights:

@@ -27,6 +27,9 @@ PRECISION = re.compile(
     r"[-_.](unsloth|bnb|dynamic|gptq|awq|nf4|fp8|bf16|fp16|fp32|hf|mlx|int[48]|[48]-?bit)(?=[-_.]|$)"
 )
 """What a publisher puts behind a name for the same weights in another type."""
+CHANGED = re.compile(r"(?i)(?<![a-z])(pissa|loftq|olora|corda|lora[-_]?ga)(?![a-z])")
+"""Ways to begin a LoRA that take something off the base's weights and keep what is left as another
+base; LLaMA-Factory's scripts then write init_lora_weights = true."""
 LICENCE = re.compile(r"[a-z]+[a-z0-9.]*-[a-z0-9.-]+|mit|other|llama\d.*|gemma")
 """What a licence identifier of the Hub looks like; a template's "license" is none."""
 
@@ -100,9 +103,17 @@ def refuse_other_variant(folder: Path, rung: Rung) -> None:
     """RungFailed where the adapter names a publisher's model that is not the rung's base, or somebody's
     that was made of it (-sft): nothing else tells weights of one shape apart."""
     claim = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
-    if not isinstance(claim, str) or not HUB_NAME.fullmatch(claim):
+    if not isinstance(claim, str):
         return
-    mine = origin(rung)
+    mine, changed = origin(rung), CHANGED.search(claim)
+    if changed and not CHANGED.search(rung.source):
+        raise RungFailed(
+            f"{paths.shown(folder / 'adapter_config.json')}: base_model_name_or_path: "
+            f"{claim!r:.200}: by its name {changed[1]} has changed that base's weights, but the rung "
+            f"{rung.name} merges it into {mine}; give the rung that base as its source"
+        )
+    if not HUB_NAME.fullmatch(claim):
+        return
     if claim.lower() == mine.lower() or claim == rung.source:
         return
     publishers = {"unsloth", *(name.split("/")[0].lower() for name in (rung.base, *known_bases()))}

@@ -74,7 +74,8 @@ HELPER = """async ({ most }) => {
   const copy = await import("/models/m/docintel.mjs?another"); // of another release
   const order = [];
   const slow = () => new Promise((done) => setTimeout(done, 50)).then(() => order.push("first"));
-  await Promise.all([inTurn(slow), copy.inTurn(async () => order.push("second"))]);
+  const next = async (before = "second") => order.push(before); // hears nothing of the turn before
+  await Promise.all([inTurn(slow), copy.inTurn(next)]);
   const asked = async (max_new_tokens) => {
     const before = window.docintelGpu.buffers;
     const { ids } = await model.ask("He lost.", { held: false, max_new_tokens });

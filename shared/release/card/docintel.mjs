@@ -30,8 +30,8 @@ const TURN = Symbol.for("docintel.turn"); // one for all copies of this file: ea
  * Whatever else a page asks of Transformers.js belongs in such a turn, too; what is opened, asked or closed
  * here takes a turn by itself, and would wait for ever within another. */
 export function inTurn(work) {
-  const mine = (globalThis[TURN] ?? Promise.resolve()).then(work);
-  globalThis[TURN] = mine.catch(() => {});
+  const mine = (globalThis[TURN] ?? Promise.resolve()).then(() => work());
+  globalThis[TURN] = mine.then(() => {}, () => {}); // no answer is kept, or told to the next
   return mine;
 }
 
@@ -71,13 +71,16 @@ async function heard(load) {
   const devices = new Map();
   const hear = (device) => {
     const [refused, waiting] = [[], new Set()];
+    let gone = null;
     device.addEventListener("uncapturederror", ({ error }) => refused.push(error.message));
     device.lost.then(({ reason, message }) => {
       if (reason === "destroyed") return; // by its owner: nobody waits for it
       refused.push(`the device was lost: ${message}`);
-      for (const reject of waiting) reject(new Error(refused.at(-1)));
+      gone = new Error(refused.at(-1));
+      for (const reject of waiting) reject(gone);
     });
     const lost = (reject) => {
+      if (gone) reject(gone);
       waiting.add(reject);
       return () => waiting.delete(reject);
     };
@@ -129,7 +132,8 @@ async function commitOf(repository, revision) {
  * and grammar are of one commit: a browser keeps the weights of an older one under the name of a branch.
  * Models are loaded in turn, too: while one is fetched no other answers. */
 export async function open(repository, settings = {}) {
-  const adapter = await globalThis.navigator?.gpu?.requestAdapter();
+  const { powerPreference = "high-performance" } = env.backends.onnx.webgpu ?? {}; // as the runtime asks
+  const adapter = await globalThis.navigator?.gpu?.requestAdapter({ powerPreference });
   if (!adapter) throw new Error("this browser offers no WebGPU");
   const dtype = settings.dtype ?? (adapter.features.has("shader-f16") ? "q4f16" : "q4"); // q4 runs where shader-f16 is missing
   const revision = await commitOf(repository, settings.revision ?? "main");
@@ -156,12 +160,12 @@ export async function open(repository, settings = {}) {
       mayUse(refused);
       const stop = [model.generation_config.eos_token_id].flat();
       const prefix = prefixIds(tokenizer, controls, system); // read once for all documents
-      decoder = await decoderOf(model, shared);
+      decoder = await unless(lost, decoderOf(model, shared));
       mayUse(refused);
       return { tokenizer, model, decoder, refused, lost, stop, prefix };
     } catch (error) {
       decoder?.dispose();
-      await model.dispose().catch(() => {});
+      await unless(lost, model.dispose()).catch(() => {});
       throw error;
     }
   };

@@ -225,7 +225,9 @@ def test_a_slower_machine_is_told_more() -> None:
 
 def test_a_time_budget_and_a_slow_bfloat16_are_known_to_the_check() -> None:
     shape, work = full_size("smollm3"), legal_work()
-    assert estimate(shape, replace(work, minutes=2), MEASURED_ON)["check"].seconds == 120
+    assert estimate(shape, replace(work, minutes=8), MEASURED_ON)["check"].seconds == 480
+    fewest = estimate(shape, replace(work, records=8), MEASURED_ON)["check"].seconds
+    assert 120 < fewest == estimate(shape, replace(work, minutes=2), MEASURED_ON)["check"].seconds
     emulated = MEASURED_ON.model_copy(update={"bfloat16": None})
     before, after = (estimate(shape, work, m)["check"].seconds for m in (MEASURED_ON, emulated))
     assert before < after < 4 * before  # in float32, not four thousand times slower

@@ -16,6 +16,7 @@ from shared.base import paths
 from shared.base.hashing import files_below, sha256_files, sha256_json
 
 INFRASTRUCTURE = {
+    "shared.base.apart": "in which process, not what is made there",
     "shared.base.code": "what it hashes is the key itself",
     "shared.base.cpu": "how many threads, and every result is the same with any number of them",
     "shared.base.errors": "sentences for people; an error leaves no result",

@@ -19,16 +19,26 @@ import psutil
 LOOK_EVERY_SECONDS = 2.0
 KILL_SECONDS = 5
 
+_root: psutil.Process | None = None
+"""Whose memory counts, where it is not this process's and its children's alone."""
+
+
+def count_with(number: int) -> None:
+    """From here on `peak_memory` counts process `number` and all below it, where this one is."""
+    global _root
+    _root = psutil.Process(number)
+
 
 @contextlib.contextmanager
 def peak_memory(
     process: psutil.Process | None = None, *, itself: bool = True, every_seconds: float = 0.05
 ) -> Iterator[list[int]]:
-    """Sample the memory of `process` (this one if None) and all below it, or only of what is below; the
-    list's one entry is the largest sum seen, in bytes. A page that several share counts once (PSS),
-    where the system tells: a browser's processes share gigabytes. As that takes the system's time, it
-    is asked whenever the sum of what is resident, where it counts for each, is the largest yet."""
-    peak, highest, root = [0], [0], process or psutil.Process()
+    """Sample the memory of `process` (if None this one, or what it is counted with) and all below it,
+    or only of what is below; the list's one entry is the largest sum seen, in bytes. A page that several
+    share counts once (PSS), where the system tells: a browser's processes share gigabytes. As that takes
+    the system's time, it is asked whenever the sum of what is resident, where it counts for each, is the
+    largest yet."""
+    peak, highest, root = [0], [0], process or _root or psutil.Process()
 
     def sample() -> None:
         family = [root] * itself + _children(root)

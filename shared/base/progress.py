@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -56,6 +57,21 @@ def lines_also_to(log: Callable[[str], None]) -> Iterator[None]:
         yield
     finally:
         _log = before
+
+
+def has_listener() -> bool:
+    """Whether lines go to somebody within this process, and not to the terminal."""
+    return _listener is not None
+
+
+def as_here() -> partial[None]:
+    """What another process calls to say its lines where, and as loud as, this one does."""
+    return partial(_take_over, console.quiet, _log)
+
+
+def _take_over(quiet: bool, log: Callable[[str], None] | None) -> None:
+    global _log
+    console.quiet, _log = quiet, log
 
 
 def labelled(domain: str, line: str) -> str:

@@ -19,6 +19,8 @@ from shared.base import paths
 
 USAGE, INTERRUPTED, CLOSED_PIPE = 2, 130, 141
 HELP = {"-h", "--help"}
+CHILDS_MAIN = "__mp_main__"
+"""What multiprocessing calls the main module, read again in a process that it has started."""
 INV = "DOCINTEL_INV"
 """The process that ./inv started: it is in the environment that ./inv finds or makes."""
 
@@ -102,8 +104,11 @@ def _version() -> str:
 
 
 def run(name: str, namespace: Collection) -> None:
-    """Take over where tasks.py (module `name`) was run, or loaded by invoke's own program."""
+    """Take over where tasks.py (module `name`) was run, or loaded by invoke's own program; not where a
+    process that was started from there reads it again."""
     caller = Path(sys.argv[0])
+    if name == CHILDS_MAIN:
+        return
     if name == "__main__" or {caller.name, caller.parent.name} & {"invoke", "inv"}:
         Program(namespace).run()
         sys.exit()  # invoke's own program would run it once more

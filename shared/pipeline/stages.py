@@ -1,6 +1,7 @@
 """One rung, built by one exporter, on its way through the stages; how far it got and why it ended."""
 
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from shared.base import paths
+from shared.base.apart import apart
 from shared.base.errors import NoWeights, OtherWeights, RungFailed, UserError, of_this_machine
 from shared.base.files import write_text
 from shared.base.gpu import has_gpu
@@ -21,7 +23,7 @@ from shared.domain.records import Record, read_records
 from shared.domain.settings import Exporter, Gate, Rung
 from shared.evaluate.check import Selection, check_stage
 from shared.evaluate.fidelity import fidelity_stage
-from shared.evaluate.models.device import DEVICES, calibrating
+from shared.evaluate.models.device import DEVICES, calibrating, is_large
 from shared.evaluate.overflow import overflow_stage
 from shared.evaluate.systems import NAMES
 from shared.olive.build import build_stage
@@ -216,12 +218,12 @@ class RungRun:
             return package_stage(source, prompt, build, force=force)
         package = self.stages["package"]
         if stage == "fidelity":
-            chosen = self.selection
-            return fidelity_stage(
-                domain, source, package, text, chosen.origin, device=chosen.device, force=force
-            )
+            where, device = self.selection.origin, self.selection.device
+            fidelity = partial(fidelity_stage, domain, source, package, text, where)
+            return self._in_room_of_its_own(partial(fidelity, device=device, force=force))
         if stage == "check":
-            return check_stage(domain, rung, source, package, self.selection, force=force)
+            check = partial(check_stage, domain, rung, source, package, self.selection)
+            return self._in_room_of_its_own(partial(check, force=force))
         # A look inside the graph, before the browser is started.
         self.stages["overflow"] = overflow_stage(domain, package, force=force)
         return bench_stage(domain, package, force=force, switches=self.switches)
@@ -249,7 +251,17 @@ class RungRun:
                 return build(device=device)
         refuse_work("build")
         need_room(self.rung)
-        return build(device=calibrating(asked))
+        return self._in_room_of_its_own(partial(build, device=calibrating(asked)))
+
+    def _in_room_of_its_own(self, stage: Callable[[], StageResult]) -> StageResult:
+        """The stage's result; what a large model's takes of memory is gone when it is there."""
+        assert self.source is not None
+        if not is_large(self.source.folder):
+            return stage()
+        with suppress(NotDone), only_what_is_done():
+            return stage()
+        refuse_work(self.stage)
+        return apart(stage)
 
     def _judge(self) -> None:
         manifests = {stage: done.manifest for stage, done in self.stages.items()}

@@ -18,6 +18,7 @@ from shared.base.bfloat16 import is_bfloat16_fast
 from shared.base.errors import UserError
 from shared.base.gpu import has_gpu
 from shared.base.parsing import nearest
+from shared.evaluate.models.mapped import keep_within
 from shared.source.model import load_model
 from shared.source.weights import parts
 
@@ -78,7 +79,7 @@ def computing(folder: Path, device: str = "auto") -> Computing:
     Looked at once: a GPU that the model is on has less room for it.
     """
     size = _weight_bytes(folder)
-    small = size < FLOAT32_BELOW_BYTES
+    small = not is_large(folder)
     if device == "auto":
         found = _accelerator() if has_gpu() else "cpu"
         needed = ROOM * size * (2 if small else 1)
@@ -95,9 +96,10 @@ def calibrating(device: str = "auto") -> str:
 
 def load_on(folder: Path, how: Computing) -> Any:
     """The folder's model as `how` says."""
-    if how.dtype == "float32" and _weight_bytes(folder) >= FLOAT32_BELOW_BYTES:
-        return widened(load_model(folder))
-    return load_model(folder, how.dtype).to(how.device)
+    if how.dtype == "float32" and is_large(folder):
+        return keep_within(widened(load_model(folder)))
+    model = load_model(folder, how.dtype).to(how.device)
+    return keep_within(model) if how.device == "cpu" else model
 
 
 def widened(model: Any) -> Any:
@@ -140,6 +142,11 @@ def _free_bytes(device: str) -> int:
     if device == "mps":
         return int(torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
     return int(torch.cuda.mem_get_info()[0])
+
+
+def is_large(folder: Path) -> bool:
+    """Whether the model's weights stay 16-bit on a CPU: they are FLOAT32_BELOW_BYTES, or more."""
+    return _weight_bytes(folder) >= FLOAT32_BELOW_BYTES
 
 
 def _weight_bytes(folder: Path) -> int:

@@ -34,10 +34,10 @@ def peak_memory(
     process: psutil.Process | None = None, *, itself: bool = True, every_seconds: float = 0.05
 ) -> Iterator[list[int]]:
     """Sample the memory of `process` (if None this one, or what it is counted with) and all below it,
-    or only of what is below; the list's one entry is the largest sum seen, in bytes. A page that several
-    share counts once (PSS), where the system tells: a browser's processes share gigabytes. As that takes
-    the system's time, it is asked whenever the sum of what is resident, where it counts for each, is the
-    largest yet."""
+    or only of what is below; the list's one entry is the largest sum seen, in bytes. A page that
+    several share counts once (PSS), where the system tells: a browser's processes share gigabytes. As
+    that takes the system's time, it is asked whenever the sum of what is resident, where it counts for
+    each, is the largest yet."""
     peak, highest, root = [0], [0], process or _root or psutil.Process()
 
     def sample() -> None:

@@ -19,6 +19,7 @@ from shared.evaluate.models.device import (
     FLOAT32_BELOW_BYTES,
     rows_at_once,
 )
+from shared.evaluate.models.mapped import KEPT_BYTES
 from shared.evaluate.overflow import RECORDS, TOKENS
 from shared.evaluate.reference import CHUNK
 from shared.evaluate.systems import Mode, Name
@@ -55,7 +56,9 @@ SOFTWARE = 80
 GPU_FLOPS, GPU_MEMORY = 1e12, 60e9
 """An integrated GPU on paper: none was at hand to be measured."""
 PROCESS = 0.9e9
-"""Memory of a process with PyTorch, transformers and onnxruntime."""
+"""Memory of a process with PyTorch, transformers and onnxruntime, and of the one that waits for it."""
+WAITING = 0.3e9
+"""Of one that has left a large model's build and answers to processes of their own."""
 
 
 @dataclass(frozen=True)
@@ -122,10 +125,14 @@ class Shape:
         return 2.0 * (self.decoder + self.table)
 
     @property
+    def large(self) -> bool:
+        """Whether its weights stay 16-bit, and its work is done in processes of their own."""
+        return 2 * self.parameters >= FLOAT32_BELOW_BYTES
+
+    @property
     def parent(self) -> float:
         """Bytes of the weights as PyTorch computes with them: small ones in float32."""
-        size = 2.0 * self.parameters
-        return 2 * size if size < FLOAT32_BELOW_BYTES else size
+        return self.parameters * (2.0 if self.large else 4.0)
 
     def release(self, block: int, scale: int = 2) -> float:
         """Bytes of 4-bit weights: half a byte a value, `scale` bytes a block."""
@@ -292,14 +299,17 @@ def fidelity(shape: Shape, work: Work, machine: Machine) -> Cost:
     seconds = _feed(shape, tokens, CHUNK, machine) + tokens * shape.flops / machine.float32
     seconds += shape.parent / machine.memory + 2 * _load(size, machine) + 64 * size / machine.memory
     seconds += _own(2 * LIBRARIES + 2 * work.read * shape.vocabulary / 30e6, machine)
-    memory = PROCESS + max(shape.parent, 2 * size) + 4.0 * CHUNK * shape.vocabulary
-    return Cost(seconds, memory, mapped=_mapped(shape, work))
+    held, mapped = _held(shape, work)
+    memory = PROCESS + max(held, 2 * size) + 4.0 * CHUNK * shape.vocabulary
+    return Cost(seconds, memory, mapped=mapped)
 
 
-def _mapped(shape: Shape, work: Work) -> float:
-    """Bytes of the parent that stay memory-mapped: all, but of a small (float32) or a merged one."""
-    is_converted = work.adapted or shape.parent > 2 * shape.parameters
-    return 0.0 if is_converted else shape.parent
+def _held(shape: Shape, work: Work) -> tuple[float, float]:
+    """Bytes of the parent in memory, and how many of them are mapped: no more than KEPT_BYTES, but of a
+    small (float32) or a merged one, which is there as a whole and not mapped."""
+    if work.adapted or not shape.large:
+        return shape.parent, 0.0
+    return (kept := min(shape.parent, float(KEPT_BYTES))), kept
 
 
 def answer_tokens(work: Work, *, tuned: bool) -> float:
@@ -320,7 +330,7 @@ def check(shape: Shape, work: Work, machine: Machine) -> Cost:
     The release answers one record at a time, reading its weights a token, and once more token by token
     where it is held to the schema; the 16-bit models as many as `rows_at_once` says. A time budget
     cuts the records, but to no fewer than are answered first.
-    Memory: the parent and the cache of these answers (7.75 GB).
+    Memory: what is held of the parent, and the cache of these answers.
     """
     prompts = len(work.modes) * (work.prompt + work.records * work.record)
     size, seconds = shape.release(work.block), _own(LIBRARIES, machine)
@@ -337,9 +347,8 @@ def check(shape: Shape, work: Work, machine: Machine) -> Cost:
             continue
         seconds += shape.parent / machine.memory + _feed(shape, prompts, CHUNK, machine)
         seconds += _feed(shape, written, at_once, machine)
-    alone = work.systems == ("release",)
-    memory = PROCESS + (size if alone else shape.parent) + at_once * row
-    mapped = 0.0 if alone else _mapped(shape, work)
+    held, mapped = (size, 0.0) if work.systems == ("release",) else _held(shape, work)
+    memory = PROCESS + held + at_once * row
     if seconds > 60 * work.minutes and work.records > ANSWERED_FIRST:
         least = check(shape, replace(work, records=ANSWERED_FIRST, minutes=math.inf), machine)
         seconds = max(60 * work.minutes, least.seconds)
@@ -357,7 +366,7 @@ def bench(shape: Shape, work: Work, machine: Machine) -> Cost:
     seconds += _own(BROWSER, machine) + 2 * _load(size, machine)
     seconds += min(work.bench.seconds, browser_seconds(shape, work, machine))
     seconds += work.bench.parity_tokens * shape.flops / machine.float32
-    return Cost(seconds, PROCESS + IN_BROWSER * size)
+    return Cost(seconds, (WAITING if shape.large else PROCESS) + IN_BROWSER * size)
 
 
 def browser_seconds(shape: Shape, work: Work, machine: Machine) -> float:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import build_report, full_size_release
-from benchmarks.full_size_release import AtSize, Took
+from benchmarks.full_size_release import AtSize, Read, Took
 from shared.base.files import write_json
 from shared.base.manifest import Measurement
 
@@ -49,7 +49,17 @@ def test_each_figure_stands_beside_what_was_told_and_what_was_not_measured_says_
     assert cells("logits") == ["1.3e-05", "not measured"]
     assert cells("every layer") == ["no: layer 17 differs", "not measured"]
     assert cells("loads in") == ["not measured: no time", "not measured"]
+    assert "Longer texts: not measured." in full_size_release.section()
     assert "*Aya*: 3.1 billion values; Soft; 2026-01-02; alone" in full_size_release.section()
+
+
+def test_longer_texts_stand_in_a_table_of_their_own(
+    folder: Path,
+) -> None:
+    one = record("Aya")
+    one.reads = [Read(tokens=40, seconds=251.6, error=9e-6, divergence=4e-13, agreement=1)]
+    write_json(folder / "Aya.json", one.model_dump())
+    assert cells("40 tokens") == ["Aya", "252", "9.00e-06", "4.00e-13", "1"]
 
 
 def test_without_a_record_the_page_says_that_none_was_kept(folder: Path) -> None:

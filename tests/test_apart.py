@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import traceback
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -16,9 +17,16 @@ import pytest
 from shared.base import processes
 from shared.base.apart import apart
 from shared.base.errors import RungFailed, UserError
+from shared.base.hashing import NotDone, only_what_is_done
 from shared.base.processes import peak_memory, runs
 from shared.base.progress import lines_to, say
+from shared.base.stage import Plan, Produced, StageResult, run_stage
+from shared.domain.domain import load_domain
+from shared.pipeline import stages
+from shared.pipeline.chain import select_records
 from shared.pipeline.run_log import run_log
+from shared.pipeline.stages import Options, RungRun
+from shared.source.source import Source
 
 HELD = 300_000_000
 
@@ -149,3 +157,41 @@ def test_ends_with_the_process_that_waits_for_it(how: signal.Signals, tmp_path: 
     assert not runs(child)
     assert told == ""
     assert parent.returncode == (130 if how == signal.SIGINT else -how)
+
+
+def make(number: int) -> StageResult:
+    """A stage that remembers in which process it was made."""
+    plan = Plan("made", inputs={"number": str(number)})
+    return run_stage(plan, lambda work: Produced(facts={"process": os.getpid()}))
+
+
+class TestALargeModelsStage:
+    @pytest.fixture
+    def run(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> RungRun:
+        domain = load_domain("legal")
+        options = Options()
+        found = RungRun(
+            domain, domain.rung("smollm3"), "olive", select_records(domain, options), options
+        )
+        found.source = Source(root, make(0))
+        monkeypatch.setattr(stages, "is_large", lambda folder: True)
+        return found
+
+    def test_is_made_in_a_process_of_its_own_and_once(self, run: RungRun) -> None:
+        first = run._in_room_of_its_own(partial(make, 1))
+        assert first.manifest.facts["process"] != os.getpid()
+        assert not first.reused
+        again = run._in_room_of_its_own(partial(make, 1))
+        assert again.reused
+        assert again.manifest == first.manifest
+
+    def test_is_not_made_where_no_work_was_asked_for(self, run: RungRun) -> None:
+        with only_what_is_done(), pytest.raises(NotDone):
+            run._in_room_of_its_own(partial(make, 2))
+
+    def test_a_small_models_is_made_here(
+        self, run: RungRun, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(stages, "is_large", lambda folder: False)
+        made = run._in_room_of_its_own(partial(make, 3))
+        assert made.manifest.facts["process"] == os.getpid()

@@ -15,6 +15,7 @@ from shared.base.files import write_text
 from shared.base.gpu import has_gpu
 from shared.base.hashing import NotDone, only_what_is_done, refuse_work
 from shared.base.manifest import Measurement
+from shared.base.processes import give_back_memory
 from shared.base.progress import say
 from shared.base.stage import StageResult
 from shared.base.text import first_line
@@ -261,6 +262,7 @@ class RungRun:
         with suppress(NotDone), only_what_is_done():
             return stage()
         refuse_work(self.stage)
+        give_back_memory()
         return apart(stage)
 
     def _judge(self) -> None:

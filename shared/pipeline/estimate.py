@@ -58,7 +58,7 @@ GPU_FLOPS, GPU_MEMORY = 1e12, 60e9
 PROCESS = 0.9e9
 """Memory of a process with PyTorch, transformers and onnxruntime, and of the one that waits for it."""
 WAITING = 0.3e9
-"""Of one that has left a large model's build and answers to processes of their own."""
+"""Of one that has left a large model's build and answers to processes of their own, without a GPU."""
 
 
 @dataclass(frozen=True)

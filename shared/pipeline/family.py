@@ -10,6 +10,7 @@ A further domain leaves all that is there as it is: the base stays calibrated on
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from shared.olive.family import family_stage
 from shared.olive.family_record import DOMAIN_FILES, RECORD, FamilyRecord, read_family
 from shared.olive.package import package_stage
 from shared.pipeline.chain import record, select_records
-from shared.pipeline.stages import Options, RungRun
+from shared.pipeline.stages import Options, RungRun, in_room_of_its_own
 from shared.prompt.stage import prompt_stage
 from shared.release.model import ChainResult, Stage
 from shared.source.source import Source, base_stage, source_stage, weights_hash
@@ -86,7 +87,8 @@ def build_family(
     _refuse_other_prompts(prompt, prompts, sources)
     measured = [record for member in members for record in member.domain.records]
     say(f"      base, calibrated on {', '.join(domain.name for domain in (first, *beside))}")
-    build = build_stage(first, rung, base, measured=measured, beside=beside)
+    begun = partial(build_stage, first, rung, base, measured=measured, beside=beside)
+    build = in_room_of_its_own(base.folder, begun)
     say("      unchanged" if build.reused else "      adapters beside it")
     package = package_stage(base, prompt, build)
     _refuse_other_data(package, grown_from)

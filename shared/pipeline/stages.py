@@ -85,6 +85,17 @@ def saved_traceback(domain: str, error: Exception) -> str:
     return f"{type(error).__name__}: {first_line(error)} (traceback: {paths.shown(file)})"
 
 
+def in_room_of_its_own(folder: Path, stage: Callable[[], StageResult]) -> StageResult:
+    """The stage's result; of a large model in `folder`, what it takes of memory is gone with it."""
+    if not is_large(folder):
+        return stage()
+    with suppress(NotDone), only_what_is_done():
+        return stage()
+    refuse_work("a large model's stage")
+    give_back_memory()
+    return apart(stage)
+
+
 class RungRun:
     """`outcome` is "open" until a stage fails or the last one asked for is done."""
 
@@ -220,11 +231,11 @@ class RungRun:
         package = self.stages["package"]
         if stage == "fidelity":
             where, device = self.selection.origin, self.selection.device
-            fidelity = partial(fidelity_stage, domain, source, package, text, where)
-            return self._in_room_of_its_own(partial(fidelity, device=device, force=force))
+            read = partial(fidelity_stage, domain, source, package, text, where, device=device)
+            return in_room_of_its_own(source.folder, partial(read, force=force))
         if stage == "check":
             check = partial(check_stage, domain, rung, source, package, self.selection)
-            return self._in_room_of_its_own(partial(check, force=force))
+            return in_room_of_its_own(source.folder, partial(check, force=force))
         # A look inside the graph, before the browser is started.
         self.stages["overflow"] = overflow_stage(domain, package, force=force)
         return bench_stage(domain, package, force=force, switches=self.switches)
@@ -252,18 +263,7 @@ class RungRun:
                 return build(device=device)
         refuse_work("build")
         need_room(self.rung)
-        return self._in_room_of_its_own(partial(build, device=calibrating(asked)))
-
-    def _in_room_of_its_own(self, stage: Callable[[], StageResult]) -> StageResult:
-        """The stage's result; what a large model's takes of memory is gone when it is there."""
-        assert self.source is not None
-        if not is_large(self.source.folder):
-            return stage()
-        with suppress(NotDone), only_what_is_done():
-            return stage()
-        refuse_work(self.stage)
-        give_back_memory()
-        return apart(stage)
+        return in_room_of_its_own(source.folder, partial(build, device=calibrating(asked)))
 
     def _judge(self) -> None:
         manifests = {stage: done.manifest for stage, done in self.stages.items()}

@@ -7,6 +7,7 @@ with what glibc keeps, a gigabyte.
 """
 
 import contextlib
+import copy
 import os
 import pickle
 import signal
@@ -144,11 +145,11 @@ def _portable(error: Exception) -> Exception:
     """The error, where it comes through a pipe as it is, else its words; its traceback is a note."""
     where = "".join(traceback.format_exception(error))
     try:
-        found = pickle.loads(pickle.dumps(error))
+        found = copy.copy(error)  # made anew as it will be beyond the pipe
+        pickle.dumps(found)
     except Exception:
         found = RuntimeError(f"{type(error).__name__}: {error}")
     found.add_note(where)
-    assert isinstance(found, Exception)
     return found
 
 

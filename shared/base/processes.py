@@ -42,18 +42,21 @@ def peak_memory(
     that takes the system's time, it is asked whenever the sum of what is resident, where it counts for
     each, is the largest yet."""
     peak, highest, root = [0], [0], process or _root or psutil.Process()
-    below, looked = _children(root), time.monotonic()
+    below, look_at = list[psutil.Process](), 0.0
 
     def sample() -> None:
-        nonlocal below, looked
-        if time.monotonic() > looked + NEWCOMERS_SECONDS:
-            below, looked = _children(root), time.monotonic()
+        nonlocal below, look_at
+        if time.monotonic() > look_at:
+            below, look_at = _children(root), time.monotonic() + NEWCOMERS_SECONDS
         family = [root] * itself + below
         if (resident := sum(map(_resident_bytes, family))) > highest[0]:
             highest[0], peak[0] = resident, max(peak[0], sum(map(_held_bytes, family)))
 
     with _repeated(sample, every_seconds):
-        yield peak
+        try:
+            yield peak
+        finally:
+            look_at = 0.0
 
 
 @contextlib.contextmanager
